@@ -1,0 +1,1 @@
+"""SpecSync: speculative audio-driven lip-sync, measured."""

@@ -1,0 +1,53 @@
+"""The time base and the vocabulary's sizes. All conversions are exact: integers and rationals, never rounded floats.
+
+Video frame ``k`` covers ``[k/30, (k+1)/30)`` s. Log-mel frame ``j`` is centred on ``j/100`` s (Whisper's hop).
+"""
+
+from fractions import Fraction
+
+SAMPLE_RATE_HZ = 16_000
+HOP_SAMPLES = 160
+STFT_SAMPLES = 400  # 25 ms analysis window, centred on the hop
+MEL_BANDS = 80
+MEL_FRAMES_PER_SECOND = SAMPLE_RATE_HZ // HOP_SAMPLES  # 100: one log-mel frame per 10 ms
+
+VIDEO_FPS = 30
+FRAME_SECONDS = Fraction(1, VIDEO_FPS)
+VIDEO_WIDTH_PX, VIDEO_HEIGHT_PX = 1280, 720
+
+FRAMES_PER_SLOT = 4  # video frames behind one latent frame of Wan's causal VAE (the very first slot holds 1)
+SLOTS_PER_CHUNK = 3
+FRAMES_PER_CHUNK = FRAMES_PER_SLOT * SLOTS_PER_CHUNK  # 12 frames, 400 ms
+
+# The draft's window around a video frame's centre, in log-mel frames: 110 ms back, 60 ms ahead, 180 ms of hops.
+WINDOW_BACK_MEL_FRAMES = 11
+WINDOW_AHEAD_MEL_FRAMES = 6
+WINDOW_MEL_FRAMES = WINDOW_BACK_MEL_FRAMES + 1 + WINDOW_AHEAD_MEL_FRAMES  # 18
+
+# The 15 visemes of the OVR/Oculus LipSync set; a viseme's index is its position here.
+VISEMES = ("sil", "PP", "FF", "TH", "DD", "kk", "CH", "SS", "nn", "RR", "aa", "E", "ih", "oh", "ou")
+
+
+def frame_count(num_samples: int, sample_rate_hz: int = SAMPLE_RATE_HZ) -> int:
+    """Video frames for a recording: round(duration x 30), halves up, exact."""
+    return (2 * num_samples * VIDEO_FPS + sample_rate_hz) // (2 * sample_rate_hz)
+
+
+def frame_start(frame: int) -> Fraction:
+    """Start of a video frame in seconds, exact."""
+    return Fraction(frame, VIDEO_FPS)
+
+
+def frame_at(seconds: Fraction) -> int:
+    """The video frame that covers a time (given as an exact rational, in seconds)."""
+    return int(seconds * VIDEO_FPS // 1)
+
+
+def centre_mel_frame(frame: int) -> int:
+    """The log-mel frame at or just before the centre of a video frame: floor((k + 1/2) x 100/30)."""
+    return (2 * frame + 1) * MEL_FRAMES_PER_SECOND // (2 * VIDEO_FPS)
+
+
+def window_start_mel_frame(frame: int) -> int:
+    """First log-mel frame of the draft's window for a video frame; negative at the start of a recording."""
+    return centre_mel_frame(frame) - WINDOW_BACK_MEL_FRAMES
