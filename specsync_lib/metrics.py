@@ -119,8 +119,9 @@ def bootstrap_by_group(
         draws = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=n_resamples)  # [R, groups]
         resampled = statistic(np.tensordot(draws, sums, axes=1), draws @ counts)
     tail = 100 * (1 - level) / 2
-    resampled = np.where(np.isnan(resampled).all(axis=0), 0.0, resampled) + np.where(np.isnan(value), np.nan, 0.0)
-    low, high = np.nanpercentile(resampled, [tail, 100 - tail], axis=0) if not np.isnan(value).all() else (value, value)
+    # a column without any value is filled for the percentiles alone: its interval is as undefined as its value
+    filled = np.where(np.isnan(resampled).all(axis=0), 0.0, resampled)
+    low, high = np.where(np.isnan(value), np.nan, np.nanpercentile(filled, [tail, 100 - tail], axis=0))
     if np.ndim(value) == 0:
         value, low, high = float(value), float(low), float(high)
     return Metric(value, low, high, len(ids), unit, resampling_unit)
