@@ -1,15 +1,14 @@
-"""One look for every figure: style, a fixed colour and marker for each role, honest labels, PNG and CSV under one stem."""
+"""One look for every figure: style, a colour and a marker for each role, honest labels, PNG and CSV under one stem."""
 
 from pathlib import Path
-from typing import Literal, get_args
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
 from specsync_lib.files import atomic_path
-
-Label = Literal["measured", "real-shape", "simulated", "claimed"]
+from specsync_lib.provenance import PLOTS_DIR
+from specsync_lib.summary import LABELS
 
 # Okabe and Ito, "Color Universal Design" (2008): told apart under the common colour-vision deficiencies.
 ROLE_COLOURS = {
@@ -42,7 +41,7 @@ def use_style() -> None:
     plt.style.use(Path(__file__).with_name("specsync.mplstyle"))
 
 
-def labelled(name: str, label: Label) -> str:
+def labelled(name: str, label: str) -> str:
     """Legend text of a curve or a bar with where its numbers come from: ``draft (measured)``.
 
     Raises
@@ -50,8 +49,8 @@ def labelled(name: str, label: Label) -> str:
     ValueError
         If ``label`` is not one of measured, real-shape, simulated, claimed.
     """
-    if label not in get_args(Label):
-        raise ValueError(f"label {label!r} of {name!r}: expected one of {', '.join(get_args(Label))}")
+    if label not in LABELS:
+        raise ValueError(f"label {label!r} of {name!r}: expected one of {', '.join(LABELS)}")
     return f"{name} ({label})"
 
 
@@ -69,12 +68,7 @@ def save_figure(fig: Figure, stem: str, table: pd.DataFrame, directory: str | Pa
     -------
     Path of the PNG.
     """
-    if directory is None:
-        # Late: a caller that names its folder needs no run.
-        from specsync_lib.provenance import PLOTS_DIR
-
-        directory = PLOTS_DIR
-    png = Path(directory) / f"{stem}.png"
+    png = Path(directory or PLOTS_DIR) / f"{stem}.png"
     with atomic_path(png.with_suffix(".csv")) as path:
         table.to_csv(path, index=False)
     with atomic_path(png) as path:
