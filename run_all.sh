@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# The only door: ./run_all.sh makes the environment, runs the notebooks and builds the report; --help shows the rest.
+set -euo pipefail
+
+root="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd -P)"
+venv="$root/.venv"
+mode="${1:-main}"
+
+fail() {
+    printf 'specsync: %s\n' "$1" >&2
+    exit 2
+}
+
+usable() { # a Python 3.11 to 3.13 that can make a virtual environment
+    "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+}
+
+find_python() {
+    if [[ -n "${SPECSYNC_PYTHON:-}" ]]; then
+        usable "$SPECSYNC_PYTHON" || fail "SPECSYNC_PYTHON=$SPECSYNC_PYTHON is not a Python 3.11 to 3.13 with venv and ensurepip"
+        printf '%s' "$SPECSYNC_PYTHON"
+        return
+    fi
+    local candidate
+    for candidate in "$venv/bin/python" python3 python3.13 python3.12 python3.11 python; do
+        if usable "$candidate"; then
+            printf '%s' "$candidate"
+            return
+        fi
+    done
+    fail "no Python 3.11 to 3.13 with venv and ensurepip was found ($(python3 --version 2>&1 || true)); install one or name it in SPECSYNC_PYTHON"
+}
+
+case "$mode" in
+    main | -*) ;;
+    test | lab) shift ;;
+    *) fail "unknown mode '$mode'; use ./run_all.sh, ./run_all.sh test, ./run_all.sh lab or ./run_all.sh --help" ;;
+esac
+
+python="$(find_python)"
+if [[ "$mode" == main || "$mode" == -* ]]; then
+    # Standard library only: bad arguments are refused before anything is installed. --help ends here too.
+    PYTHONPATH="$root" "$python" -m specsync_lib.parameters "$@"
+    for argument in "$@"; do
+        if [[ "$argument" == --help || "$argument" == -h ]]; then exit 0; fi
+    done
+fi
+PYTHONPATH="$root" "$python" -m specsync_lib.install
+
+case "$mode" in
+    test)
+        cd -- "$root"
+        "$venv/bin/python" -m specsync_lib.assets
+        exec "$venv/bin/python" -m pytest "$@"
+        ;;
+    lab) exec "$venv/bin/python" -m jupyterlab "$@" "$root/notebooks" ;;
+    *) exec "$venv/bin/python" -m specsync_lib.runner "$@" ;;
+esac

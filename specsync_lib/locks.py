@@ -1,0 +1,31 @@
+"""One run at a time: an advisory lock that dies with its process."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from specsync_lib.errors import InputError
+
+
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file at ``path`` for the duration of the block.
+
+    Raises
+    ------
+    InputError: another process holds it; ``what`` says what that process does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.seek(0)
+            owner = handle.read().strip() or "unknown"
+            raise InputError(f"{what} is already under way here (process {owner}); wait for it or stop it") from error
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield

@@ -1,0 +1,119 @@
+"""The machine-readable list of headline numbers.
+
+Each notebook records its numbers into ``data/run/summary/<notebook>.json``; the report merges them into
+``plots/report/summary.json`` as ``{key: {value, unit, label, low, high, n, source}}``. A notebook's file is removed
+when it runs again, so that a number never outlives the run that measured it.
+"""
+
+import json
+import math
+import os
+import re
+from numbers import Integral, Real
+from pathlib import Path
+
+from specsync_lib.errors import InputError
+from specsync_lib.files import atomic_path
+from specsync_lib.provenance import RUN_DIR, display_path
+
+LABELS = ("measured", "real-shape", "simulated", "claimed")
+SUMMARY_DIR = RUN_DIR / "summary"
+KEY_PATTERN = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
+# The runner sets the first for each notebook it executes; Jupyter sets the second for a notebook opened by hand.
+NOTEBOOK_VARIABLES = ("SPECSYNC_NOTEBOOK", "JPY_SESSION_NAME")
+
+
+def current_notebook() -> str:
+    """The running notebook's stem, or "interactive"."""
+    for variable in NOTEBOOK_VARIABLES:
+        if os.environ.get(variable):
+            return Path(os.environ[variable]).stem
+    return "interactive"
+
+
+def _number(key: str, what: str, value: Real) -> int | float:
+    """The value as a JSON number; arrays of one element and numpy scalars included."""
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise InputError(f"summary {key}: {what} must be one finite number, got {value!r}")
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def record(
+    key: str,
+    value: Real,
+    unit: str,
+    label: str,
+    source: str | Path,
+    low: Real | None = None,
+    high: Real | None = None,
+    n: int | None = None,
+    *,
+    notebook: str | None = None,
+) -> dict[str, object]:
+    """Add a headline number of the running notebook; the same key again replaces it.
+
+    Parameters
+    ----------
+    key: dotted lower-case name, e.g. ``draft.accuracy``.
+    value: finite number in ``unit``.
+    unit: e.g. "ms", "fraction", "frames"; "ratio" for a pure number.
+    label: measured, real-shape, simulated or claimed.
+    source: the file that holds the raw data; paths inside the project are stored relative to it.
+    low, high: interval around the value, both or neither.
+    n: number of observations behind the value.
+    notebook: whose number it is; the running notebook by default.
+
+    Raises
+    ------
+    InputError: a malformed key, an unknown label, an empty unit or source, a number that is not finite.
+    """
+    if not KEY_PATTERN.fullmatch(key):
+        raise InputError(f"summary key {key!r}: use dotted lower-case names such as draft.accuracy")
+    if label not in LABELS:
+        raise InputError(f"summary {key}: label {label!r} is not one of {', '.join(LABELS)}")
+    if not unit.strip():
+        raise InputError(f'summary {key}: the unit is empty; write "ratio" for a pure number')
+    if not str(source).strip():
+        raise InputError(f"summary {key}: name the file that holds the raw data as source")
+    if (low is None) != (high is None):
+        raise InputError(f"summary {key}: give both ends of the interval or neither")
+    entry: dict[str, object] = {
+        "value": _number(key, "the value", value),
+        "unit": unit,
+        "label": label,
+        "low": None if low is None else _number(key, "low", low),
+        "high": None if high is None else _number(key, "high", high),
+        "n": None if n is None else _number(key, "n", n),
+        "source": display_path(source),
+    }
+    if low is not None and entry["low"] > entry["high"]:
+        raise InputError(f"summary {key}: low {entry['low']} is above high {entry['high']}")
+    path = SUMMARY_DIR / f"{notebook or current_notebook()}.json"
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_json(path, entries | {key: entry})
+    return entry
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write strict JSON (no NaN) whole or not at all."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def merged(directory: Path | None = None) -> dict[str, dict[str, object]]:
+    """All recorded numbers by key, sorted.
+
+    Raises
+    ------
+    InputError: two notebooks recorded the same key.
+    """
+    entries: dict[str, dict[str, object]] = {}
+    owners: dict[str, str] = {}
+    for path in sorted((directory or SUMMARY_DIR).glob("*.json")):
+        for key, entry in json.loads(path.read_text(encoding="utf-8")).items():
+            if key in owners:
+                raise InputError(f"summary {key}: recorded by {owners[key]} and by {path.stem}; one key has one owner")
+            owners[key], entries[key] = path.stem, entry
+    return dict(sorted(entries.items()))
