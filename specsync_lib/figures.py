@@ -69,8 +69,7 @@ def save_figure(fig: Figure, stem: str, table: pd.DataFrame, directory: str | Pa
     Path of the PNG.
     """
     png = Path(directory or PLOTS_DIR) / f"{stem}.png"
-    with atomic_path(png.with_suffix(".csv")) as path:
-        table.to_csv(path, index=False)
-    with atomic_path(png) as path:
-        fig.savefig(path)
+    with atomic_path(png.with_suffix(".csv")) as numbers, atomic_path(png) as picture:
+        table.to_csv(numbers, index=False)
+        fig.savefig(picture)
     return png
