@@ -300,6 +300,7 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
             unfinished,
             parameters=dict(parameters),
             kernel_name="python3",
+            language="python",
             cwd=project.notebooks,
             execution_timeout=timeout_s,
             progress_bar={"desc": title, "mininterval": 0.2 if sys.stderr.isatty() else 10},

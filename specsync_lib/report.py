@@ -1,0 +1,291 @@
+"""The report: an opening page, a page for each executed notebook, the merged summary. Nothing needs a network."""
+
+import fnmatch
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import latex2mathml.converter
+import nbformat
+import pandas as pd
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+
+from specsync_lib import summary
+from specsync_lib.files import atomic_path
+from specsync_lib.provenance import PLOTS_DIR, RUN_DIR, versions
+
+TEMPLATES = Path(__file__).with_name("templates")
+VIDEO_NAME = "lipsync_720p30.mp4"
+ACCEPTANCE_TABLE_NAME = "acceptance_efficiency.csv"
+ACCEPTANCE_COLUMNS = [f"{name}{end}" for name in ("acceptance", "coverage") for end in ("", "_low", "_high")]
+SLIDER_START = 0.85  # the source report's threshold
+
+Entry = Mapping[str, Any]
+Summary = Mapping[str, Entry]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the source report, the summary keys (shell patterns) that bear on it, and those that must be there.
+
+    ``awaits`` maps a pattern to what has to be built before its numbers exist.
+    """
+
+    question: str
+    claimed: str
+    keys: tuple[str, ...]
+    awaits: Mapping[str, str]
+
+
+CLAIMS = (
+    Claim(
+        "Verifying in the background shortens the whole pipeline",
+        "645 → 507 ms (−21 %)",
+        ("latency.*.serial_p50_ms*", "latency.*.speculative_p50_ms*", "latency.*.reduction*"),
+        {"latency.*": "the asynchronous pipeline"},
+    ),
+    Claim(
+        "Most drafted frames are accepted at confidence 0.85",
+        "88 %",
+        ("acceptance.*", "reasoner.*"),
+        {"reasoner.*": "the language model as judge"},
+    ),
+    Claim(
+        "The kernel costs next to nothing",
+        "under 15 ms",
+        ("kernel.*_us", "kernel.*_ms"),
+        {"kernel.full720p_*": "the compiled kernel on a GPU"},
+    ),
+    Claim(
+        "The mouth can be drafted from audio alone",
+        "Whisper-distilled; no accuracy given",
+        ("draft.*", "features.*"),
+        {"draft.accuracy": "the trained draft"},
+    ),
+    Claim("The video is 720p at 30 fps, sound in step", "720p30", ("video.*",), {"video.*": "the video"}),
+    Claim(
+        "Lip-sync is near-perfect, with little jitter",
+        "near-perfect; no number given",
+        ("sync.*",),
+        {"sync.*": "the generated video against truth"},
+    ),
+    Claim(
+        "Audio envelopes project to Wan latents",
+        "asserted, not measured",
+        ("latent.*",),
+        {"latent.*": "the trained latent projection"},
+    ),
+    Claim(
+        "The kernel is tuned for sm_120 by Triton",
+        "sm_120",
+        ("kernel.sm120_*", "kernel.*_fraction", "kernel.speedup_*"),
+        {"kernel.sm120_*": "the kernel compiled for sm_120"},
+    ),
+)
+
+READINGS = {
+    "report.wall_s": "notebooks, wall time",
+    "report.peak_rss_gib": "notebooks, peak memory",
+    "features.rtf": "features, real-time factor",
+    "features.hop_latency_ms": "features, latency per hop",
+    "draft.accuracy": "frame accuracy, held-out prompts",
+    "draft.accuracy_unseen_speaker": "frame accuracy, unseen speaker",
+    "draft.majority_accuracy": "always the commonest viseme",
+    "draft.energy_accuracy": "energy threshold",
+    "draft.ece": "calibration error",
+    "video.frame_count_error": "frames missing or extra",
+    "video.av_end_difference_ms": "sound against picture at the end",
+    "video.beep_flash_offset_ms": "flash against beep",
+    "acceptance.at_085": "accepted at 0.85",
+    "acceptance.coverage_at_085": "frames at or above 0.85",
+    "acceptance.exact_greedy_at_085": "accepted at 0.85, exact rule",
+    "acceptance.ece": "calibration error",
+    "kernel.full720p_t8_median_us": "720p, 8 slots, median",
+    "kernel.full720p_t8_bandwidth_fraction": "share of the memory bandwidth",
+    "kernel.graph_p99_ms": "in a CUDA graph, p99",
+    "kernel.sm120_max_shared_kib": "sm_120, shared memory per block",
+}
+
+CAPTIONS = {
+    "acceptance_efficiency": (
+        "Acceptance and coverage",
+        "Share of frames accepted, and share of frames kept, over the confidence threshold.",
+    ),
+    "latency_comparison": ("Latency", "Where the time goes with and without background verification."),
+}
+
+
+def display_value(entry: Entry, value: float | None = None) -> str:
+    """A number as read: fractions in per cent, four significant digits, its unit."""
+    value = entry["value"] if value is None else value
+    if entry["unit"] == "fraction":
+        return f"{100 * value:.1f} %"
+    magnitude = 0 if value == 0 else math.floor(math.log10(abs(value)))
+    text = f"{value:,}" if isinstance(value, int) else f"{value:,.{min(max(3 - magnitude, 0), 6)}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return text if entry["unit"] == "ratio" else f"{text} {entry['unit']}"
+
+
+def display_interval(entry: Entry) -> str:
+    """The interval of a number, in its unit."""
+    return f"{display_value(entry, entry['low'])} to {display_value(entry, entry['high'])}"
+
+
+def claim_rows(numbers: Summary) -> list[dict[str, Any]]:
+    """The claims with every recorded number that bears on them; ``missing`` names what is not built."""
+    rows = []
+    for claim in CLAIMS:
+        keys = [key for pattern in claim.keys for key in fnmatch.filter(numbers, pattern)]
+        readings = [(key, READINGS.get(key, key), numbers[key]) for key in dict.fromkeys(keys)]
+        missing = [what for pattern, what in claim.awaits.items() if not fnmatch.filter(numbers, pattern)]
+        rows.append({"claim": claim, "readings": readings, "missing": ", ".join(missing)})
+    return rows
+
+
+def recording_facts(run_dir: Path) -> dict[str, Any]:
+    """The report's first sentence (whose voice this is) and what is known of the recording."""
+    path = run_dir / "input.json"
+    if not path.exists():
+        return {"human": False, "sentence": "No recording has been read yet.", "facts": [("recording", "none yet")]}
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    name = facts["name"]
+    if not facts["is_default"]:
+        sentence = f"Input: your recording {name}."
+    elif facts["human"]:
+        sentence = f"Input: {name}, a real human recording from the held-out part of the corpus."
+    else:
+        sentence = (
+            f"Input: the shipped synthetic clip {name} REPLACED the human recording, because the human speech corpus "
+            "could not be fetched here (it comes through apt)."
+        )
+    return {
+        "human": facts["human"] or not facts["is_default"],
+        "sentence": sentence,
+        "facts": [
+            ("recording", name),
+            ("words", f"“{facts['transcript']}”"),
+            ("words from", facts["transcript_source"]),
+            ("source", facts["source"]),
+        ],
+    }
+
+
+def figures(plots_dir: Path) -> list[dict[str, str]]:
+    """Every figure under ``plots/`` with its caption and its table."""
+    found = []
+    for path in sorted(plots_dir.glob("*.png")):
+        title, caption = CAPTIONS.get(path.stem, (path.stem.replace("_", " ").capitalize(), ""))
+        table = f"{path.stem}.csv" if path.with_suffix(".csv").exists() else ""
+        found.append({"image": path.name, "title": title, "caption": caption, "table": table})
+    return found
+
+
+def acceptance_points(plots_dir: Path) -> dict[str, list[float | None]] | None:
+    """The acceptance table by column for the slider, None for "no frame"; None when there is no table."""
+    path = plots_dir / ACCEPTANCE_TABLE_NAME
+    if not path.exists():
+        return None
+    table = pd.read_csv(path)
+    if not {"threshold", *ACCEPTANCE_COLUMNS} <= set(table.columns):
+        return None
+    rounded = table[["threshold", *ACCEPTANCE_COLUMNS]].astype(float).round(5)
+    return {
+        name: [value if math.isfinite(value) else None for value in column.tolist()] for name, column in rounded.items()
+    }
+
+
+class _MathMLRenderer(IPythonRenderer):
+    """Markdown whose formulas are MathML, which browsers draw themselves."""
+
+    def block_math(self, body: str) -> str:
+        return latex2mathml.converter.convert(body, display="block")
+
+    def inline_math(self, body: str) -> str:
+        return latex2mathml.converter.convert(body)
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return latex2mathml.converter.convert(f"\\begin{{{name}}}{body}\\end{{{name}}}", display="block")
+
+
+class OfflineExporter(HTMLExporter):
+    """nbconvert's page without its scripts from content networks."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(template_name="offline", extra_template_basedirs=[str(TEMPLATES)], **options)
+
+    def default_filters(self):
+        yield from super().default_filters()
+        yield "markdown2html", self.markdown_with_mathml
+
+    @staticmethod
+    def markdown_with_mathml(source: str) -> str:
+        """Markdown to HTML, formulas included."""
+        return MarkdownWithMath(renderer=_MathMLRenderer(escape=False, exclude_anchor_links=True)).render(source)
+
+
+def opening(notebook: NotebookNode, name: str) -> tuple[str, str]:
+    """A notebook's title and the first paragraph under it."""
+    lines = next((cell.source for cell in notebook.cells if cell.cell_type == "markdown"), "").splitlines()
+    title = next((line.lstrip("# ") for line in lines if line.startswith("#")), name)
+    paragraphs = "\n".join(line for line in lines if not line.startswith("#")).strip().split("\n\n")
+    question = " ".join(paragraphs[0].replace("*", "").replace("`", "").split())
+    return title, question
+
+
+def notebook_pages(executed: Path, folder: Path) -> list[dict[str, str]]:
+    """Write each executed notebook as one page; returns their names, titles and questions."""
+    exporter = OfflineExporter()
+    pages = []
+    for path in sorted(executed.glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        title, question = opening(notebook, path.stem)
+        body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
+        # Notebooks name files from notebooks/; the pages lie one level deeper.
+        body = body.replace('"../plots/', '"../')
+        page = folder / f"{path.stem}.html"
+        with atomic_path(page) as temporary:
+            temporary.write_text(body, encoding="utf-8")
+        pages.append({"page": page.name, "title": title, "question": question})
+    return pages
+
+
+def build(run_dir: Path = RUN_DIR, plots_dir: Path = PLOTS_DIR) -> Path:
+    """Write the report from what the notebooks left; a part that is missing says so. Returns the opening page."""
+    folder = plots_dir / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = summary.merged(run_dir / "summary")
+    summary.write_json(folder / "summary.json", numbers)
+    pages = notebook_pages(run_dir / "executed", folder)
+    for page in set(folder.glob("*.html")) - {folder / page["page"] for page in pages}:
+        page.unlink()
+    points = acceptance_points(plots_dir)
+    thresholds = points["threshold"] if points else []
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"value": display_value, "interval": display_interval}
+    text = environment.get_template("index.html.j2").render(
+        source=recording_facts(run_dir),
+        video=f"../{VIDEO_NAME}" if (plots_dir / VIDEO_NAME).exists() else "",
+        poster="",
+        claims=claim_rows(numbers),
+        summary=numbers,
+        acceptance=points,
+        acceptance_judge="the forced alignment of the known words",
+        start_row=min(range(len(thresholds)), key=lambda row: abs(thresholds[row] - SLIDER_START), default=0),
+        figures=figures(plots_dir),
+        notebooks=pages,
+        versions=versions().to_numpy().tolist(),
+        built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    index = folder / "index.html"
+    with atomic_path(index) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return index
