@@ -218,21 +218,27 @@ def draw_numbers(table: pd.DataFrame, threshold: float, ax: Axes, *, frames: pd.
     table : from `acceptance.acceptance_table`.
     frames : the frame table; without it no run lengths.
     """
+    names = ("threshold", "acceptance", "coverage", "covered", "utterances") + ("accepted runs",) * (frames is not None)
+    note = "\n\nmeasured; 95 % intervals by utterance"
+    style = {"va": "top", "ha": "left", "family": "monospace", "fontsize": 10.5, "transform": ax.transAxes}
     ax.set_axis_off()
-    text = ax.text(0, 0.98, "", va="top", ha="left", family="monospace", fontsize=10.5, transform=ax.transAxes)
+    ax.text(0, 0.98, "\n".join(names) + note, **style)
+    values = ax.text(0.36, 0.98, "", **style)
+    if frames is not None:
+        confidence, accepted = frames["confidence"].to_numpy(float), frames["accepted"].to_numpy(bool)
+        utterance = pd.factorize(frames["utterance"])[0]
 
     def move(threshold: float) -> None:
         row = at_threshold(table, threshold)
-        lines = [f"{'threshold':<16}{threshold:.3f}"]
+        lines = [f"{threshold:.3f}"]
         for name in ("acceptance", "coverage"):
             interval = f"{row[name]:.1%} [{row[f'{name}_low']:.1%}, {row[f'{name}_high']:.1%}]"
-            lines.append(f"{name:<16}{interval if row['n_frames'] else 'no frame is covered'}")
-        lines.append(f"{'covered':<16}{row['n_frames']:,.0f} frames of {row['n_utterances']:,.0f} utterances")
+            lines.append(interval if row["n_frames"] else "no frame is covered")
+        lines += [f"{row['n_frames']:,.0f} frames", f"{row['n_utterances']:,.0f}"]
         if frames is not None:
-            runs = accepted_run_lengths(frames["confidence"], frames["accepted"], frames["utterance"], threshold)
-            length = f"{runs.mean():.1f} frames on average" if len(runs) else "none"
-            lines.append(f"{'accepted runs':<16}{length}")
-        text.set_text("\n".join([*lines, "", "measured; 95 % intervals by utterance"]))
+            runs = accepted_run_lengths(confidence, accepted, utterance, threshold)
+            lines.append(f"{runs.mean():.1f} frames on average" if len(runs) else "none")
+        values.set_text("\n".join(lines))
 
     move(threshold)
-    return Drawing((text,), move)
+    return Drawing((values,), move)
