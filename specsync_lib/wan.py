@@ -1,0 +1,494 @@
+"""Wan 2.1's latent space: strict loading of its parts, its exact geometry, and chunk-wise coding with the causal cache.
+
+Two rows share one code path (:data:`MODELS`): ``wan-mini``, our own small model in ``data/models/wan_mini``, and the real
+checkpoints by hub id or local directory. Both are directories in diffusers' layout: ``vae/`` and ``transformer/`` with
+``config.json`` and safetensors, whole or sharded.
+
+Glossary: a *slot* is one latent frame. The first slot of a clip holds 1 video frame, every later one 4.
+
+Source
+------
+Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, section 4.1 (Wan-VAE, feature cache);
+diffusers' ``AutoencoderKLWan`` and ``WanTransformer3DModel``.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from specsync_lib.errors import InputError
+from specsync_lib.units import FRAMES_PER_SLOT
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+LATENT_CHANNELS = 16
+PIXELS_PER_LATENT = 8  # a latent cell's side in px
+MODELS_DIR = Path(__file__).resolve().parent.parent / "data" / "models"
+CHECKSUMS = "SHA256SUMS"  # in sha256sum's own format, paths relative to the checkpoint's root
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+
+Part = Literal["vae", "transformer"]
+
+
+@dataclass(frozen=True)
+class WanModel:
+    """One row of the model table.
+
+    source: a local directory or a hub id; dtype: what the weights are cast to; region_px: side of the generated face.
+    """
+
+    source: str
+    dtype: torch.dtype
+    region_px: int
+
+
+MODELS: dict[str, WanModel] = {
+    "wan-mini": WanModel(str(MODELS_DIR / "wan_mini"), torch.float32, 256),
+    "wan-1.3b": WanModel("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", torch.bfloat16, 512),
+    "wan-14b": WanModel("Wan-AI/Wan2.1-T2V-14B-Diffusers", torch.bfloat16, 512),
+}
+
+
+# --- geometry ---------------------------------------------------------------------------------------------------------
+
+
+def slot_count(frames: int) -> int:
+    """Slots behind a clip of 4k + 1 video frames: k + 1.
+
+    Raises
+    ------
+    InputError: the count is not 4k + 1; diffusers would change it silently.
+    """
+    if frames < 1 or (frames - 1) % FRAMES_PER_SLOT:
+        below = max(1, frames - (frames - 1) % FRAMES_PER_SLOT)
+        raise InputError(
+            f"Wan clip: {frames} frames, expected 4k + 1; pad or trim to {below} or {below + FRAMES_PER_SLOT}"
+        )
+    return 1 + (frames - 1) // FRAMES_PER_SLOT
+
+
+def clip_frames(slots: int) -> int:
+    """Video frames of a clip of ``slots`` slots: 1 + 4 (slots - 1)."""
+    if slots < 1:
+        raise InputError(f"Wan clip: {slots} slots, expected at least 1")
+    return 1 + FRAMES_PER_SLOT * (slots - 1)
+
+
+def padded_frames(frames: int) -> int:
+    """The smallest 4k + 1 that holds ``frames``."""
+    return clip_frames(1 + -(-(frames - 1) // FRAMES_PER_SLOT))
+
+
+def slot_of_frame(frame: int) -> int:
+    """The slot that holds a video frame: 0 for frame 0, then 1 + (frame - 1) // 4."""
+    return 0 if frame == 0 else 1 + (frame - 1) // FRAMES_PER_SLOT
+
+
+def slot_frames(slot: int) -> range:
+    """The video frames of a slot: 1 for the first, 4 for the others."""
+    return range(0, 1) if slot == 0 else range(clip_frames(slot), clip_frames(slot + 1))
+
+
+def latent_shape(frames: int, height_px: int, width_px: int) -> tuple[int, int, int, int]:
+    """Latents [16, slots, height / 8, width / 8] of a clip.
+
+    Raises
+    ------
+    InputError: frames are not 4k + 1, or a side is not a positive multiple of 8.
+    """
+    for name, side in (("height", height_px), ("width", width_px)):
+        if side < PIXELS_PER_LATENT or side % PIXELS_PER_LATENT:
+            raise InputError(f"Wan clip: {name} {side} px, expected a positive multiple of {PIXELS_PER_LATENT}")
+    return (
+        LATENT_CHANNELS,
+        slot_count(frames),
+        height_px // PIXELS_PER_LATENT,
+        width_px // PIXELS_PER_LATENT,
+    )
+
+
+# --- strict loading ---------------------------------------------------------------------------------------------------
+
+
+def load_vae(
+    source: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> "AutoencoderKLWan":
+    """Wan's VAE, checked tensor by tensor, in eval mode and without gradients.
+
+    Parameters
+    ----------
+    source
+        A row of :data:`MODELS`, a directory in diffusers' layout, or a hub id (offline settings are honoured).
+    dtype
+        Default: the row's, else float32.
+
+    Raises
+    ------
+    InputError
+        The checkpoint is absent or unfit; the line names the file and the tensor.
+    """
+    from diffusers import AutoencoderKLWan  # 4 s to import: only those who load a model pay
+
+    model = _load_part(AutoencoderKLWan, source, "vae", dtype, device)
+    config = model.config
+    if config.z_dim != LATENT_CHANNELS or len(config.latents_mean) != len(config.latents_std):
+        raise InputError(
+            f"{source}/vae/config.json: z_dim {config.z_dim}, expected Wan 2.1's {LATENT_CHANNELS} channels"
+        )
+    if list(config.temperal_downsample) != [False, True, True] or len(config.dim_mult) != 4 or config.is_residual:
+        raise InputError(f"{source}/vae/config.json: not Wan 2.1's geometry (8x8 in space, 4x in time, plain blocks)")
+    if not all(std > 0 for std in config.latents_std):
+        raise InputError(f"{source}/vae/config.json: latents_std must be positive in every channel")
+    return model
+
+
+def load_transformer(
+    source: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> "WanTransformer3DModel":
+    """Wan's diffusion transformer; parameters and errors as for :func:`load_vae`."""
+    from diffusers import WanTransformer3DModel
+
+    return _load_part(WanTransformer3DModel, source, "transformer", dtype, device)
+
+
+def checkpoint_dir(source: str | Path, part: Part) -> Path:
+    """The local root directory of a checkpoint: itself, or the hub's snapshot of one part (only JSON and safetensors).
+
+    Raises
+    ------
+    InputError: neither a directory nor reachable on (or cached from) the hub.
+    """
+    root = Path(source)
+    if root.is_dir():
+        return root
+    if root.is_absolute() or str(source).count("/") != 1 or str(source).startswith("."):
+        raise InputError(f"{source}: no such checkpoint directory; give a directory in diffusers' layout or a hub id")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        patterns = [f"{part}/*.json", f"{part}/*.safetensors"]
+        return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=patterns))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{source}: not a local directory, and the hub did not give it ({reason})") from error
+
+
+def _load_part(
+    kind: type, source: str | Path, part: Part, dtype: torch.dtype | None, device: str | torch.device
+) -> nn.Module:
+    from accelerate import init_empty_weights
+
+    row = MODELS.get(str(source))
+    root = checkpoint_dir(row.source if row else source, part)
+    dtype = dtype or (row.dtype if row else torch.float32)
+    folder = root / part
+    check_hashes(root, part)
+    config = _read_json(folder / "config.json")
+    if config.get("_class_name") != kind.__name__:
+        raise InputError(
+            f"{folder / 'config.json'}: _class_name {config.get('_class_name')!r}, expected {kind.__name__!r}"
+        )
+    try:
+        with init_empty_weights(include_buffers=False):  # rotary tables are buffers outside the checkpoint
+            model = kind.from_config(config)
+    except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        raise InputError(f"{folder / 'config.json'}: cannot describe a {kind.__name__} ({error})") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state = read_checked(weight_files(folder), expected)
+    precise = set(model._keep_in_fp32_modules or ())  # diffusers' own list: norms and time embedding
+    for name, tensor in state.items():
+        keep = not precise.isdisjoint(name.split("."))
+        state[name] = tensor.to(device, torch.float32 if keep else dtype)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors of one part: a single file, or the shards that its index names.
+
+    Raises
+    ------
+    InputError: none there, only pickles, or a shard outside the folder or absent.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    index = folder / f"{WEIGHTS}.index.json"
+    if index.is_file():
+        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        if not names or any(Path(name).name != name or Path(name).suffix != ".safetensors" for name in names):
+            raise InputError(f"{index}: weight_map must name safetensors files of its own folder, got {names[:3]}")
+        absent = [name for name in names if not (folder / name).is_file()]
+        if absent:
+            raise InputError(f"{folder / absent[0]}: named by {index.name} but absent; copy the checkpoint again")
+        return [folder / name for name in names]
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
+    if pickles:
+        raise InputError(f"{folder / pickles[0]}: a pickle can run code and is never read; convert it to {WEIGHTS}")
+    raise InputError(f"{folder}: no {WEIGHTS} there; give a checkpoint in diffusers' layout")
+
+
+def read_checked(files: list[Path], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """All tensors of safetensors files, after checking that they are exactly the expected ones and finite.
+
+    Raises
+    ------
+    InputError: a file is truncated or no safetensors, or a tensor is missing, extra, twice there, misshapen, not of a
+        floating type, or holds NaN or infinity; the line names the file and the tensor.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    state: dict[str, Tensor] = {}
+    for path in files:
+        _check_header(path)
+        try:
+            with safe_open(path, framework="pt") as handle:
+                for name in handle.keys():  # noqa: SIM118 (not a mapping)
+                    if name not in expected:
+                        raise InputError(
+                            f"{path}: tensor {name!r} is not part of the model; wrong checkpoint or config?"
+                        )
+                    if name in state:
+                        raise InputError(f"{path}: tensor {name!r} is already in another shard")
+                    shape = tuple(handle.get_slice(name).get_shape())
+                    if shape != tuple(expected[name]):
+                        raise InputError(f"{path}: tensor {name!r} has shape {shape}, expected {tuple(expected[name])}")
+                    tensor = handle.get_tensor(name)
+                    if not tensor.is_floating_point():
+                        raise InputError(f"{path}: tensor {name!r} is {tensor.dtype}, expected a floating type")
+                    if not torch.isfinite(tensor.float()).all():
+                        raise InputError(f"{path}: tensor {name!r} holds NaN or infinity; the checkpoint is damaged")
+                    state[name] = tensor
+        except SafetensorError as error:
+            raise InputError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
+    missing = sorted(set(expected) - set(state))
+    if missing:
+        raise InputError(f"{files[0]}: tensor {missing[0]!r} is missing (and {len(missing) - 1} more)")
+    return state
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a pickle under a lying name, or a file shorter or longer than its header says, before it is mapped."""
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        head = handle.read(8)
+        if head[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+            raise InputError(f"{path}: holds a pickle, not safetensors; it can run code and is never read")
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+            raise InputError(f"{path}: truncated or no safetensors file ({size} bytes); copy it again")
+        try:
+            header = json.loads(handle.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: its header is no safetensors header ({error}); copy it again") from error
+    if 8 + length + max(ends, default=0) != size:
+        raise InputError(
+            f"{path}: {size} bytes, its header asks for {8 + length + max(ends, default=0)}; copy it again"
+        )
+
+
+def check_hashes(root: Path, part: Part) -> None:
+    """Compare a part's files with ``SHA256SUMS`` in the checkpoint's root, where there is one.
+
+    Raises
+    ------
+    InputError: a listed file is absent or differs, or a file of the part is not listed.
+    """
+    listing = root / CHECKSUMS
+    if not listing.is_file():
+        return
+    listed = {}
+    for line in listing.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        listed[name] = digest
+    inside = {path.relative_to(root).as_posix() for path in (root / part).glob("*") if path.is_file()}
+    for name in sorted(inside | {name for name in listed if name.startswith(f"{part}/")}):
+        path = root / name
+        if name not in inside:
+            raise InputError(f"{path}: listed in {CHECKSUMS} but absent; copy the checkpoint again")
+        if name not in listed:
+            raise InputError(f"{path}: not listed in {listing}; remove it or list it")
+        with path.open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        if digest != listed[name]:
+            raise InputError(
+                f"{path}: sha256 {digest[:12]}… differs from {CHECKSUMS} ({listed[name][:12]}…); copy it again"
+            )
+
+
+def write_hashes(root: Path) -> None:
+    """Write ``SHA256SUMS`` over all JSON and safetensors files of a checkpoint's parts."""
+    from specsync_lib.files import atomic_path
+
+    lines = []
+    for path in sorted(path for path in root.glob("*/*") if path.suffix in {".json", ".safetensors"}):
+        with path.open("rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        lines.append(f"{digest}  {path.relative_to(root).as_posix()}\n")
+    with atomic_path(root / CHECKSUMS) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: absent; give a checkpoint in diffusers' layout") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+# --- pixels, latents and the normalised latents that the transformer sees --------------------------------------------
+
+
+def to_signal(frames: Tensor) -> Float[Tensor, "batch 3 frames height width"]:
+    """uint8 frames [batch, frames, height, width, 3] to the VAE's range [-1, 1]."""
+    return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def to_frames(signal: Float[Tensor, "batch 3 frames height width"]) -> Tensor:
+    """The inverse of :func:`to_signal`, rounded and clipped to uint8 [batch, frames, height, width, 3]."""
+    return ((signal.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1)
+
+
+def normalise_latents(latents: Tensor, vae: "AutoencoderKLWan") -> Tensor:
+    """Latents [batch, 16, slots, h, w] to zero mean and unit variance per channel, with the VAE's stored statistics."""
+    mean, std = _statistics(latents, vae)
+    return (latents - mean) / std
+
+
+def denormalise_latents(latents: Tensor, vae: "AutoencoderKLWan") -> Tensor:
+    """The inverse of :func:`normalise_latents`."""
+    mean, std = _statistics(latents, vae)
+    return latents * std + mean
+
+
+def _statistics(latents: Tensor, vae: "AutoencoderKLWan") -> tuple[Tensor, Tensor]:
+    mean, std = (
+        latents.new_tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return mean, std
+
+
+# --- coding: whole clips at once, or chunk by chunk ------------------------------------------------------------------
+
+
+def encode_clip(vae: "AutoencoderKLWan", signal: Tensor) -> Tensor:
+    """Posterior mean and log-variance [batch, 32, slots, h, w] of clips [batch, 3, 4k + 1, height, width], in one pass.
+
+    Equal to ``vae.encode``, which loops over slots with a cache: one pass needs a quarter of the launches and more memory.
+    """
+    slot_count(signal.shape[2])
+    encoder = vae.encoder
+    x = encoder.conv_in(signal)
+    for layer in encoder.down_blocks:
+        x = _resample_clip(layer, x) if hasattr(layer, "resample") else layer(x)
+    x = encoder.mid_block(x)
+    return vae.quant_conv(encoder.conv_out(encoder.nonlinearity(encoder.norm_out(x))))
+
+
+def decode_clip(vae: "AutoencoderKLWan", latents: Tensor) -> Tensor:
+    """Clips [batch, 3, 4k + 1, height, width] in [-1, 1] of latents [batch, 16, slots, h, w], in one pass.
+
+    Equal to ``vae.decode``; see :func:`encode_clip`.
+    """
+    decoder = vae.decoder
+    x = decoder.mid_block(decoder.conv_in(vae.post_quant_conv(latents)))
+    for block in decoder.up_blocks:
+        for resnet in block.resnets:
+            x = resnet(x)
+        for layer in block.upsamplers or ():
+            x = _resample_clip(layer, x)
+    return decoder.conv_out(decoder.nonlinearity(decoder.norm_out(x))).clamp(-1, 1)
+
+
+def _resample_clip(layer: nn.Module, x: Tensor) -> Tensor:
+    """A resampling layer over a whole clip: as with the cache, the first frame never passes the temporal convolution."""
+    if layer.mode == "upsample3d" and x.shape[2] > 1:
+        # the cache starts with zeros for the second slot, so it does not see the first
+        pairs = layer.time_conv(x[:, :, 1:]).unflatten(1, (2, x.shape[1]))  # [b, 2, c, t - 1, h, w]
+        x = torch.cat([x[:, :, :1], pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)], dim=2)
+    batch = x.shape[0]
+    x = layer.resample(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, -1)).transpose(1, 2)
+    if layer.mode == "downsample3d" and x.shape[2] > 1:
+        x = torch.cat([x[:, :, :1], layer.time_conv(x)], dim=2)
+    return x
+
+
+class ChunkEncoder:
+    """Encodes a clip piece by piece with the causal cache; the latents equal those of the whole clip.
+
+    The first piece holds 4k + 1 frames, every later one 4k.
+    """
+
+    def __init__(self, vae: "AutoencoderKLWan") -> None:
+        self.vae = vae
+        self._cache: list[Tensor | None] = [None] * vae._cached_conv_counts["encoder"]
+        self._started = False
+
+    @torch.no_grad()
+    def push(self, signal: Float[Tensor, "batch 3 frames height width"]) -> Float[Tensor, "batch 16 slots h w"]:
+        """Posterior means of the slots that these frames fill.
+
+        Raises
+        ------
+        InputError: the piece does not end a slot.
+        """
+        frames = signal.shape[2]
+        first = 0 if self._started else 1
+        if frames <= 0 or (frames - first) % FRAMES_PER_SLOT:
+            raise InputError(
+                f"Wan encoder: a piece of {frames} frames; give {'4k' if self._started else '4k + 1'} frames"
+            )
+        lengths = [1] * first + [FRAMES_PER_SLOT] * ((frames - first) // FRAMES_PER_SLOT)
+        outputs = [
+            self.vae.encoder(piece, feat_cache=self._cache, feat_idx=[0]) for piece in signal.split(lengths, dim=2)
+        ]
+        self._started = True
+        return self.vae.quant_conv(torch.cat(outputs, dim=2)).chunk(2, dim=1)[0]
+
+
+class ChunkDecoder:
+    """Decodes latents slot by slot with the causal cache, so that a chunk never changes when the next one comes.
+
+    ``state`` and ``restore`` rewind it: after a wrong draft, decode again from the last good slot.
+    """
+
+    def __init__(self, vae: "AutoencoderKLWan") -> None:
+        self.vae = vae
+        self._cache: list[Tensor | str | None] = [None] * vae._cached_conv_counts["decoder"]
+        self.slots = 0
+
+    @torch.no_grad()
+    def push(self, latents: Float[Tensor, "batch 16 slots h w"]) -> Float[Tensor, "batch 3 frames height width"]:
+        """Frames in [-1, 1] of the next slots: 1 for the clip's first slot, 4 for every other."""
+        if latents.ndim != 5 or latents.shape[1] != LATENT_CHANNELS or latents.shape[2] < 1:
+            raise InputError(f"Wan decoder: latents {tuple(latents.shape)}, expected [batch, 16, slots >= 1, h, w]")
+        pieces = []
+        for slot in self.vae.post_quant_conv(latents).split(1, dim=2):
+            pieces.append(self.vae.decoder(slot, feat_cache=self._cache, feat_idx=[0], first_chunk=self.slots == 0))
+            self.slots += 1
+        return torch.cat(pieces, dim=2).clamp(-1, 1)
+
+    def state(self) -> tuple[int, list[Tensor | str | None]]:
+        """The decoder's place; cheap, because cached tensors are replaced and never written to."""
+        return self.slots, list(self._cache)
+
+    def restore(self, state: tuple[int, list[Tensor | str | None]]) -> None:
+        """Go back to a place that :meth:`state` gave."""
+        self.slots, self._cache = state[0], list(state[1])
