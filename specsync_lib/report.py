@@ -4,6 +4,7 @@ import fnmatch
 import json
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,11 @@ VIDEO_NAME = "lipsync_720p30.mp4"
 ACCEPTANCE_TABLE_NAME = "acceptance_efficiency.csv"
 ACCEPTANCE_COLUMNS = [f"{name}{end}" for name in ("acceptance", "coverage") for end in ("", "_low", "_high")]
 SLIDER_START = 0.85  # the source report's threshold
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+WIDGET_NOTE = (
+    '<p class="not-interactive">A slider lives here in JupyterLab (./run_all.sh lab); '
+    '<a href="index.html#slider">the report\'s opening page</a> has one that works without a kernel.</p>'
+)
 
 Entry = Mapping[str, Any]
 Summary = Mapping[str, Entry]
@@ -239,6 +245,17 @@ def opening(notebook: NotebookNode, name: str) -> tuple[str, str]:
     return title, question
 
 
+def without_widgets(notebook: NotebookNode) -> NotebookNode:
+    """The notebook with a note in each slider's place: a page has no kernel to move it."""
+    notebook = deepcopy(notebook)
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if WIDGET_VIEW in output.get("data", {}):
+                output.data = NotebookNode({"text/html": WIDGET_NOTE})
+    return notebook
+
+
 def notebook_pages(executed: Path, folder: Path) -> list[dict[str, str]]:
     """Write each executed notebook as one page; returns their names, titles and questions."""
     exporter = OfflineExporter()
@@ -246,7 +263,7 @@ def notebook_pages(executed: Path, folder: Path) -> list[dict[str, str]]:
     for path in sorted(executed.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         title, question = opening(notebook, path.stem)
-        body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
+        body, _ = exporter.from_notebook_node(without_widgets(notebook), {"metadata": {"name": title}})
         # Notebooks name files from notebooks/; the pages lie one level deeper.
         body = body.replace('"../plots/', '"../')
         page = folder / f"{path.stem}.html"

@@ -279,8 +279,10 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
     NotebookError: anything else that stopped it.
     """
     import papermill
+    import zmq
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     name = notebook.stem
     unfinished, executed = project.unfinished(name), project.executed(name)
@@ -303,6 +305,7 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
             language="python",
             cwd=project.notebooks,
             execution_timeout=timeout_s,
+            config=Config(KernelManager={"transport_encryption": "auto" if zmq.has("curve") else "disabled"}),
             progress_bar={"desc": title, "mininterval": 0.2 if sys.stderr.isatty() else 10},
         )
 

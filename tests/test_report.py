@@ -1,0 +1,175 @@
+"""The report's pages: honest about what is missing, readable without a network, safe with any file name."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import nbformat
+import pandas as pd
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from specsync_lib import report
+
+FETCHED = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(\s*["']?https?:|import\(\s*["']https?:""")
+
+
+def write_input(run, **changed):
+    facts = {
+        "name": "conf-usermenu",
+        "source": "asterisk-core-sounds-en 1.6.1",
+        "transcript": "please hold",
+        "transcript_source": "corpus",
+        "human": True,
+        "is_default": True,
+    }
+    (run / "input.json").write_text(json.dumps(facts | changed))
+
+
+def entry(value, unit="fraction", label="measured", low=None, high=None, n=None):
+    return {"value": value, "unit": unit, "label": label, "low": low, "high": high, "n": n, "source": "plots/a.csv"}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    run, plots = tmp_path / "run", tmp_path / "plots"
+    for folder in (run / "summary", run / "executed", plots):
+        folder.mkdir(parents=True)
+    return run, plots
+
+
+def test_with_nothing_built_every_claim_says_so(folders):
+    run, plots = folders
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    assert html.count('class="missing">not built yet:') == len(report.CLAIMS)
+    for claim in ("645 → 507 ms", "88 %", "under 15 ms", "sm_120", "720p30"):
+        assert claim in html
+    assert "The video is not built yet" in html
+    assert json.loads((plots / "report" / "summary.json").read_text()) == {}
+    assert 'id="slider"' not in html
+
+
+def test_numbers_stand_in_their_rows_with_label_and_interval(folders):
+    run, plots = folders
+    numbers = {"draft.accuracy": entry(0.8514, low=0.84, high=0.86, n=4000)}
+    (run / "summary" / "03_acceptance_sweep.json").write_text(json.dumps(numbers))
+    (run / "summary" / "02.json").write_text(json.dumps({"kernel.graph_p99_ms": entry(0.0234, "ms", "real-shape")}))
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    rows = {row["claim"].question: row for row in report.claim_rows(report.summary.merged(run / "summary"))}
+    drafted = rows["The mouth can be drafted from audio alone"]
+    assert [key for key, _, _ in drafted["readings"]] == ["draft.accuracy"]
+    assert drafted["missing"] == ""
+    kernel = rows["The kernel costs next to nothing"]
+    assert [key for key, _, _ in kernel["readings"]] == ["kernel.graph_p99_ms"]
+    assert kernel["missing"] == "the compiled kernel on a GPU"
+    assert "85.1 %" in html
+    assert "84.0 % to 86.0 %" in html
+    assert "0.0234 ms" in html
+    assert 'class="badge real-shape"' in html
+    assert json.loads((plots / "report" / "summary.json").read_text())["draft.accuracy"] == numbers["draft.accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "text"),
+    [
+        ("fraction", 0.123456, "12.3 %"),
+        ("ms", 645, "645 ms"),
+        ("ms", 0.00123456, "0.001235 ms"),
+        ("s", 234.5678, "234.6 s"),
+        ("frames", 0, "0 frames"),
+        ("ratio", 12.5, "12.5"),
+        ("samples", 123456.7, "123,457 samples"),
+        ("ms", -3.25, "-3.25 ms"),
+    ],
+)
+def test_numbers_read_well(unit, value, text):
+    assert report.display_value(entry(value, unit)) == text
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({}, "a real human recording from the held-out part of the corpus"),
+        ({"human": False, "name": "clip-1"}, "the shipped synthetic clip clip-1 REPLACED the human recording"),
+        ({"is_default": False, "human": False, "name": "my voice.wav"}, "your recording my voice.wav"),
+    ],
+)
+def test_the_first_lines_say_whose_voice_it_is(folders, facts, says):
+    run, plots = folders
+    write_input(run, **facts)
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    body = re.sub(r"<[^>]+>", " ", html[html.index("<body>") :])
+    lines = [line.strip() for line in body.splitlines() if line.strip()]
+    assert says in " ".join(lines[:3])
+
+
+def test_names_and_words_can_not_become_markup(folders):
+    run, plots = folders
+    write_input(run, name="<script>alert(1)</script>.wav", transcript='</p><img src=x onerror="x">', is_default=False)
+    (plots / "odd name & <b>.png").write_bytes(b"")
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    assert "<script>alert" not in html
+    assert "<img src=x" not in html
+    assert "../odd%20name%20%26%20%3Cb%3E.png" in html
+
+
+def test_figures_stand_beside_their_tables_and_the_slider_gets_its_numbers(folders):
+    run, plots = folders
+    columns = {name: [0.9, float("nan")] for name in report.ACCEPTANCE_COLUMNS}
+    pd.DataFrame({"threshold": [0.8, 1.0]} | columns).to_csv(plots / report.ACCEPTANCE_TABLE_NAME, index=False)
+    (plots / "acceptance_efficiency.png").write_bytes(b"")
+    (plots / "lipsync_720p30.mp4").write_bytes(b"")
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    assert 'src="../acceptance_efficiency.png"' in html
+    assert 'href="../acceptance_efficiency.csv"' in html
+    assert 'src="../lipsync_720p30.mp4"' in html
+    table = json.loads(re.search(r"const table = (\{.*?\});", html).group(1))
+    assert table["threshold"] == [0.8, 1.0]
+    assert table["acceptance_low"] == [0.9, None]
+
+
+def executed_notebook():
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "a", "version_major": 2, "version_minor": 0}}
+    cells = [
+        new_markdown_cell("# 01 Features\n\nWhat does the **kernel** hear, $h = \\tanh(e W_1)$?\n\n$$c = h W_c$$"),
+        new_markdown_cell("$$\n\\begin{aligned} a &= b \\\\ c &= d \\end{aligned}\n$$\n\nA price of \\$5 and `$x$`."),
+        new_code_cell("slider", outputs=[new_output("display_data", data=view | {"text/plain": "IntSlider()"})]),
+        new_code_cell(
+            "Video", outputs=[new_output("display_data", data={"text/html": '<video src="../plots/a.mp4">'})]
+        ),
+    ]
+    state = {"application/vnd.jupyter.widget-state+json": {"state": {}, "version_major": 2, "version_minor": 0}}
+    metadata = {"widgets": state, "language_info": {"name": "python"}}
+    return new_notebook(cells=cells, metadata=metadata)
+
+
+def test_notebook_pages_need_no_network(folders):
+    run, plots = folders
+    nbformat.write(executed_notebook(), run / "executed" / "01_features.ipynb")
+    (plots / "report").mkdir()
+    (plots / "report" / "00_departed.html").write_text("stale")
+    index = report.build(run, plots).read_text(encoding="utf-8")
+    page = (plots / "report" / "01_features.html").read_text(encoding="utf-8")
+    assert not FETCHED.search(index)
+    assert not FETCHED.search(page)
+    assert "<script" not in page
+    assert page.count("<math") == 3
+    assert "\\tanh" not in page
+    assert "$x$" in page
+    assert "A slider lives here in JupyterLab" in page
+    assert 'src="../a.mp4"' in page
+    assert "01 Features" in index
+    assert "What does the kernel hear" in index
+    assert not (plots / "report" / "00_departed.html").exists()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node to parse JavaScript")
+def test_the_slider_is_javascript_that_parses(folders, tmp_path):
+    run, plots = folders
+    columns = {name: [0.9] for name in ("threshold", *report.ACCEPTANCE_COLUMNS)}
+    pd.DataFrame(columns).to_csv(plots / report.ACCEPTANCE_TABLE_NAME, index=False)
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    script = tmp_path / "slider.js"
+    script.write_text(re.search(r"<script>(.*?)</script>", html, re.DOTALL).group(1))
+    assert subprocess.run(["node", "--check", script], check=False).returncode == 0
