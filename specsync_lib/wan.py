@@ -1,8 +1,8 @@
-"""Wan 2.1's latent space: strict loading of its parts, its exact geometry, and chunk-wise coding with the causal cache.
+"""Wan 2.1's latent space: strict loading of its parts, exact geometry, chunk-wise coding with the causal cache.
 
-Two rows share one code path (:data:`MODELS`): ``wan-mini``, our own small model in ``data/models/wan_mini``, and the real
-checkpoints by hub id or local directory. Both are directories in diffusers' layout: ``vae/`` and ``transformer/`` with
-``config.json`` and safetensors, whole or sharded.
+Two rows share one code path (:data:`MODELS`): ``wan-mini``, our own small model in ``data/models/wan_mini``, and the
+real checkpoints by hub id or local directory. Both are directories in diffusers' layout: ``vae/`` and ``transformer/``
+with ``config.json`` and safetensors, whole or sharded.
 
 Glossary: a *slot* is one latent frame. The first slot of a clip holds 1 video frame, every later one 4.
 
@@ -143,9 +143,7 @@ def load_vae(
     model = _load_part(AutoencoderKLWan, source, "vae", dtype, device)
     config = model.config
     if config.z_dim != LATENT_CHANNELS or len(config.latents_mean) != len(config.latents_std):
-        raise InputError(
-            f"{source}/vae/config.json: z_dim {config.z_dim}, expected Wan 2.1's {LATENT_CHANNELS} channels"
-        )
+        raise InputError(f"{source}/vae/config.json: z_dim {config.z_dim}, Wan 2.1 has {LATENT_CHANNELS} channels")
     if list(config.temperal_downsample) != [False, True, True] or len(config.dim_mult) != 4 or config.is_residual:
         raise InputError(f"{source}/vae/config.json: not Wan 2.1's geometry (8x8 in space, 4x in time, plain blocks)")
     if not all(std > 0 for std in config.latents_std):
@@ -198,7 +196,7 @@ def _load_part(
     config = _read_json(folder / "config.json")
     if config.get("_class_name") != kind.__name__:
         raise InputError(
-            f"{folder / 'config.json'}: _class_name {config.get('_class_name')!r}, expected {kind.__name__!r}"
+            f"{folder / 'config.json'}: it describes a {config.get('_class_name')!r}, expected {kind.__name__!r}"
         )
     try:
         with init_empty_weights(include_buffers=False):  # rotary tables are buffers outside the checkpoint
@@ -256,9 +254,7 @@ def read_checked(files: list[Path], expected: Mapping[str, tuple[int, ...]]) -> 
             with safe_open(path, framework="pt") as handle:
                 for name in handle.keys():  # noqa: SIM118 (not a mapping)
                     if name not in expected:
-                        raise InputError(
-                            f"{path}: tensor {name!r} is not part of the model; wrong checkpoint or config?"
-                        )
+                        raise InputError(f"{path}: tensor {name!r} is not part of the model its config describes")
                     if name in state:
                         raise InputError(f"{path}: tensor {name!r} is already in another shard")
                     shape = tuple(handle.get_slice(name).get_shape())
@@ -294,9 +290,7 @@ def _check_header(path: Path) -> None:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: its header is no safetensors header ({error}); copy it again") from error
     if 8 + length + max(ends, default=0) != size:
-        raise InputError(
-            f"{path}: {size} bytes, its header asks for {8 + length + max(ends, default=0)}; copy it again"
-        )
+        raise InputError(f"{path}: {size} bytes, its header wants {8 + length + max(ends, default=0)}; copy it again")
 
 
 def check_hashes(root: Path, part: Part) -> None:
@@ -324,7 +318,7 @@ def check_hashes(root: Path, part: Part) -> None:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
         if digest != listed[name]:
             raise InputError(
-                f"{path}: sha256 {digest[:12]}… differs from {CHECKSUMS} ({listed[name][:12]}…); copy it again"
+                f"{path}: sha256 {digest[:12]}… differs from {CHECKSUMS}'s {listed[name][:12]}…; copy it again"
             )
 
 
@@ -391,7 +385,7 @@ def _statistics(latents: Tensor, vae: "AutoencoderKLWan") -> tuple[Tensor, Tenso
 def encode_clip(vae: "AutoencoderKLWan", signal: Tensor) -> Tensor:
     """Posterior mean and log-variance [batch, 32, slots, h, w] of clips [batch, 3, 4k + 1, height, width], in one pass.
 
-    Equal to ``vae.encode``, which loops over slots with a cache: one pass needs a quarter of the launches and more memory.
+    Equal to ``vae.encode``, which loops over slots with a cache: one pass needs fewer launches and more memory.
     """
     slot_count(signal.shape[2])
     encoder = vae.encoder
@@ -418,7 +412,7 @@ def decode_clip(vae: "AutoencoderKLWan", latents: Tensor) -> Tensor:
 
 
 def _resample_clip(layer: nn.Module, x: Tensor) -> Tensor:
-    """A resampling layer over a whole clip: as with the cache, the first frame never passes the temporal convolution."""
+    """A resampling layer over a whole clip: as with the cache, the first frame skips the temporal convolution."""
     if layer.mode == "upsample3d" and x.shape[2] > 1:
         # the cache starts with zeros for the second slot, so it does not see the first
         pairs = layer.time_conv(x[:, :, 1:]).unflatten(1, (2, x.shape[1]))  # [b, 2, c, t - 1, h, w]
