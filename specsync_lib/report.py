@@ -60,7 +60,7 @@ CLAIMS = (
     Claim(
         "Most drafted frames are accepted at confidence 0.85",
         "88 %",
-        ("acceptance.*", "reasoner.*"),
+        ("draft.acceptance_*", "draft.coverage_*", "acceptance.*", "reasoner.*"),
         {"reasoner.*": "the language model as judge"},
     ),
     Claim(
@@ -72,7 +72,7 @@ CLAIMS = (
     Claim(
         "The mouth can be drafted from audio alone",
         "Whisper-distilled; no accuracy given",
-        ("draft.*", "features.*"),
+        ("draft.accuracy*", "draft.teacher_*", "draft.energy_*", "draft.majority_*", "draft.ece", "features.*"),
         {"draft.accuracy": "the trained draft"},
     ),
     Claim("The video is 720p at 30 fps, sound in step", "720p30", ("video.*",), {"video.*": "the video"}),
@@ -106,10 +106,12 @@ READINGS = {
     "draft.majority_accuracy": "always the commonest viseme",
     "draft.energy_accuracy": "energy threshold",
     "draft.ece": "calibration error",
+    "draft.acceptance_at_085": "accepted at 0.85, truth as judge",
+    "draft.coverage_at_085": "frames at or above 0.85",
     "video.frame_count_error": "frames missing or extra",
     "video.av_end_difference_ms": "sound against picture at the end",
     "video.beep_flash_offset_ms": "flash against beep",
-    "acceptance.at_085": "accepted at 0.85",
+    "acceptance.at_085": "accepted at 0.85, language model as judge",
     "acceptance.coverage_at_085": "frames at or above 0.85",
     "acceptance.exact_greedy_at_085": "accepted at 0.85, exact rule",
     "acceptance.ece": "calibration error",
@@ -123,6 +125,12 @@ CAPTIONS = {
     "acceptance_efficiency": (
         "Acceptance and coverage",
         "Share of frames accepted, and share of frames kept, over the confidence threshold.",
+    ),
+    "acceptance_strip": ("One utterance, frame by frame", "What the draft said, and what the judge made of it."),
+    "draft_accuracy": ("Accuracy of the draft", "Against rules that any draft must beat, on held-out prompts."),
+    "draft_calibration": (
+        "Calibration",
+        "Whether a confidence of 0.85 is right 85 times in 100, and what is confused.",
     ),
     "latency_comparison": ("Latency", "Where the time goes with and without background verification."),
 }

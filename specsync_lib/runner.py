@@ -289,7 +289,8 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     executed.parent.mkdir(parents=True, exist_ok=True)
     environment = {
-        "MPLBACKEND": "agg",
+        # Agg inside, and every figure of a cell shown under it, as in JupyterLab.
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "SPECSYNC_NOTEBOOK": name,
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, whatever the user's own folder holds
     }
