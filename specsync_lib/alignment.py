@@ -21,6 +21,10 @@ from specsync_lib.units import SAMPLE_RATE_HZ, VIDEO_FPS
 from specsync_lib.visemes import PHONE_TO_VISEME, SyncPlan
 
 ALIGNER_FRAMES_PER_SECOND = 100  # 10 ms
+# Aligner frame j hears the 410 samples (25.625 ms) from j/100 s on. Where the label changes between two frames, the sound
+# changes midway between their centres: half a window less half a hop, 125 samples, after j/100 s. Seen from outside, too:
+# without it, /s/ on the human prompts starts and ends a median 11 and 2 ms after its label.
+EDGE_DELAY_S = 125 / SAMPLE_RATE_HZ
 SHORTEST_AUDIO_S = 0.1
 # Tightly cut speech has no silence for the aligner to begin and end in: lend it some, one quantum loud, and take it back.
 # A few prompts align only without.
@@ -200,7 +204,7 @@ def align(samples: np.ndarray, transcript: str) -> list[Phone]:
     """Phones of a transcript with their times in a recording.
 
     samples: [n] float, 16 kHz mono in [-1, 1]. The phones follow each other without gaps from 0 s; pauses, and the silence
-    before and after the words, are phones labelled SIL with an empty word. Times are multiples of 10 ms. The same input
+    before and after the words, are phones labelled SIL with an empty word. Edges lie on a grid of 10 ms. The same input
     gives the same output, whatever was aligned before.
 
     Raises
@@ -260,11 +264,20 @@ def _phones(decoder: pocketsphinx.Decoder, lent_frames: int, duration_s: float) 
     for word in decoder.get_alignment():
         name = re.sub(r"\(\d+\)$", "", word.name)
         for phone in word:
-            edges = (phone.start - lent_frames, phone.start + phone.duration - lent_frames)
-            start_s, end_s = (min(max(edge / ALIGNER_FRAMES_PER_SECOND, 0.0), duration_s) for edge in edges)
+            edges = (phone.start, phone.start + phone.duration)
+            start_s, end_s = (
+                _edge_s(edge - lent_frames, decoder.n_frames() - 2 * lent_frames, duration_s) for edge in edges
+            )
             if start_s < end_s:
                 label = "SIL" if phone.name.startswith("+") else phone.name
                 yield Phone(label, start_s, end_s, word="" if name.startswith(("<", "[")) else name)
+
+
+def _edge_s(frame: int, frames: int, duration_s: float) -> float:
+    """Time of the edge before an aligner frame; the first edge is the recording's start and the last one its end."""
+    if frame <= 0 or frame >= frames:
+        return 0.0 if frame <= 0 else duration_s
+    return min(frame / ALIGNER_FRAMES_PER_SECOND + EDGE_DELAY_S, duration_s)
 
 
 # ---------------------------------------------------------------------------------------------------- phones to a plan

@@ -46,8 +46,8 @@ ARPABET_TO_VISEME: dict[str, str] = {
     "UH": "ou", "UW": "ou", "W": "ou",
 }  # fmt: skip
 
-# Keys: the IPA code points that espeak-ng's en-us voice writes for Piper. Diphthongs and affricates arrive as two code
-# points (a ɪ, t ʃ), each with its own time. The same sources as above; the flap and the glottal stop go with t.
+# Keys: the IPA that espeak-ng's en-us voice writes for Piper. It writes affricates and diphthongs as two code points; joined
+# they are one sound here as in ARPAbet. The same sources as above; the flap and the glottal stop go with t.
 PIPER_TO_VISEME: dict[str, str] = {
     "sil": "sil",
     "p": "PP", "b": "PP", "m": "PP",
@@ -55,14 +55,14 @@ PIPER_TO_VISEME: dict[str, str] = {
     "θ": "TH", "ð": "TH",
     "t": "DD", "d": "DD", "ɾ": "DD", "ʔ": "DD",
     "k": "kk", "ɡ": "kk", "ŋ": "kk", "h": "kk", "x": "kk",
-    "ʃ": "CH", "ʒ": "CH",
+    "ʃ": "CH", "ʒ": "CH", "tʃ": "CH", "dʒ": "CH",
     "s": "SS", "z": "SS",
     "n": "nn", "l": "nn", "ɫ": "nn", "ɬ": "nn",
     "ɹ": "RR", "r": "RR", "ɚ": "RR", "ɜ": "RR",
-    "a": "aa", "ɑ": "aa", "æ": "aa", "ɒ": "aa",
-    "e": "E", "ɛ": "E", "ʌ": "E", "ə": "E", "ɐ": "E",
+    "a": "aa", "ɑ": "aa", "æ": "aa", "ɒ": "aa", "aɪ": "aa", "aʊ": "aa",
+    "e": "E", "eɪ": "E", "ɛ": "E", "ʌ": "E", "ə": "E", "ɐ": "E",
     "i": "ih", "ɪ": "ih", "ᵻ": "ih", "j": "ih",
-    "ɔ": "oh", "o": "oh",
+    "ɔ": "oh", "ɔɪ": "oh", "o": "oh", "oʊ": "oh",
     "u": "ou", "ʊ": "ou", "w": "ou",
 }  # fmt: skip
 
