@@ -299,7 +299,6 @@ def build(run_dir: Path = RUN_DIR, plots_dir: Path = PLOTS_DIR) -> Path:
     text = environment.get_template("index.html.j2").render(
         source=recording_facts(run_dir),
         video=f"../{VIDEO_NAME}" if (plots_dir / VIDEO_NAME).exists() else "",
-        poster="",
         claims=claim_rows(numbers),
         summary=numbers,
         acceptance=points,
