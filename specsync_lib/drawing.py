@@ -47,27 +47,28 @@ def draw_acceptance(table: pd.DataFrame, threshold: float, ax: Axes, *, judge: s
 
     Parameters
     ----------
-    table : from `acceptance.acceptance_table`.
+    table : from `acceptance.acceptance_table`; the lenient rule's columns within_one_frame (_low, _high) may be added.
     judge : who accepts, for the legend.
     """
+    curves = [("acceptance", "accepted", "-", f"accepted by {judge}, same frame")]
+    if "within_one_frame" in table:
+        curves.append(("within_one_frame", "accepted", "--", f"accepted by {judge}, within ±1 frame"))
+    curves.append(("coverage", "coverage", "-", "coverage"))
     points = []
-    for name, role, text in (
-        ("acceptance", "accepted", f"acceptance, judge: {judge}"),
-        ("coverage", "coverage", "coverage"),
-    ):
+    for name, role, line_style, text in curves:
         colour = ROLE_COLOURS[role]
-        ax.plot(table["threshold"], table[name], color=colour, label=labelled(text, "measured"))
-        ax.fill_between(
-            table["threshold"], table[f"{name}_low"], table[f"{name}_high"], color=colour, alpha=0.25, linewidth=0
-        )
+        ax.plot(table["threshold"], table[name], line_style, color=colour, label=labelled(text, "measured"))
+        low, high = table[f"{name}_low"], table[f"{name}_high"]
+        ax.fill_between(table["threshold"], low, high, color=colour, alpha=0.25, linewidth=0)
         points += ax.plot([], [], ROLE_MARKERS[role], color=colour, markeredgecolor="white", markersize=9, zorder=4)
     ax.plot(
         CLAIMED_THRESHOLD,
         CLAIMED_ACCEPTANCE,
         ROLE_MARKERS["claimed"],
         color=ROLE_COLOURS["claimed"],
-        markersize=14,
-        zorder=3,
+        markersize=13,
+        markeredgecolor="white",
+        zorder=5,
         linestyle="none",
         label=labelled(f"{CLAIMED_ACCEPTANCE:.0%} at {CLAIMED_THRESHOLD}", "claimed"),
     )
@@ -79,11 +80,29 @@ def draw_acceptance(table: pd.DataFrame, threshold: float, ax: Axes, *, judge: s
     def move(threshold: float) -> None:
         row = at_threshold(table, threshold)
         line.set_xdata([threshold, threshold])
-        for point, name in zip(points, ("acceptance", "coverage"), strict=True):
+        for point, (name, *_) in zip(points, curves, strict=True):
             point.set_data([threshold], [row[name]])
 
     move(threshold)
     return Drawing((line, *points), move)
+
+
+def draw_scores(table: pd.DataFrame, ax: Axes) -> None:
+    """Shares with their intervals as horizontal bars, one a row; the draft's in its colour, the rest in grey.
+
+    Parameters
+    ----------
+    table : columns what, value, low, high, label.
+    """
+    roles = ["draft" if what.startswith("draft") else "baseline" for what in table["what"]]
+    spread = [table["value"] - table["low"], table["high"] - table["value"]]
+    rows = np.arange(len(table))[::-1]
+    ax.barh(rows, table["value"], xerr=spread, color=[ROLE_COLOURS[role] for role in roles], capsize=3, height=0.6)
+    for row, (value, high) in zip(rows, table[["value", "high"]].to_numpy(), strict=True):
+        ax.text(high + 0.01, row, f"{value:.1%}", va="center")
+    ax.set_yticks(rows, [labelled(what, label) for what, label in zip(table["what"], table["label"], strict=True)])
+    ax.set(xlim=(0, 1), xlabel="share of frames that are right")
+    ax.grid(visible=False, axis="y")
 
 
 def draw_strip(frames: pd.DataFrame, threshold: float, ax: Axes) -> Drawing:

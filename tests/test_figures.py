@@ -15,6 +15,7 @@ from specsync_lib.drawing import (
     draw_confusion,
     draw_numbers,
     draw_reliability,
+    draw_scores,
     draw_strip,
     viseme_codes,
 )
@@ -88,7 +89,7 @@ def test_role_colours_are_all_different():
 def test_acceptance_marks_the_claim_and_the_chosen_threshold(ax, table):
     drawing = draw_acceptance(table, 0.5, ax)
     labels = ax.get_legend_handles_labels()[1]
-    assert labels == ["acceptance, judge: truth (measured)", "coverage (measured)", "88% at 0.85 (claimed)"]
+    assert labels == ["accepted by truth, same frame (measured)", "coverage (measured)", "88% at 0.85 (claimed)"]
     claimed = ax.lines[labels.index("88% at 0.85 (claimed)") + 2]
     assert claimed.get_xydata().tolist() == [[CLAIMED_THRESHOLD, CLAIMED_ACCEPTANCE]]
     drawing.move(0.7)
@@ -97,6 +98,22 @@ def test_acceptance_marks_the_claim_and_the_chosen_threshold(ax, table):
     row = at_threshold(table, 0.7)
     assert acceptance.get_xydata().tolist() == [[0.7, row["acceptance"]]]
     assert coverage.get_xydata().tolist() == [[0.7, row["coverage"]]]
+
+
+def test_the_lenient_rule_is_a_curve_of_its_own(ax, table):
+    for end in ("", "_low", "_high"):
+        table[f"within_one_frame{end}"] = table[f"acceptance{end}"].clip(lower=0.9)
+    drawing = draw_acceptance(table, 0.5, ax, judge="the reasoner")
+    assert ax.get_legend_handles_labels()[1][1] == "accepted by the reasoner, within ±1 frame (measured)"
+    assert drawing.artists[2].get_ydata() == [at_threshold(table, 0.5)["within_one_frame"]]
+
+
+def test_scores_are_bars_with_their_label(ax):
+    scores = pd.DataFrame({"what": ["chance", "draft"], "value": [0.1, 0.8], "low": [0.05, 0.7], "high": [0.2, 0.9]})
+    draw_scores(scores.assign(label="measured"), ax)
+    assert [bar.get_width() for bar in ax.patches] == [0.1, 0.8]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["chance (measured)", "draft (measured)"]
+    assert ax.patches[1].get_facecolor()[:3] == to_rgb(ROLE_COLOURS["draft"])
 
 
 def test_strip_colours_are_the_verdicts(ax, frames):
@@ -135,7 +152,9 @@ def test_numbers_are_the_tables(ax, table, frames):
     drawing = draw_numbers(table, 0.85, ax, frames=frames)
     row = at_threshold(table, 0.85)
     text = drawing.artists[0].get_text()
-    assert f"{row['acceptance']:.1%}" in text and f"{row['coverage']:.1%}" in text and "measured" in text
+    assert (
+        f"{row['acceptance']:.1%}" in text and f"{row['coverage']:.1%}" in text and "measured" in ax.texts[0].get_text()
+    )
     drawing.move(1.0)
     assert "no frame is covered" in drawing.artists[0].get_text() and "none" in drawing.artists[0].get_text()
 
