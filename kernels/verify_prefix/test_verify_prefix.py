@@ -1,4 +1,4 @@
-"""verify_prefix: hand-written tables, Triton against the reference, and the output's distribution against the target's."""
+"""verify_prefix: hand-written tables, Triton against the reference, the output's distribution against the target's."""
 
 from random import Random
 
@@ -66,7 +66,7 @@ def test_mismatch_table(rule, backend, best, drafts, gate, accepted, token, devi
     ids=["kept", "not kept at equality", "recovered low", "recovered high", "recovered last"],
 )
 def test_ratio_and_residual_by_hand(backend, uniform, level, accepted, token, device):
-    """p = (.4, .25, .35), q = (.8, .15, .05): keep token 0 with 1/2; residual (0, .1, .3) = 1/4 and 3/4; bonus row one-hot 0."""
+    """p = (.4, .25, .35), q = (.8, .15, .05): token 0 is kept with 1/2; the residual (0, .1, .3) is 1/4 and 3/4."""
     target = torch.tensor([[[0.4, 0.25, 0.35], [1.0, 0.0, 0.0]]])
     call = tensors(
         device,

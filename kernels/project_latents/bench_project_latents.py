@@ -1,0 +1,283 @@
+"""Benchmark of project_latents: checked first, then against eager, torch.compile and cuBLAS, caches cold and warm."""
+
+import csv
+import io
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from shutil import which
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels import timing
+from kernels.project_latents import reference
+from kernels.project_latents.random_case import random_inputs, random_weights
+from kernels.project_latents.reference import FRAMES_PER_SLOT, MEL_BANDS, WINDOW_MEL_FRAMES, ProjectionWeights
+from kernels.project_latents.triton_impl import CONFIGS, HEADS, VERSIONS, Config, ProjectionPlan, default_config
+
+HIDDEN, COEFFICIENTS = 1024, 64
+SLOTS = (1, 3, 8, 32)
+LATENTS = {"256px": 16 * 32 * 32, "384px": 16 * 48 * 48, "512px": 16 * 64 * 64, "720p": 16 * 90 * 160}
+TOLERANCE = 1e-2  # bf16: see test_project_latents.py
+COUNTERS = {
+    "duration_ns": "gpu__time_duration.sum",
+    "dram_read_bytes": "dram__bytes_read.sum",
+    "dram_write_bytes": "dram__bytes_write.sum",
+    "dram_percent": "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed",
+    "sm_percent": "sm__throughput.avg.pct_of_peak_sustained_elapsed",
+    "occupancy_percent": "sm__warps_active.avg.pct_of_peak_sustained_active",
+    "registers": "launch__registers_per_thread",
+}
+
+
+def bytes_moved(slots: int, latent: int, *, hidden: int = HIDDEN, coefficients: int = COEFFICIENTS) -> dict[str, int]:
+    """The fewest bytes a call must move: each input read once, each output written once."""
+    frames = FRAMES_PER_SLOT * slots
+    mel_frames = frames * 10 // 3 + WINDOW_MEL_FRAMES
+    return {
+        "basis": coefficients * latent * 2,
+        "z0": slots * latent * 2,
+        "latents": slots * latent * 2,
+        "hidden_weights": hidden * (WINDOW_MEL_FRAMES * MEL_BANDS + HEADS.value + coefficients) * 2 + hidden * 4,
+        "mel_and_plan": mel_frames * MEL_BANDS * 4 + frames * (reference.VISEMES + 2) * 4 + slots * coefficients * 4,
+    }
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Buffer sets of one shape; every implementation works on the same ones."""
+
+    slots: int
+    region: str
+    weights: list[ProjectionWeights]  # one basis a set; the small weights are shared
+    inputs: list[tuple[Tensor, Tensor]]
+
+    @property
+    def bytes(self) -> int:
+        return sum(bytes_moved(self.slots, LATENTS[self.region]).values())
+
+
+def make_problem(slots: int, region: str) -> Problem:
+    generator = torch.Generator("cuda").manual_seed(slots)
+    latent = LATENTS[region]
+    weights = random_weights(HIDDEN, COEFFICIENTS, latent, generator)
+    sets = timing.rotation(sum(bytes_moved(slots, latent).values()))
+    many = [replace(weights, basis=torch.randn_like(weights.basis) / 8) for _ in range(sets)]
+    return Problem(slots, region, many, [random_inputs(slots, latent, generator, torch.bfloat16) for _ in many])
+
+
+def kernel_calls(problem: Problem, config: Config | None = None) -> list[timing.Call]:
+    """Calls of our kernel, one a buffer set, after the check that gates them."""
+    frames = FRAMES_PER_SLOT * problem.slots
+    plans = [ProjectionPlan(w, frames, config=config) for w in problem.weights]
+    check(problem, plans[0])
+    return [lambda p=p, i=i: p(*i) for p, i in zip(plans, problem.inputs, strict=True)]
+
+
+def check(problem: Problem, plan: ProjectionPlan) -> float:
+    """Largest error over (1 + largest value) against float64; RuntimeError when it is above the tolerance."""
+    mel, z0 = problem.inputs[0]
+    for poisoned in (plan.latents, plan.logits, plan.confidence, plan.openness, plan.coefficients, plan.coef_operand):
+        poisoned.fill_(float("nan"))
+    got = plan(mel, z0)
+    want = reference.project_latents(mel.double(), plan.frames, z0.double(), problem.weights[0].to(torch.float64))
+    errors = [
+        ((getattr(got, name).double() - getattr(want, name)).abs().max() / (1 + getattr(want, name).abs().max())).item()
+        for name in ("logits", "confidence", "openness", "coefficients", "latents")
+    ]
+    if not max(errors) <= TOLERANCE:
+        raise RuntimeError(
+            f"{plan.config.label}, {problem.slots} slots, {problem.region}: error {max(errors):.2e}, no timing"
+        )
+    return max(errors)
+
+
+def lean_chain(mel: Tensor, z0: Tensor, index: Tensor, w: ProjectionWeights) -> tuple[Tensor, ...]:
+    """The same result without the NaN policy, in as few torch operations as it takes: addmm adds z0 in cuBLAS."""
+    window = F.pad(mel, (0, 0, 0, 1))[index].to(w.w1.dtype).flatten(1)
+    hidden = torch.tanh(torch.addmm(w.b1, window, w.w1))
+    logits = torch.addmm(w.b_viseme, hidden, w.w_viseme).float() / w.temperature
+    openness = torch.sigmoid(torch.addmm(w.b_open, hidden, w.w_open))
+    pooled = hidden.view(len(z0), FRAMES_PER_SLOT, -1).mean(dim=1)
+    return logits, logits.softmax(dim=1).amax(dim=1), openness, torch.addmm(z0, pooled @ w.w_coef, w.basis)
+
+
+def baseline_calls(problem: Problem, compile_seconds_left: Callable[[], float]) -> dict[str, list[timing.Call]]:
+    """Calls of eager, cuBLAS + pointwise and torch.compile (max-autotune), all in bf16 on the same buffer sets."""
+    frames = FRAMES_PER_SLOT * problem.slots
+    halves = [w.to(torch.bfloat16) for w in problem.weights]
+    row = reference.window_start_mel_frame(torch.arange(frames, device="cuda"))[:, None]
+    row = row + torch.arange(WINDOW_MEL_FRAMES, device="cuda")
+    mel_frames = len(problem.inputs[0][0])
+    index = torch.where((row >= 0) & (row < mel_frames), row, mel_frames)
+    pairs = list(zip(halves, problem.inputs, strict=True))
+    calls = {
+        "eager": [lambda w=w, i=i: reference.project_latents(i[0], frames, i[1], w) for w, i in pairs],
+        "cublas": [lambda w=w, i=i: lean_chain(*i, index, w) for w, i in pairs],
+    }
+    if compile_seconds_left() > 0:
+        torch._dynamo.reset()
+        compiled = torch.compile(lean_chain, mode="max-autotune-no-cudagraphs", dynamic=False)
+        calls["compile"] = [lambda w=w, i=i: compiled(*i, index, w) for w, i in pairs]
+        calls["compile"][0]()
+    return calls
+
+
+def measure_shape(problem: Problem, compile_seconds_left: Callable[[], float], flush: Tensor) -> list[dict]:
+    """Rows of one shape: every implementation, cold and warm, in a rotating graph and singly."""
+    calls = {"kernel": kernel_calls(problem), **baseline_calls(problem, compile_seconds_left)}
+    shape = {
+        "slots": problem.slots,
+        "region": problem.region,
+        "latent": LATENTS[problem.region],
+        "bytes": problem.bytes,
+    }
+    singles = {name: timing.captured(each[0]).replay for name, each in calls.items()}
+    timings = {
+        ("rotating graph", "cold"): timing.time_graphs({n: timing.graph_of_calls(c) for n, c in calls.items()}),
+        ("rotating graph", "warm"): timing.time_graphs({n: timing.graph_of_calls(c[:1]) for n, c in calls.items()}),
+        ("single graph", "cold"): timing.time_single(singles, flush),
+        ("single graph", "warm"): timing.time_single(singles, None),
+        ("single stream", "cold"): timing.time_single({n: c[0] for n, c in calls.items()}, flush, repeats=100),
+        ("host call to ready", "warm"): {n: timing.time_host(c[0]) for n, c in calls.items()},
+        ("host graph to ready", "warm"): {n: timing.time_host(c) for n, c in singles.items()},
+    }
+    return [
+        {**shape, "implementation": name, "method": method, "cache": cache, **seen.row(),
+         "gb_per_s": round(problem.bytes / seen.median_us / 1e3, 1)}
+        for (method, cache), by_name in timings.items()
+        for name, seen in by_name.items()
+    ]  # fmt: skip
+
+
+def measure_configs(problem: Problem, configs: dict[str, Config]) -> list[dict]:
+    """Rotating-graph time, cold, of several launch geometries; twice over, so that the spread is known."""
+    graphs = {name: timing.graph_of_calls(kernel_calls(problem, config)) for name, config in configs.items()}
+    first, second = timing.time_graphs(graphs), timing.time_graphs(graphs)
+    return [
+        {"name": name, "slots": problem.slots, "region": problem.region, **asdict(configs[name]), **first[name].row(),
+         "again_median_us": round(second[name].median_us, 3),
+         "gb_per_s": round(problem.bytes / first[name].median_us / 1e3, 1)}
+        for name in configs
+    ]  # fmt: skip
+
+
+def exploration() -> dict[str, Config]:
+    """A wider net around the default: one axis at a time."""
+    base = Config()
+    axes = {
+        "prefetch_tiles": (0, 330, 990, 1320),
+        "block_hidden": (32,),
+        "block_window": (64,),
+        "draft_stages": (2, 4),
+        "block_rows": (32,),
+    }
+    configs = {f"{axis}={value}": replace(base, **{axis: value}) for axis, values in axes.items() for value in values}
+    tiles = ((64, 4, 1320), (128, 2, 660), (128, 8, 660), (256, 8, 330), (256, 8, 660), (512, 8, 165))
+    configs |= {f"d{d}w{w}p{p}": replace(base, block_latent=d, latent_warps=w, prefetch_tiles=p) for d, w, p in tiles}
+    return {"default": base, **configs, **{config.label: config for config in CONFIGS[1:]}}
+
+
+def stages(problem: Problem) -> list[dict]:
+    """Where the time goes: each launch alone, in a rotating graph, cold."""
+    frames = FRAMES_PER_SLOT * problem.slots
+    config = replace(default_config(problem.slots, LATENTS[problem.region]), early_launch=False)
+    plans = [ProjectionPlan(w, frames, config=config) for w in problem.weights]
+    pairs = list(zip(plans, problem.inputs, strict=True))
+    calls = {
+        "launch 1 alone": [lambda p=p, i=i: p._launch_draft(i[0], 0, 0) for p, i in pairs],
+        "launch 2 alone": [lambda p=p, i=i: p._launch_latents(i[1]) for p, i in pairs],
+        "empty kernel": [lambda p=plans[0]: p.tickets.zero_()],
+    }
+    seen = timing.time_graphs({name: timing.graph_of_calls(each) for name, each in calls.items()})
+    return [{"stage": n, "slots": problem.slots, "region": problem.region, **t.row()} for n, t in seen.items()]
+
+
+def profile(seconds: float) -> dict:
+    """Hardware counters of one call at 720p, 8 slots, from Nsight Compute; or why there are none."""
+    ncu = which("ncu")
+    if ncu is None:
+        return {"missing": "ncu is not installed"}
+    command = [ncu, "--clock-control", "none", "--csv", "--metrics", ",".join(COUNTERS.values()), "--kernel-name",
+               "regex:draft_kernel|latents_kernel", "--launch-skip", "4", "--launch-count", "2",
+               sys.executable, "-m", "kernels.project_latents.bench_project_latents"]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return {"missing": f"ncu took longer than {seconds:.0f} s"}
+    lines = [line for line in done.stdout.splitlines() if line.startswith('"')]
+    names = {metric: name for name, metric in COUNTERS.items()}
+    counters: dict[str, dict] = {}
+    for row in csv.DictReader(io.StringIO("\n".join(lines))):
+        if row.get("Metric Name") in names:
+            kernel = counters.setdefault(row["Kernel Name"].split("(")[0], {})
+            kernel[names[row["Metric Name"]]] = f"{row['Metric Value']} {row['Metric Unit']}".strip()
+    return counters or {"missing": (done.stdout + done.stderr)[-500:]}
+
+
+def run(
+    result: dict, *, quick: bool, compile_budget_s: float, seconds_left: Callable[[], float], log: Callable[[str], None]
+) -> None:
+    """Fill ``result``, in the order of worth: a run that is cut off has the headline."""
+    compile_ends = time.monotonic() + compile_budget_s
+    flush = timing.flush_buffer()
+    headline = make_problem(8, "720p")
+    result["error"] = check(headline, ProjectionPlan(headline.weights[0], 32))
+    log(f"check is green: error {result['error']:.1e}")
+    result["byte_floor"] = {f"{region} {s}": bytes_moved(s, d) for region, d in LATENTS.items() for s in SLOTS}
+    sizes = sorted({sum(bytes_moved(s, d).values()) for s in SLOTS for d in LATENTS.values()})
+    result["copy"] = [timing.copy_bandwidth(size) for size in (4 << 30, *(sizes[-4:] if quick else sizes))]
+    empty = timing.captured(torch.zeros(1, device="cuda").zero_).replay
+    result["empty_kernel_between_events"] = timing.time_single({"empty": empty}, flush)["empty"].row()
+    log(f"copy: {result['copy'][0]['gb_per_s']} GB/s for 4 GiB")
+    result["versions"] = measure_configs(headline, {**VERSIONS, "default": default_config(8, LATENTS["720p"])})
+    result["stages"] = stages(headline)
+    for row in (*result["versions"], *result["stages"]):
+        log(f"  {row.get('name') or row.get('stage')}: {row['median_us']} us")
+    result["results"], result["configs"] = [], []
+
+    def shape(region: str, slots: int) -> None:
+        if seconds_left() < 15:
+            log(f"{region} {slots} slots: no time left")
+            return
+        problem = headline if (region, slots) == ("720p", 8) else make_problem(slots, region)
+        rows = measure_shape(problem, lambda: compile_ends - time.monotonic(), flush)
+        result["results"] += rows
+        cold = [r for r in rows if (r["method"], r["cache"]) == ("rotating graph", "cold")]
+        log(f"{region} {slots} slots, cold: { {r['implementation']: r['median_us'] for r in cold} }")
+
+    def search(region: str, slots: int, configs: dict[str, Config]) -> None:
+        problem = headline if (region, slots) == ("720p", 8) else make_problem(slots, region)
+        rows = measure_configs(problem, configs)
+        result["configs"] += rows
+        for row in rows:
+            log(f"  {region} {slots} slots {row['name']}: {row['median_us']} ({row['again_median_us']}) us")
+
+    shape("720p", 8)
+    search("720p", 8, exploration())
+    if quick:
+        return
+    for slots in (3, 1, 32):
+        shape("720p", slots)
+    search("384px", 3, exploration())
+    search("720p", 32, {c.label: c for c in CONFIGS})
+    for region in ("384px", "256px", "512px"):
+        for slots in SLOTS:
+            shape(region, slots)
+
+
+def profiled_calls() -> None:
+    """What ncu runs: three calls, of which it reads the last."""
+    problem = make_problem(8, "720p")
+    plan = ProjectionPlan(problem.weights[0], 32)
+    for _ in range(3):
+        plan(*problem.inputs[0])
+    torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    profiled_calls()
