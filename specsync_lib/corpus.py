@@ -15,12 +15,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-import pocketsphinx
 from tqdm.auto import tqdm
 
 from specsync_lib import alignment
@@ -121,8 +121,8 @@ def default_is_human() -> bool:
 def default_recording() -> Prompt:
     """The recording that a run takes when none is given.
 
-    The rule: of the test prompts of 6 to 10 s with at most a fifth of silence, the one whose viseme histogram has the most
-    entropy, that is, the one that shows the most of what a mouth can do. Without the corpus: the first shipped clip.
+    The rule: of the test prompts of 6 to 10 s with at most a fifth of silence, the one whose viseme histogram has the
+    most entropy: the one that shows most of what a mouth can do. Without the corpus: the first shipped clip.
     """
     if not default_is_human():
         clip = clips()[0]
@@ -150,7 +150,7 @@ def aligned(prompt: Prompt) -> SyncPlan:
 
 
 def aligned_phones(prompt: Prompt) -> list[Phone]:
-    """The phones behind ``aligned``. Alignments are kept as CSV in the cache, under a name that changes with their input.
+    """The phones behind ``aligned``, kept as CSV in the cache under a name that changes with all they follow from.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def _alignment_key(prompt: Prompt) -> str:
 
 @cache
 def _aligner_digest() -> bytes:
-    return hashlib.sha256(Path(alignment.__file__).read_bytes() + pocketsphinx.__file__.encode()).digest()
+    return hashlib.sha256(Path(alignment.__file__).read_bytes() + version("pocketsphinx").encode()).digest()
 
 
 # ------------------------------------------------------------------------------------------------------------- splits
@@ -186,8 +186,8 @@ def _aligner_digest() -> bytes:
 def near_duplicates(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether two transcripts, as spoken words, say nearly the same.
 
-    They do when they are equal, when their letters or (from ``SHARED_WORDS`` words on) their words match to the thresholds
-    above, or when they share a run of ``SHARED_WORDS`` words or more that is at least half of the shorter one.
+    They do when they are equal, when their letters or (from ``SHARED_WORDS`` words on) their words match to the
+    thresholds above, or when a run of ``SHARED_WORDS`` words or more, at least half of the shorter one, is in both.
     """
     if list(one) == list(other):
         return True
@@ -203,7 +203,7 @@ def near_duplicates(one: Sequence[str], other: Sequence[str]) -> bool:
 
 
 def near_duplicate_groups(transcripts: dict[str, str]) -> list[list[str]]:
-    """Prompt names in groups that must stay on one side: near-duplicates, and families of isolated words, transitively."""
+    """Prompt names in groups that must stay on one side: near-duplicates, and families of isolated words, chained."""
     spoken = {name: normalise_text(text) for name, text in sorted(transcripts.items())}
     group = {name: {name} for name in spoken}
     names = list(spoken)
@@ -224,10 +224,10 @@ def _same_family(one: str, other: str) -> bool:
 
 
 def assign_splits(groups: Iterable[Sequence[str]], frames: dict[str, int]) -> dict[str, Split]:
-    """A side for every prompt: groups in the order of their first name's sha256, each to the side that lacks most frames.
+    """A side for every prompt: groups in the order of their first name's sha256, each to the side that lacks most.
 
-    The lack of a side is measured against its share of all frames, so that sides fill evenly. A group that holds a family of
-    isolated words, or more frames than the whole test side should, goes to training.
+    The lack of a side is measured against its share of all frames, so that sides fill evenly. A group that holds a
+    family of isolated words, or more frames than the whole test side should, goes to training.
     """
     total = sum(frames.values())
     filled: Counter[Split] = Counter()
