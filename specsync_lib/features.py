@@ -1,12 +1,14 @@
 """What the draft and the reasoner hear: a streaming log-mel, its band energies, and Whisper's encoder and words."""
 
 import struct
+import time
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32
@@ -128,6 +130,33 @@ def log_mel(samples: Float[np.ndarray, " n"]) -> Float32[np.ndarray, "mel_frames
     """
     stream = StreamingLogMel()
     return np.concatenate([stream.push(samples), stream.flush()])
+
+
+def measure_stream(samples: Float[np.ndarray, " n"], passes: int) -> pd.DataFrame:
+    """Time the stream, one hop of 160 samples after the other, as live sound would come.
+
+    Parameters
+    ----------
+    samples
+        [n] floats, 16 kHz mono; at least one hop.
+    passes
+        How often the recording is streamed, after one pass that only warms up.
+
+    Returns
+    -------
+    One row a hop: pass_index, hop, latency_ms (from the hop's arrival to its frame; the 12.5 ms of sound that a frame
+    needs after its centre come on top).
+    """
+    hops = np.split(samples, range(units.HOP_SAMPLES, len(samples), units.HOP_SAMPLES))
+    rows = []
+    for pass_index in range(-1, passes):
+        stream = StreamingLogMel()
+        for hop, chunk in enumerate(hops):
+            begin = time.perf_counter()
+            stream.push(chunk)
+            rows.append((pass_index, hop, 1000 * (time.perf_counter() - begin)))
+    table = pd.DataFrame(rows, columns=["pass_index", "hop", "latency_ms"])
+    return table[table["pass_index"] >= 0].reset_index(drop=True)
 
 
 def energy_envelopes(

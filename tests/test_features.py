@@ -21,6 +21,7 @@ from specsync_lib.features import (
     energy_envelopes,
     load_whisper,
     log_mel,
+    measure_stream,
     read_ctranslate2,
     transcribe,
 )
@@ -111,6 +112,12 @@ def test_a_quieter_clip_is_quieter_not_renormalised():
 
 def test_silence_is_the_floor():
     assert np.all(log_mel(np.zeros(16_000, np.float32)) == np.float32((REFERENCE_MAXIMUM - 4) / 4))
+
+
+def test_each_hop_of_each_pass_is_timed():
+    table = measure_stream(noise(1_700), passes=3)
+    assert table.groupby("pass_index")["hop"].apply(list).to_dict() == {index: list(range(11)) for index in range(3)}
+    assert (table["latency_ms"] > 0).all()
 
 
 @pytest.mark.parametrize("bands", [1, 3, 8, 80])
