@@ -84,10 +84,11 @@ def test_groups_stay_whole_and_every_prompt_has_a_side(sizes):
 
 
 def test_isolated_words_are_for_training():
-    frames = {"digits/1": 9, "digits/2": 9, "hello": 9, "goodbye": 9}
-    sides = assign_splits([["digits/1", "digits/2"], ["hello"], ["goodbye"]], frames)
+    sentences = [f"sentence-{index}" for index in range(20)]
+    digits = ["digits/1", "digits/2"]
+    sides = assign_splits([digits, *([name] for name in sentences)], dict.fromkeys([*digits, *sentences], 9))
     assert sides["digits/1"] == sides["digits/2"] == "train"
-    assert {sides["hello"], sides["goodbye"]} & {"validation", "test"}
+    assert {sides[name] for name in sentences} == set(SPLIT_SHARES)
 
 
 @needs_corpus
