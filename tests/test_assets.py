@@ -145,7 +145,7 @@ def test_a_failed_fetch_leaves_the_cache_usable(world, answer, expected, old):
     assert "\n" not in str(caught.value)
     assert cache_files() == before
     assert asset("other").is_dir()
-    with pytest.raises(InputError, match="is not in .*, or was changed there: run"):
+    with pytest.raises(InputError, match=r"is not in .*, or was changed there: run"):
         asset("thing")
     served["answer"] = good
     fetch(["thing"])
