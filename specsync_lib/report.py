@@ -26,6 +26,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 VIDEO_NAME = "lipsync_720p30.mp4"
 ACCEPTANCE_TABLE_NAME = "acceptance_efficiency.csv"
 ACCEPTANCE_COLUMNS = [f"{name}{end}" for name in ("acceptance", "coverage") for end in ("", "_low", "_high")]
+SIGNIFICANT_DIGITS = 3
 SLIDER_START = 0.85  # the source report's threshold
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_NOTE = (
@@ -72,7 +73,15 @@ CLAIMS = (
     Claim(
         "The mouth can be drafted from audio alone",
         "Whisper-distilled; no accuracy given",
-        ("draft.accuracy*", "draft.teacher_*", "draft.energy_*", "draft.majority_*", "draft.ece", "features.*"),
+        (
+            "draft.accuracy*",
+            "draft.teacher_*",
+            "draft.energy_*",
+            "draft.majority_*",
+            "draft.ece",
+            "features.rtf",
+            "features.hop_latency_ms",
+        ),
         {"draft.accuracy": "the trained draft"},
     ),
     Claim("The video is 720p at 30 fps, sound in step", "720p30", ("video.*",), {"video.*": "the video"}),
@@ -100,7 +109,7 @@ READINGS = {
     "report.wall_s": "notebooks, wall time",
     "report.peak_rss_gib": "notebooks, peak memory",
     "features.rtf": "features, real-time factor",
-    "features.hop_latency_ms": "features, latency per hop",
+    "features.hop_latency_ms": "features, time per 10 ms hop",
     "draft.accuracy": "frame accuracy, held-out prompts",
     "draft.accuracy_unseen_speaker": "frame accuracy, unseen speaker",
     "draft.majority_accuracy": "always the commonest viseme",
@@ -132,17 +141,21 @@ CAPTIONS = {
         "Calibration",
         "Whether a confidence of 0.85 is right 85 times in 100, and what is confused.",
     ),
+    "features": ("What is heard", "Waveform, log-mel, envelopes, words, encoder features and truth on one time axis."),
+    "stream_latency": ("The stream's latency", "Time to compute one 10 ms hop of features, over all hops."),
     "latency_comparison": ("Latency", "Where the time goes with and without background verification."),
 }
 
 
 def display_value(entry: Entry, value: float | None = None) -> str:
-    """A number as read: fractions in per cent, four significant digits, its unit."""
+    """A number as read: fractions in per cent, three significant digits, its unit."""
     value = entry["value"] if value is None else value
     if entry["unit"] == "fraction":
         return f"{100 * value:.1f} %"
     magnitude = 0 if value == 0 else math.floor(math.log10(abs(value)))
-    text = f"{value:,}" if isinstance(value, int) else f"{value:,.{min(max(3 - magnitude, 0), 6)}f}"
+    text = (
+        f"{value:,}" if isinstance(value, int) else f"{value:,.{min(max(SIGNIFICANT_DIGITS - 1 - magnitude, 0), 6)}f}"
+    )
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return text if entry["unit"] == "ratio" else f"{text} {entry['unit']}"
 
@@ -250,7 +263,7 @@ def opening(notebook: NotebookNode, name: str) -> tuple[str, str]:
     title = next((line.lstrip("# ") for line in lines if line.startswith("#")), name)
     paragraphs = "\n".join(line for line in lines if not line.startswith("#")).strip().split("\n\n")
     question = " ".join(paragraphs[0].replace("*", "").replace("`", "").split())
-    return title, question
+    return title, question.removeprefix("Question. ")
 
 
 def without_widgets(notebook: NotebookNode) -> NotebookNode:

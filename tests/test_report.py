@@ -75,8 +75,8 @@ def test_numbers_stand_in_their_rows_with_label_and_interval(folders):
     [
         ("fraction", 0.123456, "12.3 %"),
         ("ms", 645, "645 ms"),
-        ("ms", 0.00123456, "0.001235 ms"),
-        ("s", 234.5678, "234.6 s"),
+        ("ms", 0.00123456, "0.00123 ms"),
+        ("s", 234.5678, "235 s"),
         ("frames", 0, "0 frames"),
         ("ratio", 12.5, "12.5"),
         ("samples", 123456.7, "123,457 samples"),
