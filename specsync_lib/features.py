@@ -25,9 +25,8 @@ from specsync_lib.errors import InputError
 REFERENCE_MAXIMUM = 1.5
 DYNAMIC_RANGE = 8.0  # decades of power, Whisper's own
 POWER_FLOOR = 1e-10  # Whisper's own
+OFFLINE_PIECE_SAMPLES = 10 * units.SAMPLE_RATE_HZ
 HALF_WINDOW_SAMPLES = units.STFT_SAMPLES // 2
-# A hop waits for the half window ahead of its centre, and for the hop itself to be complete.
-ALGORITHMIC_LATENCY_S = HALF_WINDOW_SAMPLES / units.SAMPLE_RATE_HZ
 
 ENCODER_POSITION_MEL_FRAMES = 2  # Whisper's second convolution has stride 2: 50 positions per second
 # Long recordings are encoded in 30 s windows that overlap; each hands over in the middle of the overlap.
@@ -129,7 +128,9 @@ def log_mel(samples: Float[np.ndarray, " n"]) -> Float32[np.ndarray, "mel_frames
     openai-whisper's ``log_mel_spectrogram`` and mel filters.
     """
     stream = StreamingLogMel()
-    return np.concatenate([stream.push(samples), stream.flush()])
+    # In pieces, because a spectrum of the whole would take far more memory than its log-mel; the bits are the same.
+    pieces = np.split(samples, range(OFFLINE_PIECE_SAMPLES, len(samples), OFFLINE_PIECE_SAMPLES))
+    return np.concatenate([*[stream.push(piece) for piece in pieces], stream.flush()])
 
 
 def measure_stream(samples: Float[np.ndarray, " n"], passes: int) -> pd.DataFrame:
