@@ -127,7 +127,9 @@ READINGS = {
     "kernel.full720p_t8_median_us": "720p, 8 slots, median",
     "kernel.full720p_t8_bandwidth_fraction": "share of the memory bandwidth",
     "kernel.graph_p99_ms": "in a CUDA graph, p99",
-    "kernel.sm120_max_shared_kib": "sm_120, shared memory per block",
+    "kernel.sm120_max_shared_kib": "sm_120, shared memory per block (it has 99 KiB)",
+    "kernel.speedup_vs_compile": "times as fast as torch.compile",
+    "kernel.speedup_vs_eager": "times as fast as torch eager",
 }
 
 CAPTIONS = {
@@ -143,6 +145,14 @@ CAPTIONS = {
     ),
     "features": ("What is heard", "Waveform, log-mel, envelopes, words, encoder features and truth on one time axis."),
     "stream_latency": ("The stream's latency", "Time to compute one 10 ms hop of features, over all hops."),
+    "draft_plan": (
+        "The draft of this recording",
+        "Probability of each viseme, confidence and openness, frame by frame.",
+    ),
+    "kernel_claim": ("The kernel against the claim", "Its time on a GPU beside the source report's 15 ms."),
+    "kernel_latency": ("Kernel latency", "Cold cache, over slots and regions, against torch on the same buffers."),
+    "kernel_roofline": ("Roofline", "Achieved bandwidth beside what a device copy of as many bytes reaches."),
+    "kernel_versions": ("Version by version", "What each change to the kernel bought; the line is the byte floor."),
     "latency_comparison": ("Latency", "Where the time goes with and without background verification."),
 }
 
