@@ -12,8 +12,8 @@ def measured():
     times = {"kernel": 10.0, "eager": 30.0, "cublas": 14.0, "compile": 16.0}
     methods = [("rotating graph", "cold"), ("single graph", "cold"), ("host call to ready", "warm")]
     rows = [
-        {"slots": slots, "region": "720p", "bytes": 40_000_000, "implementation": name, "method": method, "cache": cache,
-         "median_us": us, "p20_us": us - 1, "p80_us": us + 1, "p99_us": us + 2, "n": 40, "gb_per_s": 40_000 / us}
+        {"slots": slots, "region": "720p", "bytes": 40_000_000,
+         "implementation": name, "method": method, "cache": cache, "median_us": us, "p20_us": us - 1, "p80_us": us + 1, "p99_us": us + 2, "n": 40, "gb_per_s": 40_000 / us}
         for slots in (1, 8) for name, us in times.items() for method, cache in methods
     ]  # fmt: skip
     return {
