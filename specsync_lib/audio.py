@@ -86,10 +86,11 @@ def load_audio(path: str | Path, *, max_seconds: float = 3600) -> Recording:
         If the file is missing, is not such a file, is damaged or truncated, holds NaN or infinite samples, no sound or
         less than one video frame, or is longer than ``max_seconds``.
     """
-    path = Path(path)
-    name = repr(str(path) if len(str(path)) <= LONGEST_SHOWN_NAME else f"…{path.name[-LONGEST_SHOWN_NAME:]}")
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):
+    given = str(path)
+    name = repr(given if len(given) <= LONGEST_SHOWN_NAME else f"…{given[-LONGEST_SHOWN_NAME:]}")
+    if re.match(r"[a-z][a-z0-9+.-]+:/", given, re.IGNORECASE):
         raise InputError(f"{name} is an address: download it and give the file")
+    path = Path(path)
     with _open(path, name) as file:
         start = file.read(16)
         file.seek(0)
