@@ -41,6 +41,7 @@ SOURCE_SHARES = {
     **dict.fromkeys(FLITE_VOICES, 0.03), **dict.fromkeys(ESPEAK_VOICES, 0.005),
 }  # fmt: skip
 EMA_DECAY = 0.999
+TRIAL_STEPS = 50  # on which the speed of training is measured
 FEATURE_TARGETS = 64  # the encoder's features enter a draft's loss through this many fixed random directions
 
 
@@ -102,7 +103,7 @@ class Batches:
         hops = np.floor(room * self.rng.random(len(picked)) * (self.rng.random(len(picked)) < 0.4)).astype(int)
 
         def column(values: Sequence) -> Tensor:
-            return torch.from_numpy(np.asarray(values)).to(device)
+            return torch.from_numpy(np.array(values)).to(device)
 
         first, last = column(picked["start"] + hops * units.HOP_SAMPLES), column(picked["start"] + picked["length"])
         index = first[:, None] + torch.arange(source_length, device=device)
@@ -192,12 +193,19 @@ class Variant:
     bands: int = 40
     layers: int = 1
     feature_share: float | None = None  # None: as in the settings
+    truth_share: float | None = None  # likewise; 1: the teacher counts only where no truth is known
+
+    def adapt(self, settings: Settings) -> Settings:
+        """The settings with this variant's own values."""
+        own = {"feature_share": self.feature_share, "truth_share": self.truth_share}
+        return replace(settings, **{name: value for name, value in own.items() if value is not None})
 
 
 VARIANTS = {
     "main": Variant("main"),
     "main_80_bands": Variant("main", bands=80),
     "main_2_layers": Variant("main", layers=2),
+    "main_truth_first": Variant("main", truth_share=1.0, feature_share=0.0),
     "unseen": Variant("unseen"),
     "unseen_80_bands": Variant("unseen", bands=80),
     "unseen_2_layers": Variant("unseen", layers=2),
@@ -260,7 +268,7 @@ def half_precision(device: torch.device) -> torch.autocast:
 def openness_targets(viseme_probabilities: Float[Tensor, "rows positions 15"]) -> Float[Tensor, "rows positions"]:
     """``visemes.openness_of`` on a 10 ms grid, for hard or soft visemes: neighbours are a video frame (3 rows) away."""
     table = torch.tensor([VISEME_OPENNESS[viseme] for viseme in units.VISEMES]).to(viseme_probabilities)
-    value = viseme_probabilities @ table
+    value = (viseme_probabilities * table).sum(dim=2)
     padded = F.pad(value[:, None], (3, 3), mode="replicate")[:, 0]
     before, here, after = OPENNESS_KERNEL.tolist()
     smooth = before * padded[:, :-6] + here * value + after * padded[:, 6:]
@@ -300,7 +308,7 @@ def spread(values: Float[Tensor, "rows half width"], positions: int) -> Float[Te
     return torch.stack([values, (values + following) / 2], dim=2).flatten(1, 2)[:, :positions]
 
 
-def distillation_loss(model: Draft, aim: Targets, settings: Settings, feature_share: float) -> Tensor:
+def distillation_loss(model: Draft, aim: Targets, settings: Settings) -> Tensor:
     """Cross-entropy to the truth where it is known and to the teacher, openness, and the encoder's features."""
     visemes, openness, estimates = model(aim.windows)
     log_probabilities = visemes.float().log_softmax(dim=1)
@@ -312,7 +320,7 @@ def distillation_loss(model: Draft, aim: Targets, settings: Settings, feature_sh
     share = settings.truth_share * known
     loss = (share * truth + (1 - share) * imitation).mean()
     loss = loss + settings.openness_share * F.binary_cross_entropy_with_logits(openness.float(), aim.openness)
-    return loss + feature_share * F.mse_loss(estimates.float(), aim.estimates)
+    return loss + settings.feature_share * F.mse_loss(estimates.float(), aim.estimates)
 
 
 def train(
@@ -322,15 +330,18 @@ def train(
     trainees: dict[str, Trainee],
     settings: Settings,
     *,
-    checkpoint: Path,
+    checkpoint: Path | None = None,
     on_progress: Callable[[int], None] = lambda step: None,
     every: int = 500,
 ) -> pd.DataFrame:
-    """Train all variants on the same batches; resumes from ``checkpoint``. Returns the losses (step, variant, loss)."""
+    """Train all variants on the same batches, from ``checkpoint`` on where it exists.
+
+    Returns the losses (step, variant, loss), every 20th step.
+    """
     directions = torch.randn(
         teacher.WIDTH, FEATURE_TARGETS, generator=Generator().manual_seed(settings.seed)
     ).to(batches.device) / teacher.WIDTH**0.5  # fmt: skip
-    first, losses = resume(checkpoint, trainees), []
+    first, losses = resume(checkpoint, trainees) if checkpoint and checkpoint.is_file() else 0, []
     for step in tqdm(range(first, settings.steps), desc="draft", unit="step", mininterval=5, miniters=50):
         batch = batches.draw()
         with half_precision(batches.device):
@@ -344,14 +355,14 @@ def train(
                     for family, probe in probes.items()
                 }
             for name, trainee in trainees.items():
-                share = trainee.variant.feature_share
-                share = settings.feature_share if share is None else share
-                loss = distillation_loss(trainee.model, aims[trainee.variant.family], settings, share)
+                aim = aims[trainee.variant.family]
+                loss = distillation_loss(trainee.model, aim, trainee.variant.adapt(settings))
                 trainee.step(loss, step, settings)
                 if step % 20 == 0:
                     losses.append({"step": step, "variant": name, "loss": float(loss.detach())})
         if (step + 1) % every == 0 or step + 1 == settings.steps:
-            save_checkpoint(checkpoint, trainees, step + 1)
+            if checkpoint:
+                save_checkpoint(checkpoint, trainees, step + 1)
             on_progress(step + 1)
     return pd.DataFrame(losses, columns=["step", "variant", "loss"])
 
@@ -369,9 +380,7 @@ def save_checkpoint(path: Path, trainees: dict[str, Trainee], step: int) -> None
 
 
 def resume(path: Path, trainees: dict[str, Trainee]) -> int:
-    """Restore what ``save_checkpoint`` wrote; the step to go on from, 0 without a file."""
-    if not path.is_file():
-        return 0
+    """Restore what ``save_checkpoint`` wrote; the step to go on from."""
     tensors = load_file(path)
     for name, trainee in trainees.items():
         for part, model in (("model", trainee.model), ("average", trainee.average)):
@@ -466,7 +475,7 @@ def run(
     print(f"probes {time.monotonic() - began:.0f} s {result['teacher']}", flush=True)
     trainees = {name: Trainee.new(variant, settings, device) for name, variant in VARIANTS.items()}
 
-    steps = affordable_steps(batches, encoder, probes, settings, out, began + 60 * minutes)
+    steps = affordable_steps(batches, encoder, probes, settings, began + 60 * minutes)
     settings = replace(settings, steps=steps)
     curve = []
 
@@ -502,17 +511,14 @@ def run(
 
 
 def affordable_steps(
-    batches: Batches, encoder: nn.Module, probes: dict[str, Probe], settings: Settings, out: Path, deadline: float
+    batches: Batches, encoder: nn.Module, probes: dict[str, Probe], settings: Settings, deadline: float
 ) -> int:
     """The settings' steps, or as many as fit before ``deadline`` by the speed of a short trial."""
-    trial = replace(settings, steps=min(settings.steps, 30))
     trainees = {name: Trainee.new(variant, settings, batches.device) for name, variant in VARIANTS.items()}
-    path = out / "trial.safetensors"
-    train(batches, encoder, probes, trainees, replace(trial, steps=2), checkpoint=path)
-    began = time.monotonic()
-    train(batches, encoder, probes, trainees, trial, checkpoint=path)
-    each_s = (time.monotonic() - began) / max(1, trial.steps - 2)
-    path.unlink()
+    train(batches, encoder, probes, trainees, replace(settings, steps=2))  # the first steps are slower
+    began, trial = time.monotonic(), replace(settings, steps=min(settings.steps, TRIAL_STEPS))
+    train(batches, encoder, probes, trainees, trial)
+    each_s = (time.monotonic() - began) / trial.steps
     steps = int(min(settings.steps, max(1.0, (deadline - time.monotonic()) / each_s)))
     print(f"{1000 * each_s:.0f} ms a step: {steps} steps", flush=True)
     return steps
