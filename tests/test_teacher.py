@@ -7,9 +7,9 @@ from safetensors.torch import load_file, save_file
 
 from specsync_lib import augment, draft, draft_training, features, teacher, units
 from specsync_lib.alignment import Phone
-from specsync_lib.draft_voices import UNKNOWN, Voices, label_track
 from specsync_lib.errors import InputError
 from specsync_lib.visemes import VISEME_INDEX, openness_of
+from specsync_lib.voices import UNKNOWN, Voices, label_track
 
 
 @pytest.fixture(scope="module")
