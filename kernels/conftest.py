@@ -20,3 +20,13 @@ def device() -> torch.device:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20240229)
+
+
+@pytest.fixture
+def place(device):
+    """A copy on the device with the same strides: ``Tensor.to`` would pack a sliced tensor and hide that it was one."""
+
+    def copy(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device).copy_(tensor)
+
+    return copy

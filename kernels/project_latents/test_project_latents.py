@@ -235,11 +235,12 @@ def bad_inputs():
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize(("change", "message"), [c[1:] for c in bad_inputs()], ids=[c[0] for c in bad_inputs()])
-def test_bad_input_is_one_clear_line(backend, change, message, device, generator):
+def test_bad_input_is_one_clear_line(backend, change, message, device, place, generator):
     weights = on(device, random_weights(16, 4, 32, generator))
     mel, z0 = random_inputs(2, 32, generator, torch.float32)
     call = {"mel": mel, "frames": 8, "z0": z0, "backend": backend} | change
-    call |= {name: t.to(device) for name, t in call.items() if isinstance(t, torch.Tensor) and t.device.type != "meta"}
+    tensors = {name: t for name, t in call.items() if isinstance(t, torch.Tensor) and t.device.type != "meta"}
+    call |= {name: place(tensor) for name, tensor in tensors.items()}
     with pytest.raises(ValueError) as caught:
         project_latents(call["mel"], call["frames"], call["z0"], weights, backend=call["backend"])
     assert message in str(caught.value) and "\n" not in str(caught.value)

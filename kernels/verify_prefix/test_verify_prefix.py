@@ -225,7 +225,7 @@ BAD_INPUTS = [
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("change", "message"), [b[1:] for b in BAD_INPUTS], ids=[b[0] for b in BAD_INPUTS])
-def test_bad_input_is_one_clear_line(backend, change, message, device):
+def test_bad_input_is_one_clear_line(backend, change, message, place):
     call = {
         "target": torch.full((2, 3, 4), 0.25),
         "draft": torch.full((2, 2, 4), 0.25),
@@ -234,7 +234,7 @@ def test_bad_input_is_one_clear_line(backend, change, message, device):
         "gate": torch.ones(2, 2, dtype=torch.bool),
         "backend": backend,
     } | change
-    call = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in call.items()}
+    call = {name: place(value) if isinstance(value, torch.Tensor) else value for name, value in call.items()}
     with pytest.raises(ValueError) as caught:
         verify_sampled(**call)
     assert message in str(caught.value) and "\n" not in str(caught.value)
