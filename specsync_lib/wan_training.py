@@ -1,0 +1,696 @@
+"""Trains wan-mini's VAE on the face corpus within a wall-clock budget, and measures it on held-out faces.
+
+    python -m specsync_lib.wan_training --data CORPUS --out DIR --minutes 8 [--resume DIR]
+
+The budget runs from the first step to the last; a later piece resumes from the averaged weights of an earlier one
+(safetensors, each file under 16 MiB). ``DIR`` receives ``vae/`` in diffusers' layout, ``metrics.json`` (the quality
+curve against training time) and ``preview.png``.
+
+Three things make a causal video VAE of this size train in minutes:
+
+- Slices of kernels that look into the past start at zero, so a model trained on single images is already a frame-wise
+  video model, and the clip phases only add what the past tells.
+- Clips are coded in one pass (:func:`specsync_lib.wan.encode_clip`), and each causal 3-D convolution is folded into a
+  2-D one over frames stacked along the channels, in channels-last bf16: :class:`FoldedVae`.
+- A training step is captured in a CUDA graph; normalisation, activation and stacking are compiled into one kernel.
+
+Source
+------
+Wan Team, 2025, section 4.1; Wang et al., "Image quality assessment: from error visibility to structural similarity",
+2004.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from specsync_lib import wan
+from specsync_lib.errors import InputError
+from specsync_lib.face_corpus import FaceCorpus, load_corpus
+from specsync_lib.files import atomic_path
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+
+PAST_TAPS = 2  # a causal kernel of 3 sees two past frames
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def new_vae(base_dim: int, seed: int, num_res_blocks: int = 2) -> "AutoencoderKLWan":
+    """A random Wan VAE whose kernels ignore the past: it acts frame by frame, a slot on its newest frame."""
+    from diffusers import AutoencoderKLWan
+
+    torch.manual_seed(seed)
+    vae = AutoencoderKLWan(base_dim=base_dim, z_dim=wan.LATENT_CHANNELS, num_res_blocks=num_res_blocks)
+    with torch.no_grad():
+        for module in vae.modules():
+            if isinstance(module, nn.Conv3d) and module.kernel_size == (3, 3, 3):
+                module.weight[:, :, :PAST_TAPS] = 0
+                module.weight[:, :, PAST_TAPS] *= 3**0.5  # a third of the inputs is left: keep the output's variance
+            elif isinstance(module, nn.Conv3d) and module.kernel_size == (3, 1, 1):
+                module.weight.zero_()
+                module.bias.zero_()
+                eye = torch.eye(module.in_channels)
+                module.weight[:, :, PAST_TAPS, 0, 0] = eye.repeat(module.out_channels // module.in_channels, 1)
+    return vae
+
+
+def normalise_activate(x: Tensor, gamma: Tensor) -> Tensor:
+    """Wan's RMS norm and SiLU over the last axis: silu(x / ||x|| x sqrt(C) x gamma), in at least float32."""
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return F.silu(F.normalize(wide, dim=-1) * (gamma.numel() ** 0.5 * gamma)).to(x.dtype)
+
+
+def stack_past(x: Float[Tensor, "clips_frames h w c"], frames: int) -> Float[Tensor, "clips_frames h w 3c"]:
+    """Each frame with its two past ones before it along the channels; zeros before the clip's start."""
+    clips = x.unflatten(0, (-1, frames))
+    padded = F.pad(clips, (0, 0, 0, 0, 0, 0, PAST_TAPS, 0))
+    taps = [padded[:, tap : tap + frames] for tap in range(PAST_TAPS + 1)]
+    return torch.cat(taps, dim=-1).flatten(0, 1)
+
+
+def prepare(x: Tensor, gamma: Tensor | None, frames: int) -> Tensor:
+    """What stands before a causal convolution: norm and activation (if ``gamma`` is given), then the stack of taps."""
+    x = x if gamma is None else normalise_activate(x, gamma.flatten())
+    return x if frames == 1 else stack_past(x, frames)
+
+
+class FoldedVae:
+    """An ``AutoencoderKLWan`` run over whole clips as 2-D convolutions, for training; equal to diffusers' own result.
+
+    Tensors inside are channels-last: [clips x frames, h, w, c].
+
+    Parameters
+    ----------
+    vae
+        Its parameters are used in place (gradients flow to them).
+    dtype
+        What activations and weights are computed in.
+    compiled
+        Compile :func:`prepare` for each shape (CUDA).
+    """
+
+    def __init__(self, vae: "AutoencoderKLWan", dtype: torch.dtype, compiled: bool) -> None:
+        self.vae, self.dtype = vae, dtype
+        self.prepare: Callable = torch.compile(prepare, dynamic=False) if compiled else prepare
+
+    def encode(self, signal: Float[Tensor, "clips frames h w 3"]) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log-variance, each [clips, slots, h / 8, w / 8, 16]."""
+        frames, encoder = signal.shape[1], self.vae.encoder
+        x = self._conv(encoder.conv_in, signal.to(self.dtype).flatten(0, 1), None, frames)
+        for layer in encoder.down_blocks:
+            if hasattr(layer, "resample"):
+                x, frames = self._resample(layer, x, frames)
+            else:
+                x = self._residual(layer, x, frames)
+        x = self._middle(encoder.mid_block, x, frames)
+        x = self._conv(encoder.conv_out, x, encoder.norm_out.gamma, frames)
+        mean, log_variance = self._conv(self.vae.quant_conv, x, None, 1).float().unflatten(0, (-1, frames)).chunk(2, -1)
+        return mean, log_variance.clamp(-30, 20)
+
+    def decode(self, latents: Float[Tensor, "clips slots h w 16"]) -> Float[Tensor, "clips frames height width 3"]:
+        """Clips, not clamped (a clamped pixel would get no gradient)."""
+        frames, decoder = latents.shape[1], self.vae.decoder
+        x = self._conv(self.vae.post_quant_conv, latents.to(self.dtype).flatten(0, 1), None, 1)
+        x = self._middle(decoder.mid_block, self._conv(decoder.conv_in, x, None, frames), frames)
+        for block in decoder.up_blocks:
+            for resnet in block.resnets:
+                x = self._residual(resnet, x, frames)
+            for layer in block.upsamplers or ():
+                x, frames = self._resample(layer, x, frames)
+        x = self._conv(decoder.conv_out, x, decoder.norm_out.gamma, frames)
+        return x.float().unflatten(0, (-1, frames))
+
+    def _conv(self, conv: nn.Conv3d, x: Tensor, gamma: Tensor | None, frames: int) -> Tensor:
+        weight = conv.weight.to(self.dtype)  # [out, in, taps, kh, kw]
+        if conv.kernel_size[0] == 1:
+            x = x if gamma is None else self.prepare(x, gamma, 1)
+            weight = weight[:, :, 0]
+        elif frames == 1:
+            x = self.prepare(x, gamma, 1)
+            weight = weight[:, :, -1]  # the past is zero
+        else:
+            x = self.prepare(x, gamma, frames)
+            weight = weight.transpose(1, 2).flatten(1, 2)  # [out, taps x in, kh, kw]
+        return self._conv2d(x, weight, conv.bias, padding=(conv._padding[2], conv._padding[0]))
+
+    def _conv2d(self, x: Tensor, weight: Tensor, bias: Tensor, **options) -> Tensor:
+        weight = weight.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x.permute(0, 3, 1, 2), weight, bias.to(self.dtype), **options).permute(0, 2, 3, 1)
+
+    def _residual(self, block: nn.Module, x: Tensor, frames: int) -> Tensor:
+        h = self._conv(block.conv1, x, block.norm1.gamma, frames)
+        h = self._conv(block.conv2, h, block.norm2.gamma, frames)
+        shortcut = x if isinstance(block.conv_shortcut, nn.Identity) else self._conv(block.conv_shortcut, x, None, 1)
+        return h + shortcut
+
+    def _middle(self, block: nn.Module, x: Tensor, frames: int) -> Tensor:
+        x = self._residual(block.resnets[0], x, frames)
+        for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
+            x = self._residual(resnet, self._attend(attention, x), frames)
+        return x
+
+    def _attend(self, block: nn.Module, x: Tensor) -> Tensor:
+        wide = x.float() if self.dtype in (torch.bfloat16, torch.float16) else x
+        gamma = block.norm.gamma.flatten()
+        normed = (F.normalize(wide, dim=-1) * (gamma.numel() ** 0.5 * gamma)).to(self.dtype)
+        qkv = F.linear(normed, block.to_qkv.weight.flatten(1).to(self.dtype), block.to_qkv.bias.to(self.dtype))
+        q, k, v = qkv.flatten(1, 2).unsqueeze(1).chunk(3, dim=-1)
+        out = F.scaled_dot_product_attention(q, k, v).squeeze(1).unflatten(1, x.shape[1:3])
+        return x + F.linear(out, block.proj.weight.flatten(1).to(self.dtype), block.proj.bias.to(self.dtype))
+
+    def _resample(self, layer: nn.Module, x: Tensor, frames: int) -> tuple[Tensor, int]:
+        if layer.mode == "upsample3d" and frames > 1:
+            clips = x.unflatten(0, (-1, frames))
+            taps = stack_past(clips[:, 1:].flatten(0, 1), frames - 1)
+            pairs = self._over_time(layer.time_conv, taps).unflatten(0, (-1, frames - 1)).unflatten(-1, (2, -1))
+            later = pairs.movedim(-2, 2).flatten(1, 2)  # [clips, 2 (frames - 1), h, w, c]
+            frames = 2 * frames - 1
+            x = torch.cat([clips[:, :1], later], dim=1).flatten(0, 1)
+        conv = layer.resample[1]
+        if layer.mode.startswith("up"):
+            x = x.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+            x = self._conv2d(x, conv.weight, conv.bias, padding=1)
+        else:
+            x = self._conv2d(F.pad(x, (0, 0, 0, 1, 0, 1)), conv.weight, conv.bias, stride=2)
+        if layer.mode == "downsample3d" and frames > 1:
+            clips = x.unflatten(0, (-1, frames))
+            taps = torch.cat([clips[:, :-2:2], clips[:, 1:-1:2], clips[:, 2::2]], dim=-1)
+            frames = (frames + 1) // 2
+            x = torch.cat([clips[:, :1], self._over_time(layer.time_conv, taps)], dim=1).flatten(0, 1)
+        return x, frames
+
+    def _over_time(self, conv: nn.Conv3d, taps: Tensor) -> Tensor:
+        weight = conv.weight[..., 0, 0].to(self.dtype).transpose(1, 2).flatten(1)  # [out, taps x in]
+        return F.linear(taps, weight, conv.bias.to(self.dtype))
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How the parts of the loss are weighed; pixel errors are in the VAE's units (2.0 = full range)."""
+
+    mouth: float = 4.0  # a pixel of the mouth counts this many times
+    gradient: float = 0.5  # L1 of spatial differences
+    motion: float = 0.5  # L1 of differences between frames
+    ssim: float = 0.1
+    kl: float = 2e-5
+
+
+def reconstruction_loss(
+    output: Float[Tensor, "clips frames h w 3"],
+    target: Tensor,
+    weight: Float[Tensor, "clips frames h w"],
+    w: LossWeights,
+) -> Tensor:
+    """Weighted L1 of pixels, of their spatial and temporal differences, and 1 - SSIM."""
+    error = output - target
+    weight = weight.unsqueeze(-1)
+    loss = (error.abs() * weight).mean() / weight.mean()
+    for axis in (2, 3):
+        loss = loss + w.gradient * (error.diff(dim=axis).abs() * weight.narrow(axis, 1, weight.shape[axis] - 1)).mean()
+    if error.shape[1] > 1:
+        loss = loss + w.motion * (error.diff(dim=1).abs() * weight[:, 1:]).mean()
+    images = [signal.flatten(0, 1).permute(0, 3, 1, 2) for signal in (output, target)]
+    return loss + w.ssim * (1 - ssim_map(*images, window=_box_window).mean())
+
+
+def _box_window(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 7, stride=1)
+
+
+def gaussian_window(x: Tensor) -> Tensor:
+    """The 11 x 11 Gaussian window (sigma 1.5) of the SSIM paper, over each channel."""
+    taps = torch.arange(-5, 6, device=x.device, dtype=x.dtype)
+    taps = torch.softmax(-(taps**2) / (2 * 1.5**2), dim=0).expand(x.shape[1], 1, -1)
+    x = F.conv2d(x, taps.unsqueeze(2), groups=x.shape[1])
+    return F.conv2d(x, taps.unsqueeze(3), groups=x.shape[1])
+
+
+def ssim_map(a: Tensor, b: Tensor, window: Callable[[Tensor], Tensor], data_range: float = 2.0) -> Tensor:
+    """Structural similarity [n, 3, h', w'] of images [n, 3, h, w] at every place of the window (Wang et al., 13)."""
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    mean_a, mean_b = window(a), window(b)
+    var_a, var_b = window(a * a) - mean_a**2, window(b * b) - mean_b**2
+    covariance = window(a * b) - mean_a * mean_b
+    return ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+
+
+def kl_per_element(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Mean KL divergence of the posterior from the unit normal, per latent element, in nats."""
+    return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training: its share of the time, and the shape of its batches."""
+
+    share: float
+    frames: int
+    crop_px: int
+    clips: int
+
+
+SCHEDULE = (Phase(0.12, 1, 128, 128), Phase(0.60, 9, 128, 24), Phase(0.28, 17, 256, 4))
+SMOKE_SCHEDULE = (Phase(0.3, 1, 32, 2), Phase(0.4, 5, 32, 2), Phase(0.3, 9, 64, 1))
+
+
+@dataclass
+class Picks:
+    """Where a batch's crops lie: frames [clips, frames], top, left and mirrored [clips], colour gain [clips, 3]."""
+
+    frames: Tensor
+    top: Tensor
+    left: Tensor
+    mirrored: Tensor
+    gain: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        return list(vars(self).values())
+
+    def to(self, device: torch.device) -> "Picks":
+        return Picks(*(tensor.to(device, non_blocking=True) for tensor in self.tensors()))
+
+    def copy_(self, other: "Picks") -> None:
+        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
+            mine.copy_(theirs, non_blocking=True)
+
+
+def draw_picks(corpus: FaceCorpus, clips: np.ndarray, phase: Phase, rng: np.random.Generator) -> Picks:
+    """Random stretches of the given clips, some played backwards; half of the crops are centred near the mouth.
+
+    Mirroring, reversal and colour gains multiply the looks that the corpus holds; none changes what a face can show.
+    """
+    size, crop, n = corpus.size_px, phase.crop_px, phase.clips
+    chosen = rng.choice(clips, n)
+    start = corpus.clip_start[chosen] + (rng.random(n) * (corpus.clip_frames[chosen] - phase.frames + 1)).astype(
+        np.int64
+    )
+    steps = np.arange(phase.frames)
+    order = np.where(rng.random((n, 1)) < 0.5, steps, steps[::-1])
+    mouth = corpus.mouth_px[start].reshape(n, 2, 2).mean(axis=1)  # centre (x, y)
+    corner = rng.integers(0, size - crop + 1, (n, 2))
+    near = mouth - crop / 2 + rng.uniform(-0.25, 0.25, (n, 2)) * crop
+    corner = np.where(rng.random((n, 1)) < 0.5, near.round().clip(0, size - crop), corner)
+    gain = rng.uniform(0.9, 1.1, (n, 1)) * rng.uniform(0.93, 1.07, (n, 3))
+    return Picks(
+        torch.from_numpy(start[:, None] + order),
+        torch.from_numpy(corner[:, 1].astype(np.int64)),
+        torch.from_numpy(corner[:, 0].astype(np.int64)),
+        torch.from_numpy(rng.random(n) < 0.5),
+        torch.from_numpy(gain.astype(np.float32)),
+    )
+
+
+def cut(frames: Tensor, mouth_px: Tensor, picks: Picks, crop_px: int, w: LossWeights) -> tuple[Tensor, Tensor]:
+    """The crops as signals [clips, frames, crop, crop, 3] in [-1, 1], and the weight of every pixel.
+
+    frames: uint8 [n, size, size, 3]; mouth_px: [n, 4] as left, top, right, bottom.
+    """
+    span = torch.arange(crop_px, device=frames.device)
+    rows = picks.top[:, None] + span  # [clips, crop]
+    columns = picks.left[:, None] + torch.where(picks.mirrored[:, None], span.flip(0), span)
+    pixels = frames[picks.frames[:, :, None, None], rows[:, None, :, None], columns[:, None, None, :]]
+    signal = (pixels.float() * picks.gain[:, None, None, None]).clamp(0, 255) / 127.5 - 1
+    box = mouth_px[picks.frames]  # [clips, frames, 4]
+    inside_x = (columns[:, None] >= box[..., 0:1]) & (columns[:, None] < box[..., 2:3])
+    inside_y = (rows[:, None] >= box[..., 1:2]) & (rows[:, None] < box[..., 3:4])
+    inside = inside_y.unsqueeze(-1) & inside_x.unsqueeze(-2)
+    return signal, 1 + (w.mouth - 1) * inside.float()
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Quality:
+    """Means over clips of held-out reconstructions; PSNR from each clip's own mean squared error, over 8-bit frames."""
+
+    psnr_db: float
+    mouth_psnr_db: float
+    ssim: float
+    flicker_grey: float
+    clips: int
+    per_clip: list[dict] = field(default_factory=list)
+
+
+def quality(vae: "AutoencoderKLWan", corpus: FaceCorpus, clips: np.ndarray, frames: int, dtype: torch.dtype) -> Quality:
+    """Encode (posterior mean) and decode the first ``frames`` frames of clips and compare with the 8-bit originals.
+
+    Flicker: mean absolute change, in grey levels, between successive decoded frames where the original does not move by
+    more than one level.
+    """
+    coder, device = FoldedVae(vae, dtype, compiled=False), next(vae.parameters()).device
+    rows = []
+    for clip in clips:
+        first = corpus.clip_start[clip]
+        original = torch.from_numpy(corpus.frames[first : first + frames]).to(device)
+        decoded = reconstruct(coder, original)
+        error = (decoded.float() - original.float()) ** 2
+        mouth = error_in_boxes(error, corpus.mouth_px[first : first + frames])
+        still = original.int().diff(dim=0).abs().amax(dim=-1) <= 1
+        change = decoded.float().diff(dim=0).abs().mean(dim=-1)
+        images = [x.permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (decoded, original)]
+        rows.append(
+            {
+                "clip": corpus.names[clip],
+                "psnr_db": psnr_db(error.mean().item()),
+                "mouth_psnr_db": psnr_db(mouth),
+                "ssim": ssim_map(*images, window=gaussian_window).mean().item(),
+                "flicker_grey": change[still].mean().item() if still.any() else 0.0,
+            }
+        )
+    means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "clip"}
+    return Quality(**means, clips=len(rows), per_clip=rows)
+
+
+@torch.no_grad()
+def reconstruct(coder: FoldedVae, frames: Tensor) -> Tensor:
+    """uint8 frames [n, h, w, 3] through the VAE and back to uint8."""
+    mean, _ = coder.encode(frames.unsqueeze(0).float() / 127.5 - 1)
+    return ((coder.decode(mean)[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def error_in_boxes(error: Tensor, boxes_px: np.ndarray) -> float:
+    """Mean of errors [n, h, w, 3] inside each frame's box (left, top, right, bottom)."""
+    pieces = [error[k, top:bottom, left:right] for k, (left, top, right, bottom) in enumerate(boxes_px.astype(int))]
+    return (sum(piece.sum() for piece in pieces) / sum(piece.numel() for piece in pieces)).item()
+
+
+def psnr_db(mean_squared_error: float) -> float:
+    """Peak signal-to-noise ratio of 8-bit frames, in dB (capped at 99)."""
+    return 99.0 if mean_squared_error <= 0 else min(99.0, float(10 * np.log10(255**2 / mean_squared_error)))
+
+
+def latent_statistics(
+    vae: "AutoencoderKLWan", corpus: FaceCorpus, clips: np.ndarray, frames: int
+) -> dict[str, list[float]]:
+    """Mean and standard deviation of the posterior means per channel, as Wan's config stores them."""
+    coder, device = FoldedVae(vae, torch.float32, compiled=False), next(vae.parameters()).device
+    total, squares, count = torch.zeros(16, device=device).double(), torch.zeros(16, device=device).double(), 0
+    with torch.no_grad():
+        for clip in clips:
+            first = corpus.clip_start[clip]
+            signal = torch.from_numpy(corpus.frames[first : first + frames]).to(device).float() / 127.5 - 1
+            mean = coder.encode(signal.unsqueeze(0))[0].flatten(0, -2).double()
+            total, squares, count = total + mean.sum(0), squares + (mean**2).sum(0), count + len(mean)
+    mean = total / count
+    std = (squares / count - mean**2).clamp(min=1e-12).sqrt()
+    return {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a piece of training does. Minutes are wall-clock ones, compilation and measuring included."""
+
+    minutes: float = 8.0
+    total_minutes: float = 8.0  # of all pieces: the learning rate falls to zero there
+    base_dim: int = 24
+    learning_rate: float = 8e-4
+    ema: float = 0.999
+    seed: int = 0
+    measure_every_minutes: float = 1.0
+    held_out_clips: int = 8
+    held_out_frames: int = 33
+    schedule: tuple[Phase, ...] = SCHEDULE
+    loss: LossWeights = field(default_factory=LossWeights)
+    accelerated: bool = True  # on CUDA: bf16, compiled kernels, a CUDA graph; otherwise float32, eager
+    max_steps: int | None = None  # per phase, for smoke runs
+
+
+class Trainer:
+    """One run: model, average, optimiser, the corpus on the device."""
+
+    def __init__(self, corpus: FaceCorpus, options: Options, device: torch.device, resume: Path | None = None) -> None:
+        self.corpus, self.options, self.device = corpus, options, device
+        self.rng = np.random.default_rng(options.seed)
+        self.began = time.perf_counter()
+        self.done_minutes, self.steps, self.curve, self.losses, self.rates = 0.0, 0, [], [], []
+        if resume is None:
+            self.vae = new_vae(options.base_dim, options.seed)
+        else:
+            self.vae = wan.load_vae(resume).requires_grad_(True).train()
+            earlier = json.loads((resume / "metrics.json").read_text(encoding="utf-8"))
+            self.done_minutes, self.steps = earlier["trained_minutes"], earlier["steps"]
+            self.curve, self.losses, self.rates = earlier["curve"], earlier["losses"], earlier["rates"]
+            self.rng = np.random.default_rng([options.seed, self.steps])
+        self.vae.to(device)
+        self.parameters = list(self.vae.parameters())
+        self.average = [parameter.detach().clone() for parameter in self.parameters]
+        self.fast = options.accelerated and device.type == "cuda"
+        self.coder = FoldedVae(self.vae, torch.bfloat16 if self.fast else torch.float32, compiled=self.fast)
+        self.rate = torch.tensor(options.learning_rate, device=device)
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=self.fast, capturable=self.fast
+        )
+        self.frames = torch.from_numpy(corpus.frames).to(device)
+        self.mouth_px = torch.from_numpy(corpus.mouth_px).to(device)
+        self.train_clips = corpus.clips_of("train")
+
+    def run(self, out: Path) -> None:
+        """Spend the budget: the phases of the schedule by overall progress; weights are saved at every measurement."""
+        self.began = time.perf_counter()
+        self.measure()
+        shares = np.array([phase.share for phase in self.options.schedule])
+        for phase, ends_at in zip(self.options.schedule, (shares.cumsum() / shares.sum()).tolist(), strict=True):
+            ends_at_minutes = min(ends_at * self.options.total_minutes, self.done_minutes + self.options.minutes)
+            if self.minutes < ends_at_minutes:
+                self._run_phase(phase, ends_at_minutes)
+                self.measure()
+                self.save_weights(out)
+
+    @property
+    def minutes(self) -> float:
+        """Wall-clock minutes of training so far, all pieces together."""
+        return self.done_minutes + (time.perf_counter() - self.began) / 60
+
+    def _run_phase(self, phase: Phase, ends_at_minutes: float) -> None:
+        """Train on one batch shape until ``ends_at_minutes``."""
+        picks = self._draw(phase)
+        step, loss = self._prepared_step(phase, picks)
+        prepared, steps, last_measure = self.minutes, 0, self.minutes
+        while self.minutes < ends_at_minutes and steps != self.options.max_steps:
+            picks.copy_(self._draw(phase))
+            self.rate.fill_(self._learning_rate(steps))
+            step()
+            decay = min(self.options.ema, (1 + self.steps) / (10 + self.steps))
+            torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.parameters], 1 - decay)
+            steps, self.steps = steps + 1, self.steps + 1
+            if steps % 20 == 0 or steps == self.options.max_steps:
+                self._log(phase, loss.item())  # .item() waits for the device, so the clock above is honest
+                if self.minutes - last_measure >= self.options.measure_every_minutes:
+                    self.measure()
+                    last_measure = self.minutes
+        rate = steps / max(1e-9, 60 * (self.minutes - prepared))
+        print(
+            f"{phase.clips} clips of {phase.frames} frames, {phase.crop_px} px: {steps} steps, {rate:.1f} a second",
+            flush=True,
+        )
+        self.rates.append({**asdict(phase), "steps": steps, "steps_per_s": round(rate, 2)})
+
+    def _draw(self, phase: Phase) -> Picks:
+        return draw_picks(self.corpus, self.train_clips, phase, self.rng).to(self.device)
+
+    def _learning_rate(self, step: int) -> float:
+        """A cosine over all pieces, with a short ramp at every start of a phase (the optimiser meets new batches)."""
+        progress = min(1.0, self.minutes / self.options.total_minutes)
+        ramp = min(1.0, (step + 1) / 100)
+        return self.options.learning_rate * ramp * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
+
+    def _prepared_step(self, phase: Phase, picks: Picks) -> tuple[Callable[[], object], Tensor]:
+        """A callable that makes one training step on the crops at ``picks``, and the tensor that receives its loss."""
+        loss_out = torch.zeros((), device=self.device)
+
+        def step() -> None:
+            self.optimiser.zero_grad(set_to_none=False)
+            loss = self._loss(phase, picks)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
+            self.optimiser.step()
+            loss_out.copy_(loss.detach())
+
+        if not self.fast:
+            return step, loss_out
+        # Compilation and cuDNN's choice happen in the warm-up, with the rate at zero; the graph then replays the rest.
+        self.rate.zero_()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        return graph.replay, loss_out
+
+    def _loss(self, phase: Phase, picks: Picks) -> Tensor:
+        w = self.options.loss
+        signal, weight = cut(self.frames, self.mouth_px, picks, phase.crop_px, w)
+        mean, log_variance = self.coder.encode(signal)
+        latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        return reconstruction_loss(self.coder.decode(latents), signal, weight, w) + w.kl * kl_per_element(
+            mean, log_variance
+        )
+
+    def _log(self, phase: Phase, loss: float) -> None:
+        if not np.isfinite(loss):
+            raise RuntimeError(f"wan_training: the loss is {loss} at step {self.steps}; lower --learning-rate")
+        self.losses.append(
+            {"step": self.steps, "loss": round(loss, 5), "frames": phase.frames, "crop_px": phase.crop_px}
+        )
+
+    def averaged(self) -> "AutoencoderKLWan":
+        """A copy of the model with the averaged weights, in eval mode."""
+        model = type(self.vae).from_config(self.vae.config).to(self.device)
+        with torch.no_grad():
+            for target, source in zip(model.parameters(), self.average, strict=True):
+                target.copy_(source)
+        return model.eval().requires_grad_(False)
+
+    def measure(self) -> None:
+        """Append held-out quality of the averaged weights to the curve: new utterances, and new faces with them."""
+        model, options = self.averaged(), self.options
+        row = {"minutes": round(self.minutes, 3), "step": self.steps}
+        for split in ("validation", "test"):
+            clips = self.corpus.clips_of(split)[: options.held_out_clips]
+            result = asdict(quality(model, self.corpus, clips, options.held_out_frames, self.coder.dtype))
+            row[split] = {key: value for key, value in result.items() if key != "per_clip"}
+        self.curve.append(row)
+        test = row["test"]
+        print(
+            f"{row['minutes']:6.2f} min, step {self.steps:6d}: new faces PSNR {test['psnr_db']:.2f} dB, mouth "
+            f"{test['mouth_psnr_db']:.2f} dB, SSIM {test['ssim']:.4f}, flicker {test['flicker_grey']:.3f}",
+            flush=True,
+        )
+
+    def save_weights(self, out: Path) -> None:
+        """Write the averaged weights (fp16) with their latent statistics, in diffusers' layout."""
+        model = self.averaged()
+        some = self.train_clips[:: max(1, len(self.train_clips) // 64)]
+        model.register_to_config(**latent_statistics(model, self.corpus, some, self.options.held_out_frames))
+        model.half().save_pretrained(out / "vae")
+        wan.write_hashes(out)
+
+    def save(self, out: Path) -> dict:
+        """Write the metrics of the saved weights, and a preview of what they make of held-out faces."""
+        trained_minutes = self.minutes
+        stored = wan.load_vae(out, device=self.device)
+        metrics = {
+            "trained_minutes": round(trained_minutes, 3),
+            "steps": self.steps,
+            "parameters": sum(parameter.numel() for parameter in self.parameters),
+            "options": asdict(self.options),
+            "corpus": self.corpus.facts,
+            "device": device_facts(self.device),
+            "final": {
+                split: asdict(
+                    quality(
+                        stored, self.corpus, self.corpus.clips_of(split), self.options.held_out_frames, torch.float32
+                    )
+                )
+                for split in ("validation", "test")
+            },
+            "curve": self.curve,
+            "losses": self.losses,
+            "rates": self.rates,
+        }
+        with atomic_path(out / "metrics.json") as temporary:
+            temporary.write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        self.preview(stored, out / "preview.png")
+        return metrics
+
+    def preview(self, model: "AutoencoderKLWan", path: Path) -> None:
+        """A sheet of held-out frames: originals, reconstructions, and eight times their difference."""
+        from PIL import Image
+
+        coder, columns = FoldedVae(model, torch.float32, compiled=False), []
+        for clip in self.corpus.clips_of("test")[:6]:
+            first = self.corpus.clip_start[clip]
+            frames = torch.from_numpy(self.corpus.frames[first : first + self.options.held_out_frames]).to(self.device)
+            pair = [x[-1].cpu().numpy().astype(int) for x in (frames, reconstruct(coder, frames))]
+            columns.append(np.concatenate([*pair, (128 + 8 * (pair[1] - pair[0])).clip(0, 255)]))
+        with atomic_path(path) as temporary:
+            Image.fromarray(np.concatenate(columns, axis=1).astype(np.uint8)).save(temporary)
+
+
+def device_facts(device: torch.device) -> dict[str, str]:
+    """What the run ran on. (provenance.machine needs packages that a bare training machine may lack.)"""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {"device": name, "torch": torch.__version__, "python": sys.version.split()[0]}
+
+
+def train(corpus: FaceCorpus, options: Options, out: Path, resume: Path | None = None) -> dict:
+    """Train within the budget and save; returns the metrics that ``out/metrics.json`` holds."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    if options.accelerated and device.type == "cuda":
+        torch._dynamo.config.recompile_limit = 64  # one kernel per level and phase
+    trainer = Trainer(corpus, options, device, resume)
+    trainer.run(out)
+    return trainer.save(out)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m specsync_lib.wan_training", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder made by python -m specsync_lib.face_corpus")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resume", type=Path, help="folder of an earlier piece")
+    parser.add_argument("--minutes", type=float, default=8.0, help="training time of this piece")
+    parser.add_argument("--total-minutes", type=float, help="of all pieces (default: those done plus this one)")
+    parser.add_argument("--base-dim", type=int, default=24)
+    parser.add_argument("--learning-rate", type=float, default=8e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--measure-every-minutes", type=float, default=1.0)
+    parser.add_argument("--eager", action="store_true", help="no compilation, no CUDA graph, float32")
+    parser.add_argument("--smoke-steps", type=int, help="tiny batches, this many steps a phase")
+    given = parser.parse_args(arguments)
+    try:
+        corpus = load_corpus(given.data)
+        done = json.loads((given.resume / "metrics.json").read_text())["trained_minutes"] if given.resume else 0.0
+        options = Options(
+            minutes=given.minutes,
+            total_minutes=given.total_minutes or done + given.minutes,
+            base_dim=given.base_dim,
+            learning_rate=given.learning_rate,
+            seed=given.seed,
+            measure_every_minutes=given.measure_every_minutes,
+            accelerated=not given.eager,
+            schedule=SMOKE_SCHEDULE if given.smoke_steps else SCHEDULE,
+            max_steps=given.smoke_steps,
+        )
+        metrics = train(corpus, options, given.out, given.resume)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return InputError.EXIT_CODE
+    final = {split: {k: v for k, v in part.items() if k != "per_clip"} for split, part in metrics["final"].items()}
+    print(json.dumps(final, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
