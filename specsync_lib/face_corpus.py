@@ -3,7 +3,7 @@
     python -m specsync_lib.face_corpus --out DIR --clips 140 --workers 2
 
 Every head is one person in one light and one file of clips. Utterances and people are split: ``train``; ``validation``
-(people of the training split, utterances that it never says); ``test`` (people and utterances that it never shows). The
+(the reference person, utterances that training never hears); ``test`` (people and utterances that it never shows). The
 command can be interrupted: heads already drawn are kept.
 
 Files: ``corpus.json``; per head ``head_NNN.avif`` (all frames, AV1, 4:4:4) and ``head_NNN.safetensors`` (per frame: 52
@@ -40,8 +40,7 @@ CLIPS_PER_HEAD = 4
 AVIF_QUALITY, AVIF_SPEED = 90, 8  # 5 kB a frame, 43 dB, 6 ms
 SPLITS = ("train", "validation", "test")
 TEST_IDENTITIES = ("mei", "tobias")  # named people that training never sees
-VALIDATION_EVERY = 5  # every fifth head of a training person says held-out sentences
-TEST_EVERY = 7  # every seventh head is a new person
+VALIDATION_EVERY, TEST_EVERY = 5, 7  # every fifth head validates, every seventh tests
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def plan_jobs(clip_count: int, seed: int) -> list[HeadJob]:
         if index % TEST_EVERY == TEST_EVERY - 1:
             split, names = "test", (*TEST_IDENTITIES, "", "")
         elif index % VALIDATION_EVERY == VALIDATION_EVERY - 1:
-            split, names = "validation", ("reference", *known)
+            split, names = "validation", ("reference",)
         else:
             # two heads in three are people of their own; "reference" is the one the suite shows, so it comes often
             split, names = "train", ("", "reference", "", "", known[1 + counters["train"] % (len(known) - 1)], "")

@@ -269,7 +269,8 @@ class Phase:
     clips: int
 
 
-SCHEDULE = (Phase(0.12, 1, 128, 128), Phase(0.60, 9, 128, 24), Phase(0.28, 17, 256, 4))
+# Images first, then motion on crops, then whole faces (the attention in the middle must see them) and a longer past.
+SCHEDULE = (Phase(0.15, 1, 128, 64), Phase(0.55, 9, 128, 12), Phase(0.30, 17, 256, 2))
 SMOKE_SCHEDULE = (Phase(0.3, 1, 32, 2), Phase(0.4, 5, 32, 2), Phase(0.3, 9, 64, 1))
 
 
