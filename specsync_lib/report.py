@@ -29,6 +29,7 @@ ACCEPTANCE_COLUMNS = [f"{name}{end}" for name in ("acceptance", "coverage") for 
 SIGNIFICANT_DIGITS = 3
 SLIDER_START = 0.85  # the source report's threshold
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+PROGRESS_BAR = "%|"  # in the text form of tqdm's widgets
 WIDGET_NOTE = (
     '<p class="not-interactive">A slider lives here in JupyterLab (./run_all.sh lab); '
     '<a href="index.html#slider">the report\'s opening page</a> has one that works without a kernel.</p>'
@@ -132,6 +133,12 @@ READINGS = {
     "kernel.speedup_vs_eager": "times as fast as torch eager",
 }
 
+PROFILE_NOTES = {
+    "smoke": "smoke: the smallest sizes, a check that everything runs and no measurement",
+    "default": "default",
+    "full": "full",
+}
+
 CAPTIONS = {
     "acceptance_efficiency": (
         "Acceptance and coverage",
@@ -143,6 +150,8 @@ CAPTIONS = {
         "Calibration",
         "Whether a confidence of 0.85 is right 85 times in 100, and what is confused.",
     ),
+    "contact_sheet": ("Faces beside their words", "The middle frame of each word: draft's plan above, truth's below."),
+    "lip_aperture": ("The lips over time", "Gap between the lips in mm, draft's plan against truth's."),
     "features": ("What is heard", "Waveform, log-mel, envelopes, words, encoder features and truth on one time axis."),
     "stream_latency": ("The stream's latency", "Time to compute one 10 ms hop of features, over all hops."),
     "draft_plan": (
@@ -186,8 +195,21 @@ def claim_rows(numbers: Summary) -> list[dict[str, Any]]:
     return rows
 
 
+def cost_facts(run_dir: Path) -> list[tuple[str, str]]:
+    """The run's profile, time and memory, as its benchmark tells."""
+    path = run_dir / "benchmark.json"
+    if not path.exists():
+        return []
+    cost = json.loads(path.read_text(encoding="utf-8"))
+    minutes, seconds = divmod(round(cost["wall_s"]), 60)
+    return [
+        ("profile", PROFILE_NOTES[cost["profile"]]),
+        ("notebooks ran for", f"{minutes} min {seconds:02} s, at most {cost['peak_rss_gib']:.1f} GiB of memory"),
+    ]
+
+
 def recording_facts(run_dir: Path) -> dict[str, Any]:
-    """The report's first sentence (whose voice this is) and what is known of the recording."""
+    """The report's first sentence (whose voice this is) and what is known of the recording and the run."""
     path = run_dir / "input.json"
     if not path.exists():
         return {"human": False, "sentence": "No recording has been read yet.", "facts": [("recording", "none yet")]}
@@ -210,17 +232,27 @@ def recording_facts(run_dir: Path) -> dict[str, Any]:
             ("words", f"“{facts['transcript']}”"),
             ("words from", facts["transcript_source"]),
             ("source", facts["source"]),
+            *cost_facts(run_dir),
         ],
     }
 
 
-def figures(plots_dir: Path) -> list[dict[str, str]]:
-    """Every figure under ``plots/`` with its caption and its table."""
+def makers(run_dir: Path) -> dict[str, str]:
+    """The notebook that made each file, by the file's name, as the stamps of the run tell."""
+    stamps = sorted((run_dir / "stamps").glob("*.json"))
+    outputs = {stamp.stem: json.loads(stamp.read_text(encoding="utf-8"))["outputs"] for stamp in stamps}
+    return {Path(output).name: notebook for notebook, names in outputs.items() for output in names}
+
+
+def figures(run_dir: Path, plots_dir: Path) -> list[dict[str, str]]:
+    """Every figure under ``plots/`` with its caption, its table and its notebook, in the notebooks' order."""
+    made_by = makers(run_dir)
     found = []
-    for path in sorted(plots_dir.glob("*.png")):
+    for path in sorted(plots_dir.glob("*.png"), key=lambda path: (made_by.get(path.name, "~"), path.name)):
         title, caption = CAPTIONS.get(path.stem, (path.stem.replace("_", " ").capitalize(), ""))
         table = f"{path.stem}.csv" if path.with_suffix(".csv").exists() else ""
-        found.append({"image": path.name, "title": title, "caption": caption, "table": table})
+        notebook = made_by.get(path.name, "")
+        found.append({"image": path.name, "title": title, "caption": caption, "table": table, "notebook": notebook})
     return found
 
 
@@ -277,13 +309,20 @@ def opening(notebook: NotebookNode, name: str) -> tuple[str, str]:
 
 
 def without_widgets(notebook: NotebookNode) -> NotebookNode:
-    """The notebook with a note in each slider's place: a page has no kernel to move it."""
+    """The notebook without progress bars and with a note in each slider's place: a page has no kernel to move it."""
     notebook = deepcopy(notebook)
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
+        kept = []
         for output in cell.get("outputs", []):
-            if WIDGET_VIEW in output.get("data", {}):
+            data = output.get("data", {})
+            if WIDGET_VIEW not in data:
+                kept.append(output)
+            elif PROGRESS_BAR not in data.get("text/plain", ""):
                 output.data = NotebookNode({"text/html": WIDGET_NOTE})
+                kept.append(output)
+        if "outputs" in cell:
+            cell.outputs = kept
     return notebook
 
 
@@ -327,7 +366,7 @@ def build(run_dir: Path = RUN_DIR, plots_dir: Path = PLOTS_DIR) -> Path:
         acceptance=points,
         acceptance_judge="the forced alignment of the known words",
         start_row=min(range(len(thresholds)), key=lambda row: abs(thresholds[row] - SLIDER_START), default=0),
-        figures=figures(plots_dir),
+        figures=figures(run_dir, plots_dir),
         notebooks=pages,
         versions=versions().to_numpy().tolist(),
         built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -104,6 +104,16 @@ def test_the_first_lines_say_whose_voice_it_is(folders, facts, says):
     assert says in " ".join(lines[:3])
 
 
+def test_a_smoke_run_says_that_it_measures_nothing(folders):
+    run, plots = folders
+    write_input(run)
+    cost = {"profile": "smoke", "wall_s": 130.1, "peak_rss_gib": 1.796}
+    (run / "benchmark.json").write_text(json.dumps(cost))
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    assert "a check that everything runs and no measurement" in html
+    assert "2 min 10 s, at most 1.8 GiB of memory" in html
+
+
 def test_names_and_words_can_not_become_markup(folders):
     run, plots = folders
     write_input(run, name="<script>alert(1)</script>.wav", transcript='</p><img src=x onerror="x">', is_default=False)
@@ -119,10 +129,14 @@ def test_figures_stand_beside_their_tables_and_the_slider_gets_its_numbers(folde
     columns = {name: [0.9, float("nan")] for name in report.ACCEPTANCE_COLUMNS}
     pd.DataFrame({"threshold": [0.8, 1.0]} | columns).to_csv(plots / report.ACCEPTANCE_TABLE_NAME, index=False)
     (plots / "acceptance_efficiency.png").write_bytes(b"")
+    (run / "stamps").mkdir()
+    stamp = {"outputs": {"plots/acceptance_efficiency.png": "hash"}}
+    (run / "stamps" / "03_acceptance_sweep.json").write_text(json.dumps(stamp))
     (plots / "lipsync_720p30.mp4").write_bytes(b"")
     html = report.build(run, plots).read_text(encoding="utf-8")
     assert 'src="../acceptance_efficiency.png"' in html
     assert 'href="../acceptance_efficiency.csv"' in html
+    assert 'href="03_acceptance_sweep.html">notebook 03</a>' in html
     assert 'src="../lipsync_720p30.mp4"' in html
     table = json.loads(re.search(r"const table = (\{.*?\});", html).group(1))
     assert table["threshold"] == [0.8, 1.0]
@@ -139,6 +153,8 @@ def executed_notebook():
             "Video", outputs=[new_output("display_data", data={"text/html": '<video src="../plots/a.mp4">'})]
         ),
     ]
+    bar = {"text/plain": "frames:   0%|          | 0/30 [00:00<?, ?it/s]"}
+    cells[2].outputs.append(new_output("display_data", data=view | bar))
     state = {"application/vnd.jupyter.widget-state+json": {"state": {}, "version_major": 2, "version_minor": 0}}
     metadata = {"widgets": state, "language_info": {"name": "python"}}
     return new_notebook(cells=cells, metadata=metadata)
@@ -157,7 +173,8 @@ def test_notebook_pages_need_no_network(folders):
     assert page.count("<math") == 3
     assert "\\tanh" not in page
     assert "$x$" in page
-    assert "A slider lives here in JupyterLab" in page
+    assert page.count("A slider lives here in JupyterLab") == 1
+    assert "frames:" not in page
     assert 'src="../a.mp4"' in page
     assert "01 Features" in index
     assert "What does the kernel hear" in index
