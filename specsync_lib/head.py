@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 from specsync_lib import head_look as look
 from specsync_lib import head_mesh as mesh
 from specsync_lib import units as time_base
+from specsync_lib.canvas import CANVASES, View
 from specsync_lib.errors import InputError
 from specsync_lib.visemes import VISEME_OPENNESS, VISEME_TO_ARKIT, SyncPlan
 
@@ -182,8 +183,8 @@ def render_frames(
     seed : int
         Of blinks, gaze and sway.
     head : Head, optional
-        One that is already open (it stays open); otherwise one is made from ``size_px`` and ``look_options`` and closed at
-        the end, also when the consumer stops early.
+        One that is already open (it stays open); otherwise one is made from ``size_px`` and ``look_options`` and closed
+        at the end, also when the consumer stops early.
 
     Yields
     ------
@@ -237,6 +238,12 @@ class Head:
     camera : str or Camera
         "portrait" (head and shoulders) or "face" (square crops).
 
+    renderer : str
+        "raster" (our own, no graphics driver needed) or "pyvista" (VTK; OpenGL needed); the pictures agree.
+    smooth_edges : bool
+    threads : int
+        Of the rasteriser; 1 where many heads draw at once.
+
     Raises
     ------
     InputError
@@ -251,19 +258,23 @@ class Head:
         *,
         studio: str | look.Studio = "studio",
         camera: str | Camera = "portrait",
+        renderer: str = "raster",
         smooth_edges: bool = True,
+        threads: int = 2,
     ) -> None:
         self.identity = _named(identity, look.IDENTITIES, "identity")
         self.studio = _named(studio, look.STUDIOS, "studio")
         self.camera = _named(camera, CAMERAS, "camera")
         if len(size_px) != 2 or min(size_px) < 16 or size_px[0] % 2 or size_px[1] % 2:
             raise InputError(f"head: size_px {size_px}; give an even width and height of at least 16")
+        if renderer not in CANVASES:
+            raise InputError(f"head: unknown renderer {renderer!r}; choose one of {', '.join(CANVASES)}")
         self.size_px = (int(size_px[0]), int(size_px[1]))
         self._rng = np.random.default_rng(seed)
         self._expression = weights_vector(self.identity.expression)
         self._build_geometry()
         self._bake_light()
-        self._build_scene(smooth_edges)
+        self._build_scene(renderer, smooth_edges, threads)
 
     # ---- geometry ----------------------------------------------------------------------------------------------------
 
@@ -308,6 +319,7 @@ class Head:
         self._build_garment(base, body)
         self._build_hair(normals, part.quads)
         self._eye_points, self._eye_triangles = mesh.sphere_cap(44, 72, 1.45)
+        self._eye_points = self._eye_points.astype(np.float32)
 
     def _find_collar(self, base: np.ndarray) -> None:
         """Where the neck meets the clothes: a tilted ring, its height and radius by angle around the neck."""
@@ -386,7 +398,7 @@ class Head:
             enamel = look.linear("#f3e8d6") * (0.62 + 0.38 * bulge)[:, None]
             enamel = enamel * (0.9 + 0.1 * np.take([1, 0.97, 0.92, 0.9, 0.88, 0.85, 0.85], tooth))[:, None]
             self._tooth_shade.append(enamel + gum[:, None] * (look.linear("#b06a66") - enamel))
-        self._tooth_shade = np.concatenate(self._tooth_shade)
+        self._tooth_shade = np.concatenate(self._tooth_shade).astype(np.float32)
         teeth = rows[0].joined(rows[1])
         self._teeth_normals = mesh.VertexNormals(teeth.triangles, len(teeth.rest))
         return teeth
@@ -466,7 +478,7 @@ class Head:
         lines, roots = np.concatenate(lines), np.concatenate(roots)
         widths = np.linspace(0.00032, 0.00008, 5)[None].repeat(len(lines), axis=0)
         points, triangles = mesh.ribbons(lines, widths, self.view)
-        self._brow_shade = np.concatenate(shades).repeat(10)
+        self._brow_shade = np.concatenate(shades).repeat(10).astype(np.float32)
         return self._bound(points, triangles, roots.repeat(10)), roots.repeat(10)
 
     def _bound(self, points: np.ndarray, triangles: np.ndarray, anchors: np.ndarray) -> mesh.Piece:
@@ -745,94 +757,34 @@ class Head:
 
     # ---- scene -------------------------------------------------------------------------------------------------------
 
-    def _build_scene(self, smooth_edges: bool) -> None:
-        import pyvista as pv
-        from vtkmodules.vtkCommonCore import vtkUnsignedCharArray
-
-        self._plotter = pv.Plotter(off_screen=True, window_size=list(self.size_px), lighting="none")
-        self._plotter.renderer.RemoveAllLights()
-        self._meshes = {}
-        skin_uv = np.stack(
-            [
-                0.5 + np.arctan2(self._canonical[:, 0], -(self._canonical[:, 1] - 0.09)) / (2 * np.pi),
-                (self._canonical[:, 2] + 0.2) / 0.34,
-            ],
-            axis=1,
-        )
-        self._add(
-            "skin", self.skin.rest, self.skin.triangles, skin_uv, look.pore_texture(self.identity.skin, self._rng)
-        )
-        if self.hair is not None:
-            self._add("hair", self.hair.rest, self.hair.triangles, self._hair_uv, look.strand_texture(self._rng))
-        self._add("teeth", self.teeth.rest, self.teeth.triangles)
-        self._add("tongue", self.tongue.rest, self.tongue.triangles)
-        eye_points = np.concatenate([self._eye_points, self._eye_points])
-        self._add(
-            "eyes", eye_points, np.concatenate([self._eye_triangles, self._eye_triangles + len(self._eye_points)])
-        )
-        self._add("lashes", self.lashes.rest, self.lashes.triangles)
-        self._add("brows", self.brows.rest, self.brows.triangles)
-        self._meshes["lashes"].point_data["rgb"][:] = (
-            255 * look.tone_srgb(look.linear(self.identity.brow) * 0.25)
-        ).astype(np.uint8)
-        self._paint_eyes()
-        picture = look.backdrop(self.studio, self.size_px, self._rng)
-        self._plotter.renderer.SetBackgroundTexture(pv.Texture(picture))
-        self._plotter.renderer.SetTexturedBackground(True)
+    def _build_scene(self, renderer: str, smooth_edges: bool, threads: int) -> None:
         target = self.middle - [0, 0, self.camera.centre_below_eyes_m]
-        camera = self._plotter.camera
-        camera.focal_point, camera.up = target, (0, 0, 1)
-        camera.position = target + np.array([0, -self.camera.distance_m, 0])
-        camera.view_angle = 2 * np.degrees(np.arctan(self.camera.height_m / 2 / self.camera.distance_m))
-        camera.clipping_range = (self.camera.distance_m - 0.6, self.camera.distance_m + 0.8)
-        self._window = self._plotter.render_window
-        self._pixels = vtkUnsignedCharArray()
-        if smooth_edges:
-            self._plotter.enable_anti_aliasing("ssaa")
-        # the clothes never move: draw them into the backdrop, keep the collar, which covers the neck
-        colours = self._shade_garment()
-        live = list(self._plotter.renderer.actors.values())
-        for actor in live:
-            actor.SetVisibility(False)
-        self._add("garment", self.garment.rest, self.garment.triangles)
-        self._meshes["garment"].point_data["rgb"][:] = colours
-        self._plotter.renderer.SetBackgroundTexture(pv.Texture(self._picture()))
-        for actor in self._plotter.renderer.actors.values():
-            actor.SetVisibility(actor in live)
+        view = View(tuple(target), self.camera.distance_m, self.camera.height_m)
+        backdrop = look.backdrop(self.studio, self.size_px, self._rng)
+        self._canvas = canvas = CANVASES[renderer](
+            self.size_px, view, backdrop, smooth_edges=smooth_edges, threads=threads
+        )
+        # the clothes never move: they go into the backdrop, all but the collar, which covers the neck
+        clothes = self._shade_garment()
+        canvas.add("garment", self.garment.rest, self.garment.triangles, clothes)
+        canvas.bake()
         collar, used = self.garment.subset(self._collar_triangles)
-        self._add("collar", collar.rest, collar.triangles)
-        self._meshes["collar"].point_data["rgb"][:] = colours[used]
-
-    def _picture(self) -> np.ndarray:
-        from vtkmodules.util.numpy_support import vtk_to_numpy
-
-        self._window.Render()
-        width, height = self.size_px
-        self._window.GetPixelData(0, 0, width - 1, height - 1, 0, self._pixels, 0)
-        return np.ascontiguousarray(vtk_to_numpy(self._pixels).reshape(height, width, 3)[::-1])
-
-    def _add(
-        self,
-        name: str,
-        points: np.ndarray,
-        triangles: np.ndarray,
-        uv: np.ndarray | None = None,
-        texture: np.ndarray | None = None,
-    ) -> None:
-        import pyvista as pv
-
-        cells = np.hstack([np.full((len(triangles), 1), 3), triangles]).ravel()
-        data = pv.PolyData(np.array(points, np.float32), cells)  # a copy: frames overwrite it
-        data.point_data["rgb"] = np.zeros((len(points), 3), np.uint8)
-        picture = None
-        if texture is not None:
-            data.active_texture_coordinates = uv.astype(np.float32)
-            picture = pv.Texture(texture)
-            picture.SetInterpolate(True)
-            picture.SetMipmap(True)
-            picture.repeat = True
-        self._plotter.add_mesh(data, scalars="rgb", rgb=True, lighting=False, texture=picture, reset_camera=False)
-        self._meshes[name] = data
+        canvas.add("collar", collar.rest, collar.triangles, clothes[used])
+        azimuth = np.arctan2(self._canonical[:, 0], -(self._canonical[:, 1] - 0.09))
+        places = np.stack([0.5 + azimuth / (2 * np.pi), (self._canonical[:, 2] + 0.2) / 0.34], axis=1)
+        pores = look.pore_texture(self.identity.skin, self._rng)
+        canvas.add("skin", self.skin.rest, self.skin.triangles, None, places, pores)
+        if self.hair is not None:
+            strands = look.strand_texture(self._rng)
+            canvas.add("hair", self.hair.rest, self.hair.triangles, None, self._hair_uv, strands)
+        canvas.add("teeth", self.teeth.rest, self.teeth.triangles)
+        canvas.add("tongue", self.tongue.rest, self.tongue.triangles)
+        both = [self._eye_triangles, self._eye_triangles + len(self._eye_points)]
+        canvas.add("eyes", np.tile(self._eye_points, (2, 1)), np.concatenate(both))
+        lash = np.repeat(_display(look.linear(self.identity.brow)[None] * 0.25), len(self.lashes.rest), axis=0)
+        canvas.add("lashes", self.lashes.rest, self.lashes.triangles, lash)
+        canvas.add("brows", self.brows.rest, self.brows.triangles)
+        self._paint_eyes()
 
     def _paint_eyes(self) -> None:
         """Iris, pupil, limbus and sclera of an eyeball whose pole looks along -y."""
@@ -915,21 +867,12 @@ class Head:
         self._draw_mouth(weights, turn)
         self._draw_eyes(weights, turn)
         self._draw_hairs(weights, turn, skin)
-        return self._picture()
+        return self._canvas.picture()
 
     def _turned(self, points: np.ndarray, follow: np.ndarray, turn: np.ndarray) -> np.ndarray:
         pivot = np.array([0, self._neck_y, self.middle[2] - 0.105], np.float32)
         rel = points - pivot
         return points + follow[:, None] * (rel @ turn.T - rel)
-
-    def _update(self, name: str, points: np.ndarray, colour: np.ndarray | None) -> None:
-        data = self._meshes[name]
-        data.points[:] = points
-        data.GetPoints().Modified()
-        if colour is not None:
-            data.point_data["rgb"][:] = 255 * look.tone_srgb(colour) + 0.5
-            data.GetPointData().GetArray("rgb").Modified()
-        data.Modified()
 
     def _draw_skin(self, weights: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         points = self._turned(self.skin.posed(weights), self.skin.follow, turn)
@@ -938,7 +881,7 @@ class Head:
         colour = light * self._skin_colour
         colour += self._skin_shine * (0.7 * self._shader.gloss(normals, self._lamp_share, 4))
         colour += (0.3 * self._skin_shine + 0.6 * self._lip_shine) * self._shader.gloss(normals, self._lamp_share, 6)
-        self._update("skin", points, colour)
+        self._canvas.update("skin", points, _display(colour))
         return normals, light
 
     def _draw_mouth(self, weights: np.ndarray, turn: np.ndarray) -> None:
@@ -956,9 +899,9 @@ class Head:
             corner = look.smoothstep(0.028, 0.012, np.abs(rest[:, 0]))
             inside = (reach * np.exp(-depth / 0.020) * (0.35 + 0.65 * corner)).astype(np.float32)
             lamps = np.repeat(0.85 * inside[None], len(self.studio.lamps), axis=0)
-            light = self._shader.diffuse(normals, lamps, 0.75 * inside, 0.5 * look.SCATTER)
+            light = self._shader.diffuse(normals, lamps[..., None], 0.75 * inside, 0.5 * look.SCATTER)
             colour = light * colour + shine * self._shader.gloss(normals, lamps, 6)
-            self._update(name, points, colour)
+            self._canvas.update(name, points, _display(colour))
 
     def _draw_eyes(self, weights: np.ndarray, turn: np.ndarray) -> None:
         unit = dict(zip(mesh.unit_names(), weights, strict=True))
@@ -980,7 +923,7 @@ class Head:
             shade = (0.30 + 0.70 * lid) * look.smoothstep(0.017, 0.0075, np.abs(local[:, 0]))
             shade = (0.35 + 0.65 * shade).astype(np.float32)
             lamps = np.repeat(shade[None], len(self.studio.lamps), axis=0)
-            light = self._shader.diffuse(world, lamps, shade, 0.6 * look.SCATTER)
+            light = self._shader.diffuse(world, lamps[..., None], shade, 0.6 * look.SCATTER)
             glint = np.stack([look.smoothstep(0.972, 0.985, shiny @ h) for h in self._shader.halves])
             glint = (glint.T * np.minimum(1, self._shader.colours.mean(axis=1))) @ np.ones(
                 (len(self._shader.colours), 3)
@@ -989,39 +932,39 @@ class Head:
         points = self._turned(
             np.concatenate(points).astype(np.float32), np.ones(2 * len(self._eye_points), np.float32), turn
         )
-        self._update("eyes", points, np.concatenate(colours))
+        self._canvas.update("eyes", points, _display(np.concatenate(colours)))
 
     def _draw_hairs(self, weights: np.ndarray, turn: np.ndarray, skin: tuple[np.ndarray, np.ndarray]) -> None:
         normals, light = skin
-        self._update("lashes", self._turned(self.lashes.posed(weights), self.lashes.follow, turn), None)
+        self._canvas.update("lashes", self._turned(self.lashes.posed(weights), self.lashes.follow, turn))
         brow = look.linear(self.identity.brow) * 0.8
         colour = light[self._brow_roots] * brow * self._brow_shade[:, None] * 1.3
-        self._update("brows", self._turned(self.brows.posed(weights), self.brows.follow, turn), colour)
+        self._canvas.update("brows", self._turned(self.brows.posed(weights), self.brows.follow, turn), _display(colour))
         if self.hair is None:
             return
         lamps = self._hair_lamps
         normals = self._hair_normals @ turn.T
-        body = self._shader.diffuse(normals, lamps, self._hair_sky, np.full(3, 0.25, np.float32))
+        body = self._shader.diffuse(normals, lamps[..., None], self._hair_sky, np.full(3, 0.25, np.float32))
         base = look.linear(self.identity.hair)
         tangents = self._hair_tangents @ turn.T
         facing = 0.35 + 0.65 * np.maximum(normals @ self._shader.directions.T, 0).T
         sheen = self._shader.strand_gloss(tangents, lamps * facing, 40)
         colour = (body * base + sheen * (0.05 + 0.55 * base)) * self._hair_shade[:, None]
-        self._update("hair", self._turned(self.hair.posed(weights), self.hair.follow, turn), colour)
+        self._canvas.update("hair", self._turned(self.hair.posed(weights), self.hair.follow, turn), _display(colour))
 
     def _shade_garment(self) -> np.ndarray:
         base = look.linear(self.identity.garment)
         light = self._shader.diffuse(
-            self._garment_normals, self._garment_lamps, self._garment_sky, np.full(3, 0.15, np.float32)
+            self._garment_normals, self._garment_lamps[..., None], self._garment_sky, np.full(3, 0.15, np.float32)
         )
         # cloth scatters at grazing angles
         fuzz = (1 - np.abs(self._garment_normals @ self.view))[:, None] ** 3
         colour = light * (base + 0.10 * fuzz) * self._garment_ribs[:, None]
-        return (255 * look.tone_srgb(colour)).astype(np.uint8)
+        return _display(colour)
 
     def close(self) -> None:
         """Free the renderer; the head can not draw afterwards."""
-        self._plotter.close()
+        self._canvas.close()
 
     def __enter__(self) -> "Head":
         return self
@@ -1068,6 +1011,11 @@ def _repeat_rows(matrix: sp.csr_matrix, times: int) -> sp.csr_matrix:
     return (sp.kron(sp.identity(matrix.shape[0]), np.ones((times, 1))) @ matrix).tocsr()
 
 
+def _display(colour: np.ndarray) -> np.ndarray:
+    """Linear light as display values in 0..255, still float."""
+    return 255 * look.tone_srgb(colour)
+
+
 def _sphere_centre(points: np.ndarray) -> np.ndarray:
     """Centre [3] of the sphere that fits points [n, 3] best."""
     system = np.c_[2 * points, np.ones(len(points))]
@@ -1088,15 +1036,12 @@ def _column_sampler(grid, uv: np.ndarray, u: np.ndarray, t: np.ndarray, *, ids: 
         top.append(inside.max() if len(inside) else high)
     v = np.interp(u, centre, bottom) + t * (np.interp(u, centre, top) - np.interp(u, centre, bottom))
     points = np.stack([u, v], axis=-1).reshape(-1, 2)
-    simplex = grid.find_simplex(points)
-    outside = simplex < 0
-    if outside.any():
-        # the rims are a little concave: take the nearest corner instead
-        points[outside] = uv[cKDTree(uv).query(points[outside])[1]] * 0.98 + 0.02 * uv.mean(axis=0)
-        simplex = np.maximum(grid.find_simplex(points), 0)
-    transform = grid.transform[simplex]
-    partial = np.einsum("nij,nj->ni", transform[:, :2], points - transform[:, 2])
-    share = np.clip(np.c_[partial, 1 - partial.sum(axis=1)], 0, 1)
+    # the triangle that holds a point, or the one it misses by least: its lowest corner share is the highest
+    partial = np.einsum("kij,nkj->nki", grid.transform[:, :2], points[:, None] - grid.transform[None, :, 2])
+    shares = np.concatenate([partial, 1 - partial.sum(axis=2, keepdims=True)], axis=2)  # [n, triangles, 3]
+    shares = np.where(np.isfinite(shares), shares, -np.inf)
+    simplex = shares.min(axis=2).argmax(axis=1)
+    share = np.clip(shares[np.arange(len(points)), simplex], 0, 1)
     share /= share.sum(axis=1, keepdims=True)
     rows = np.arange(len(points)).repeat(3)
     return sp.csr_matrix(
@@ -1105,7 +1050,7 @@ def _column_sampler(grid, uv: np.ndarray, u: np.ndarray, t: np.ndarray, *, ids: 
 
 
 def _brow_curve(s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Middle line of a brow on the canonical face: x and z from the eyes' middle, slope angle; s from nose to temple."""
+    """Middle line of a brow on the canonical face: x and z from the eyes, slope angle; s from nose to temple."""
     x = 0.0125 + 0.041 * s
 
     def rise(t: np.ndarray) -> np.ndarray:

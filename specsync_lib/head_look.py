@@ -6,6 +6,7 @@ show), and the renderer only rasterises the result. Colours are linear unless a 
 
 from dataclasses import dataclass, field, replace
 
+import numba
 import numpy as np
 
 
@@ -174,15 +175,60 @@ IDENTITIES: dict[str, Identity] = {
 }  # fmt: skip
 
 
+# Display value of linear light, in steps of 1/4096 up to 4: a soft shoulder above 0.6, then a power of 1/2.2.
+_STEPS = 4096
+_LIGHT = np.arange(4 * _STEPS + 1) / _STEPS
+_SHOULDER = np.where(_LIGHT < 0.6, _LIGHT, 0.6 + 0.4 * (1 - np.exp(-(_LIGHT - 0.6) / 0.4)))
+_DISPLAY = (_SHOULDER ** (1 / 2.2)).astype(np.float32)
+
+
 def tone_srgb(colour: np.ndarray) -> np.ndarray:
-    """Linear light [..., 3] to display values in [0, 1]: a soft shoulder above 0.6, then the sRGB curve."""
-    x = np.maximum(colour, 0)
-    x = np.where(x < 0.6, x, 0.6 + 0.4 * (1 - np.exp(-(x - 0.6) / 0.4)))
-    return x ** (1 / 2.2)
+    """Linear light [..., 3] to display values in [0, 1]; light above 4 is as bright as 4."""
+    return _DISPLAY[np.clip(colour * _STEPS + 0.5, 0, len(_DISPLAY) - 1).astype(np.int32)]
 
 
 # Light that enters skin comes out beside where it went in, red farthest: lit sides bleed past the terminator.
 SCATTER = np.array([0.38, 0.20, 0.12], np.float32)
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, np.float32)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _diffuse(normals, directions, colours, sky, ground, seen, ambient, scatter, light):
+    per_channel = seen.shape[2] == 3
+    for i in range(normals.shape[0]):
+        x, y, z = normals[i, 0], normals[i, 1], normals[i, 2]
+        up = np.float32(0.5) + np.float32(0.5) * z
+        for channel in range(3):
+            light[i, channel] = (ground[channel] + (sky[channel] - ground[channel]) * up) * ambient[i]
+        for k in range(directions.shape[0]):
+            cosine = x * directions[k, 0] + y * directions[k, 1] + z * directions[k, 2]
+            for channel in range(3):
+                wrap = scatter[channel]
+                share = (cosine + wrap) / (np.float32(1) + wrap)
+                if share > 0:
+                    light[i, channel] += share * colours[k, channel] * seen[k, i, channel if per_channel else 0]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _gloss(normals, directions, halves, view, colours, seen, doublings, light):
+    for i in range(normals.shape[0]):
+        x, y, z = normals[i, 0], normals[i, 1], normals[i, 2]
+        grazing = np.float32(1) - min(np.float32(1), abs(x * view[0] + y * view[1] + z * view[2]))
+        fresnel = np.float32(0.04) + np.float32(0.35) * grazing * grazing * grazing * grazing
+        light[i, 0] = light[i, 1] = light[i, 2] = 0
+        for k in range(directions.shape[0]):
+            facing = x * directions[k, 0] + y * directions[k, 1] + z * directions[k, 2]
+            lobe = x * halves[k, 0] + y * halves[k, 1] + z * halves[k, 2]
+            if facing <= 0 or lobe < np.float32(0.4):
+                continue
+            for _ in range(doublings):
+                lobe *= lobe
+            lobe *= np.sqrt(facing) * seen[k, i] * fresnel
+            for channel in range(3):
+                light[i, channel] += lobe * colours[k, channel]
 
 
 class Shader:
@@ -211,36 +257,38 @@ class Shader:
         Parameters
         ----------
         normals : ndarray [n, 3]
-        seen : ndarray [lamps, n] or [lamps, n, 3]
+        seen : ndarray [lamps, n, 1 or 3]
             Share of each lamp that is not blocked (per channel where the shadow's edge scatters).
         ambient : ndarray [n]
             Share of the room that is not blocked.
         scatter : ndarray [3]
             How far each channel wraps around; zeros for hard materials.
         """
-        up = 0.5 + 0.5 * normals[:, 2:3]
-        light = (self.ground + (self.sky - self.ground) * up) * ambient[:, None]
-        cosines = normals @ self.directions.T  # [n, lamps]
-        for k in range(len(self.colours)):
-            wrapped = np.maximum(cosines[:, k : k + 1] + scatter, 0) * (self.colours[k] / (1 + scatter))
-            light += wrapped * (seen[k] if seen[k].ndim == 2 else seen[k][:, None])
-        return light * self.studio.exposure
+        light = np.empty((len(normals), 3), np.float32)
+        exposure = np.float32(self.studio.exposure)
+        colours, sky, ground = self.colours * exposure, self.sky * exposure, self.ground * exposure
+        _diffuse(
+            _single(normals),
+            self.directions,
+            colours,
+            sky,
+            ground,
+            _single(seen),
+            _single(ambient),
+            _single(scatter),
+            light,
+        )
+        return light
 
     def gloss(self, normals: np.ndarray, seen: np.ndarray, doublings: int) -> np.ndarray:
         """Mirror-like light [n, 3]: a normalised Blinn lobe of power ``2 ** doublings``, with Fresnel's rise.
 
         ``seen`` is [lamps, n].
         """
-        power = 2**doublings
-        cosines = np.maximum(normals @ self.halves.T, 0)  # [n, lamps]
-        for _ in range(doublings):
-            cosines *= cosines
-        cosines *= np.sqrt(np.maximum(normals @ self.directions.T, 0))
-        cosines *= seen.T
-        grazing = 1 - np.clip(np.abs(normals @ self.view), 0, 1)
-        grazing *= grazing
-        fresnel = (0.04 + 0.35 * grazing * grazing) * ((power + 8) / 25 * self.studio.exposure)
-        return (cosines @ self.colours) * fresnel[:, None]
+        light = np.empty((len(normals), 3), np.float32)
+        colours = self.colours * np.float32((2**doublings + 8) / 25 * self.studio.exposure)
+        _gloss(_single(normals), self.directions, self.halves, self.view, colours, _single(seen), doublings, light)
+        return light
 
     def strand_gloss(self, tangents: np.ndarray, seen: np.ndarray, power: int) -> np.ndarray:
         """Highlight [n, 3] across hair: Kajiya and Kay, "Rendering fur with three dimensional textures", 1989."""
@@ -278,7 +326,8 @@ def strand_texture(rng: np.random.Generator, shape: tuple[int, int] = (256, 2048
         for weight, along, across in ((1.0, 60, 0.7), (0.7, 40, 2.0), (0.5, 80, 7.0))
     )
     lines = lines / lines.std()
-    return np.repeat((255 * (0.74 + 0.15 * lines).clip(0.25, 1))[..., None], 3, axis=2).astype(np.uint8)
+    image = np.repeat((255 * (0.74 + 0.15 * lines).clip(0.25, 1))[..., None], 3, axis=2).astype(np.uint8)
+    return np.tile(image, (4, 1, 1))
 
 
 def backdrop(studio: Studio, size_px: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
