@@ -245,13 +245,14 @@ def crop_head(job: HeadJob) -> "Head":
     return Head(identity, (SIZE_PX, SIZE_PX), job.seed, studio=draw_studio(rng), camera="face")
 
 
-def mouth_box_px(head: "Head") -> np.ndarray:
-    """Box [4] of the lips in the head's last frame, with a margin: left, top, right, bottom, inside the picture."""
+def mouth_box_px(head: "Head", units: np.ndarray | dict[str, float], pose: np.ndarray) -> np.ndarray:
+    """Box [4] of the lips in a frame, with a margin: left, top, right, bottom, inside the picture."""
+    from specsync_lib.head_mesh import rotation
+
     camera, size = head.camera, np.array(head.size_px)
     lips = head._lip_shine[:, 0] > 0.5 * head._lip_shine.max()
-    place = (
-        np.asarray(head._meshes["skin"].points)[lips] - head.middle + [0, camera.distance_m, camera.centre_below_eyes_m]
-    )
+    points = head._turned(head.vertices(units)[lips], head.skin.follow[lips], rotation(*pose))
+    place = points - head.middle + [0, camera.distance_m, camera.centre_below_eyes_m]
     scale = size[1] / camera.height_m * camera.distance_m / place[:, 1]
     corners = size / 2 + np.stack([place[:, 0], -place[:, 2]], axis=1) * scale[:, None]
     low, high = np.floor(corners.min(axis=0) - MOUTH_MARGIN_PX), np.ceil(corners.max(axis=0) + MOUTH_MARGIN_PX)
@@ -273,7 +274,14 @@ def draw_head(job: HeadJob, out: Path) -> None:
         for k in range(len(units)):
             frames.append(Image.fromarray(head.render(units[k], pose[k])))
             columns.append(
-                (units[k], pose[k], mouth_box_px(head), head.lip_aperture(units[k]), visemes[k], openness[k])
+                (
+                    units[k],
+                    pose[k],
+                    mouth_box_px(head, units[k], pose[k]),
+                    head.lip_aperture(units[k]),
+                    visemes[k],
+                    openness[k],
+                )
             )
     head.close()
     with atomic_path(out / f"{job.stem}.avif") as temporary:

@@ -4,7 +4,7 @@
 
 The budget runs from the first step to the last; a later piece resumes from the averaged weights of an earlier one
 (safetensors, each file under 16 MiB). ``DIR`` receives ``vae/`` in diffusers' layout, ``metrics.json`` (the quality
-curve against training time) and ``preview.png``.
+curve against training time), the model card and ``preview.png``.
 
 Three things make a causal video VAE of this size train in minutes:
 
@@ -618,8 +618,9 @@ class Trainer:
             "losses": self.losses,
             "rates": self.rates,
         }
-        with atomic_path(out / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        for name, text in (("metrics.json", json.dumps(metrics, indent=1)), ("README.md", model_card(metrics))):
+            with atomic_path(out / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         self.preview(stored, out / "preview.png")
         return metrics
 
@@ -635,6 +636,39 @@ class Trainer:
             columns.append(np.concatenate([*pair, (128 + 8 * (pair[1] - pair[0])).clip(0, 255)]))
         with atomic_path(path) as temporary:
             Image.fromarray(np.concatenate(columns, axis=1).astype(np.uint8)).save(temporary)
+
+
+def model_card(metrics: dict) -> str:
+    """The VAE's card in Markdown, every number from the run's metrics."""
+    options, corpus, rows = metrics["options"], metrics["corpus"], []
+    for split, who in (("test", "new people, new sentences"), ("validation", "known person, new sentences")):
+        part = metrics["final"][split]
+        rows.append(
+            f"| {who} | {part['psnr_db']:.2f} | {part['mouth_psnr_db']:.2f} | {part['ssim']:.4f} "
+            f"| {part['flicker_grey']:.3f} | {part['clips']} |"
+        )
+    batches = "{steps} steps of {clips} x {frames} frames at {crop_px} px"
+    phases = "; ".join(batches.format(**row) for row in metrics["rates"])
+    device = metrics["device"]
+    return f"""# wan-mini: the VAE
+
+An `AutoencoderKLWan` in Wan 2.1's latent geometry (16 channels, 8x8 in space, 4x in time, causal) with base_dim
+{options["base_dim"]} and {metrics["parameters"] / 1e6:.1f} M parameters, trained from scratch on renders of heads.
+It knows these faces and nothing else. These are not Wan's weights, and its latents are not Wan's latents.
+
+| measured on held-out renders | PSNR dB | mouth PSNR dB | SSIM | static flicker, grey levels | clips |
+|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+Data: {corpus["frames"]} frames of {corpus["heads"]} heads at 256 px, made by `python -m specsync_lib.face_corpus` (seed
+{corpus["seed"]}, listing's sha256 {corpus["sha256"][:16]}); clips by split: {corpus["clips"]}.
+
+Training: `python -m specsync_lib.wan_training`, seed {options["seed"]}, {metrics["trained_minutes"]:.1f} minutes on
+{device["device"]} (torch {device["torch"]}); {phases}. Loss: mouth-weighted L1, L1 of spatial and temporal
+differences, SSIM, a small KL term. The weights are an exponential average, stored as fp16; the numbers are theirs.
+
+Licence: Apache-2.0.
+"""
 
 
 def device_facts(device: torch.device) -> dict[str, str]:

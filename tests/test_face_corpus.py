@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
-from safetensors.numpy import save_file
+from toy_faces import write_toy_faces
 
 from specsync_lib import corpus as speech
 from specsync_lib import face_corpus as faces
@@ -78,27 +77,7 @@ def test_performances_stay_in_range_and_follow_the_plan(seed):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A corpus of three tiny heads on disk, as the builder leaves it."""
-    rng, jobs = np.random.default_rng(0), []
-    for index, split in enumerate(faces.SPLITS):
-        clips = tuple((f"{split}-{k}", (0,) * faces.CLIP_FRAMES, (0.0,) * faces.CLIP_FRAMES) for k in range(2))
-        jobs.append(faces.HeadJob(index, split, "", index, clips))
-        n = 2 * faces.CLIP_FRAMES
-        base = np.full((faces.SIZE_PX, faces.SIZE_PX, 3), 60 + 40 * index, np.uint8)
-        frames = [Image.fromarray(base + np.uint8(k)) for k in range(n)]
-        stem = tmp_path / jobs[-1].stem
-        frames[0].save(stem.with_suffix(".avif"), save_all=True, append_images=frames[1:], quality=90, speed=10)
-        table = {
-            "units": rng.random((n, 52)).astype(np.float16),
-            "pose": np.zeros((n, 3), np.float32),
-            "mouth_px": np.tile(np.array([90, 150, 160, 200], np.int16), (n, 1)),
-            "lip_gap_mm": np.zeros(n, np.float32),
-            "viseme": np.zeros(n, np.int8),
-            "openness": np.zeros(n, np.float32),
-        }
-        save_file(table, stem.with_suffix(".safetensors"))
-    faces.write_listing(tmp_path, jobs, seed=0)
-    return tmp_path
+    return write_toy_faces(tmp_path)
 
 
 def test_a_corpus_reads_back(folder):
@@ -147,8 +126,8 @@ def test_a_head_is_drawn_once_and_its_mouth_box_holds_the_lips(tmp_path):
     assert (tmp_path / "head_000.avif").stat().st_mtime_ns == before
     with faces.crop_head(job) as head:
         shut, opened = (head.render({"jawOpen": weight}).astype(int) for weight in (0.0, 0.4))
-        left, top, right, bottom = faces.mouth_box_px(head)
+        left, top, right, bottom = faces.mouth_box_px(head, {"jawOpen": 0.4}, np.zeros(3))
     change = np.abs(opened - shut).sum(axis=-1)
     large = change > 0.5 * change.max()  # the mouth's inside; the chin moves too, over smooth skin
     assert 20 < right - left < 120
-    assert large[top:bottom, left:right].sum() > 0.9 * large.sum()
+    assert large[top:bottom, left:right].sum() > 0.7 * large.sum()

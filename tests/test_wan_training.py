@@ -5,38 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from toy_faces import toy_corpus, write_toy_faces
 
 from specsync_lib import wan, wan_training
 from specsync_lib.errors import InputError
-from specsync_lib.face_corpus import FaceCorpus
-
-
-def toy_corpus(size_px: int = 64, clip_frames: int = 9) -> FaceCorpus:
-    """Six clips of a square that moves over a gradient; two clips a split."""
-    rng = np.random.default_rng(0)
-    frames = []
-    for _ in range(6):
-        base = np.linspace(40, 200, size_px)[None, :, None] * rng.uniform(0.5, 1.1, 3)
-        picture = np.broadcast_to(base, (size_px, size_px, 3)).copy()
-        for k in range(clip_frames):
-            moved = picture.copy()
-            moved[30 + k : 40 + k, 20:40] = (180, 60, 60)
-            frames.append(moved.clip(0, 255).astype(np.uint8))
-    n = len(frames)
-    return FaceCorpus(
-        frames=np.stack(frames),
-        units=np.zeros((n, 52), np.float32),
-        pose=np.zeros((n, 3), np.float32),
-        mouth_px=np.tile([16, 26, 44, 52], (n, 1)),
-        lip_gap_mm=np.zeros(n, np.float32),
-        viseme=np.zeros(n, np.int8),
-        openness=np.zeros(n, np.float32),
-        clip_start=np.arange(6) * clip_frames,
-        clip_frames=np.full(6, clip_frames),
-        clip_split=["train", "train", "validation", "validation", "test", "test"],
-        names=[f"head_{k:03d}/x" for k in range(6)],
-        facts={"frames": n},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +122,9 @@ def test_two_steps_a_phase_train_save_load_and_resume(tmp_path):
     assert stored["final"]["test"]["clips"] == 2
     assert stored["curve"][-1]["step"] == 6
     assert (tmp_path / "one" / "preview.png").stat().st_size > 1000
+    card = (tmp_path / "one" / "README.md").read_text()
+    assert f"{stored['final']['test']['psnr_db']:.2f}" in card
+    assert "2 steps of 2 x 5 frames at 32 px" in card
     vae = wan.load_vae(tmp_path / "one")
     # Wan's own latents, normalised with the stored statistics, have zero mean and unit variance on the training clips
     signal = wan.to_signal(torch.from_numpy(corpus.frames[:18]).unflatten(0, (2, 9)))
@@ -183,3 +158,23 @@ def test_an_absent_corpus_is_one_line(tmp_path, capsys):
     assert wan_training.main(arguments) == InputError.EXIT_CODE
     assert "corpus.json" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_two_steps(tmp_path, monkeypatch):
+    import papermill
+
+    from specsync_lib.provenance import NOTEBOOKS_DIR
+
+    monkeypatch.setenv("SPECSYNC_RUN_DIR", str(tmp_path / "run"))
+    faces = write_toy_faces(tmp_path / "faces")
+    papermill.execute_notebook(
+        NOTEBOOKS_DIR / "training" / "wan_vae.ipynb",
+        tmp_path / "wan_vae.ipynb",
+        parameters={"profile": "smoke", "faces_folder": str(faces)},
+        cwd=NOTEBOOKS_DIR,
+        progress_bar=False,
+    )
+    metrics = json.loads((tmp_path / "run" / "wan_vae_smoke" / "metrics.json").read_text())
+    assert metrics["steps"] == 6
+    assert (tmp_path / "run" / "wan_vae_smoke" / "wan_vae_quality.png").is_file()
