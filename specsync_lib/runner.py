@@ -5,7 +5,6 @@ data, the recording, the assets and every earlier notebook) and the hashes of it
 interrupted run therefore repeats only the notebook that it was in.
 """
 
-import ctypes
 import hashlib
 import json
 import os
@@ -27,7 +26,6 @@ SAMPLING_S = 0.25
 DOOR_MODULES = frozenset({"install.py", "locks.py", "parameters.py", "report.py", "runner.py"})
 SOURCE_SUFFIXES = frozenset({".py", ".mplstyle"})
 INTERRUPTED_EXIT_CODE = 130
-EGL_LIBRARY = "libEGL.so.1"
 
 
 class NotebookError(RuntimeError):
@@ -425,24 +423,6 @@ def check_recording(options: Options) -> Options:
     return Options(values, options.given, options.fresh, options.benchmark)
 
 
-def prepare_renderer() -> None:
-    """Without a display, make VTK draw through EGL; it would try X first and complain.
-
-    Raises
-    ------
-    InputError: there is neither a display nor EGL, so that rendering would crash after minutes.
-    """
-    if sys.platform != "linux" or os.environ.get("DISPLAY"):
-        return
-    try:
-        ctypes.CDLL(EGL_LIBRARY)
-    except OSError as error:
-        raise InputError(
-            f"rendering needs {EGL_LIBRARY}; install it (Debian, Ubuntu: apt-get install libegl1)"
-        ) from error
-    os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
-
-
 def record_cost(project: Project, finished: Mapping[str, Finished], options: Options) -> None:
     """Wall time and peak memory of the notebooks, each as of when it ran, into the summary and a JSON."""
     from specsync_lib import provenance, summary
@@ -472,7 +452,6 @@ def run(options: Options, project: Project) -> None:
     from specsync_lib import assets, report
 
     with exclusive(project.run / "run.lock", "a run"):
-        prepare_renderer()
         assets.fetch()
         drop_departed(project)
         finished = dict(run_notebooks(project, options, external_inputs(options)))

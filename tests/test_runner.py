@@ -287,13 +287,3 @@ def test_an_undeclared_parameter_name_is_refused_before_anything_runs(project, e
     with pytest.raises(InputError, match=r"02_second\.ipynb: declares treshold"):
         run(project)
     assert executions == []
-
-
-def test_a_machine_that_can_not_draw_is_told_what_to_install(monkeypatch):
-    monkeypatch.setattr(runner.sys, "platform", "linux")
-    monkeypatch.delenv("DISPLAY", raising=False)
-    monkeypatch.setattr(runner, "EGL_LIBRARY", "libEGL-that-is-not-there.so.1")
-    with pytest.raises(InputError, match="apt-get install libegl1"):
-        runner.prepare_renderer()
-    monkeypatch.setenv("DISPLAY", ":0")
-    runner.prepare_renderer()
