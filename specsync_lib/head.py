@@ -138,8 +138,9 @@ def _sway(frames: int, rng: np.random.Generator) -> np.ndarray:
     from scipy.ndimage import gaussian_filter1d
 
     deviation = 0.5 * time_base.VIDEO_FPS
-    noise = gaussian_filter1d(rng.standard_normal((frames, 3)), deviation, axis=0, mode="reflect")
-    return noise * np.sqrt(2 * deviation * np.sqrt(np.pi))
+    margin = int(4 * deviation)
+    noise = gaussian_filter1d(rng.standard_normal((frames + 2 * margin, 3)), deviation, axis=0)
+    return noise[margin : margin + frames] * np.sqrt(2 * deviation * np.sqrt(np.pi))
 
 
 def _blinks(frames: int, rng: np.random.Generator) -> np.ndarray:
@@ -273,6 +274,7 @@ class Head:
         self._rng = np.random.default_rng(seed)
         self._expression = weights_vector(self.identity.expression)
         self._build_geometry()
+        self._close_lips()
         self._bake_light()
         self._build_scene(renderer, smooth_edges, threads)
 
@@ -359,9 +361,20 @@ class Head:
         rim = (self._masks["lips"] > 0.5) & (np.abs(self._canonical[:, 0]) < 0.0075)
         split = 0.5 * jaw[rim].max()
         self._upper_lip, self._lower_lip = np.flatnonzero(rim & (jaw < split)), np.flatnonzero(rim & (jaw >= split))
+        ids = np.concatenate([self._upper_lip, self._lower_lip])
+        place = np.searchsorted(self.skin.moved, ids)
+        self._lip_rim = (self.skin.rest[ids], self.skin.offsets.reshape(52, -1, 3)[:, place])
         self.lip_line = self.skin.rest[self._upper_lip][:, [1, 2]].min(
             axis=0
         )  # front-most y, lowest z of the upper lip
+
+    def _close_lips(self) -> None:
+        """Some faces rest with the lips a little apart: wear as much of mouthClose as brings them together."""
+        k = mesh.unit_names().index("mouthClose")
+        for weight in np.arange(0, 0.2, 0.005):
+            self._expression[k] = weight
+            if self.lip_aperture(np.zeros(len(self._expression))) < 0.05:
+                return
 
     def _build_teeth(self, base: np.ndarray, quads: dict[str, np.ndarray]) -> mesh.Piece:
         """Both rows: the helper strips, subdivided, parted into single teeth along their arch."""
@@ -827,11 +840,7 @@ class Head:
         return self._gap_mm(self._lip_points(self._weights(units)))
 
     def _lip_points(self, weights: np.ndarray) -> np.ndarray:
-        if not hasattr(self, "_lip_piece"):
-            ids = np.concatenate([self._upper_lip, self._lower_lip])
-            place = np.searchsorted(self.skin.moved, ids)
-            self._lip_piece = (self.skin.rest[ids], self.skin.offsets.reshape(52, -1, 3)[:, place])
-        rest, offsets = self._lip_piece
+        rest, offsets = self._lip_rim
         return rest + np.einsum("u,unk->nk", weights, offsets)
 
     def _gap_mm(self, points: np.ndarray) -> float:
