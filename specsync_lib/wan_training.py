@@ -436,7 +436,8 @@ class Options:
     held_out_frames: int = 33
     schedule: tuple[Phase, ...] = SCHEDULE
     loss: LossWeights = field(default_factory=LossWeights)
-    accelerated: bool = True  # on CUDA: bf16, compiled kernels, a CUDA graph; otherwise float32, eager
+    compiled: bool = True  # on CUDA: one kernel before each convolution
+    captured: bool = True  # on CUDA: the step as one CUDA graph
     max_steps: int | None = None  # per phase, for smoke runs
 
 
@@ -459,11 +460,13 @@ class Trainer:
         self.vae.to(device)
         self.parameters = list(self.vae.parameters())
         self.average = [parameter.detach().clone() for parameter in self.parameters]
-        self.fast = options.accelerated and device.type == "cuda"
-        self.coder = FoldedVae(self.vae, torch.bfloat16 if self.fast else torch.float32, compiled=self.fast)
+        cuda = device.type == "cuda"
+        self.captured = cuda and options.captured
+        dtype = torch.bfloat16 if cuda else torch.float32
+        self.coder = FoldedVae(self.vae, dtype, compiled=cuda and options.compiled)
         self.rate = torch.tensor(options.learning_rate, device=device)
         self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=self.fast, capturable=self.fast
+            self.parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=cuda, capturable=cuda
         )
         self.frames = torch.from_numpy(corpus.frames).to(device)
         self.mouth_px = torch.from_numpy(corpus.mouth_px).to(device)
@@ -479,7 +482,7 @@ class Trainer:
             if self.minutes < ends_at_minutes:
                 self._run_phase(phase, ends_at_minutes)
                 self.measure()
-                self.save_weights(out)
+                self.save_weights(out)  # what an interrupted run leaves
 
     @property
     def minutes(self) -> float:
@@ -531,7 +534,7 @@ class Trainer:
             self.optimiser.step()
             loss_out.copy_(loss.detach())
 
-        if not self.fast:
+        if not self.captured:
             return step, loss_out
         # Compilation and cuDNN's choice happen in the warm-up, with the rate at zero; the graph then replays the rest.
         self.rate.zero_()
@@ -590,7 +593,7 @@ class Trainer:
     def save_weights(self, out: Path) -> None:
         """Write the averaged weights (fp16) with their latent statistics, in diffusers' layout."""
         model = self.averaged()
-        some = self.train_clips[:: max(1, len(self.train_clips) // 64)]
+        some = self.train_clips[:: max(1, len(self.train_clips) // 32)]
         model.register_to_config(**latent_statistics(model, self.corpus, some, self.options.held_out_frames))
         model.half().save_pretrained(out / "vae")
         wan.write_hashes(out)
@@ -598,6 +601,7 @@ class Trainer:
     def save(self, out: Path) -> dict:
         """Write the metrics of the saved weights, and a preview of what they make of held-out faces."""
         trained_minutes = self.minutes
+        self.save_weights(out)
         stored = wan.load_vae(out, device=self.device)
         metrics = {
             "trained_minutes": round(trained_minutes, 3),
@@ -682,8 +686,7 @@ def train(corpus: FaceCorpus, options: Options, out: Path, resume: Path | None =
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    if options.accelerated and device.type == "cuda":
-        torch._dynamo.config.recompile_limit = 64  # one kernel per level and phase
+    torch._dynamo.config.recompile_limit = 64  # one kernel per level and phase
     trainer = Trainer(corpus, options, device, resume)
     trainer.run(out)
     return trainer.save(out)
@@ -701,7 +704,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--measure-every-minutes", type=float, default=1.0)
-    parser.add_argument("--eager", action="store_true", help="no compilation, no CUDA graph, float32")
+    parser.add_argument("--no-compile", action="store_true", help="leave the kernels before convolutions unfused")
+    parser.add_argument("--no-graph", action="store_true", help="launch every kernel instead of replaying a CUDA graph")
     parser.add_argument("--smoke-steps", type=int, help="tiny batches, this many steps a phase")
     given = parser.parse_args(arguments)
     try:
@@ -714,7 +718,8 @@ def main(arguments: list[str] | None = None) -> int:
             learning_rate=given.learning_rate,
             seed=given.seed,
             measure_every_minutes=given.measure_every_minutes,
-            accelerated=not given.eager,
+            compiled=not given.no_compile,
+            captured=not given.no_graph,
             schedule=SMOKE_SCHEDULE if given.smoke_steps else SCHEDULE,
             max_steps=given.smoke_steps,
         )
