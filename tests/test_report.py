@@ -6,11 +6,14 @@ import shutil
 import subprocess
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from specsync_lib import report
+from specsync_lib.video import write_video
 
 FETCHED = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(\s*["']?https?:|import\(\s*["']https?:""")
 
@@ -132,12 +135,15 @@ def test_figures_stand_beside_their_tables_and_the_slider_gets_its_numbers(folde
     (run / "stamps").mkdir()
     stamp = {"outputs": {"plots/acceptance_efficiency.png": "hash"}}
     (run / "stamps" / "03_acceptance_sweep.json").write_text(json.dumps(stamp))
-    (plots / "lipsync_720p30.mp4").write_bytes(b"")
+    frames = (np.full((720, 1280, 3), 20 * k, np.uint8) for k in range(9))
+    write_video(plots / "lipsync_720p30.mp4", frames, np.zeros(4800, np.float32))
     html = report.build(run, plots).read_text(encoding="utf-8")
     assert 'src="../acceptance_efficiency.png"' in html
     assert 'href="../acceptance_efficiency.csv"' in html
     assert 'href="03_acceptance_sweep.html">notebook 03</a>' in html
     assert 'src="../lipsync_720p30.mp4"' in html
+    with Image.open(plots / "report" / "poster.jpg") as poster:
+        assert poster.size == (1280, 720)
     table = json.loads(re.search(r"const table = (\{.*?\});", html).group(1))
     assert table["threshold"] == [0.8, 1.0]
     assert table["acceptance_low"] == [0.9, None]
