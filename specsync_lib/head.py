@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.spatial import cKDTree
 
+from specsync_lib import head_hair
 from specsync_lib import head_look as look
 from specsync_lib import head_mesh as mesh
 from specsync_lib import units as time_base
@@ -24,7 +25,6 @@ from specsync_lib.visemes import VISEME_OPENNESS, VISEME_TO_ARKIT, SyncPlan
 
 LASHES_PER_LID = 70
 BROW_STRANDS = 620
-HAIR_STRANDS = 4200
 HIDDEN_FACING = -0.55  # triangles that look away from the camera by more are never seen, head turns included
 
 
@@ -36,8 +36,8 @@ STRENGTH = {
     "aa": 1.2, "E": 1.0, "ih": 0.9, "oh": 1.4, "ou": 1.5,
 }  # fmt: skip
 WIDTH_FRAMES = {name: 1.2 for name in time_base.VISEMES} | {"CH": 1.5, "oh": 1.6, "ou": 1.7, "PP": 0.9, "FF": 0.9}
-# A closure reaches this far into the frame before and after it.
-CLOSURE_RAMP = np.array([0.45, 1.0, 0.45])
+# A closure reaches this far into the two frames before and after it.
+CLOSURE_RAMP = np.array([0.12, 0.5, 1.0, 0.5, 0.12])
 OPENING_UNITS = ("jawOpen", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthUpperUpLeft", "mouthUpperUpRight")
 BLINK_EVERY_S = (2.0, 6.0)
 BLINK_CLOSING_S, BLINK_SHUT_S, BLINK_OPENING_S = 0.05, 0.02, 0.08  # 150 ms in all
@@ -360,13 +360,12 @@ class Head:
         jaw[self.skin.moved] = -self.skin.offsets[mesh.unit_names().index("jawOpen")].reshape(-1, 3)[:, 2]
         rim = (self._masks["lips"] > 0.5) & (np.abs(self._canonical[:, 0]) < 0.0075)
         split = 0.5 * jaw[rim].max()
-        self._upper_lip, self._lower_lip = np.flatnonzero(rim & (jaw < split)), np.flatnonzero(rim & (jaw >= split))
-        ids = np.concatenate([self._upper_lip, self._lower_lip])
+        upper, lower = np.flatnonzero(rim & (jaw < split)), np.flatnonzero(rim & (jaw >= split))
+        ids = np.concatenate([upper, lower])
+        self._upper_count = len(upper)
         place = np.searchsorted(self.skin.moved, ids)
         self._lip_rim = (self.skin.rest[ids], self.skin.offsets.reshape(52, -1, 3)[:, place])
-        self.lip_line = self.skin.rest[self._upper_lip][:, [1, 2]].min(
-            axis=0
-        )  # front-most y, lowest z of the upper lip
+        self.lip_line = self.skin.rest[upper][:, [1, 2]].min(axis=0)  # front-most y, lowest z of the upper lip
 
     def _close_lips(self) -> None:
         """Some faces rest with the lips a little apart: wear as much of mouthClose as brings them together."""
@@ -443,7 +442,8 @@ class Head:
                 strip = _column_sampler(Delaunay(uv), uv, u[:, None] + bend, t, ids=ids)
                 # the strip gives a hair's direction, the lid itself its root
                 roots = strip[::6]
-                anchors = self._skin_tree.query(roots @ base)[1]
+                # it grows from the lid's front edge, a lid's thickness before the strip's root on the eyeball
+                anchors = self._skin_tree.query(roots @ base - [0, 0.0021 if upper else 0.0014, 0])[1]
                 rows = strip + _repeat_rows(self._skin_operator[anchors] - roots, 6)
                 lines = (rows @ base).reshape(count, 6, 3)
                 widths = np.linspace(0.00036 if upper else 0.00020, 0.00007, 6)[None].repeat(count, axis=0)
@@ -555,67 +555,20 @@ class Head:
         self._garment_normals = mesh.VertexNormals(triangles, len(rest))(self.garment.rest)
 
     def _build_hair(self, normals: np.ndarray, quads: np.ndarray) -> None:
-        """A cap of hair over the scalp and single strands that break its edge."""
-        style = self.identity.hair_style
-        self._over_hairline = _over_hairline(self._canonical)
+        self._over_hairline = head_hair.over_hairline(self._canonical)
         self._over_hairline[self._masks["ears"] > 0.05] = -1
-        scalp = self._over_hairline
         self.hair = None
+        style = self.identity.hair_style
         if style == "shaved":
             return
-        rng = self._rng
-        thick = 0.011 if style == "back" else 0.013
-        inside = (scalp > -0.002)[quads].all(axis=1)
-        used, local = np.unique(quads[inside], return_inverse=True)
-        local = local.reshape(-1, 4)
-        lift = _hair_lift(scalp, thick)
-        skin = self.skin.rest
-        cap = skin[used] + normals[used] * lift[used][:, None]
-        cap_triangles = np.concatenate([local[:, [0, 1, 2]], local[:, [0, 2, 3]]])
-        # strands: from a root, step along the combing direction, stay on the lifted surface
-        roots = np.flatnonzero(scalp > -0.004)
-        edge = np.exp(-((scalp[roots] / 0.007) ** 2)) * 2.5 + 0.3
-        chosen = rng.choice(roots, HAIR_STRANDS, p=edge / edge.sum())
-        points = 6
-        length = rng.uniform(0.035, 0.085, HAIR_STRANDS) if style == "back" else rng.uniform(0.018, 0.032, HAIR_STRANDS)
-        place = skin[chosen] + rng.normal(0, 0.0006, (HAIR_STRANDS, 3))
-        height = rng.uniform(-0.0018, 0.0010, HAIR_STRANDS)
-        lines, tree = [], cKDTree(skin[roots])
-        wander = rng.normal(0, 0.05, HAIR_STRANDS)
-        for step in range(points):
-            nearest = roots[tree.query(place)[1]]
-            rise = lift[nearest] + height * min(1, step / 3) + 0.0004
-            if style == "short":
-                rise = rise + 0.004 * (step / (points - 1)) * rng.uniform(0.2, 1.0, HAIR_STRANDS)
-            slide = place - skin[nearest]
-            slide -= normals[nearest] * (slide * normals[nearest]).sum(axis=1, keepdims=True)
-            lines.append(skin[nearest] + slide + normals[nearest] * rise[:, None])
-            flow = _combing(skin[nearest] - self.middle, normals[nearest], style)
-            side = np.cross(flow, normals[nearest])
-            flow = flow + side * wander[:, None]
-            place = place + flow * (length / points)[:, None]
-        lines = np.stack(lines, axis=1)
-        widths = np.interp(np.linspace(0, 1, points), [0, 0.15, 0.6, 1], [0.00022, 0.00055, 0.0005, 0.00012])
-        strand_points, strand_triangles = mesh.ribbons(lines, widths[None].repeat(HAIR_STRANDS, axis=0), self.view)
-        anchors = np.concatenate([used, chosen.repeat(points * 2)])
-        self._cap_size = len(cap)
-        self.hair = self._bound(
-            np.concatenate([cap, strand_points]),
-            np.concatenate([cap_triangles, strand_triangles + len(cap)]),
-            anchors,
+        self._hair = hair = head_hair.grow(
+            style, self.skin.rest - self.middle, normals, quads, self._over_hairline, self.view, self._rng
         )
-        tangents = np.gradient(lines, axis=1).reshape(-1, 3).repeat(2, axis=0)
-        cap_flow = _combing(skin[used] - self.middle, normals[used], style)
-        self._hair_tangents = np.concatenate([cap_flow, tangents]).astype(np.float32)
-        self._hair_tangents /= np.maximum(np.linalg.norm(self._hair_tangents, axis=1, keepdims=True), 1e-9)
-        self._hair_anchors = anchors
-        strand_shade = rng.uniform(0.65, 1.25, HAIR_STRANDS).repeat(points * 2)
-        self._hair_shade = np.concatenate([np.full(len(cap), 0.8), strand_shade]).astype(np.float32)
-        rel = np.concatenate([cap, strand_points]) - self.middle
-        angle = np.arctan2(rel[:, 0], rel[:, 2] + 0.01)
-        self._hair_uv = np.stack([angle / (2 * np.pi) * 1.0 + 0.5, (rel[:, 1] + 0.2) / 0.5], axis=1)
-        # a strand is one hair, not a stripe of the cap's texture
-        self._hair_uv[len(cap) :, 0] = rng.uniform(0, 1, HAIR_STRANDS).repeat(points * 2)
+        # the cap's far side is never seen; a bob's is, behind the neck
+        seen = hair.site_normals[hair.site_of] @ self.view > (HIDDEN_FACING if style != "bob" else -2)
+        triangles = hair.triangles[seen[hair.triangles].any(axis=1)]
+        whole = mesh.still_piece(hair.points + self.middle, hair.triangles, np.ones(len(hair.points)))
+        self.hair, self._hair_used = whole.subset(triangles)
 
     # ---- light -------------------------------------------------------------------------------------------------------
 
@@ -623,39 +576,32 @@ class Head:
         """What of the room and of each lamp every vertex sees at rest: soft shadows that cost nothing per frame."""
         skin, normals = self.skin.rest, self._skin_normals(self.skin.rest)
         garment = self.garment.rest
-        occluders = [skin, garment]
-        if self.hair is not None:
-            occluders.append(self.hair.rest[: self._cap_size])
-        occluders = np.concatenate(occluders)
-        points, facing = np.concatenate([skin, garment]), np.concatenate([normals, self._garment_normals])
+        bodies = np.concatenate([skin, garment])
+        facing = np.concatenate([normals, self._garment_normals])
         directions = mesh.sphere_directions(96)
-        cosine = np.maximum(directions @ facing.T, 0)  # [directions, n]
-        seen = mesh.visibility(points, facing, occluders, directions)
-        open_sky = (seen * cosine).sum(axis=0) / cosine.sum(axis=0)
-        lamps = []
-        for lamp in self.studio.lamps:
-            axis = np.array(lamp.direction) / np.linalg.norm(lamp.direction)
-            spread = self._rng.normal(0, 1, (16, 3))
-            cone = (
-                axis
-                + lamp.spread
-                * spread
-                / np.linalg.norm(spread, axis=1, keepdims=True)
-                * self._rng.uniform(0, 1, (16, 1)) ** 0.5
-            )
-            lamps.append(
-                mesh.visibility(points, facing, occluders, cone / np.linalg.norm(cone, axis=1, keepdims=True)).mean(
-                    axis=0
-                )
-            )
-        lamps = np.array(lamps, np.float32)
+        cones = [_cone(lamp, self._rng) for lamp in self.studio.lamps]
+        if self.hair is None:
+            open_sky, lamps = _bake(bodies, facing, bodies, directions, cones)
+        else:
+            # hair shades the body; its own layers lie too close for the bake to tell them apart
+            sites = self._hair.site_points + self.middle
+            open_sky, lamps = _bake(bodies, facing, np.concatenate([bodies, sites]), directions, cones)
+            hair_sky, hair_lamps = _bake(sites, self._hair.site_normals, bodies, directions, cones)
         count = len(skin)
         self._sky = self._spread(open_sky[:count].astype(np.float32), 3)
         # a shadow's edge on skin is soft, and softest in red
         blurred = [self._spread(lamps[:, :count].T, times) for times in (14, 6, 3)]
         self._lamps = np.stack(blurred, axis=-1).transpose(1, 0, 2)  # [lamps, n, 3]
         garment_average = mesh.neighbour_average(self.garment.triangles, len(garment))
-        self._garment_sky, self._garment_lamps = open_sky[count:], lamps[:, count:]
+        dressed = slice(count, count + len(garment))
+        self._garment_sky, self._garment_lamps = open_sky[dressed], lamps[:, dressed]
+        if self.hair is not None:
+            site = self._hair.site_of[self._hair_used]
+            self._hair_sky, self._hair_lamps = hair_sky[site], hair_lamps[:, site]
+            self._hair_normals = self._hair.site_normals[site].astype(np.float32)
+            self._hair_tangents = self._hair.tangents[self._hair_used].astype(np.float32)
+            self._hair_shade = self._hair.shade[self._hair_used].astype(np.float32)
+            self._hair_uv = self._hair.places[self._hair_used]
         for _ in range(6):
             self._garment_sky = garment_average @ self._garment_sky
             self._garment_lamps = (garment_average @ self._garment_lamps.T).T
@@ -673,27 +619,14 @@ class Head:
         seen = normals @ self.view > HIDDEN_FACING
         bare = self._under_collar(self.skin.rest) < 0.003
         if self.hair is not None:
-            anchors = self._hair_anchors
-            triangles = self.hair.triangles
-            self.hair, used = self.hair.subset(
-                triangles[(normals[anchors] @ self.view > HIDDEN_FACING)[triangles].any(axis=1)]
-            )
-            self._hair_anchors, self._hair_tangents = anchors[used], self._hair_tangents[used]
-            self._hair_shade, self._hair_uv = self._hair_shade[used], self._hair_uv[used]
             seen &= self._over_hairline < 0.012
+        seen[self._brow_roots] = True
         triangles = self.skin.triangles
         triangles = triangles[seen[triangles].any(axis=1) & bare[triangles].all(axis=1)]
-        anchors = np.unique(np.concatenate([self._brow_roots, self._upper_lip, self._lower_lip]))
-        assert np.isin(anchors, triangles).all()
         self.skin, used = self.skin.subset(triangles)
         place = np.full(len(normals), -1)
         place[used] = np.arange(len(used))
-        self._brow_roots, self._upper_lip, self._lower_lip = (
-            place[ids] for ids in (self._brow_roots, self._upper_lip, self._lower_lip)
-        )
-        if self.hair is not None:
-            self._hair_normals = normals[self._hair_anchors]
-            self._hair_lamps, self._hair_sky = self._lamps[:, self._hair_anchors, 1], self._sky[self._hair_anchors]
+        self._brow_roots = place[self._brow_roots]
         self._canonical, self._skin_colour = self._canonical[used], self._skin_colour[used]
         self._skin_shine, self._lip_shine = self._skin_shine[used], self._lip_shine[used]
         self._lamps, self._sky = np.ascontiguousarray(self._lamps[:, used]), self._sky[used]
@@ -751,7 +684,7 @@ class Head:
         tint(look.linear(self.identity.brow) * 0.6, 0.75 * lid_edge)
         self._skin_colour = colour.astype(np.float32)
         shine = (
-            0.55
+            0.85
             + 0.5 * spot(0.0, -0.03, 0.012, 0.03)
             + 0.35 * spot(0.0, 0.045, 0.04, 0.02)
             + 0.25 * spot(0.04, -0.03, 0.02, 0.012)
@@ -765,8 +698,13 @@ class Head:
     def _lash_line(self) -> np.ndarray:
         """How much a skin vertex belongs to the rim of a lid, where the lashes grow."""
         roots = self.lashes.rest.reshape(-1, 6, 2, 3)[:, 0].mean(axis=1)
-        distance, _ = cKDTree(roots).query(self.skin.rest)
-        return np.exp(-((distance / 0.0011) ** 2)).astype(np.float32)
+        upper = roots[:, 2] > self.middle[2]
+        rim = np.zeros(len(self.skin.rest), np.float32)
+        for ids, amount, towards_eye in ((upper, 1.0, -1), (~upper, 0.35, 1)):
+            reach = roots[ids][:, None] + np.array([0, 0, towards_eye]) * np.array([-0.0003, 0.0003])[None, :, None]
+            distance, _ = cKDTree(reach.reshape(-1, 3)).query(self.skin.rest)
+            rim = np.maximum(rim, amount * np.exp(-((distance / 0.0010) ** 2)))
+        return rim
 
     # ---- scene -------------------------------------------------------------------------------------------------------
 
@@ -844,7 +782,7 @@ class Head:
         return rest + np.einsum("u,unk->nk", weights, offsets)
 
     def _gap_mm(self, points: np.ndarray) -> float:
-        upper, lower = points[: len(self._upper_lip)], points[len(self._upper_lip) :]
+        upper, lower = points[: self._upper_count], points[self._upper_count :]
         columns = np.linspace(-0.006, 0.006, 7)
         gaps = []
         for x in columns:
@@ -982,6 +920,25 @@ class Head:
         self.close()
 
 
+def _cone(lamp: look.Light, rng: np.random.Generator, rays: int = 16) -> np.ndarray:
+    """Unit directions [rays, 3] spread over a lamp's disc."""
+    spread = rng.normal(0, 1, (rays, 3))
+    spread *= np.sqrt(rng.uniform(0, 1, (rays, 1))) / np.linalg.norm(spread, axis=1, keepdims=True)
+    cone = np.array(lamp.direction) / np.linalg.norm(lamp.direction) + lamp.spread * spread
+    return cone / np.linalg.norm(cone, axis=1, keepdims=True)
+
+
+def _bake(
+    points: np.ndarray, normals: np.ndarray, occluders: np.ndarray, sky: np.ndarray, cones: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Share of the sky [n] and of each lamp [lamps, n] that points see past the occluders."""
+    cosine = np.maximum(sky @ normals.T, 0)  # [directions, n]
+    seen = mesh.visibility(points, normals, occluders, sky)
+    open_sky = (seen * cosine).sum(axis=0) / cosine.sum(axis=0)
+    lamps = [mesh.visibility(points, normals, occluders, cone).mean(axis=0) for cone in cones]
+    return open_sky.astype(np.float32), np.array(lamps, np.float32)
+
+
 def _named(given, table: dict, kind: str):
     if not isinstance(given, str):
         return given
@@ -1080,30 +1037,3 @@ def _brow_place(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     clipped = np.clip(s, 0, 1)
     _, z, _ = _brow_curve(clipped)
     return inside, (place[:, 2] - z) / np.maximum(0.5 * _brow_thickness(clipped), 1e-4)
-
-
-def _over_hairline(place: np.ndarray) -> np.ndarray:
-    """Height above the hairline in metres, for canonical points relative to the eyes' middle."""
-    around = np.degrees(np.arctan2(np.abs(place[:, 0]), -(place[:, 1] - 0.09)))
-    line = np.interp(
-        around,
-        [0, 20, 38, 52, 64, 74, 82, 92, 104, 116, 135, 180],
-        [0.066, 0.067, 0.064, 0.050, 0.030, 0.012, 0.004, 0.020, 0.020, -0.010, -0.055, -0.075],
-    )
-    return place[:, 2] - line
-
-
-def _hair_lift(over: np.ndarray, thick: float) -> np.ndarray:
-    return 0.0008 + (thick - 0.0008) * look.smoothstep(-0.002, 0.030, over)
-
-
-def _combing(rel: np.ndarray, normals: np.ndarray, style: str) -> np.ndarray:
-    """Direction [n, 3] in which hair lies on the scalp: back to the knot, or up and back for short hair."""
-    if style == "back":
-        aim = np.array([0.0, 0.19, 0.015]) - rel
-    else:
-        aim = np.array([0.35, 0.4, 0.25]) * np.ones_like(rel) + np.stack(
-            [0 * rel[:, 0], 0 * rel[:, 0], -4 * np.maximum(-rel[:, 2] + 0.05, 0)], 1
-        )
-    aim = aim - normals * (aim * normals).sum(axis=1, keepdims=True)
-    return aim / np.maximum(np.linalg.norm(aim, axis=1, keepdims=True), 1e-9)

@@ -51,7 +51,7 @@ class Identity:
     phenotype, shape : dict
         Anny's phenotype values and MakeHuman's shape sliders.
     hair_style : str
-        "back" (combed back and tied), "short" or "shaved".
+        "bob" (to the jaw), "back" (combed back and tied), "short" or "shaved".
     expression : dict
         ARKit units that this face wears at rest, added to every frame.
     """
@@ -60,9 +60,9 @@ class Identity:
     shape: dict[str, float] = field(default_factory=dict)
     skin: Skin = field(default_factory=Skin)
     hair: str = "#3a2417"
-    hair_style: str = "back"
+    hair_style: str = "bob"
     brow: str = "#4a3122"
-    brow_weight: float = 1.0
+    brow_weight: float = 0.85
     iris: str = "#5a7d8c"
     garment: str = "#1f3a4d"
     expression: dict[str, float] = field(default_factory=lambda: dict(RELAXED))
@@ -119,8 +119,8 @@ STUDIOS = {
         backdrop=("#191c26", "#3c3a4a", "#b5763f"),
     ),
     "flat": Studio(
-        lamps=(Light((0.0, -0.90, 0.42), "#ffffff", 1.9, 0.45), Light((0.3, -0.8, -0.4), "#ffffff", 0.5, 0.45)),
-        ambient=0.75,
+        lamps=(Light((0.0, -0.90, 0.42), "#ffffff", 1.4, 0.45), Light((0.3, -0.8, -0.4), "#ffffff", 0.35, 0.45)),
+        ambient=0.6,
         backdrop=("#6c757c", "#a9b1b6", "#c5c2bb"),
     ),
 }
@@ -128,7 +128,7 @@ STUDIOS = {
 _LIGHT_SKIN = Skin()
 _DEEP_SKIN = Skin("#6f4631", "#6a3429", "#6e3b36", "#3e241a", freckles=0.1, shine=1.5)
 _BROWN_SKIN = Skin("#a87352", "#95543f", "#8d4f45", "#5f3b2c", freckles=0.15, shine=1.2)
-_FAIR_SKIN = Skin("#e6bca6", "#d98373", "#bd6b66", "#a87868", freckles=0.8)
+_FAIR_SKIN = Skin("#e6bca6", "#d98373", "#bd6b66", "#a87868", freckles=0.5)
 _GOLDEN_SKIN = Skin("#d8a988", "#c97a63", "#b0645c", "#946a54", freckles=0.15)
 
 IDENTITIES: dict[str, Identity] = {
@@ -143,16 +143,16 @@ IDENTITIES: dict[str, Identity] = {
     "daniel": Identity(
         phenotype={"gender": 0.05, "age": 0.52, "muscle": 0.6, "weight": 0.5, "proportions": 0.8},
         skin=replace(_LIGHT_SKIN, base="#cf9c80", lips="#a8655c", stubble=0.55, freckles=0.2),
-        hair="#2c1d14", hair_style="short", brow="#2c1d14", brow_weight=1.4, iris="#5b4630", garment="#3b3f45",
+        hair="#2c1d14", hair_style="short", brow="#2c1d14", brow_weight=1.15, iris="#5b4630", garment="#3b3f45",
     ),
     "amara": Identity(
         phenotype={"gender": 0.95, "age": 0.48, "caucasian": 0.1, "african": 0.9, "proportions": 0.9},
-        skin=_DEEP_SKIN, hair="#120d0b", brow="#140e0b", iris="#3a2417", garment="#8a3b2e",
+        skin=_DEEP_SKIN, hair="#120d0b", hair_style="back", brow="#140e0b", iris="#3a2417", garment="#8a3b2e",
     ),
     "kenji": Identity(
         phenotype={"gender": 0.1, "age": 0.5, "caucasian": 0.1, "asian": 0.9, "muscle": 0.5},
         skin=replace(_GOLDEN_SKIN, stubble=0.2), hair="#14100f", hair_style="short", brow="#17110f", iris="#33221a",
-        brow_weight=1.2, garment="#4c5a45",
+        brow_weight=1.05, garment="#4c5a45",
     ),
     "mei": Identity(
         phenotype={"gender": 0.95, "age": 0.45, "caucasian": 0.15, "asian": 0.85, "proportions": 0.9},
@@ -161,7 +161,7 @@ IDENTITIES: dict[str, Identity] = {
     "ravi": Identity(
         phenotype={"gender": 0.08, "age": 0.58, "caucasian": 0.5, "african": 0.2, "asian": 0.3, "weight": 0.6},
         skin=replace(_BROWN_SKIN, stubble=0.7), hair="#15100e", hair_style="shaved", brow="#15100e", iris="#3b261a",
-        brow_weight=1.5, garment="#70685a",
+        brow_weight=1.2, garment="#70685a",
     ),
     "freya": Identity(
         phenotype={"gender": 0.9, "age": 0.62, "weight": 0.55, "proportions": 0.7},

@@ -35,7 +35,7 @@ def anny_model():
     """The face model with all shape sliders and all 52 units, loaded once (about 6 s)."""
     import warp
 
-    warp.config.quiet = True
+    warp.config.log_level = warp.LOG_ERROR
     from anny import Anny
 
     return Anny(
