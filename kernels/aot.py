@@ -51,8 +51,9 @@ def jobs() -> list[dict]:
         "w1_ptr": half,
         "heads_ptr": half,
         "w_coef_ptr": half,
-        "tickets_ptr": "*i32",
+        **dict.fromkeys(("head_sums_ptr", "coef_sums_ptr", "broken_ptr", "tickets_ptr"), "*i32"),
         "coef_operand_ptr": latent_type,
+        "basis_ptr": latent_type,
     }
     found = []
     for config in dict.fromkeys([*project.CONFIGS, *project.VERSIONS.values()]):
@@ -65,7 +66,7 @@ def jobs() -> list[dict]:
                     "fn": project.draft_kernel,
                     "config": config.label,
                     "slots": None,
-                    "constants": project.draft_constants(config, slabs, coef, early and coef > 0, prefetch=True),
+                    "constants": project.draft_constants(config, slabs, coef, early and coef > 0, compiled=True),
                     "options": {"num_warps": project.DRAFT_WARPS},
                     "types": draft_types,
                 }
@@ -77,7 +78,7 @@ def jobs() -> list[dict]:
                     "fn": project.latents_kernel,
                     "config": config.label,
                     "slots": slots,
-                    "constants": project.latents_constants(config, slots, COEFFICIENTS, early, prefetch=True),
+                    "constants": project.latents_constants(config, slots, COEFFICIENTS, early),
                     "options": {"num_warps": config.latent_warps, "launch_pdl": early},
                     "types": {name: latent_type for name in ("coef_ptr", "basis_ptr", "z0_ptr", "z_ptr")},
                     "multiples_of_16": ["latent"],

@@ -46,8 +46,6 @@ def label(case: dict) -> str:
 def poison(plan: ProjectionPlan) -> None:
     """NaN in everything a call must write; the next call has no excuse."""
     for name in (
-        "head_sums",
-        "coef_sums",
         "logits",
         "confidence",
         "openness",

@@ -1,9 +1,9 @@
 """The Speculative Sync Kernel in Triton: two launches, no allocation, no host synchronisation.
 
 Launch 1 (`draft_kernel`) splits the hidden layer into slabs, one per program. A program gathers its frames' windows
-from the mel, multiplies them with its slab of W1 on the tensor cores, and leaves partial logits and partial slot
-coefficients in a small workspace. The last program of a row block to arrive (an integer ticket: the sums run in a fixed
-order, so the result is deterministic) adds the partials up and writes logits, confidence, openness and c.
+from the mel, multiplies them with its slab of W1 on the tensor cores, and adds its share of the logits and slot
+coefficients to a small workspace, in fixed point: integer sums have the same bits in any order. The last program of a
+row block to arrive (it draws the last ticket) turns the sums into logits, confidence, openness and c.
 
 Launch 2 (`latents_kernel`) streams the basis once: z = z0 + c B, one tile of columns per program. It starts early
 (programmatic dependent launch): its tiles of B and z0 are on their way while launch 1 still runs.
@@ -44,9 +44,13 @@ HEADS = tl.constexpr(VISEMES + 1)  # exactly one 16-wide tensor-core tile
 # Each warp sums its own eighth of the window: eight short chains of dependent products instead of one long one.
 SPLITS = tl.constexpr(8)
 SPLIT_VALUES = tl.constexpr(192)  # 8 x 192 >= 1440
+PART_VALUES = tl.constexpr(64)  # a split is read in three parts
 LATENT_BLOCK_SLOTS = 32  # slots per program of launch 2, at most: up to 32 slots read B once
 DRAFT_WARPS = 8
-SUM_VALUES = 16384  # partial sums the last program adds per step: 64 registers a thread
+PREFETCH_LINES = tl.constexpr(256)  # one a thread
+# Sums over hidden units are integers: a tanh is at most 1, so a sum is at most the weights' absolute sum, and that is
+# scaled to this. A 64th part is then rounded to 1e-9 of the bound, and no sum can overflow.
+FIXED_POINT_RANGE = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -55,62 +59,54 @@ class Config:
 
     block_rows: int = 16  # frames per program of launch 1
     block_hidden: int = 16  # hidden units per program of launch 1
-    block_window: int = 32  # window values per split and step
-    draft_stages: int = 3
     block_latent: int = 128  # columns of B per program of launch 2
     latent_warps: int = 4
     early_launch: bool = True  # programmatic dependent launch of launch 2 (sm_90 and later)
-    prefetch_tiles: int = 660  # launch 2 pulls the tile this far ahead into L2 before it waits; 0: off
+    prefetch: bool = True  # launch 1 pulls B into L2 while it works
     swap_operands: bool = False  # z^T = B^T c^T, so that the tall operand is B and Hopper can use wgmma
 
     @property
     def label(self) -> str:
-        launch = f"{'early' if self.early_launch else 'plain'}-prefetch{self.prefetch_tiles}"
-        draft = f"r{self.block_rows}h{self.block_hidden}k{self.block_window}s{self.draft_stages}"
+        launch = f"{'early' if self.early_launch else 'plain'}{'-prefetch' if self.prefetch else ''}"
+        draft = f"r{self.block_rows}h{self.block_hidden}"
         return f"{draft}-d{self.block_latent}w{self.latent_warps}-{launch}{'-swap' if self.swap_operands else ''}"
 
 
 # The first is the default; the others are what the search tries. Kept small: each is here because of one question.
 CONFIGS = (
     Config(),
-    Config(block_latent=256, latent_warps=8, prefetch_tiles=330),  # do larger tiles in flight beat more of them?
-    Config(block_latent=64, latent_warps=2, prefetch_tiles=1320),  # or smaller ones?
-    Config(block_latent=256, latent_warps=4, prefetch_tiles=330),  # more bytes in flight per thread
-    Config(block_rows=32, block_hidden=32, draft_stages=2),  # many frames: every mel row and weight is read less often
+    Config(block_latent=256, latent_warps=8),  # do larger tiles in flight beat more of them?
+    Config(block_latent=64, latent_warps=2),  # or smaller ones?
     Config(block_latent=128, swap_operands=True),  # wgmma on Hopper: B from shared memory instead of registers
 )
 # How the kernel came to be: each version is the one before with one thing changed (README.md, notebook 02).
 VERSIONS = {
-    "v1 two launches": Config(early_launch=False, prefetch_tiles=0),
-    "v2 early launch": Config(prefetch_tiles=0),
+    "v1 two launches": Config(early_launch=False, prefetch=False),
+    "v2 early launch": Config(prefetch=False),
     "v3 L2 prefetch": Config(),
 }
 
 
-def draft_constants(config: Config, slabs: int, coef_block: int, early_launch: bool, prefetch: bool) -> dict:
+def draft_constants(config: Config, slabs: int, coef_block: int, early_launch: bool, compiled: bool) -> dict:
     """Compile-time constants of launch 1."""
-    widest = max(HEADS.value, coef_block // FRAMES_PER_SLOT) * config.block_rows
     return {
         "SLABS": slabs,
         "COEF": coef_block,
         "BLOCK_ROWS": config.block_rows,
         "BLOCK_HIDDEN": config.block_hidden,
-        "BLOCK_WINDOW": config.block_window,
-        "SUM_SLABS": min(triton.next_power_of_2(slabs), max(1, SUM_VALUES // widest)),
-        "STAGES": config.draft_stages,
         "EARLY_LAUNCH": early_launch,
-        "PREFETCH": prefetch and config.prefetch_tiles > 0,
+        "COMPILED": compiled,
+        "PREFETCH_BASIS": compiled and config.prefetch and coef_block > 0,
     }
 
 
-def latents_constants(config: Config, slots: int, coef_block: int, early_launch: bool, prefetch: bool) -> dict:
+def latents_constants(config: Config, slots: int, coef_block: int, early_launch: bool) -> dict:
     """Compile-time constants of launch 2. Tensor-core tiles have at least 16 rows."""
     return {
         "COEF": coef_block,
         "BLOCK_SLOTS": min(LATENT_BLOCK_SLOTS, max(16, triton.next_power_of_2(slots))),
         "BLOCK_LATENT": config.block_latent,
         "EARLY_LAUNCH": early_launch,
-        "PREFETCH_TILES": config.prefetch_tiles if prefetch else 0,
         "SWAP_OPERANDS": config.swap_operands,
     }
 
@@ -123,16 +119,69 @@ def prefetch_l2(pointers):
     )
 
 
-@triton.jit(do_not_specialize=["mel_frames", "frames", "first_frame", "first_mel_frame"])
+@triton.jit
+def fixed_point(values, scale):
+    """Rows of numbers as integers, each column in its own unit."""
+    return tl.floor(values * scale[None, :] + 0.5).to(tl.int32)
+
+
+@triton.jit
+def window_values(mel_ptr, frame, live, first_mel_frame, mel_frames, part):
+    """A part of one split of one frame's window for each row, [R S, V]; zero where the recording is not."""
+    # floor((2k + 1) * 100 / 60) - 11; frames before 0 are not live, and the clamp keeps the division exact for them.
+    start = (2 * tl.maximum(frame, 0) + 1) * 5 // 3 - WINDOW_BACK - first_mel_frame
+    split = tl.arange(0, frame.shape[0]) % SPLITS
+    value = split[:, None] * SPLIT_VALUES + part * PART_VALUES + tl.arange(0, PART_VALUES)[None, :]
+    at = start[:, None] * BANDS + value
+    inside = (at >= 0) & (at < mel_frames * BANDS) & live[:, None] & (value < WINDOW_VALUES)
+    return tl.load(mel_ptr + at, mask=inside, other=0.0)
+
+
+@triton.jit
+def slab_values(w1_ptr, unit, part):
+    """The same part of W1 for one split of one hidden unit a row, [N S, V]."""
+    split = tl.arange(0, unit.shape[0]) % SPLITS
+    value = split[:, None] * SPLIT_VALUES + part * PART_VALUES + tl.arange(0, PART_VALUES)[None, :]
+    return tl.load(w1_ptr + unit[:, None] * (SPLITS * SPLIT_VALUES) + value)
+
+
+@triton.jit
+def not_before(values, COMPILED: tl.constexpr):
+    """The values, as if they were made here: the compiler cannot use them before the loads written above it."""
+    if not COMPILED:
+        return values
+    if values.dtype.primitive_bitwidth == 16:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [values], values.dtype, is_pure=False, pack=2)
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [values], values.dtype, is_pure=False, pack=1)
+
+
+@triton.jit
+def product(window, w1, sums, COMPILED: tl.constexpr):
+    """Adds one part's products, each split apart: [S, R, N]."""
+    # A value past the limit (or NaN, which fails every comparison) turns its whole row into NaN, and no other.
+    window = tl.where(tl.abs(window) <= LIMIT, window, float("nan")).to(w1.dtype)
+    # Rows run through the splits first, so that a thread holds many rows of one split. The other way round, the
+    # compiler lays shared memory out such that eight rows of a tile meet in the same banks.
+    window = tl.reshape(not_before(window, COMPILED), [sums.shape[1], SPLITS, PART_VALUES])
+    w1 = tl.reshape(not_before(w1, COMPILED), [sums.shape[2], SPLITS, PART_VALUES])
+    window, w1 = tl.permute(window, (1, 0, 2)), tl.permute(w1, (1, 2, 0))  # [S, R, V], [S, V, N]
+    return tl.dot(window, w1, sums, input_precision="ieee")
+
+
+@triton.jit(do_not_specialize=["mel_frames", "frames", "first_frame", "first_mel_frame", "basis_lines"])
 def draft_kernel(
     mel_ptr,  # [mel_frames, 80] float32
     w1_ptr,  # [H, 8 * 192], window values contiguous, zeros past 1440
     b1_ptr,  # [H] float32
     heads_ptr,  # [H, 16]: visemes / temperature, openness
     heads_bias_ptr,  # [16] float32
+    heads_scale_ptr,  # [16] float32: fixed-point units per unit
     w_coef_ptr,  # [H, COEF]
-    head_sums_ptr,  # workspace [row blocks, slabs, BLOCK_ROWS, 16] float32
-    coef_sums_ptr,  # workspace [row blocks, slabs, BLOCK_ROWS / 4, COEF] float32
+    coef_scale_ptr,  # [COEF] float32
+    basis_ptr,  # what launch 2 will read: only prefetched here
+    head_sums_ptr,  # workspace [rows, 16] int32, zero between calls
+    coef_sums_ptr,  # workspace [rows / 4, COEF] int32, zero between calls
+    broken_ptr,  # workspace [rows] int32, zero between calls
     tickets_ptr,  # workspace [row blocks] int32, zero between calls
     logits_ptr,  # [frames, 15] float32
     confidence_ptr,  # [frames] float32
@@ -143,65 +192,68 @@ def draft_kernel(
     frames,
     first_frame,
     first_mel_frame,
+    basis_lines,  # 128-byte lines of the basis
     SLABS: tl.constexpr,
     COEF: tl.constexpr,  # 0: no latents wanted
     BLOCK_ROWS: tl.constexpr,
     BLOCK_HIDDEN: tl.constexpr,
-    BLOCK_WINDOW: tl.constexpr,
-    SUM_SLABS: tl.constexpr,  # partials added up per step
-    STAGES: tl.constexpr,
     EARLY_LAUNCH: tl.constexpr,
-    PREFETCH: tl.constexpr,
+    COMPILED: tl.constexpr,  # not in the interpreter
+    PREFETCH_BASIS: tl.constexpr,
 ):
-    if EARLY_LAUNCH:
-        # Launch 2 reads nothing of ours before its own wait, so it may start at once.
-        gdc_launch_dependents()
     slab = tl.program_id(0)
     row_block = tl.program_id(1)
     rows = row_block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # [R]
     frame = first_frame + rows
     live = (rows < frames) & (frame >= 0)
-    # floor((2k + 1) * 100 / 60) - 11; frames before 0 are not live, and the clamp keeps the division exact for them.
-    start = (2 * tl.maximum(frame, 0) + 1) * 5 // 3 - WINDOW_BACK - first_mel_frame
     unit = slab * BLOCK_HIDDEN + tl.arange(0, BLOCK_HIDDEN)  # [N]
-    split = tl.arange(0, SPLITS) * SPLIT_VALUES  # [S]
 
     # These small loads start first: they are needed last and would stall the end.
     bias = tl.load(b1_ptr + unit)
     column = tl.arange(0, HEADS)
     heads = tl.load(heads_ptr + unit[:, None] * HEADS + column[None, :])  # [N, 16]
+    heads_scale = tl.load(heads_scale_ptr + column)
     if COEF > 0:
         coefs = tl.arange(0, COEF)
         w_coef = tl.load(w_coef_ptr + unit[:, None] * COEF + coefs[None, :])  # [N, COEF]
+        coef_scale = tl.load(coef_scale_ptr + coefs)
 
-    if PREFETCH:
-        # The whole slab of W1 is one contiguous run: ask for all of it at once, 128 bytes a request.
-        LINE: tl.constexpr = 1024 // w1_ptr.dtype.element_ty.primitive_bitwidth
-        ROW: tl.constexpr = SPLITS * SPLIT_VALUES
-        lines = tl.arange(0, ROW // LINE // 3) * LINE
-        for third in tl.static_range(3):
-            prefetch_l2(w1_ptr + unit[:, None] * ROW + third * (ROW // 3) + lines[None, :])
+    # Everything this program reads is asked for before anything is used: memory's latency is paid once.
+    split_unit = slab * BLOCK_HIDDEN + tl.arange(0, BLOCK_HIDDEN * SPLITS) // SPLITS  # [N S]
+    split_row = row_block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS * SPLITS) // SPLITS  # [R S]
+    split_frame = first_frame + split_row
+    split_live = (split_row < frames) & (split_frame >= 0)
+    w1_0 = slab_values(w1_ptr, split_unit, 0)
+    w1_1 = slab_values(w1_ptr, split_unit, 1)
+    w1_2 = slab_values(w1_ptr, split_unit, 2)
+    window_0 = window_values(mel_ptr, split_frame, split_live, first_mel_frame, mel_frames, 0)
+    window_1 = window_values(mel_ptr, split_frame, split_live, first_mel_frame, mel_frames, 1)
+    window_2 = window_values(mel_ptr, split_frame, split_live, first_mel_frame, mel_frames, 2)
+    if EARLY_LAUNCH:
+        # Launch 2 reads nothing of ours before its own wait; behind these loads its stream of B delays no one.
+        gdc_launch_dependents()
+
+    if PREFETCH_BASIS:
+        # B is streamed into L2 while this launch computes: memory never idles.
+        VALUES: tl.constexpr = 1024 // basis_ptr.dtype.element_ty.primitive_bitwidth
+        program = row_block * SLABS + slab
+        ahead = tl.arange(0, PREFETCH_LINES)
+        for first in range(program * PREFETCH_LINES, basis_lines, tl.num_programs(1) * SLABS * PREFETCH_LINES):
+            prefetch_l2(basis_ptr + tl.minimum(first + ahead, basis_lines - 1) * VALUES)
 
     sums = tl.zeros([SPLITS, BLOCK_ROWS, BLOCK_HIDDEN], tl.float32)
-    for step in tl.range(0, SPLIT_VALUES, BLOCK_WINDOW, num_stages=STAGES):
-        value = split[:, None] + step + tl.arange(0, BLOCK_WINDOW)[None, :]  # [S, V]
-        at = (start * BANDS)[None, :, None] + value[:, None, :]  # [S, R, V]
-        inside = (at >= 0) & (at < mel_frames * BANDS) & live[None, :, None] & (value < WINDOW_VALUES)[:, None, :]
-        window = tl.load(mel_ptr + at, mask=inside, other=0.0)
-        # A value past the limit (or NaN, which fails every comparison) turns its whole row into NaN, and no other.
-        window = tl.where(tl.abs(window) <= LIMIT, window, float("nan"))
-        w1 = tl.load(w1_ptr + unit[None, None, :] * (SPLITS * SPLIT_VALUES) + value[:, :, None])  # [S, V, N]
-        sums = tl.dot(window.to(w1.dtype), w1, sums, input_precision="ieee")
+    sums = product(window_0, w1_0, sums, COMPILED)
+    sums = product(window_1, w1_1, sums, COMPILED)
+    sums = product(window_2, w1_2, sums, COMPILED)
     pre = tl.sum(sums, axis=0) + bias[None, :]  # [R, N]
 
     usable = live & (tl.min((pre == pre).to(tl.int32), axis=1) > 0)  # [R]
     hidden = 2 * tl.sigmoid(2 * pre) - 1  # tanh
     hidden = tl.where(usable[:, None], hidden, 0.0)
     head_sums = tl.dot(hidden.to(heads.dtype), heads, input_precision="ieee")  # [R, 16]
-    # A broken row marks itself in its partial sums: whoever adds them up finds NaN.
-    head_sums = tl.where(usable[:, None], head_sums, float("nan"))
-    partial = (row_block * SLABS + slab) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    tl.store(head_sums_ptr + partial[:, None] * HEADS + column[None, :], head_sums)
+    at_head = rows[:, None] * HEADS + column[None, :]
+    tl.atomic_add(head_sums_ptr + at_head, fixed_point(head_sums, heads_scale), sem="relaxed")
+    tl.atomic_add(broken_ptr + rows, 1, mask=usable == 0, sem="relaxed")
     if COEF > 0:
         SLOTS: tl.constexpr = BLOCK_ROWS // SLOT_FRAMES
         row_coef = tl.dot(hidden.to(w_coef.dtype), w_coef, input_precision="ieee")  # [R, COEF]
@@ -210,36 +262,29 @@ def draft_kernel(
         )  # [R / 4, COEF], broken rows added 0
         share = tl.sum(tl.reshape(usable.to(tl.float32), [SLOTS, SLOT_FRAMES]), axis=1)
         slot_coef = slot_coef / tl.maximum(share, 1.0)[:, None]
-        slots = tl.arange(0, SLOTS)
-        partial_slot = (row_block * SLABS + slab) * SLOTS + slots
-        tl.store(coef_sums_ptr + partial_slot[:, None] * COEF + coefs[None, :], slot_coef)
+        slot = row_block * SLOTS + tl.arange(0, SLOTS)
+        at_coef = slot[:, None] * COEF + coefs[None, :]
+        tl.atomic_add(coef_sums_ptr + at_coef, fixed_point(slot_coef, coef_scale), sem="relaxed")
 
-    # Every thread's stores are done before the ticket is drawn; the ticket publishes them and sees the others'.
+    # Every thread's sums are under way before the ticket is drawn; the ticket publishes them and sees the others'.
     tl.debug_barrier()
     ticket = tl.atomic_add(tickets_ptr + row_block, 1, sem="acq_rel")
     if ticket == SLABS - 1:
-        tl.store(tickets_ptr + row_block, 0)
-        steps = tl.arange(0, SUM_SLABS)
+        head_total = tl.load(head_sums_ptr + at_head, cache_modifier=".cg")
+        broken = tl.load(broken_ptr + rows, cache_modifier=".cg")
         if COEF > 0:
-            coef = tl.zeros([SLOTS, COEF], tl.float32)
-            for first in tl.static_range(0, SLABS, SUM_SLABS):
-                at_slab = row_block * SLABS + first + steps
-                at_coef = (at_slab[:, None, None] * SLOTS + slots[None, :, None]) * COEF + coefs[None, None, :]
-                counted = (first + steps < SLABS)[:, None, None] & (slots < SLOTS)[None, :, None]
-                coef += tl.sum(tl.load(coef_sums_ptr + at_coef, mask=counted, other=0.0, cache_modifier=".cg"), axis=0)
-            slot = row_block * SLOTS + slots
-            at_out = slot[:, None] * COEF + coefs[None, :]
+            coef = tl.load(coef_sums_ptr + at_coef, cache_modifier=".cg").to(tl.float32) / coef_scale[None, :]
             whole = (slot < frames // SLOT_FRAMES)[:, None]
-            tl.store(coef_ptr + at_out, coef, mask=whole)
-            tl.store(coef_operand_ptr + at_out, coef.to(coef_operand_ptr.dtype.element_ty), mask=whole)
-        total = tl.zeros([BLOCK_ROWS, HEADS], tl.float32)
-        for first in tl.static_range(0, SLABS, SUM_SLABS):
-            at_slab = row_block * SLABS + first + steps
-            at_row = at_slab[:, None] * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[None, :]
-            at_head = at_row[:, :, None] * HEADS + column[None, None, :]
-            counted = (first + steps < SLABS)[:, None, None] & (column < HEADS)[None, None, :]
-            total += tl.sum(tl.load(head_sums_ptr + at_head, mask=counted, other=0.0, cache_modifier=".cg"), axis=0)
-        sound = tl.min((total == total).to(tl.int32), axis=1) > 0  # [R]
+            tl.store(coef_operand_ptr + at_coef, coef.to(coef_operand_ptr.dtype.element_ty), mask=whole)
+            tl.store(coef_ptr + at_coef, coef, mask=whole)
+        tl.debug_barrier()  # all is read: leave the workspace as it was found
+        tl.store(tickets_ptr + row_block, 0)
+        tl.store(head_sums_ptr + at_head, tl.zeros([BLOCK_ROWS, HEADS], tl.int32))
+        tl.store(broken_ptr + rows, tl.zeros([BLOCK_ROWS], tl.int32))
+        if COEF > 0:
+            tl.store(coef_sums_ptr + at_coef, tl.zeros([SLOTS, COEF], tl.int32))
+        sound = broken == 0  # [R]
+        total = head_total.to(tl.float32) / heads_scale[None, :]
         total = tl.where(sound[:, None], total + tl.load(heads_bias_ptr + column)[None, :], 0.0)
         viseme = column < OPEN_HEAD
         largest = tl.max(tl.where(viseme[None, :], total, float("-inf")), axis=1)
@@ -254,7 +299,7 @@ def draft_kernel(
 @triton.jit(do_not_specialize=["slots"])
 def latents_kernel(
     coef_ptr,  # [slots, COEF] in the basis' dtype
-    basis_ptr,  # [COEF, latent]
+    basis_ptr,  # [tiles, COEF, BLOCK_LATENT]: a tile is one contiguous run
     z0_ptr,  # [slots, latent]
     z_ptr,  # [slots, latent]
     slots,
@@ -263,7 +308,6 @@ def latents_kernel(
     BLOCK_SLOTS: tl.constexpr,
     BLOCK_LATENT: tl.constexpr,
     EARLY_LAUNCH: tl.constexpr,
-    PREFETCH_TILES: tl.constexpr,
     SWAP_OPERANDS: tl.constexpr,
 ):
     column = tl.program_id(0) * BLOCK_LATENT + tl.arange(0, BLOCK_LATENT)  # [L]
@@ -271,16 +315,12 @@ def latents_kernel(
     coefs = tl.arange(0, COEF)
     slot = tl.program_id(1) * BLOCK_SLOTS + tl.arange(0, BLOCK_SLOTS)  # [T]
     kept = (slot < slots)[:, None] & inside[None, :]
-    if PREFETCH_TILES > 0:
-        # A program that starts after launch 1 finds its tile in L2.
-        LINE: tl.constexpr = 1024 // basis_ptr.dtype.element_ty.primitive_bitwidth
-        lines = (tl.program_id(0) + PREFETCH_TILES) * BLOCK_LATENT + tl.arange(0, BLOCK_LATENT // LINE) * LINE
-        prefetch_l2(basis_ptr + coefs[:, None] * latent + tl.minimum(lines, latent - 1)[None, :])
     # Neither z0 nor B comes from launch 1: both are on their way before the wait. z0 goes first, because B's
     # values are parked in shared memory as soon as they arrive.
     at = slot[:, None] * latent + column[None, :]
     z0 = tl.load(z0_ptr + at, mask=kept, other=0.0)
-    basis = tl.load(basis_ptr + coefs[:, None] * latent + column[None, :], mask=inside[None, :], other=0.0)
+    tile = tl.program_id(0) * COEF * BLOCK_LATENT
+    basis = tl.load(basis_ptr + tile + coefs[:, None] * BLOCK_LATENT + tl.arange(0, BLOCK_LATENT)[None, :])
     if EARLY_LAUNCH:
         gdc_wait()
     c = tl.load(coef_ptr + slot[:, None] * COEF + coefs[None, :], mask=(slot < slots)[:, None], other=0.0)  # [T, COEF]
@@ -296,6 +336,12 @@ def _padded_to(tensor: Tensor, dim: int, multiple: int) -> Tensor:
     missing = -tensor.shape[dim] % multiple
     padding = [0] * (2 * (tensor.ndim - 1 - dim % tensor.ndim)) + [0, missing]
     return F.pad(tensor, padding)
+
+
+def _fixed_point_scale(weights: Tensor) -> Tensor:
+    """Fixed-point units per unit for products of a tanh with the columns of [H, N] weights: float32 [N]."""
+    bound = weights.double().abs().sum(dim=0)
+    return (FIXED_POINT_RANGE / torch.where(bound > 0, bound, 1.0)).float()
 
 
 def default_config(slots: int, latent: int) -> Config:
@@ -374,12 +420,17 @@ class ProjectionPlan:
         self.heads = slabs(heads, hidden_dtype)
         self.heads_bias = torch.cat([exact.b_viseme / exact.temperature, exact.b_open]).float()
         self.slabs = len(self.b1) // self.config.block_hidden
+        self.heads_scale = _fixed_point_scale(self.heads)
         self.coef_block = 0
         self.w_coef = self.basis = self.heads  # never read without latents
+        self.coef_scale = self.heads_scale
         if self.slots:
             self.coef_block = max(16, triton.next_power_of_2(self.coefficients_count))
             self.w_coef = slabs(_padded_to(exact.w_coef, 1, self.coef_block), hidden_dtype)
-            self.basis = _padded_to(weights.basis.to(self.device), 0, self.coef_block).to(self.dtype).contiguous()
+            self.coef_scale = _fixed_point_scale(self.w_coef)
+            basis = _padded_to(weights.basis.to(self.device, self.dtype), 0, self.coef_block)
+            tiles = _padded_to(basis, 1, self.config.block_latent).view(self.coef_block, -1, self.config.block_latent)
+            self.basis = tiles.transpose(0, 1).contiguous()
         if not all(
             t.isfinite().all() for t in (self.w1, self.b1, self.heads, self.heads_bias, self.w_coef, self.basis)
         ):
@@ -387,13 +438,12 @@ class ProjectionPlan:
 
     def _allocate(self) -> None:
         """Workspace and outputs, once."""
-        rows = self.config.block_rows
-        self.row_blocks = triton.cdiv(self.frames, rows)
-        partials = (self.row_blocks, self.slabs)
+        self.row_blocks = triton.cdiv(self.frames, self.config.block_rows)
+        rows = self.row_blocks * self.config.block_rows
         empty = lambda *shape, dtype=torch.float32: torch.empty(shape, device=self.device, dtype=dtype)  # noqa: E731
-        self.head_sums = empty(*partials, rows, HEADS.value)
-        self.coef_sums = empty(*partials, rows // FRAMES_PER_SLOT, self.coef_block)
-        self.tickets = torch.zeros(self.row_blocks, device=self.device, dtype=torch.int32)
+        zeros = lambda *shape: torch.zeros(shape, device=self.device, dtype=torch.int32)  # noqa: E731
+        self.head_sums, self.coef_sums = zeros(rows, HEADS.value), zeros(rows // FRAMES_PER_SLOT, self.coef_block)
+        self.broken, self.tickets = zeros(rows), zeros(self.row_blocks)
         self.logits = empty(self.frames, VISEMES)
         self.confidence, self.openness = empty(self.frames), empty(self.frames)
         self.coefficients = empty(self.slots, self.coef_block)
@@ -437,9 +487,13 @@ class ProjectionPlan:
             self.b1,
             self.heads,
             self.heads_bias,
+            self.heads_scale,
             self.w_coef,
+            self.coef_scale,
+            self.basis,
             self.head_sums,
             self.coef_sums,
+            self.broken,
             self.tickets,
             self.logits,
             self.confidence,
@@ -450,12 +504,13 @@ class ProjectionPlan:
             self.frames,
             first_frame,
             first_mel_frame,
+            self.basis.nbytes // 128,
             **draft_constants(self.config, self.slabs, self.coef_block, self.early_launch, self.compiled),
             num_warps=DRAFT_WARPS,
         )
 
     def _launch_latents(self, z0: Tensor) -> None:
-        constants = latents_constants(self.config, self.slots, self.coef_block, self.early_launch, self.compiled)
+        constants = latents_constants(self.config, self.slots, self.coef_block, self.early_launch)
         tiles = triton.cdiv(self.latent, self.config.block_latent), triton.cdiv(self.slots, constants["BLOCK_SLOTS"])
         latents_kernel[tiles](
             self.coef_operand,

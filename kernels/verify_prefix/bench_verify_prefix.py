@@ -64,7 +64,7 @@ def run(
             calls["compile"] = lambda f=compiled, c=call: f(**c)
             calls["compile"]()
         graphs = {name: timing.graph_of_calls([each]) for name, each in calls.items()}
-        singles = {name: timing.captured(each).replay for name, each in calls.items()}
+        singles = {name: timing.captured([each]).replay for name, each in calls.items()}
         timings = {
             ("rotating graph", "warm"): timing.time_graphs(graphs),
             ("single graph", "cold"): timing.time_single(singles, flush, repeats=100),
