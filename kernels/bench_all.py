@@ -71,6 +71,7 @@ def main() -> int:
     parser.add_argument("--compile-seconds", type=float, default=90, help="budget for torch.compile's autotuning")
     parser.add_argument("--check-seconds", type=float, default=200, help="budget for the checks")
     parser.add_argument("--seconds", type=float, default=400, help="no new shape is begun after this")
+    parser.add_argument("--kernel", choices=("verify_prefix", "project_latents"), help="measure this one only")
     parser.add_argument("--skip-checks", action="store_true", help="measure only; the JSON says so")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -90,6 +91,8 @@ def main() -> int:
         ("verify_prefix", bench_verify_prefix, 0.2),
         ("project_latents", bench_project_latents, 0.8),
     ):
+        if options.kernel not in (None, name):
+            continue
         result: dict = {}
         try:
             job.run(
