@@ -71,6 +71,14 @@ def aims_table(measured: dict | None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["aim", "wanted", "measured", "met"])
 
 
+def versions_table(measured: dict | None) -> pd.DataFrame:
+    """Each version's time, the same graph timed again, and what moved against the version before; may be empty."""
+    if measured is None:
+        return pd.DataFrame(columns=["name", "median_us", "again_median_us", "moved_us"])
+    versions = pd.DataFrame(measured["versions"])
+    return versions.assign(moved_us=versions["median_us"].diff())
+
+
 def draw_not_measured(ax: Axes) -> None:
     """An honest blank."""
     ax.set_axis_off()
@@ -82,6 +90,8 @@ def draw_latency(table: pd.DataFrame, region: str, ax: Axes) -> None:
     if table.empty:
         return draw_not_measured(ax)
     rows = select(table, region=region, method="rotating graph", cache="cold")
+    if rows.empty:
+        return draw_not_measured(ax)
     for name, role in IMPLEMENTATION_ROLES.items():
         line = select(rows, implementation=name).sort_values("slots")
         if line.empty:
@@ -98,7 +108,7 @@ def draw_latency(table: pd.DataFrame, region: str, ax: Axes) -> None:
     )
     ax.set_xticks(sorted(rows["slots"].unique()), [str(s) for s in sorted(rows["slots"].unique())])
     ax.minorticks_off()
-    ax.legend(fontsize="x-small")
+    ax.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
 def draw_roofline(table: pd.DataFrame, copy: list[dict], ax: Axes) -> None:
@@ -115,7 +125,7 @@ def draw_roofline(table: pd.DataFrame, copy: list[dict], ax: Axes) -> None:
                 label=labelled(IMPLEMENTATION_NAMES[name], "measured"))  # fmt: skip
     ax.set(xscale="log", xlabel="fewest bytes a call must move (MB)", ylabel="achieved bandwidth (GB/s)")
     ax.set_ylim(bottom=0)
-    ax.legend(loc="upper left", fontsize="small")
+    ax.legend(loc="center right", fontsize="small")
 
 
 def draw_versions(versions: pd.DataFrame, floor_us: float, ax: Axes) -> None:
@@ -128,7 +138,7 @@ def draw_versions(versions: pd.DataFrame, floor_us: float, ax: Axes) -> None:
     ax.axvline(floor_us, color=ROLE_COLOURS["target"], ls="--", label="bytes over the copy bandwidth")
     ax.invert_yaxis()
     ax.set(xlabel="device time per call (µs)")
-    ax.legend(loc="lower right", fontsize="small")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize="small")
 
 
 def draw_claim(measured: dict | None, ax: Axes) -> None:
