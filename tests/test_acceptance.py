@@ -48,7 +48,7 @@ def table_of(frames: pd.DataFrame, **options) -> pd.DataFrame:
 
 
 @given(frame_tables())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_table_equals_a_naive_loop(frames):
     accepted = judge_strict(frames["draft"], frames["judged"])
     table = table_of(frames)
@@ -64,7 +64,7 @@ def test_table_equals_a_naive_loop(frames):
 
 
 @given(frame_tables())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_shares_and_their_intervals_are_ordered(frames):
     table = table_of(frames)
     assert (np.diff(table["coverage"]) <= 0).all()
@@ -77,7 +77,7 @@ def test_shares_and_their_intervals_are_ordered(frames):
 
 
 @given(frame_tables(), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_order_of_utterances_does_not_matter(frames, random):
     names = list(frames["utterance"].unique())
     random.shuffle(names)
@@ -86,7 +86,7 @@ def test_the_order_of_utterances_does_not_matter(frames, random):
 
 
 @given(frame_tables())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_no_confidence_or_no_verdict_is_never_accepted(frames):
     verdict = np.where(frames["judged"].isna(), np.nan, frames["draft"] == frames["judged"])
     table = acceptance_table(frames["confidence"], verdict, frames["utterance"], n_resamples=10)
@@ -99,7 +99,7 @@ def test_no_confidence_or_no_verdict_is_never_accepted(frames):
 
 
 @given(frame_tables())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_lenient_rule_is_the_strict_one_and_its_neighbours(frames):
     strict = judge_strict(frames["draft"], frames["judged"])
     lenient = judge_within_one_frame(frames["draft"], frames["judged"], frames["utterance"])
@@ -203,7 +203,7 @@ def test_calibration_of_a_calibrated_and_of_an_overconfident_draft():
 
 
 @given(frame_tables(), st.floats(0, 1))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_runs_visemes_and_confusion_count_every_frame_once(frames, threshold):
     accepted = judge_strict(frames["draft"], frames["judged"])
     confidence = frames["confidence"].to_numpy()

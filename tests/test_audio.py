@@ -120,7 +120,7 @@ def test_slight_overshoot_is_clipped(tmp_path):
     assert samples.min() == -1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(pcm=st.lists(st.integers(-(2**15), 2**15 - 1), min_size=300, max_size=9_000))
 def test_flac_returns_sixteen_bit_sound_bit_for_bit(tmp_path_factory, pcm):
     path = tmp_path_factory.mktemp("flac") / "x.flac"

@@ -181,7 +181,7 @@ def test_a_file_without_permission_gives_one_line(tmp_path):
         load_audio(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_damaged_files_give_a_recording_or_one_line(tmp_path_factory, data):
     """Any cut and any few flipped bytes of a WAV or FLAC: a finite recording, or an InputError, nothing else."""

@@ -27,7 +27,7 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
     return 0.1 * samples * np.abs(np.sin(np.arange(len(samples)) / 3000)).astype(np.float32)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(0, 2**31), st.booleans())
 def test_streamed_normalisation_has_the_offline_bits(sizes, seed, broken):
     mel = np.random.default_rng(seed).normal(0.2, 0.4, (sum(sizes) + 3, units.MEL_BANDS)).astype(np.float32)
@@ -63,7 +63,7 @@ def test_normalisation_refuses_another_number_of_bands():
 
 
 @given(st.integers(0, 44))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_frame_hears_at_most_60_ms_ahead(frame):
     """Samples behind the window's last analysis window change no frame up to it."""
     weights, samples = load_draft(), noise(1.5)
@@ -114,7 +114,7 @@ def test_chunks_of_frames_do_not_show(monkeypatch):
     weights, samples = load_draft(), noise(1.5)
     whole = draft_plan(samples, weights)
     monkeypatch.setattr(draft, "FRAMES_PER_CALL", 7)
-    np.testing.assert_allclose(draft_plan(samples, weights).probabilities, whole.probabilities, atol=1e-6)
+    np.testing.assert_allclose(draft_plan(samples, weights).probabilities, whole.probabilities, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def clips(monkeypatch) -> list:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_the_energy_rule_is_the_best_of_all_pairs_of_cuts(seed):
     generator = np.random.default_rng(seed)
     energy, visemes = generator.normal(size=200), generator.integers(0, 4, 200)

@@ -46,7 +46,7 @@ def streamed(samples: np.ndarray, cuts: list[int]) -> np.ndarray:
     return np.concatenate([*[stream.push(chunk) for chunk in chunks], stream.flush()])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(count=st.integers(0, 6_000), seed=st.integers(0, 99), data=st.data())
 def test_any_chunking_gives_the_same_bits(count, seed, data):
     samples = noise(count, seed)

@@ -34,7 +34,7 @@ def plans(draw):
     return plan_of(visemes, openness)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plan=plans(), seed=st.integers(0, 2**32 - 1))
 def test_weights_stay_in_range(plan, seed):
     tracks = face_tracks(plan, seed)
@@ -43,7 +43,7 @@ def test_weights_stay_in_range(plan, seed):
     assert np.isfinite(tracks.pose).all() and np.abs(tracks.pose).max() < 0.5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(plan=plans())
 def test_lips_meet_in_every_frame_of_pp(head, plan):
     tracks = face_tracks(plan, still=True)

@@ -62,7 +62,7 @@ def mouth(times_s: np.ndarray) -> np.ndarray:
     return np.sum(parts, axis=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shift_ms=st.floats(-150, 150))
 def test_injected_shift_is_found_within_5_ms(shift_ms):
     times_s = np.arange(180) / 30

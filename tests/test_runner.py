@@ -251,7 +251,7 @@ def test_an_interruption_ends_what_was_started():
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         runner.watched(work)
-    assert started[0].poll() == -signal.SIGTERM
+    assert started[0].wait(timeout=30) == -signal.SIGTERM
     assert time.monotonic() - start < 30
 
 
