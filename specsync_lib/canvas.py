@@ -14,7 +14,7 @@ import numpy as np
 from specsync_lib.errors import InputError
 
 SAMPLES_PER_AXIS = 3  # 9 samples a pixel: hairs are thinner than one
-BAND_ROWS = 48  # rows of samples that one task fills
+BANDS_PER_THREAD = 4
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,29 @@ class View:
     height_m: float
 
 
-@numba.njit(nogil=True, cache=True, fastmath=True, boundscheck=False)
-def _fill(points, colours, places, triangles, kinds, textures, row_from, row_to, picture, depth):
+@numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _row_ranges(points, triangles, ranges):
+    """First and last row of samples [m, 2] that each triangle may cover."""
+    for k in range(triangles.shape[0]):
+        a, b, c = points[triangles[k, 0], 1], points[triangles[k, 1], 1], points[triangles[k, 2], 1]
+        ranges[k, 0] = int(np.ceil(min(a, b, c) - 0.5))
+        ranges[k, 1] = int(np.floor(max(a, b, c) - 0.5))
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _narrow(share, step, first, low, high):
+    """The part of columns low..high where ``share + step * (x - first)`` is not negative."""
+    if step > 0:
+        low = max(low, first + int(np.ceil(-share / step)))
+    elif step < 0:
+        high = min(high, first + int(np.floor(share / -step)))
+    elif share < 0:
+        high = low - 1
+    return low, high
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+def _fill(points, colours, places, triangles, kinds, textures, ranges, row_from, row_to, picture, depth):
     """Draw triangles into rows ``row_from`` to ``row_to`` of ``picture`` [h, w, 3] and ``depth`` [h, w].
 
     points [n, 3]: x, y in samples and distance; colours [n, 3] in 0..255; places [n, 2]: texture coordinates;
@@ -36,34 +57,35 @@ def _fill(points, colours, places, triangles, kinds, textures, row_from, row_to,
     width = depth.shape[1]
     texture_rows, texture_columns = textures.shape[1], textures.shape[2]
     for k in range(triangles.shape[0]):
-        a, b, c = triangles[k, 0], triangles[k, 1], triangles[k, 2]
-        ay, by, cy = points[a, 1], points[b, 1], points[c, 1]
-        y_low, y_high = min(ay, by, cy), max(ay, by, cy)
-        if y_high < row_from or y_low > row_to:
+        first_y, last_y = max(row_from, ranges[k, 0]), min(row_to - 1, ranges[k, 1])
+        if first_y > last_y:
             continue
+        a, b, c = triangles[k, 0], triangles[k, 1], triangles[k, 2]
         ax, bx, cx = points[a, 0], points[b, 0], points[c, 0]
+        ay, by, cy = points[a, 1], points[b, 1], points[c, 1]
         first_x = max(0, int(np.ceil(min(ax, bx, cx) - 0.5)))
         last_x = min(width - 1, int(np.floor(max(ax, bx, cx) - 0.5)))
-        first_y = max(row_from, int(np.ceil(y_low - 0.5)))
-        last_y = min(row_to - 1, int(np.floor(y_high - 0.5)))
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-        if first_x > last_x or first_y > last_y or area == 0.0:
+        if first_x > last_x or area == 0.0:
             continue
         scale = np.float32(1.0) / area
         az, bz, cz = points[a, 2], points[b, 2], points[c, 2]
         # shares of the corners are linear in x and y: step instead of solving anew
         u_step, v_step = (by - cy) * scale, (cy - ay) * scale
+        w_step = -u_step - v_step
         kind = kinds[k]
         for y in range(first_y, last_y + 1):
             px, py = first_x + np.float32(0.5), y + np.float32(0.5)
-            u = ((bx - px) * (cy - py) - (by - py) * (cx - px)) * scale - u_step
-            v = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) * scale - v_step
-            for x in range(first_x, last_x + 1):
-                u += u_step
-                v += v_step
+            u_first = ((bx - px) * (cy - py) - (by - py) * (cx - px)) * scale
+            v_first = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) * scale
+            # a hair is long and thin: go straight to the columns that it covers
+            low, high = _narrow(u_first, u_step, first_x, first_x, last_x)
+            low, high = _narrow(v_first, v_step, first_x, low, high)
+            low, high = _narrow(np.float32(1.0) - u_first - v_first, w_step, first_x, low, high)
+            for x in range(low, high + 1):
+                u = u_first + u_step * (x - first_x)
+                v = v_first + v_step * (x - first_x)
                 w = np.float32(1.0) - u - v
-                if u < 0.0 or v < 0.0 or w < 0.0:
-                    continue
                 z = u * az + v * bz + w * cz
                 if z >= depth[y, x]:
                     continue
@@ -103,7 +125,7 @@ def _fill(points, colours, places, triangles, kinds, textures, row_from, row_to,
                 picture[y, x, 2] = np.uint8(blue + 0.5)
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def _resolve(picture, samples, row_from, row_to, out):
     """Average ``samples`` x ``samples`` of ``picture`` into pixel rows ``row_from`` to ``row_to`` of ``out``."""
     count = samples * samples
@@ -117,7 +139,7 @@ def _resolve(picture, samples, row_from, row_to, out):
                 out[y, x, channel] = total // count
 
 
-@numba.njit(nogil=True, cache=True, boundscheck=False)
+@numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def _spread(backdrop, samples, row_from, row_to, picture, depth):
     """Reset samples of pixel rows ``row_from`` to ``row_to``: the backdrop's colour, nothing near."""
     for y in range(row_from * samples, row_to * samples):
@@ -145,6 +167,7 @@ class RasterCanvas:
     ) -> None:
         self.size_px, self.view, self.backdrop = size_px, view, backdrop
         self.samples = SAMPLES_PER_AXIS if smooth_edges else 1
+        self._threads = threads
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._clear()
 
@@ -217,16 +240,20 @@ class RasterCanvas:
         behind = np.ascontiguousarray(self.backdrop[box])
         textures = np.stack(self._textures) if self._textures else np.zeros((1, 1, 1, 3), np.uint8)
 
+        ranges = np.empty((len(self._triangles), 2), np.int32)
+        _row_ranges(flat, self._triangles, ranges)
+        tall = max(1, -(-rows // (1 if self._pool is None else BANDS_PER_THREAD * self._threads)))
+
         def band(first: int) -> None:
-            last = min(rows, first + BAND_ROWS // samples)
+            last = min(rows, first + tall)
             _spread(behind, samples, first, last, fine, depth)
             _fill(
                 flat, self._colours, self._places, self._triangles, self._kinds, textures,
-                first * samples, last * samples, fine, depth,
+                ranges, first * samples, last * samples, fine, depth,
             )  # fmt: skip
             _resolve(fine, samples, first, last, part)
 
-        starts = range(0, rows, BAND_ROWS // samples)
+        starts = range(0, rows, tall)
         for _ in map(band, starts) if self._pool is None else self._pool.map(band, starts):
             pass
         out[box] = part
