@@ -118,10 +118,12 @@ def bootstrap_by_group(
         value = statistic(sums.sum(axis=0)[None], counts.sum()[None])[0]
         draws = rng.multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=n_resamples)  # [R, groups]
         resampled = statistic(np.tensordot(draws, sums, axes=1), draws @ counts)
+    # an empty denominator gives no number: such draws are left out, and a value without one has no interval
+    value, resampled = (np.where(np.isfinite(numbers), numbers, np.nan) for numbers in (value, resampled))
     tail = 100 * (1 - level) / 2
-    # a column without any value is filled for the percentiles alone: its interval is as undefined as its value
-    filled = np.where(np.isnan(resampled).all(axis=0), 0.0, resampled)
-    low, high = np.where(np.isnan(value), np.nan, np.nanpercentile(filled, [tail, 100 - tail], axis=0))
+    hopeless = np.isnan(value) | np.isnan(resampled).all(axis=0)
+    low, high = np.nanpercentile(np.where(hopeless, 0.0, resampled), [tail, 100 - tail], axis=0)
+    low, high = np.where(hopeless, np.nan, low), np.where(hopeless, np.nan, high)
     if np.ndim(value) == 0:
         value, low, high = float(value), float(low), float(high)
     return Metric(value, low, high, len(ids), unit, resampling_unit)
