@@ -5,6 +5,9 @@ no graphics driver (VTK's wheels bring none) and costs a fraction of software Op
 the pixels. ``PyVistaCanvas`` draws with VTK, on a GPU where there is one.
 """
 
+import ctypes
+import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -265,6 +268,19 @@ class RasterCanvas:
             self._pool.shutdown()
 
 
+def opengl_found() -> bool:
+    """Whether VTK can draw off-screen: on Linux it needs X, EGL or OSMesa, and ends the process where there is none."""
+    if sys.platform != "linux" or os.environ.get("DISPLAY"):
+        return True
+    for name in ("libEGL.so.1", "libOSMesa.so.8"):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        return True
+    return False
+
+
 class PyVistaCanvas:
     """The same layers drawn by VTK through PyVista, off-screen; needs OpenGL (a GPU's or Mesa's).
 
@@ -277,6 +293,10 @@ class PyVistaCanvas:
     def __init__(
         self, size_px: tuple[int, int], view: View, backdrop: np.ndarray, *, smooth_edges: bool = True, threads: int = 2
     ) -> None:
+        if not opengl_found():
+            raise InputError(
+                "renderer pyvista: no OpenGL here; install Mesa (libegl1 and libgl1-mesa-dri) or use renderer raster"
+            )
         import pyvista as pv
         from vtkmodules.vtkCommonCore import vtkLogger, vtkUnsignedCharArray
 
@@ -284,10 +304,6 @@ class PyVistaCanvas:
         self.size_px, self.view = size_px, view
         self._plotter = pv.Plotter(off_screen=True, window_size=list(size_px), lighting="none")
         self._window = self._plotter.render_window
-        if not self._window.SupportsOpenGL():
-            raise InputError(
-                "renderer pyvista: no OpenGL here; install Mesa (libegl1 and libgl1-mesa-dri) or use renderer raster"
-            )
         self._plotter.renderer.RemoveAllLights()
         camera = self._plotter.camera
         camera.focal_point, camera.up = view.target, (0, 0, 1)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specsync_lib import head_look, head_mesh, units
+from specsync_lib import canvas, head_look, head_mesh, units
 from specsync_lib.errors import InputError
 from specsync_lib.head import Head, face_tracks, render_frames, weights_vector
 from specsync_lib.visemes import VISEME_TO_ARKIT, SyncPlan
@@ -128,6 +128,13 @@ def test_same_state_same_bits(head):
         assert np.array_equal(first, twin.render({"jawOpen": 0.3}, (0.1, 0.0, 0.0)))
 
 
+def test_pyvista_without_opengl_is_one_line(monkeypatch):
+    monkeypatch.setattr(canvas, "opengl_found", lambda: False)
+    with pytest.raises(InputError, match="install Mesa"), Head(size_px=(64, 64), renderer="pyvista") as head:
+        head.render({})
+
+
+@pytest.mark.skipif(not canvas.opengl_found(), reason="VTK needs X, EGL or OSMesa")
 def test_both_renderers_agree():
     pictures = []
     for renderer in ("raster", "pyvista"):
