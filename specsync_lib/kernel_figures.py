@@ -108,7 +108,6 @@ def draw_latency(table: pd.DataFrame, region: str, ax: Axes) -> None:
     )
     ax.set_xticks(sorted(rows["slots"].unique()), [str(s) for s in sorted(rows["slots"].unique())])
     ax.minorticks_off()
-    ax.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
 def draw_roofline(table: pd.DataFrame, copy: list[dict], ax: Axes) -> None:
