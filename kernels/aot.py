@@ -6,14 +6,14 @@ call quick. ``python -m kernels.aot`` prints the same table as JSON.
 """
 
 import json
-import os
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pandas as pd
+
+from kernels.fresh_process import table_from
 
 CHIPS = {
     90: "Hopper (H100, H200)",
@@ -31,14 +31,7 @@ def aot_table() -> pd.DataFrame:
     Columns: kernel, config, slots, arch, matrix (instruction), matrix_count, shared_kib, shared_limit_kib, registers,
     stack_bytes (0: nothing spilled), early_launch (whether the PTX waits on the launch before).
     """
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    root = Path(__file__).resolve().parents[1]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "kernels.aot"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"ahead-of-time compilation failed: {done.stderr.strip()[-2000:]}")
-    return pd.DataFrame(json.loads(done.stdout))
+    return table_from("kernels.aot", "ahead-of-time compilation", interpret=False)
 
 
 def jobs() -> list[dict]:

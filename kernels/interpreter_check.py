@@ -4,12 +4,10 @@
 """
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
+
+from kernels.fresh_process import table_from
 
 SHAPES = ((1, 17, 3, 63), (3, 33, 16, 129), (8, 32, 17, 257))  # slots, hidden, coefficients, latent size
 TOLERANCE = {"float32": 1e-5, "float16": 3e-3}  # over 1 + largest value; reasons in test_project_latents.py
@@ -17,14 +15,7 @@ TOLERANCE = {"float32": 1e-5, "float16": 3e-3}  # over 1 + largest value; reason
 
 def interpreter_check() -> pd.DataFrame:
     """One row per kernel, shape and dtype: shape, dtype, error (over 1 + largest value), tolerance, ok."""
-    root = Path(__file__).resolve().parents[1]
-    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
-    command = [sys.executable, "-m", "kernels.interpreter_check"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the interpreter check failed: {done.stderr.strip()[-2000:]}")
-    return pd.DataFrame(json.loads(done.stdout))
+    return table_from("kernels.interpreter_check", "the interpreter check", interpret=True)
 
 
 def project_rows() -> list[dict]:
