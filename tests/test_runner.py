@@ -245,13 +245,14 @@ def test_an_interruption_ends_what_was_started():
 
     def work():
         started.append(subprocess.Popen(["sleep", "60"]))
+        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         started[0].wait()
 
-    threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         runner.watched(work)
-    assert started[0].wait(timeout=30) == -signal.SIGTERM
+    # psutil, subprocess or the thread may be the one that reaps it, so its exit code is not always here to read
+    assert not psutil.pid_exists(started[0].pid)
     assert time.monotonic() - start < 30
 
 
