@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from specsync_lib import evaluation, provenance
-from specsync_lib.acceptance import expected_calibration_error
+from specsync_lib.acceptance_statistics import expected_calibration_error
 from specsync_lib.audio import load_audio
 from specsync_lib.corpus import Prompt, aligned, human_prompts
 from specsync_lib.draft import MODEL_DIR, DraftPlan, draft_plan, load_draft

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
-from specsync_lib.acceptance import accepted_run_lengths, at_threshold, confusion_matrix
+from specsync_lib.acceptance_statistics import accepted_run_lengths, at_threshold, confusion_matrix
 from specsync_lib.figures import ROLE_COLOURS, ROLE_MARKERS, labelled
 from specsync_lib.units import VIDEO_FPS, VISEMES
 
@@ -47,7 +47,8 @@ def draw_acceptance(table: pd.DataFrame, threshold: float, ax: Axes, *, judge: s
 
     Parameters
     ----------
-    table : from `acceptance.acceptance_table`; the lenient rule's columns within_one_frame (_low, _high) may be added.
+    table : from `acceptance_statistics.acceptance_table`; the lenient rule's columns within_one_frame (_low, _high) may
+        be added.
     judge : who accepts, for the legend.
     """
     curves = [("acceptance", "accepted", "-", f"accepted by {judge}, same frame")]
@@ -162,7 +163,7 @@ def draw_reliability(table: pd.DataFrame, threshold: float, ax: Axes) -> Drawing
 
     Parameters
     ----------
-    table : from `acceptance.reliability_table`.
+    table : from `acceptance_statistics.reliability_table`.
     """
     filled = table[table["n_frames"] > 0]
     spread = [filled["accuracy"] - filled["accuracy_low"], filled["accuracy_high"] - filled["accuracy"]]
@@ -234,7 +235,7 @@ def draw_numbers(table: pd.DataFrame, threshold: float, ax: Axes, *, frames: pd.
 
     Parameters
     ----------
-    table : from `acceptance.acceptance_table`.
+    table : from `acceptance_statistics.acceptance_table`.
     frames : the frame table; without it no run lengths.
     """
     names = ("threshold", "acceptance", "coverage", "covered", "utterances") + ("accepted runs",) * (frames is not None)

@@ -19,7 +19,7 @@ from specsync_lib.drawing import draw_acceptance, draw_numbers, draw_strip
 from specsync_lib.provenance import machine
 from specsync_lib.summary import write_json
 
-SLIDER_STEP = 0.005  # the spacing of acceptance.THRESHOLDS
+SLIDER_STEP = 0.005  # the spacing of acceptance_statistics.THRESHOLDS
 DPI = 80
 SIZE_IN = (12, 7)
 
@@ -29,7 +29,7 @@ class AcceptanceExplorer:
 
     Parameters
     ----------
-    table : from `acceptance.acceptance_table`.
+    table : from `acceptance_statistics.acceptance_table`.
     frames : the frame table (see `specsync_lib.drawing`), any number of utterances.
     threshold : where the slider starts.
     judge : who accepts, for the legend.

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from specsync_lib.acceptance import acceptance_table, at_threshold, reliability_table
+from specsync_lib.acceptance_statistics import acceptance_table, at_threshold, reliability_table
 from specsync_lib.drawing import (
     CLAIMED_ACCEPTANCE,
     CLAIMED_THRESHOLD,

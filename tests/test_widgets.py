@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from specsync_lib.acceptance import acceptance_table
+from specsync_lib.acceptance_statistics import acceptance_table
 from specsync_lib.units import VISEMES
 from specsync_lib.widgets import AcceptanceExplorer, measure_redraw
 

@@ -1,4 +1,4 @@
-"""The acceptance rule's properties, each against a loop that cannot be wrong."""
+"""The statistics of acceptance, each against a loop that cannot be wrong."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specsync_lib.acceptance import (
+from specsync_lib.acceptance_statistics import (
     THRESHOLDS,
     acceptance_table,
     accepted_run_lengths,
