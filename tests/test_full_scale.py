@@ -1,0 +1,145 @@
+"""The real-shape models compute what the plain ones compute, and the whole measurement runs with tiny sizes."""
+
+import pytest
+import torch
+
+from specsync_lib import real_shape
+from specsync_lib.real_shape import TINY
+from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_a_seed():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def reasoner_model():
+    torch.manual_seed(0)
+    return real_shape.build_reasoner(TINY, CPU, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    torch.manual_seed(0)
+    return real_shape.build_vae(TINY, CPU, dtype=torch.float32)
+
+
+def test_every_parameter_gets_storage_and_nothing_explodes(reasoner_model, vae):
+    for model in (reasoner_model, vae, real_shape.build_transformer(TINY, CPU), real_shape.build_encoder(TINY, CPU)):
+        tensors = [*model.parameters(), *model.buffers()]
+        assert not any(tensor.is_meta for tensor in tensors)
+        assert all(tensor.isfinite().all() for tensor in tensors)
+
+
+def test_full_shapes_are_the_published_sizes():
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with init_empty_weights():
+        reasoner = LlamaForCausalLM(LlamaConfig(**real_shape.FULL.reasoner))
+        transformer = WanTransformer3DModel(**real_shape.FULL.transformer)
+        vae = AutoencoderKLWan(**real_shape.FULL.vae)
+    count = lambda model: sum(parameter.numel() for parameter in model.parameters())  # noqa: E731
+    assert count(reasoner) == 70_553_706_496  # Llama 3.1 70B
+    assert 1.41e9 < count(transformer) < 1.43e9  # Wan 2.1 1.3B
+    assert 1.26e8 < count(vae) < 1.28e8  # Wan VAE
+
+
+def test_a_pass_over_the_fixed_cache_equals_a_pass_over_everything(reasoner_model):
+    """Prefix, evidence and draft in three passes; transformers' own attention over the whole sequence at once."""
+    reasoner = real_shape.ShapeReasoner(reasoner_model, TINY, evidence_tokens=6)
+    draft = torch.randint(32, 47, (FRAMES_PER_CHUNK,))
+    prefix = torch.randint(0, 64, (1, TINY.prefix_tokens))
+    passes = real_shape.Passes(reasoner_model, reasoner._score._cache, TINY.prefix_tokens, graphs=False)
+    passes.tokens.copy_(prefix)
+    passes.run()
+    probabilities, choice = reasoner.read_and_score(draft)
+    whole = torch.cat([prefix, reasoner._read_and_score.tokens[:, :6], draft[None]], dim=1)
+    reasoner_model.set_attn_implementation("sdpa")
+    try:
+        logits = reasoner_model(input_ids=whole, use_cache=False).logits[0, -FRAMES_PER_CHUNK - 1 : -1]
+    finally:
+        reasoner_model.set_attn_implementation("grouped")
+    expected = logits[:, 32 : 32 + len(VISEMES)].softmax(-1)
+    torch.testing.assert_close(probabilities, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(choice, expected.argmax(-1) + 32)
+
+
+def test_a_second_pass_after_a_longer_one_sees_nothing_of_it(reasoner_model):
+    """Going back in the cache is a smaller position: what stood there later is masked."""
+    reasoner = real_shape.ShapeReasoner(reasoner_model, TINY, evidence_tokens=6)
+    draft, other = torch.randint(32, 47, (2, FRAMES_PER_CHUNK))
+    first = reasoner.read_and_score(draft)[0].clone()
+    reasoner.read_and_score(other)
+    assert torch.equal(reasoner.read_and_score(draft)[0], first)
+
+
+def test_the_target_agrees_with_itself_when_its_own_plan_is_the_draft(reasoner_model):
+    """Token by token and one pass are the same function: verifying a plan accepts it whole."""
+    reasoner = real_shape.ShapeReasoner(reasoner_model, TINY, evidence_tokens=6)
+    evidence = reasoner._evidence.tokens
+    reasoner._read_and_score.tokens[:, :6].copy_(evidence)
+    tokens, _ = reasoner.plan()
+    tokens = tokens.clone()
+    _, choice = reasoner.read_and_score(tokens)
+    assert torch.equal(choice, tokens)
+
+
+@pytest.mark.parametrize("method", ["rowwise", "per-tensor"])
+def test_fp8_products_equal_the_dequantised_reference(method):
+    layer = real_shape.Fp8Linear.random(32, 64, CPU, torch.bfloat16, method)
+    x = torch.randn(1, 3, 64, dtype=torch.bfloat16)
+    try:
+        y = layer(x)
+    except (RuntimeError, NotImplementedError) as error:
+        pytest.skip(f"this build has no FP8 product on a CPU: {str(error).splitlines()[0]}")
+    layer.method = "dequantise"
+    reference = layer(x).float()
+    assert (y.float() - reference).norm() / reference.norm() < 0.05  # e4m3 activations: 3 mantissa bits
+
+
+def test_fp8_weights_are_close_to_what_they_stand_for():
+    values = torch.randn(16, 64)
+    weight, scale = real_shape.quantise_rows(values)
+    assert (weight.float() * scale - values).norm() / values.norm() < 0.04
+
+
+@pytest.mark.parametrize("method", ["3d", "2d"])
+def test_three_slots_at_once_decode_as_slot_by_slot(vae, method):
+    from specsync_lib.wan import ChunkDecoder
+
+    latents = torch.randn(1, 16, 7, 4, 4)
+    reference = ChunkDecoder(vae).push(latents)
+    plain = {name: module.forward for name, module in vae.named_modules() if "forward" in vars(module)}
+    assert not plain
+    real_shape.lean_convolutions(vae, method)
+    try:
+        decoder = ChunkDecoder(vae)
+        first = decoder.push(latents[:, :, :1])
+        decoder.push(latents[:, :, 1:4])
+        _, cache = decoder.state()
+        shapes = real_shape.TINY
+        chunk = real_shape.ShapeDecoder(vae, shapes, latents[:, :, 4:], graphs=False)
+        chunk._cache = cache
+        face, _ = chunk._decode_plain(latents[:, :, 4:], cache)
+    finally:
+        for module in vae.modules():
+            vars(module).pop("forward", None)
+    torch.testing.assert_close(first, reference[:, :, :1], atol=1e-5, rtol=1e-4)
+    expected = ((reference[0, :, -12:] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0)
+    assert (face.int() - expected.int()).abs().max() <= 1
+
+
+def test_decoding_twice_without_a_commit_gives_the_same_frames(vae):
+    latents = torch.randn(1, 16, 3, 4, 4)
+    decoder = real_shape.ShapeDecoder(vae, TINY, latents)
+    first, _ = decoder.run()
+    again, after = decoder.run()
+    assert torch.equal(first, again) and first.shape == (12, *TINY.picture, 3)
+    decoder.commit(after)
+    assert not torch.equal(decoder.run()[0], first)
