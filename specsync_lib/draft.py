@@ -5,7 +5,7 @@ log-mel → causal level and channel normalisation → 18-frame window → one t
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from scipy.signal import lfilter
 from kernels.project_latents.reference import ProjectionWeights, project_latents
 from specsync_lib import units
 from specsync_lib.errors import InputError
-from specsync_lib.features import log_mel
-from specsync_lib.visemes import SyncPlan
+
+if TYPE_CHECKING:  # a bare GPU machine lacks the packages of the features and of the plans' tables
+    from specsync_lib.visemes import SyncPlan
 
 MODEL_DIR = Path(__file__).resolve().parent.parent / "data" / "models" / "draft"
 FRAMES_PER_CALL = 4096  # bounds the windows' memory to about 25 MB whatever the recording's length
@@ -84,8 +85,10 @@ class DraftPlan:
     openness: np.ndarray
 
     @property
-    def plan(self) -> SyncPlan:
+    def plan(self) -> "SyncPlan":
         """The most probable viseme of every frame, with the openness head's openness."""
+        from specsync_lib.visemes import SyncPlan
+
         return SyncPlan(self.probabilities.argmax(axis=1).astype(np.int8), self.openness)
 
 
@@ -135,6 +138,8 @@ def draft_plan(
     backend
         ``torch``: the reference; ``triton``: the kernel. Chosen, never guessed.
     """
+    from specsync_lib.features import log_mel
+
     mel = torch.from_numpy(normalise(log_mel(samples))).to(weights.w1.device)
     frames = units.frame_count(len(samples))
     kernel = _kernel(backend)
