@@ -282,6 +282,7 @@ def verify_chunk(
     probability: float = LENIENT_PROBABILITY,
     redraft: Literal["judge", "draft"] = "judge",
     witness: Float[np.ndarray, "t v"] | None = None,
+    on_pass: Callable[[Int[np.ndarray, " t"], int], None] | None = None,
     backend: Backend = "torch",
 ) -> ChunkVerdict:
     """Let a judge decide one chunk of the draft, and leave the judge's stream standing behind the committed tokens.
@@ -300,6 +301,7 @@ def verify_chunk(
     redraft : see `decide`.
     witness : a third party's distributions for the same frames (the evidence's probe): a judge whose rows agree with it
         only after a shift speaks of other frames.
+    on_pass : told before every further pass what the chunk looks like by now, and how many of its frames are fixed.
 
     Raises
     ------
@@ -322,6 +324,8 @@ def verify_chunk(
         nonlocal committed
         first = int(fixed[0])
         target = torch.full_like(q, torch.nan)
+        if first and on_pass:
+            on_pass(tokens[0].numpy().copy(), first)
         try:
             if first > committed:
                 stream.commit(tokens[0, committed:first].numpy())

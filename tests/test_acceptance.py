@@ -222,6 +222,18 @@ def test_one_chunk_behind_the_stream_equals_plain_decoding(seed, frames, kind, t
     assert all(not verdict.accepted[frame] for frame in verdict.rejected_at)
 
 
+def test_between_passes_one_can_see_what_the_judge_thinks(toy):
+    judges, plan = toy
+    seen = []
+    verdict = verify_chunk(ToyStream(judges), plan, on_pass=lambda tokens, fixed: seen.append((tokens, fixed)))
+    assert len(seen) == verdict.passes - 1 > 0
+    for tokens, fixed in seen:
+        assert tokens[:fixed].tolist() == verdict.tokens[:fixed].tolist() and len(tokens) == FRAMES_PER_CHUNK
+    assert [fixed for _, fixed in seen] == sorted({fixed for _, fixed in seen})
+    last, fixed = seen[-1]
+    assert (last == verdict.tokens).mean() > (plan.probabilities.argmax(1) == verdict.tokens).mean() and fixed > 1
+
+
 @given(seed=st.integers(0, 2**31), kind=st.sampled_from(DRAFTS))
 @settings(max_examples=40)
 def test_a_sampled_chunk_is_committed_and_the_seed_repeats_it(seed, kind):
