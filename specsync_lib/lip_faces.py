@@ -1,0 +1,253 @@
+"""Mouths to train the lip reader on: many people, few frames each, mouths far beyond speech.
+
+    python -m specsync_lib.lip_faces --out DIR --people 300 --workers 2
+
+For reading lips, people matter more than clips: every person is another face shape, skin and light, and stands for 24
+mouths, half of them spoken, half drawn at random. People are split; no face is in two splits. The command can be
+interrupted: people already drawn are kept.
+
+Files: ``person_NNNN.safetensors`` (pictures cut around mouth and chin, the targets, head pose) and ``people.json``.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from specsync_lib import face_corpus, lip_reader
+from specsync_lib.errors import InputError
+from specsync_lib.files import atomic_path
+from specsync_lib.lip_reader import PICTURE_MM, PICTURE_PX
+from specsync_lib.units import VISEMES
+
+if TYPE_CHECKING:
+    from specsync_lib.head import Head
+
+FRAMES_PER_PERSON = 24
+# left, top, right, bottom of what is kept of a picture: what the reader sees, and room to shift it
+KEPT_PX = (24, 60, 232, 256)
+SPLITS = ("train", "validation", "test")
+VALIDATION_EVERY, TEST_EVERY = 12, 8
+
+
+@dataclass(frozen=True)
+class Person:
+    """One face to draw: ``identity`` names one of the suite's people, or is "" for one drawn from the seed."""
+
+    index: int
+    split: str
+    identity: str
+    seed: int
+
+    @property
+    def file(self) -> str:
+        return f"person_{self.index:04d}.safetensors"
+
+
+def plan_people(count: int, seed: int) -> list[Person]:
+    """Who is drawn: one in eight tests, one in twelve validates; the suite's own people come first.
+
+    Raises
+    ------
+    InputError: too few for every split.
+    """
+    from specsync_lib.head_look import IDENTITIES
+
+    named = list(IDENTITIES)
+    if count < len(named) + TEST_EVERY + VALIDATION_EVERY:
+        raise InputError(f"lip faces: {count} people; give at least {len(named) + TEST_EVERY + VALIDATION_EVERY}")
+    people = []
+    for index in range(count):
+        name = named[index] if index < len(named) else ""
+        if name:
+            split = "test" if name in face_corpus.TEST_IDENTITIES else "train"
+        elif index % TEST_EVERY == TEST_EVERY - 1:
+            split = "test"
+        else:
+            split = "validation" if index % VALIDATION_EVERY == VALIDATION_EVERY - 1 else "train"
+        people.append(Person(index, split, name, 1_000_000 + 10_000 * seed + index))
+    return people
+
+
+def random_mouths(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """ARKit units [count, 52] and poses [count, 3]: the first half spoken, the second half anything a mouth can do."""
+    from specsync_lib.head_mesh import unit_names
+    from specsync_lib.visemes import SyncPlan, openness_of
+
+    spoken = count // 2
+    lengths = rng.integers(2, 6, 3 * spoken)
+    # silence and closed lips as often as in speech
+    often = np.array([{"sil": 4, "PP": 3, "FF": 2}.get(name, 1) for name in VISEMES], float)
+    visemes = rng.choice(len(VISEMES), len(lengths), p=often / often.sum())
+    visemes = np.repeat(visemes, lengths)[: 3 * spoken].astype(np.int8)
+    units, pose = face_corpus.perform(SyncPlan(visemes, openness_of(visemes)), rng)
+    kept = np.concatenate([np.arange(spoken) * 3, rng.integers(0, 3 * spoken, count - spoken)])
+    units, pose = units[kept].copy(), pose[kept].copy()
+    names = unit_names()
+    mouth = [names.index(name) for name in names if name.startswith(("mouth", "jaw", "tongue"))]
+
+    def put(row: int, weight: float, name: str) -> None:
+        for full in (name,) if name in names else (f"{name}Left", f"{name}Right"):
+            units[row, names.index(full)] = np.clip(weight, 0, 1)
+
+    for row in range(spoken, count):
+        units[row, mouth] *= rng.choice([0.0, 0.5], p=[0.7, 0.3])
+        shut = rng.random() < 0.25
+        put(row, 0.0 if shut else rng.uniform(0, 0.7), "jawOpen")
+        moving = {name: most for name, most in RANDOM_UNITS.items() if not (shut and name in OPENING_UNITS)}
+        for name in rng.choice(list(moving), rng.integers(0, 5), replace=False):
+            put(row, rng.uniform(0, moving[name]), name)
+        pose[row] = rng.normal(0, [0.14, 0.07, 0.05]).clip(-0.4, 0.4)
+    return units, pose
+
+
+# Units that move the mouth, with the largest weight that still looks like one.
+RANDOM_UNITS = {
+    "mouthFunnel": 0.8, "mouthPucker": 0.9, "mouthPress": 0.6, "mouthRollLower": 0.7, "mouthRollUpper": 0.6,
+    "mouthUpperUp": 0.7, "mouthLowerDown": 0.7, "mouthStretch": 0.7, "mouthSmile": 0.8, "mouthFrown": 0.6,
+    "tongueOut": 0.7, "mouthClose": 0.3, "mouthShrugLower": 0.5, "mouthShrugUpper": 0.5, "mouthDimple": 0.5,
+    "jawForward": 0.4, "jawLeft": 0.3, "jawRight": 0.3, "mouthLeft": 0.3, "mouthRight": 0.3, "cheekPuff": 0.5,
+}  # fmt: skip
+OPENING_UNITS = {"mouthFunnel", "mouthUpperUp", "mouthLowerDown", "tongueOut"}  # these part the lips by themselves
+
+
+def mouth_width_mm(head: "Head", units: np.ndarray) -> float:
+    """Distance between the corners of the mouth, head upright."""
+    lips = np.flatnonzero(head._lip_shine[:, 0] > 0.5 * head._lip_shine.max())
+    across = head._canonical[lips, 0]
+    points = head.vertices(units)[lips]
+    right, left = (points[side].mean(axis=0) for side in (across < 0.93 * across.min(), across > 0.93 * across.max()))
+    return float(1000 * np.linalg.norm(left - right))
+
+
+def targets_of(head: "Head", units: np.ndarray) -> np.ndarray:
+    """The reader's targets [13] of a face, in the order of ``lip_reader.TARGETS``.
+
+    Raises
+    ------
+    ValueError: the lips have moved so far aside that the head finds no gap to measure.
+    """
+    from specsync_lib.head_mesh import unit_names
+
+    lengths = np.array([head.lip_aperture(units), mouth_width_mm(head, units)]) / PICTURE_MM
+    return np.concatenate([lengths, lip_reader.targets_of_units(units, unit_names())]).astype(np.float32)
+
+
+def draw_person(person: Person, out: Path) -> None:
+    """Draw one face's mouths into its file; nothing when it is there."""
+    from specsync_lib.head import Head
+    from specsync_lib.head_look import IDENTITIES
+
+    if (out / person.file).is_file():
+        return
+    rng = np.random.default_rng([person.seed, 0])
+    identity = IDENTITIES[person.identity] if person.identity else face_corpus.draw_person(rng)
+    studio = face_corpus.draw_studio(rng)
+    left, top, right, bottom = KEPT_PX
+    rows = []
+    with Head(identity, (PICTURE_PX, PICTURE_PX), person.seed, studio=studio, camera="face", threads=1) as head:
+        while len(rows) < FRAMES_PER_PERSON:
+            for units, pose in zip(*random_mouths(FRAMES_PER_PERSON, rng), strict=True):
+                try:
+                    targets = targets_of(head, units)
+                except ValueError:  # another mouth is drawn in its place
+                    continue
+                rows.append((head.render(units, pose)[top:bottom, left:right], targets, pose))
+    crops, targets, poses = (np.stack(column) for column in zip(*rows[:FRAMES_PER_PERSON], strict=True))
+    with atomic_path(out / person.file) as temporary:
+        save_file({"crops": crops, "targets": targets, "pose": poses.astype(np.float32)}, temporary)
+
+
+def build(out: Path, count: int, workers: int, seed: int) -> dict:
+    """Draw what is missing, then write ``people.json``; returns its content."""
+    from tqdm.auto import tqdm
+
+    out.mkdir(parents=True, exist_ok=True)
+    people = plan_people(count, seed)
+    with ProcessPoolExecutor(workers) as pool:
+        list(tqdm(pool.map(partial(draw_person, out=out), people), total=count, desc="people", unit="person"))
+    rows = [
+        {**vars(person), "sha256": hashlib.sha256((out / person.file).read_bytes()).hexdigest()} for person in people
+    ]
+    listing = {"seed": seed, "frames_per_person": FRAMES_PER_PERSON, "kept_px": KEPT_PX, "people": rows}
+    with atomic_path(out / "people.json") as temporary:
+        temporary.write_text(json.dumps(listing, indent=1), encoding="utf-8")
+    return listing
+
+
+@dataclass(frozen=True)
+class LipFaces:
+    """All mouths in memory.
+
+    crops: [n, h, w, 3] uint8; targets: [n, 13] float32; person: [n] int; split: [n] of its name; facts: for the card.
+    """
+
+    crops: np.ndarray
+    targets: np.ndarray
+    person: np.ndarray
+    split: np.ndarray
+    facts: dict
+
+
+def load(folder: str | Path) -> LipFaces:
+    """Read what :func:`build` wrote.
+
+    Raises
+    ------
+    InputError: a file is absent or changed.
+    """
+    folder = Path(folder)
+    try:
+        listing = json.loads((folder / "people.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / 'people.json'}: not readable; run python -m specsync_lib.lip_faces") from error
+    tables, people = [], []
+    for row in listing["people"]:
+        path = folder / Person(*(row[key] for key in ("index", "split", "identity", "seed"))).file
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
+            raise InputError(f"{path}: absent or changed since it was drawn; run python -m specsync_lib.lip_faces")
+        tables.append(load_file(path))
+        people.append(row)
+    lengths = [len(table["targets"]) for table in tables]
+    split = np.repeat([row["split"] for row in people], lengths)
+    return LipFaces(
+        crops=np.concatenate([table["crops"] for table in tables]),
+        targets=np.concatenate([table["targets"] for table in tables]),
+        person=np.repeat([row["index"] for row in people], lengths),
+        split=split,
+        facts={
+            "seed": listing["seed"],
+            "people": {name: sum(row["split"] == name for row in people) for name in SPLITS},
+            "frames": {name: int((split == name).sum()) for name in SPLITS},
+            "sha256": hashlib.sha256((folder / "people.json").read_bytes()).hexdigest(),
+        },
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m specsync_lib.lip_faces", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--people", type=int, default=300)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    try:
+        listing = build(given.out, given.people, given.workers, given.seed)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return InputError.EXIT_CODE
+    print(f"{len(listing['people'])} people, {len(listing['people']) * FRAMES_PER_PERSON} frames")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
