@@ -36,6 +36,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from specsync_lib import wan
+from specsync_lib.descent import Descent, cosine
 from specsync_lib.errors import InputError
 from specsync_lib.face_corpus import FaceCorpus, load_corpus
 from specsync_lib.files import atomic_path
@@ -457,122 +458,104 @@ class Trainer:
             self.done_minutes, self.steps = earlier["trained_minutes"], earlier["steps"]
             self.curve, self.losses, self.rates = earlier["curve"], earlier["losses"], earlier["rates"]
             self.rng = np.random.default_rng([options.seed, self.steps])
+        self.cuda = device.type == "cuda"
         self.vae.to(device)
-        self.parameters = list(self.vae.parameters())
-        self.average = [parameter.detach().clone() for parameter in self.parameters]
-        cuda = device.type == "cuda"
-        self.captured = cuda and options.captured
-        dtype = torch.bfloat16 if cuda else torch.float32
-        self.coder = FoldedVae(self.vae, dtype, compiled=cuda and options.compiled)
-        self.rate = torch.tensor(options.learning_rate, device=device)
-        self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=cuda, capturable=cuda
+        self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.coders = {
+            compiled: FoldedVae(self.vae, self.dtype, compiled) for compiled in {False, options.compiled and self.cuda}
+        }
+        self.descent = Descent(
+            self.vae.parameters(),
+            device=device,
+            ema=options.ema,
+            compiled=options.compiled,
+            captured=options.captured,
         )
         self.frames = torch.from_numpy(corpus.frames).to(device)
         self.mouth_px = torch.from_numpy(corpus.mouth_px).to(device)
         self.train_clips = corpus.clips_of("train")
 
     def run(self, out: Path) -> None:
-        """Spend the budget: the phases of the schedule by overall progress; weights are saved at every measurement."""
+        """Spend the budget: the phases of the schedule by overall progress; a checkpoint at every measurement."""
         self.began = time.perf_counter()
-        self.measure()
+        self.checkpoint(out)
         shares = np.array([phase.share for phase in self.options.schedule])
         for phase, ends_at in zip(self.options.schedule, (shares.cumsum() / shares.sum()).tolist(), strict=True):
             ends_at_minutes = min(ends_at * self.options.total_minutes, self.done_minutes + self.options.minutes)
             if self.minutes < ends_at_minutes:
-                self._run_phase(phase, ends_at_minutes)
-                self.measure()
-                self.save_weights(out)  # what an interrupted run leaves
+                self._run_phase(phase, ends_at_minutes, out)
+                self.checkpoint(out)
 
     @property
     def minutes(self) -> float:
         """Wall-clock minutes of training so far, all pieces together."""
         return self.done_minutes + (time.perf_counter() - self.began) / 60
 
-    def _run_phase(self, phase: Phase, ends_at_minutes: float) -> None:
+    def _run_phase(self, phase: Phase, ends_at_minutes: float, out: Path) -> None:
         """Train on one batch shape until ``ends_at_minutes``."""
-        picks = self._draw(phase)
-        step, loss = self._prepared_step(phase, picks)
+        picks, descent = self._draw(phase), self.descent
+        descent.prepare(lambda compiled: self._loss(phase, picks, self.coders[compiled]))
         prepared, steps, last_measure = self.minutes, 0, self.minutes
         while self.minutes < ends_at_minutes and steps != self.options.max_steps:
             picks.copy_(self._draw(phase))
-            self.rate.fill_(self._learning_rate(steps))
-            step()
-            decay = min(self.options.ema, (1 + self.steps) / (10 + self.steps))
-            torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.parameters], 1 - decay)
+            descent.step(self.options.learning_rate * cosine(self.minutes / self.options.total_minutes, steps))
             steps, self.steps = steps + 1, self.steps + 1
             if steps % 20 == 0 or steps == self.options.max_steps:
-                self._log(phase, loss.item())  # .item() waits for the device, so the clock above is honest
+                row = {"step": self.steps, "loss": round(descent.loss(), 5)}  # waits, so the clock above is honest
+                if np.isfinite(row["loss"]):
+                    self.losses.append(row | {"frames": phase.frames, "crop_px": phase.crop_px})
                 if self.minutes - last_measure >= self.options.measure_every_minutes:
-                    self.measure()
+                    self.checkpoint(out)
                     last_measure = self.minutes
         rate = steps / max(1e-9, 60 * (self.minutes - prepared))
         print(
-            f"{phase.clips} clips of {phase.frames} frames, {phase.crop_px} px: {steps} steps, {rate:.1f} a second",
+            f"{phase.clips} clips of {phase.frames} frames, {phase.crop_px} px: {steps} steps, {rate:.1f} a second, "
+            f"{descent.mode}",
             flush=True,
         )
-        self.rates.append({**asdict(phase), "steps": steps, "steps_per_s": round(rate, 2)})
+        self.rates.append({**asdict(phase), "steps": steps, "steps_per_s": round(rate, 2), "mode": descent.mode})
 
     def _draw(self, phase: Phase) -> Picks:
         return draw_picks(self.corpus, self.train_clips, phase, self.rng).to(self.device)
 
-    def _learning_rate(self, step: int) -> float:
-        """A cosine over all pieces, with a short ramp at every start of a phase (the optimiser meets new batches)."""
-        progress = min(1.0, self.minutes / self.options.total_minutes)
-        ramp = min(1.0, (step + 1) / 100)
-        return self.options.learning_rate * ramp * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
-
-    def _prepared_step(self, phase: Phase, picks: Picks) -> tuple[Callable[[], object], Tensor]:
-        """A callable that makes one training step on the crops at ``picks``, and the tensor that receives its loss."""
-        loss_out = torch.zeros((), device=self.device)
-
-        def step() -> None:
-            self.optimiser.zero_grad(set_to_none=False)
-            loss = self._loss(phase, picks)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
-            self.optimiser.step()
-            loss_out.copy_(loss.detach())
-
-        if not self.captured:
-            return step, loss_out
-        # Compilation and cuDNN's choice happen in the warm-up, with the rate at zero; the graph then replays the rest.
-        self.rate.zero_()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                step()
-        torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
-        return graph.replay, loss_out
-
-    def _loss(self, phase: Phase, picks: Picks) -> Tensor:
+    def _loss(self, phase: Phase, picks: Picks, coder: FoldedVae) -> Tensor:
         w = self.options.loss
         signal, weight = cut(self.frames, self.mouth_px, picks, phase.crop_px, w)
-        mean, log_variance = self.coder.encode(signal)
+        mean, log_variance = coder.encode(signal)
         latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-        return reconstruction_loss(self.coder.decode(latents), signal, weight, w) + w.kl * kl_per_element(
-            mean, log_variance
-        )
-
-    def _log(self, phase: Phase, loss: float) -> None:
-        if not np.isfinite(loss):
-            raise RuntimeError(f"wan_training: the loss is {loss} at step {self.steps}; lower --learning-rate")
-        self.losses.append(
-            {"step": self.steps, "loss": round(loss, 5), "frames": phase.frames, "crop_px": phase.crop_px}
-        )
+        return reconstruction_loss(coder.decode(latents), signal, weight, w) + w.kl * kl_per_element(mean, log_variance)
 
     def averaged(self) -> "AutoencoderKLWan":
         """A copy of the model with the averaged weights, in eval mode."""
         model = type(self.vae).from_config(self.vae.config).to(self.device)
-        with torch.no_grad():
-            for target, source in zip(model.parameters(), self.average, strict=True):
-                target.copy_(source)
+        self.descent.load_average(model.parameters())
         return model.eval().requires_grad_(False)
+
+    def checkpoint(self, out: Path) -> None:
+        """Measure, and write what a later piece needs to go on from here: an interrupted run loses a minute at most."""
+        self.measure()
+        self.descent.save_point()
+        self.save_weights(out)
+        self.write(out / "metrics.json", json.dumps(self.progress(), indent=1))
+
+    @staticmethod
+    def write(path: Path, text: str) -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def progress(self) -> dict:
+        """Everything of metrics.json but the final quality."""
+        return {
+            "trained_minutes": round(self.minutes, 3),
+            "steps": self.steps,
+            "parameters": sum(parameter.numel() for parameter in self.descent.parameters),
+            "options": asdict(self.options),
+            "corpus": self.corpus.facts,
+            "device": device_facts(self.device),
+            "curve": self.curve,
+            "losses": self.losses,
+            "rates": self.rates,
+        }
 
     def measure(self) -> None:
         """Append held-out quality of the averaged weights to the curve: new utterances, and new faces with them."""
@@ -580,7 +563,7 @@ class Trainer:
         row = {"minutes": round(self.minutes, 3), "step": self.steps}
         for split in ("validation", "test"):
             clips = self.corpus.clips_of(split)[: options.held_out_clips]
-            result = asdict(quality(model, self.corpus, clips, options.held_out_frames, self.coder.dtype))
+            result = asdict(quality(model, self.corpus, clips, options.held_out_frames, self.dtype))
             row[split] = {key: value for key, value in result.items() if key != "per_clip"}
         self.curve.append(row)
         test = row["test"]
@@ -600,31 +583,17 @@ class Trainer:
 
     def save(self, out: Path) -> dict:
         """Write the metrics of the saved weights, and a preview of what they make of held-out faces."""
-        trained_minutes = self.minutes
+        metrics = self.progress()
         self.save_weights(out)
         stored = wan.load_vae(out, device=self.device)
-        metrics = {
-            "trained_minutes": round(trained_minutes, 3),
-            "steps": self.steps,
-            "parameters": sum(parameter.numel() for parameter in self.parameters),
-            "options": asdict(self.options),
-            "corpus": self.corpus.facts,
-            "device": device_facts(self.device),
-            "final": {
-                split: asdict(
-                    quality(
-                        stored, self.corpus, self.corpus.clips_of(split), self.options.held_out_frames, torch.float32
-                    )
-                )
-                for split in ("validation", "test")
-            },
-            "curve": self.curve,
-            "losses": self.losses,
-            "rates": self.rates,
+        metrics["final"] = {
+            split: asdict(
+                quality(stored, self.corpus, self.corpus.clips_of(split), self.options.held_out_frames, torch.float32)
+            )
+            for split in ("validation", "test")
         }
-        for name, text in (("metrics.json", json.dumps(metrics, indent=1)), ("README.md", model_card(metrics))):
-            with atomic_path(out / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+        self.write(out / "metrics.json", json.dumps(metrics, indent=1))
+        self.write(out / "README.md", model_card(metrics))
         self.preview(stored, out / "preview.png")
         return metrics
 

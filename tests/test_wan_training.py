@@ -144,12 +144,12 @@ def test_training_reduces_the_loss():
     torch.manual_seed(0)
     phase = wan_training.Phase(1.0, 5, 16, 2)
     trainer = wan_training.Trainer(toy_corpus(), options(), torch.device("cpu"))
-    step, loss = trainer._prepared_step(phase, trainer._draw(phase))
-    trainer.rate.fill_(2e-3)
+    picks = trainer._draw(phase)
+    trainer.descent.prepare(lambda compiled: trainer._loss(phase, picks, trainer.coders[compiled]))
     values = []
     for _ in range(25):
-        step()
-        values.append(loss.item())
+        trainer.descent.step(2e-3)
+        values.append(trainer.descent.loss())
     assert np.mean(values[-3:]) < 0.6 * values[0]
 
 
