@@ -54,7 +54,8 @@ WEIGHTS, CONFIG, METRICS, RIVALS = "latent_basis.safetensors", "config.json", "m
 COEFFICIENTS = 64
 STILL_SLOTS = 6  # of a still clip: the causal cache has settled
 ALWAYS = 20.0  # tanh of it is 1 in every floating type
-RIDGES = (30.0, 100.0, 300.0, 1000.0, 3000.0)
+RIDGES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)  # per row
+HIDDEN_RIDGE = 0.1  # of the basis from the hidden layer: few filmed slots
 PLAN_LENGTHS, PLAN_RIDGES = (0.5, 1.0, 2.0), (1e-3, 1e-2, 1e-1)  # lengths in median distances
 # How a slot's 4 frames become one row: the kernel's mean, and beside it half of its second half minus its first.
 POOLS = {"mean": [[0.25] * 4], "ordered": [[0.25] * 4, [-0.25, -0.25, 0.25, 0.25]]}
@@ -180,6 +181,22 @@ def save(fitted: LatentBasis, folder: Path) -> None:
         save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
     with atomic_path(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def load_rivals(work: Path, basis: LatentBasis) -> dict[str, Tensor]:
+    """The heads that the claim's test compares with, as :func:`run` left them beside the material.
+
+    Raises
+    ------
+    InputError: absent, damaged, or of another shape than the basis'.
+    """
+    hidden, count = basis.w_coef.shape
+    path = work / RIVALS
+    if not path.is_file():
+        raise InputError(f"{path}: absent; run specsync_lib.latent_basis with this work folder")
+    return wan.read_checked(
+        [path], {"energy": (units.WINDOW_MEL_FRAMES + 1, count), "ordered": (2 * hidden - 1, count)}
+    )
 
 
 @dataclass(frozen=True)
@@ -337,19 +354,25 @@ def hidden_of(speech: Speech, weights: ProjectionWeights) -> Float[Tensor, "fram
     return torch.tanh((windows @ weights.band_pool).flatten(1) @ weights.w1 + weights.b1)
 
 
-def energy_of(speech: Speech) -> Float[Tensor, "frames 19"]:
-    """Loudness alone: the mean band of each row of the draft's own window, and a constant."""
+def ordered_features(hidden: Float[Tensor, "frames hidden"], grid: int = 0) -> Float[Tensor, "slots features"]:
+    """The hidden layer pooled with its order: (second half - first half) / 2, then the mean, the constant last."""
+    mean, change = pooled(hidden, "ordered", grid).chunk(2, dim=1)
+    return torch.cat([change[:, :-1], mean], dim=1)
+
+
+def energy_features(speech: Speech, grid: int = 0) -> Float[Tensor, "slots 19"]:
+    """Loudness alone: the mean band of each row of the draft's own window, pooled as in the kernel; and a constant."""
     loudness = gather_windows(torch.from_numpy(speech.mel), len(speech.units)).mean(dim=2)
-    return F.pad(loudness, (0, 1), value=1.0)
+    return pooled(F.pad(loudness, (0, 1), value=1.0), "mean", grid)
 
 
-def mouth_paths(units_: np.ndarray, grid: int = 0) -> Float[Tensor, "slots 416"]:
+def mouth_paths(weights: np.ndarray, grid: int = 0) -> Float[Tensor, "slots 416"]:
     """What the face does in a slot and in the one before it: ARKit weights [frames, 52] of 8 frames a slot."""
-    frames = len(units_) - grid
-    rest = np.zeros((FRAMES_PER_SLOT, units_.shape[1]), units_.dtype)
-    before = np.concatenate([rest, units_])[grid : grid + frames // FRAMES_PER_SLOT * FRAMES_PER_SLOT]
-    now = units_[grid : grid + len(before)]
-    slots = [torch.from_numpy(part).view(-1, FRAMES_PER_SLOT * units_.shape[1]) for part in (before, now)]
+    frames = len(weights) - grid
+    rest = np.zeros((FRAMES_PER_SLOT, weights.shape[1]), weights.dtype)
+    before = np.concatenate([rest, weights])[grid : grid + frames // FRAMES_PER_SLOT * FRAMES_PER_SLOT]
+    now = weights[grid : grid + len(before)]
+    slots = [torch.from_numpy(part).view(-1, FRAMES_PER_SLOT * weights.shape[1]) for part in (before, now)]
     return torch.cat(slots, dim=1)
 
 
@@ -384,17 +407,19 @@ class Ridge:
     """Least squares with a penalty, from running sums; the last feature is the constant and is not penalised."""
 
     def __init__(self) -> None:
+        self.rows = 0
         self.gram: Tensor | float = 0.0
         self.cross: Tensor | float = 0.0
 
     def add(self, features: Float[Tensor, "n p"], targets: Float[Tensor, "n k"]) -> None:
         """More rows."""
         wide = features.double()
+        self.rows += len(wide)
         self.gram, self.cross = self.gram + wide.T @ wide, self.cross + wide.T @ targets.double()
 
     def solve(self, penalty: float) -> Float[Tensor, "p k"]:
-        """The coefficients for one penalty."""
-        diagonal = torch.full((len(self.gram),), penalty, dtype=torch.float64)
+        """The coefficients for one penalty, given per row."""
+        diagonal = torch.full((len(self.gram),), penalty * self.rows, dtype=torch.float64)
         diagonal[-1] = 0
         return torch.linalg.solve(self.gram + torch.diag(diagonal), self.cross).float()
 
@@ -480,7 +505,7 @@ class Fit:
             features = torch.cat([pooled(self._hidden[s.name], "mean") for s in self.speech["train"]])
             heard = Ridge()
             heard.add(features, moved)
-            moved = features @ heard.solve(RIDGES[1])
+            moved = features @ heard.solve(HIDDEN_RIDGE)
         return leading_directions(moved, count)
 
     def head(
@@ -513,13 +538,9 @@ class Fit:
     def features(self, speech: Speech, kind: str, grid: int = 0) -> Float[Tensor, "slots features"]:
         """A sentence's rows for :meth:`head`, the constant last."""
         if kind == "energy":
-            return pooled(energy_of(speech), "mean", grid)
-        rows = pooled(self._hidden[speech.name], kind, grid)
-        if kind == "mean":
-            return rows
-        # order of the constant unit is 0: the constant goes last, its difference goes
-        middle = self._hidden[speech.name].shape[1]
-        return torch.cat([rows[:, middle:-1], rows[:, :middle]], dim=1)
+            return energy_features(speech, grid)
+        hidden = self._hidden[speech.name]
+        return ordered_features(hidden, grid) if kind == "ordered" else pooled(hidden, "mean", grid)
 
 
 def fit(
