@@ -22,8 +22,8 @@ Duration = float | Callable[[], float]
 class StageTimes:
     """Durations in seconds, each a number or a function that draws one.
 
-    verify_s: one forward pass over a draft; token_s: one token of the plan or of reasoning; steps: denoising steps; render_s: the whole decode,
-    which ``render_parts`` calls share equally.
+    verify_s: one forward pass over a draft; token_s: one token of the plan or of reasoning; steps: denoising steps;
+    render_s: the whole decode, which ``render_parts`` calls share equally.
     """
 
     draft_s: Duration = 0.0
