@@ -1,9 +1,11 @@
 """A world where everything is linear: a mouth painted from the draft's own hidden layer, and an orthonormal 'VAE'."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from kernels.project_latents.reference import ProjectionWeights
 from specsync_lib import latent_basis, latent_material
@@ -80,3 +82,16 @@ def linear_material(draft: ProjectionWeights, *, moving_inside_slots: bool = Fal
                 films.append(Film(one.name, split, identity, frames, 10 * opening))
     counts = {split: {"sentences": 4, "films": 4, "film_frames": 160} for split in latent_material.SPLITS}
     return Material(speech, films, {"seed": seed, "size_px": PX, "counts": counts, "sha256": "0" * 64})
+
+
+def write_films(folder: Path, material: Material, names: tuple[str, ...], scale: int = 1) -> None:
+    """Some sentences and their films on disk, as the builder leaves them, each pixel ``scale`` times as large."""
+    films = [film for film in material.films if film.speech in names]
+    for number, film in enumerate(films):
+        pictures = [Image.fromarray(frame.repeat(scale, axis=0).repeat(scale, axis=1)) for frame in film.frames]
+        path = folder / f"film_{number:03d}.avif"
+        pictures[0].save(path, save_all=True, append_images=pictures[1:], **latent_material.AVIF_OPTIONS)
+    gaps = {f"{number:03d}": film.gap_mm for number, film in enumerate(films)}
+    listed = [(film.speech, film.split, film.identity) for film in films]
+    speech = [material.speech[name] for name in names]
+    latent_material.write(folder, speech, listed, gaps, {"seed": 0, "size_px": scale * PX})

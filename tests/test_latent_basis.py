@@ -8,16 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linear_faces import PX, PatchCoder, linear_draft, linear_material, read_gap
+from linear_faces import PX, PatchCoder, linear_draft, linear_material, read_gap, write_films
 from safetensors.torch import load_file, save_file
 
 from kernels.project_latents import reference
-from specsync_lib import claim, latent_basis, latent_figures, latent_material, units, wan, wan_training
+from specsync_lib import claim, latent_basis, latent_figures, latent_material, lip_reader, units, wan, wan_training
 from specsync_lib.draft import load_draft, normalise
 from specsync_lib.errors import InputError
 from specsync_lib.latent_basis import LatentBasis, LatentDrafter
 
 COEFFICIENTS = 6
+FEW = ("train0", "train1", "validation0", "test1", "test2")
 
 
 @pytest.fixture(scope="module")
@@ -310,19 +311,11 @@ def test_films_are_chosen_by_the_seed_and_hold_their_split(material):
 
 
 def test_material_comes_back_from_its_files_and_a_changed_film_is_refused(material, tmp_path):
-    from PIL import Image
-
-    speech = [material.speech["train0"]]
-    film = material.films[0]
-    pictures = [Image.fromarray(frame) for frame in film.frames]
-    pictures[0].save(
-        tmp_path / "film_000.avif", save_all=True, append_images=pictures[1:], **latent_material.AVIF_OPTIONS
-    )
-    amounts = {"seed": 0, "size_px": PX}
-    latent_material.write(tmp_path, speech, [("train0", "train", "reference")], {"000": film.gap_mm}, amounts)
+    film, mel = material.films[0], material.speech["train0"].mel
+    write_films(tmp_path, material, ("train0",))
     loaded = latent_material.load_material(tmp_path)
     assert loaded.films[0].frames.shape == film.frames.shape
-    np.testing.assert_allclose(loaded.speech["train0"].mel, speech[0].mel, atol=0.01)
+    np.testing.assert_allclose(loaded.speech["train0"].mel, mel, atol=0.01)
     assert loaded.facts["counts"]["train"] == {"sentences": 1, "films": 1, "film_frames": len(film.gap_mm)}
     (tmp_path / "film_000.avif").write_bytes(b"x")
     with pytest.raises(InputError, match=r"film_000\.avif"):
@@ -333,8 +326,7 @@ def test_one_command_after_the_other_from_vae_to_table(material, tmp_path, monke
     """The whole path on a random VAE, with the linear world's films and reader."""
     vae = wan_training.new_vae(4, seed=0).eval()
     vae.save_pretrained(tmp_path / "vae_model" / "vae")
-    names = ("train0", "train1", "validation0", "test1", "test2")
-    some = [film for film in material.films if film.speech in names and film.identity == "reference"]
+    some = [film for film in material.films if film.speech in FEW and film.identity == "reference"]
     few, draft = latent_material.Material(material.speech, some, material.facts), linear_draft()
     monkeypatch.setattr(latent_material, "load_material", lambda folder: few)
     monkeypatch.setattr(latent_basis, "load_draft", lambda: draft)
@@ -391,3 +383,29 @@ def test_the_figure_shows_every_condition(lips):
     assert len(right.get_xticklabels()) == len(claim.CONDITIONS)
     assert latent_figures.typical_utterance(lips) in left.get_title()
     plt.close(fig)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (lip_reader.MODEL_DIR / lip_reader.WEIGHTS).is_file(), reason="the lip reader's weights are not in data/models"
+)
+def test_the_notebook_runs_on_a_random_vae(material, tmp_path, monkeypatch):
+    import papermill
+
+    from specsync_lib.provenance import NOTEBOOKS_DIR
+
+    monkeypatch.setenv("SPECSYNC_RUN_DIR", str(tmp_path / "run"))
+    films = tmp_path / "films"
+    films.mkdir()
+    write_films(films, material, FEW, scale=2)
+    papermill.execute_notebook(
+        NOTEBOOKS_DIR / "training" / "latent_basis.ipynb",
+        tmp_path / "latent_basis.ipynb",
+        parameters={"profile": "smoke", "work_folder": str(films)},
+        cwd=NOTEBOOKS_DIR,
+        progress_bar=False,
+    )
+    out = tmp_path / "run" / "latent_basis_smoke_fit"
+    assert latent_basis.load_latent_basis(out).z0.shape == (16, 8, 8)
+    assert set(claim.load_claim(out).table["identity"]) == {"reference", "mei"}
+    assert (out / "claim.png").is_file()
