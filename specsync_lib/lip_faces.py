@@ -6,14 +6,15 @@ For reading lips, people matter more than clips: every person is another face sh
 mouths, half of them spoken, half drawn at random. People are split; no face is in two splits. The command can be
 interrupted: people already drawn are kept.
 
-Files: ``person_NNNN.safetensors`` (pictures cut around mouth and chin, the targets, head pose) and ``people.json``.
+Files: ``person_NNNN.avif`` (pictures cut around mouth and chin), ``person_NNNN.safetensors`` (targets, head pose) and
+``people.json``.
 """
 
 import argparse
 import hashlib
 import json
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,8 +49,9 @@ class Person:
     seed: int
 
     @property
-    def file(self) -> str:
-        return f"person_{self.index:04d}.safetensors"
+    def files(self) -> tuple[str, str]:
+        """Pictures and table."""
+        return f"person_{self.index:04d}.avif", f"person_{self.index:04d}.safetensors"
 
 
 def plan_people(count: int, seed: int) -> list[Person]:
@@ -146,7 +148,7 @@ def draw_person(person: Person, out: Path) -> None:
     from specsync_lib.head import Head
     from specsync_lib.head_look import IDENTITIES
 
-    if (out / person.file).is_file():
+    if (out / person.files[1]).is_file():
         return
     rng = np.random.default_rng([person.seed, 0])
     identity = IDENTITIES[person.identity] if person.identity else face_corpus.draw_person(rng)
@@ -161,9 +163,20 @@ def draw_person(person: Person, out: Path) -> None:
                 except ValueError:  # another mouth is drawn in its place
                     continue
                 rows.append((head.render(units, pose)[top:bottom, left:right], targets, pose))
-    crops, targets, poses = (np.stack(column) for column in zip(*rows[:FRAMES_PER_PERSON], strict=True))
-    with atomic_path(out / person.file) as temporary:
-        save_file({"crops": crops, "targets": targets, "pose": poses.astype(np.float32)}, temporary)
+    write_person(person, out, *(np.stack(column) for column in zip(*rows[:FRAMES_PER_PERSON], strict=True)))
+
+
+def write_person(person: Person, out: Path, crops: np.ndarray, targets: np.ndarray, pose: np.ndarray) -> None:
+    """One person's pictures [n, h, w, 3] uint8, targets [n, 13] and head pose [n, 3] as files; the table comes last."""
+    from PIL import Image
+
+    pictures, table = (out / name for name in person.files)
+    frames = [Image.fromarray(crop) for crop in crops]
+    with atomic_path(pictures) as temporary:
+        options = {"quality": face_corpus.AVIF_QUALITY, "speed": face_corpus.AVIF_SPEED, "subsampling": "4:4:4"}
+        frames[0].save(temporary, save_all=True, append_images=frames[1:], max_threads=1, **options)
+    with atomic_path(table) as temporary:
+        save_file({"targets": targets.astype(np.float32), "pose": pose.astype(np.float32)}, temporary)
 
 
 def build(out: Path, count: int, workers: int, seed: int) -> dict:
@@ -174,13 +187,21 @@ def build(out: Path, count: int, workers: int, seed: int) -> dict:
     people = plan_people(count, seed)
     with ProcessPoolExecutor(workers) as pool:
         list(tqdm(pool.map(partial(draw_person, out=out), people), total=count, desc="people", unit="person"))
-    rows = [
-        {**vars(person), "sha256": hashlib.sha256((out / person.file).read_bytes()).hexdigest()} for person in people
-    ]
-    listing = {"seed": seed, "frames_per_person": FRAMES_PER_PERSON, "kept_px": KEPT_PX, "people": rows}
+    return write_listing(out, people, seed)
+
+
+def write_listing(out: Path, people: list[Person], seed: int) -> dict:
+    """``people.json`` over drawn people; returns its content."""
+    rows = [{**vars(person), "sha256": {name: digest(out / name) for name in person.files}} for person in people]
+    listing = {"seed": seed, "people": rows}
     with atomic_path(out / "people.json") as temporary:
         temporary.write_text(json.dumps(listing, indent=1), encoding="utf-8")
     return listing
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -209,17 +230,19 @@ def load(folder: str | Path) -> LipFaces:
         listing = json.loads((folder / "people.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / 'people.json'}: not readable; run python -m specsync_lib.lip_faces") from error
-    tables, people = [], []
-    for row in listing["people"]:
-        path = folder / Person(*(row[key] for key in ("index", "split", "identity", "seed"))).file
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
-            raise InputError(f"{path}: absent or changed since it was drawn; run python -m specsync_lib.lip_faces")
-        tables.append(load_file(path))
-        people.append(row)
+    people = listing["people"]
+    for row in people:
+        for name, expected in row["sha256"].items():
+            if not (folder / name).is_file() or digest(folder / name) != expected:
+                raise InputError(f"{folder / name}: absent or changed since it was drawn; draw the people again")
+    files = [Person(*(row[key] for key in ("index", "split", "identity", "seed"))).files for row in people]
+    with ThreadPoolExecutor() as pool:
+        crops = list(pool.map(lambda names: _read_crops(folder / names[0]), files))
+    tables = [load_file(folder / names[1]) for names in files]
     lengths = [len(table["targets"]) for table in tables]
     split = np.repeat([row["split"] for row in people], lengths)
     return LipFaces(
-        crops=np.concatenate([table["crops"] for table in tables]),
+        crops=np.concatenate(crops),
         targets=np.concatenate([table["targets"] for table in tables]),
         person=np.repeat([row["index"] for row in people], lengths),
         split=split,
@@ -227,9 +250,16 @@ def load(folder: str | Path) -> LipFaces:
             "seed": listing["seed"],
             "people": {name: sum(row["split"] == name for row in people) for name in SPLITS},
             "frames": {name: int((split == name).sum()) for name in SPLITS},
-            "sha256": hashlib.sha256((folder / "people.json").read_bytes()).hexdigest(),
+            "sha256": digest(folder / "people.json"),
         },
     )
+
+
+def _read_crops(path: Path) -> np.ndarray:
+    from PIL import Image, ImageSequence
+
+    with Image.open(path) as image:
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -195,7 +195,9 @@ class Trainer:
             group["lr"] = rate
         pictures, targets = self.batch()
         self.net.train()
-        error = self.net.standardised(pictures) - (targets - self.net.target_mean) / self.net.target_std
+        with torch.autocast(self.device.type, torch.bfloat16):  # twice as fast, also on a CPU
+            read = self.net.standardised(pictures)
+        error = read.float() - (targets - self.net.target_mean) / self.net.target_std
         loss = (F.huber_loss(error, torch.zeros_like(error), reduction="none") * self.weights).sum(dim=1).mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
