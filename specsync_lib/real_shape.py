@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
@@ -53,6 +54,7 @@ FP8_LEAST_ROWS = 16  # cuBLAS' FP8 product is slower on fewer rows than on these
 CACHED_FRAMES = 2  # of each causal convolution with three taps in time
 WARM_UPS = 3
 DRAFT_HIDDEN, DRAFT_COEFFICIENTS = 1024, 64
+FIRST_TOKEN = 32  # the visemes are any 15 tokens of the vocabulary
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ TINY = Shapes(
     encoder={
         "vocab_size": 64, "num_mel_bins": 16, "d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 2,
         "encoder_ffn_dim": 64, "max_source_positions": 50, "decoder_layers": 1, "pad_token_id": 0,
+        "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 3,
     },
     reasoner={
         "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -122,7 +125,7 @@ TINY = Shapes(
     picture=(48, 64),
     window_s=1.0,
     prefix_tokens=16,
-    cache_tokens=96,
+    cache_tokens=128,
     condition_tokens=16,
 )  # fmt: skip
 
@@ -264,7 +267,9 @@ def captured(call: Callable[[], Result], device: torch.device) -> Callable[[], R
 class Listener:
     """Log-mel of the last window of sound for the encoder and for the draft, and the encoder itself."""
 
-    def __init__(self, shapes: Shapes, encoder: nn.Module, device: torch.device, *, graphs: bool = True) -> None:
+    def __init__(
+        self, shapes: Shapes, encoder: nn.Module, device: torch.device, *, graphs: bool = True, encode: bool = True
+    ) -> None:
         self.device = device
         samples = round(shapes.window_s * SAMPLE_RATE_HZ)
         bands = shapes.encoder["num_mel_bins"]
@@ -275,11 +280,15 @@ class Listener:
         self._bands = bands
         self._encoder = encoder
         self._dtype = next(encoder.parameters()).dtype
-        make = captured if graphs else lambda call, _device: call
-        self.hear = make(self._hear, device)
-        mel, _ = self.hear()
-        self._mel = mel
-        self.encode = make(self._encode, device)
+        self.hear = captured(self._hear, device) if graphs else self._hear
+        self._mel, _ = self.hear()
+        if encode:
+            self.encode = captured(self._encode, device) if graphs else self._encode
+
+    def push(self, samples: Float[np.ndarray, " n"]) -> None:
+        """The window moves on by some samples."""
+        new = torch.from_numpy(np.ascontiguousarray(samples[-len(self.samples) :])).to(self.device)
+        self.samples.copy_(torch.cat([self.samples[len(new) :], new]))
 
     @torch.no_grad()
     def _hear(self) -> tuple[Tensor, Tensor]:
@@ -445,7 +454,7 @@ class Passes:
         self.first = torch.zeros(1, dtype=torch.int64, device=device)
         self._steps = torch.arange(tokens, device=device)
         self._slots = torch.arange(cache.keys.shape[3], device=device)
-        self.alphabet = torch.arange(len(VISEMES), device=device) + 32
+        self.alphabet = torch.arange(len(VISEMES), device=device) + FIRST_TOKEN
         self._hidden_by = torch.tensor(float("-inf"), device=device, dtype=cache.keys.dtype)
         self.run = captured(self._pass, device) if graphs else self._pass
 
@@ -632,7 +641,8 @@ class ShapeDecoder:
         self._vae, self.latents = vae, latents
         self.device = latents.device
         height, width = shapes.picture
-        self._background = torch.zeros(FRAMES_PER_CHUNK, height, width, 3, dtype=torch.uint8, device=latents.device)
+        self.picture_shape = (FRAMES_PER_CHUNK, height, width, 3)
+        self._background = torch.zeros(self.picture_shape, dtype=torch.uint8, device=latents.device)
         self._cache = self._warm_cache()
         self._decode = torch.compile(self._decode_plain, dynamic=False) if compiled else self._decode_plain
         self.run = captured(self._run, latents.device) if graphs else self._run

@@ -1,0 +1,696 @@
+"""What the full-scale models cost on a GPU, stage by stage and in both pipelines: random weights, label real-shape.
+
+    python -m specsync_lib.full_scale --part stages --out DIR                     one GPU: every stage alone
+    python -m specsync_lib.full_scale --part pipeline --setup h200 --out DIR      one GPU: reasoner in FP8 beside all
+    python -m specsync_lib.full_scale --part pipeline --setup h200x2 --out DIR    two GPUs: reasoner in bf16 on its own
+
+Results go to ``DIR/stages_<gpu>.json`` and ``DIR/pipeline_<setup>.json``; each is written anew after every group of
+numbers, so that an interrupted run keeps what it has. ``--tiny`` runs everything with tiny models on a CPU.
+"""
+
+import argparse
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from specsync_lib import real_shape
+from specsync_lib.errors import InputError
+from specsync_lib.pipeline import (
+    ChunkAudio,
+    Draft,
+    PipelineReport,
+    Policy,
+    Request,
+    Stages,
+    Tokens,
+    Verdict,
+    pieces,
+    run_serial,
+    run_speculative,
+)
+from specsync_lib.real_shape import (
+    FULL,
+    TINY,
+    FixedCache,
+    KernelDraft,
+    Listener,
+    Passes,
+    ShapeDecoder,
+    ShapeDenoiser,
+    ShapeReasoner,
+    Shapes,
+)
+from specsync_lib.simulate import CHUNK_SAMPLES, ChunkPattern, measured_pattern
+from specsync_lib.summary import write_json
+from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
+
+LABEL = "real-shape"
+REASONING_TOKENS = 32
+STEPS = (1, 2, 4)
+PASS_TOKENS = (1, 12, 32, 60)  # a token; a chunk's draft; a longer one; a chunk's evidence with its draft
+PREFILL_TOKENS = 512
+FP8_ROWS = (1, 12, 60)
+PIECE_MS = 100
+
+
+# --- clock, timing, results -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Session:
+    """One command: its clock, its devices, and the file that it fills."""
+
+    shapes: Shapes
+    path: Path
+    content: dict
+    seconds: float
+    repeats: int
+    started: float = field(default_factory=time.monotonic)
+
+    def log(self, line: str) -> None:
+        print(f"[{time.monotonic() - self.started:6.1f} s] {line}", flush=True)
+
+    def left(self) -> float:
+        """Seconds until the command should be done."""
+        return self.seconds - (time.monotonic() - self.started)
+
+    def save(self) -> None:
+        self.content["wall_s"] = round(time.monotonic() - self.started, 1)
+        write_json(self.path, self.content)
+
+    def row(self, stage: str, timing: dict[str, float], **facts: object) -> None:
+        """Keep one stage's times and write the file."""
+        self.content["stages"].append({"stage": stage, **facts, **timing})
+        self.save()
+        shown = ", ".join(str(value) for value in facts.values())
+        self.log(f"{stage} ({shown}): {timing['median_ms']:.3f} ms, p99 {timing['p99_ms']:.3f}")
+
+
+def spread(milliseconds: Sequence[float]) -> dict[str, float]:
+    """Median, p20, p80, p99 and how many."""
+    p20, median, p80, p99 = np.percentile(milliseconds, [20, 50, 80, 99])
+    rounded = {"median_ms": median, "p20_ms": p20, "p80_ms": p80, "p99_ms": p99}
+    return {name: round(float(value), 4) for name, value in rounded.items()} | {"n": len(milliseconds)}
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for a device; a CPU has nothing to wait for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(
+    call: Callable[[], object], device: torch.device, repeats: int, *, at_most_s: float = 8.0
+) -> dict[str, float]:
+    """From the host's call until the result is there, as a pipeline sees it; fewer repeats of a slow call."""
+    for _ in range(real_shape.WARM_UPS):
+        call()
+    synchronise(device)
+    seen: list[float] = []
+    end = time.perf_counter() + at_most_s
+    while len(seen) < repeats and (len(seen) < 5 or time.perf_counter() < end):
+        start = time.perf_counter()
+        call()
+        synchronise(device)
+        seen.append(1e3 * (time.perf_counter() - start))
+    return spread(seen)
+
+
+def free(device: torch.device) -> None:
+    """Give the memory of what nobody holds any more back to the device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+
+
+def devices(setup: str, tiny: bool) -> tuple[torch.device, torch.device]:
+    """Where generation and reasoning run.
+
+    Raises
+    ------
+    InputError: the setup needs more GPUs than there are.
+    """
+    if tiny:
+        return torch.device("cpu"), torch.device("cpu")
+    wanted = 2 if setup.endswith("x2") else 1
+    if torch.cuda.device_count() < wanted:
+        raise InputError(f"setup {setup}: needs {wanted} GPUs, {torch.cuda.device_count()} found; --tiny needs none")
+    return torch.device("cuda", 0), torch.device("cuda", wanted - 1)
+
+
+def provenance(commit: str, arguments: Sequence[str], tiny: bool) -> dict[str, object]:
+    """Where the numbers come from."""
+    if tiny:
+        from specsync_lib.provenance import machine
+
+        facts: dict[str, object] = {"machine": machine()}
+    else:
+        from kernels import timing
+
+        facts = timing.provenance(commit) | {"gpus": torch.cuda.device_count()}
+    return facts | {"label": LABEL, "command": " ".join(["python", "-m", "specsync_lib.full_scale", *arguments])}
+
+
+# --- part one: every stage alone --------------------------------------------------------------------------------------
+
+
+def measure_stages(session: Session, device: torch.device, *, compiled: bool) -> None:
+    """Every stage on one device: sound, draft, generation, the reasoner in both precisions, then what is compiled."""
+    session.content["stages"] = []
+    measure_sound(session, device)
+    measure_generation(session, device)
+    measure_fp8_products(session, device)
+    for precision in ("bf16", "fp8"):
+        if session.left() < 60:
+            session.log(f"no time left for the reasoner in {precision}")
+            continue
+        measure_reasoner(session, device, precision)
+    if compiled and session.left() > 150:
+        measure_compiled(session, device)
+
+
+def modes(session: Session) -> tuple[tuple[str, bool], ...]:
+    """Eager and captured; on a CPU there is nothing to capture."""
+    return (("eager", False), ("graph", True)) if session.shapes is FULL else (("eager", False),)
+
+
+def measure_sound(session: Session, device: torch.device) -> None:
+    """Log-mel, Whisper's encoder, the sync kernel with drafted latents."""
+    encoder = real_shape.build_encoder(session.shapes, device)
+    for mode, graphs in modes(session):
+        listener = Listener(session.shapes, encoder, device, graphs=graphs)
+        session.row("features", timed(listener.hear, device, session.repeats), mode=mode)
+        session.row("encoder", timed(listener.encode, device, session.repeats), mode=mode)
+        _, mel = listener.hear()
+        for region, size in session.shapes.regions.items():
+            draft = KernelDraft(*size, mel, device, graphs=graphs)
+            session.row("draft", timed(draft.run, device, session.repeats), region=region, mode=mode)
+    free(device)
+
+
+def measure_generation(session: Session, device: torch.device) -> None:
+    """One, two and four denoising steps and the decoding of a chunk, for every region."""
+    transformer = real_shape.build_transformer(session.shapes, device)
+    for region, size in session.shapes.regions.items():
+        for mode, graphs in modes(session):
+            denoiser = ShapeDenoiser(transformer, session.shapes, *size, steps=1, graphs=graphs)
+            for steps in STEPS if graphs or len(modes(session)) == 1 else (1,):
+                call = lambda denoiser=denoiser, steps=steps: [denoiser.step(0) for _ in range(steps)]  # noqa: E731
+                session.row("denoise", timed(call, device, session.repeats), region=region, steps=steps, mode=mode)
+            del denoiser
+            free(device)
+    del transformer
+    for method in ("3d", "2d"):
+        vae = decoder_model(session.shapes, device, method)
+        for region, size in session.shapes.regions.items():
+            latents = chunk_latents(size, vae)
+            for mode, graphs in modes(session):
+                if mode == "eager" and method == "2d" and len(modes(session)) > 1:
+                    continue
+                decoder = ShapeDecoder(vae, session.shapes, latents, graphs=graphs)
+                timing = timed(decoder.run, device, session.repeats)
+                session.row("decode", timing, region=region, convolution=method, mode=mode)
+                del decoder
+                free(device)
+
+
+def decoder_model(shapes: Shapes, device: torch.device, method: real_shape.ConvMethod) -> torch.nn.Module:
+    """Wan's VAE, laid out channels last, with lean convolutions."""
+    vae = real_shape.build_vae(shapes, device)
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in vae.parameters():
+        if parameter.ndim in layouts:
+            parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
+    real_shape.lean_convolutions(vae, method)
+    return vae
+
+
+def chunk_latents(size: tuple[int, int], vae: torch.nn.Module) -> torch.Tensor:
+    """Noise in the shape of a chunk's latents [1, 16, 3, h, w]."""
+    like = vae.post_quant_conv.weight
+    shape = (1, real_shape.LATENT_CHANNELS, 3, *(side // real_shape.PIXELS_PER_LATENT for side in size))
+    return torch.randn(shape, device=like.device, dtype=like.dtype)
+
+
+def measure_fp8_products(session: Session, device: torch.device) -> None:
+    """The two ways to multiply in FP8 beside bf16, on the reasoner's largest matrix: the faster one is used."""
+    size = session.shapes.reasoner
+    out_size, in_size = size["intermediate_size"], size["hidden_size"]
+    plain = torch.empty(out_size, in_size, device=device, dtype=torch.bfloat16).normal_(0, in_size**-0.5)
+    totals: dict[str, float] = {}
+    for rows in FP8_ROWS:
+        x = torch.randn(1, rows, in_size, device=device, dtype=torch.bfloat16)
+        call = real_shape.captured(lambda x=x: torch.nn.functional.linear(x, plain), device)
+        session.row("product", timed(call, device, session.repeats), rows=rows, method="bf16", mode="graph")
+        for method in ("rowwise", "per-tensor"):
+            layer = real_shape.Fp8Linear.random(out_size, in_size, device, torch.bfloat16, method)
+            try:
+                call = real_shape.captured(lambda layer=layer, x=x: layer(x), device)
+                timing = timed(call, device, session.repeats)
+            except (RuntimeError, NotImplementedError) as error:
+                session.log(f"product, {method}, {rows} rows: {str(error).splitlines()[0]}")
+                totals[method] = float("inf")
+                continue
+            session.row("product", timing, rows=rows, method=method, mode="graph")
+            totals[method] = totals.get(method, 0.0) + timing["median_ms"]
+    session.content["fp8_method"] = min(totals, key=lambda method: totals[method])
+    session.log(f"FP8 method: {session.content['fp8_method']}")
+
+
+def measure_reasoner(session: Session, device: torch.device, precision: real_shape.Precision) -> None:
+    """Passes over 1, 12, 32 and 60 tokens behind the prefix, prefill, and whole plans without and with reasoning."""
+    shapes = session.shapes
+    began = time.monotonic()
+    model = real_shape.build_reasoner(
+        shapes, device, precision=precision, fp8_method=session.content.get("fp8_method", "per-tensor")
+    )
+    synchronise(device)
+    gib = round(real_shape.weight_gib(model), 1)
+    session.content.setdefault("weight_gib", {})[precision] = gib
+    session.log(f"reasoner in {precision}: {gib} GiB, built in {time.monotonic() - began:.1f} s")
+    facts = {"model": "reasoner", "precision": precision, "prefix_tokens": shapes.prefix_tokens}
+    cache = FixedCache(model, shapes.cache_tokens)
+    for mode, graphs in modes(session):
+        for tokens in PASS_TOKENS:
+            passes = Passes(model, cache, tokens, graphs=graphs)
+            passes.first.fill_(shapes.prefix_tokens)
+            timing = timed(passes.run, device, session.repeats)
+            session.row("token" if tokens == 1 else "verify", timing, tokens=tokens, mode=mode, **facts)
+        prefill = Passes(model, cache, min(PREFILL_TOKENS, shapes.prefix_tokens), graphs=graphs)
+        session.row("prefill", timed(prefill.run, device, session.repeats), tokens=PREFILL_TOKENS, mode=mode, **facts)
+        del passes, prefill
+        free(device)
+    plan = ShapeReasoner(model, shapes).plan
+    for reasoning in (0, REASONING_TOKENS):
+        timing = timed(partial(plan, reasoning), device, session.repeats // 4)
+        session.row("plan", timing, tokens=FRAMES_PER_CHUNK, reasoning_tokens=reasoning, mode=mode, **facts)
+    del plan, model, cache
+    free(device)
+
+
+def measure_compiled(session: Session, device: torch.device) -> None:
+    """What compilation buys in a CUDA graph: the decoder and the transformer's blocks, region by region."""
+    order = sorted(session.shapes.regions, key=lambda region: abs(session.shapes.regions[region][0] - 384))
+    transformer = real_shape.build_transformer(session.shapes, device)
+    for block in transformer.blocks:
+        block.compile()
+    vae = decoder_model(session.shapes, device, "3d")
+    for region in order:
+        size = session.shapes.regions[region]
+        for stage in ("decode", "denoise"):
+            if session.left() < 90:
+                session.log(f"no time left to compile {stage} at {region}")
+                return
+            began = time.monotonic()
+            if stage == "decode":
+                call = ShapeDecoder(vae, session.shapes, chunk_latents(size, vae), compiled=True).run
+            else:
+                denoiser = ShapeDenoiser(transformer, session.shapes, *size, steps=1)
+                call = lambda denoiser=denoiser: denoiser.step(0)  # noqa: E731
+            facts = {"convolution": "3d"} if stage == "decode" else {"steps": 1}
+            timing = timed(call, device, session.repeats)
+            session.row(stage, timing, region=region, mode="compiled graph", **facts)
+            session.log(f"compiled in {time.monotonic() - began:.0f} s, timing included")
+            del call
+            free(device)
+
+
+# --- part two: both pipelines -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class ShapeWork:
+    """A chunk that is being generated: how many steps it has had, and under which plan the last one ran."""
+
+    steps_left: int
+    tokens: Tokens
+
+
+class ShapeStage:
+    """Work on one device in a stream of its own; a call returns when its result is there."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
+            yield
+        self._stream.synchronize()
+
+
+class ShapeDrafter(ShapeStage):
+    """Log-mel of the last window and the sync kernel with drafted latents."""
+
+    def __init__(self, listener: Listener, kernel: KernelDraft) -> None:
+        super().__init__(listener.device)
+        self._listener, self._kernel = listener, kernel
+
+    def draft(self, audio: ChunkAudio) -> Draft:
+        with self._running():
+            self._listener.push(audio.samples)
+            _, self._kernel.mel = self._listener.hear()
+            drafted = self._kernel.run()
+            rows = torch.cat(
+                [drafted.logits.float().softmax(-1), drafted.confidence[:, None], drafted.openness[:, None]], 1
+            )
+            latents = drafted.latents.clone()
+            host = rows.cpu().numpy()[: audio.frames]
+        tokens = tuple(int(token) for token in host[:, : len(VISEMES)].argmax(1))
+        return Draft(tokens, host[:, -2], host[:, -1], host[:, : len(VISEMES)], latents)
+
+
+class ShapeJudge(ShapeStage):
+    """Whisper's encoder and the reasoner do their work; the verdicts themselves are a measured pattern's, replayed."""
+
+    def __init__(self, listener: Listener, reasoner: ShapeReasoner, pattern: Sequence[ChunkPattern]) -> None:
+        super().__init__(reasoner.device)
+        self._listener, self._reasoner, self._pattern = listener, reasoner, pattern
+        self.first_chunk = 0  # where in the pattern the stream begins
+
+    def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
+        passes = self._answer(request).passes
+        with self._running():
+            self._hear(request.audio)
+            draft = self._padded(request.draft.tokens)
+            probabilities, _ = self._reasoner.read_and_score(draft)
+            for _ in range(passes - 1):
+                probabilities.cpu()  # the acceptance rule looks at every pass before the next
+                probabilities, _ = self._reasoner.score(draft)
+            probabilities.cpu()
+        deliver(Verdict(request.audio.index, self._tokens(request), passes))
+
+    def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
+        with self._running():
+            self._hear(request.audio)
+            self._reasoner.plan(reasoning_tokens)[0].cpu()
+        return self._tokens(request)
+
+    def _hear(self, audio: ChunkAudio) -> None:
+        self._listener.push(audio.samples)
+        self._listener.hear()
+        self._listener.encode()
+
+    def _padded(self, tokens: Tokens) -> torch.Tensor:
+        padded = (*tokens, *[0] * (FRAMES_PER_CHUNK - len(tokens)))
+        return torch.tensor(padded, device=self.device) + real_shape.FIRST_TOKEN
+
+    def _answer(self, request: Request) -> ChunkPattern:
+        return self._pattern[(self.first_chunk + request.audio.index) % len(self._pattern)]
+
+    def _tokens(self, request: Request) -> Tokens:
+        """The draft with another viseme wherever the pattern rejects."""
+        rejected = self._answer(request).rejected
+        return tuple((token + (frame in rejected)) % len(VISEMES) for frame, token in enumerate(request.draft.tokens))
+
+
+class ShapeGenerator(ShapeStage):
+    """Denoising and decoding; frames come back to the host as whole pictures."""
+
+    def __init__(self, denoiser: ShapeDenoiser, decoder: ShapeDecoder) -> None:
+        super().__init__(denoiser.device)
+        self._denoiser, self._decoder = denoiser, decoder
+        self._frames = torch.empty(decoder.picture_shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        self._after: list[torch.Tensor] = []
+
+    def begin(self, audio: ChunkAudio, draft: Draft, tokens: Tokens) -> ShapeWork:
+        with self._running():
+            self._follow(tokens)
+            self._denoiser.start(draft.latents)
+        return ShapeWork(self._denoiser.steps, tokens)
+
+    def step(self, work: ShapeWork, tokens: Tokens) -> None:
+        with self._running():
+            if tokens != work.tokens:
+                self._follow(tokens)
+            self._denoiser.step(self._denoiser.steps - work.steps_left)
+        work.steps_left, work.tokens = work.steps_left - 1, tokens
+
+    def render(self, work: ShapeWork) -> np.ndarray:
+        with self._running():
+            picture, self._after = self._decoder.run()
+            self._frames.copy_(picture, non_blocking=True)
+        return self._frames.numpy()
+
+    def commit(self, work: ShapeWork) -> None:
+        with self._running():
+            self._decoder.commit(self._after)
+
+    def _follow(self, tokens: Tokens) -> None:
+        self._denoiser.condition(torch.tensor(tokens, device=self.device))
+
+
+@dataclass(frozen=True)
+class Models:
+    """Everything that both pipelines share; streams come and go, models stay."""
+
+    draft_listener: Listener
+    judge_listener: Listener
+    reasoner: ShapeReasoner
+    transformer: torch.nn.Module
+    vae: torch.nn.Module
+
+
+def build_models(
+    session: Session, setup: str, generation: torch.device, reasoning: torch.device, options: argparse.Namespace
+) -> Models:
+    """The models of a setup: one GPU holds the reasoner in FP8 beside all, two hold it in bf16 on the second."""
+    shapes = session.shapes
+    precision = "bf16" if setup.endswith("x2") else "fp8"
+    method = "dequantise" if shapes is TINY else options.fp8
+    model = real_shape.build_reasoner(shapes, reasoning, precision=precision, fp8_method=method)
+    reasoner = ShapeReasoner(model, shapes)
+    session.log(f"reasoner in {precision}: {real_shape.weight_gib(model):.1f} GiB")
+    encoder = real_shape.build_encoder(shapes, reasoning)
+    transformer = real_shape.build_transformer(shapes, generation)
+    if options.compile:
+        for block in transformer.blocks:
+            block.compile()
+    vae = decoder_model(shapes, generation, options.convolution)
+    session.content |= {
+        "reasoner_precision": precision, "fp8_method": method if precision == "fp8" else None,
+        "convolution": options.convolution, "compiled": options.compile, "shared": generation == reasoning,
+        "weight_gib": {
+            name: round(real_shape.weight_gib(part), 2)
+            for name, part in (("reasoner", model), ("encoder", encoder), ("transformer", transformer), ("vae", vae))
+        },
+    }  # fmt: skip
+    return Models(
+        Listener(shapes, encoder, generation, encode=False),
+        Listener(shapes, encoder, reasoning),
+        reasoner,
+        transformer,
+        vae,
+    )
+
+
+def stages_of(
+    session: Session, models: Models, region: str, steps: int, pattern: Sequence[ChunkPattern], compiled: bool
+) -> Stages:
+    """The three stages for a region. They hold no plan of their own, so one set serves every stream."""
+    size = session.shapes.regions[region]
+    _, mel = models.draft_listener.hear()
+    denoiser = ShapeDenoiser(models.transformer, session.shapes, *size, steps=steps)
+    decoder = ShapeDecoder(models.vae, session.shapes, denoiser.latents, compiled=compiled)
+    kernel = KernelDraft(*size, mel, models.draft_listener.device)
+    return Stages(
+        ShapeDrafter(models.draft_listener, kernel),
+        ShapeJudge(models.judge_listener, models.reasoner, pattern),
+        ShapeGenerator(denoiser, decoder),
+    )
+
+
+def measure_pipelines(session: Session, setup: str, options: argparse.Namespace) -> None:
+    """Both pipelines in turn, block by block, for each region; then a run at the pace of speech."""
+    generation, reasoning = devices(setup, options.tiny)
+    pattern, source = measured_pattern()
+    replayed = [{"passes": one.passes, "rejected": list(one.rejected)} for one in pattern[: options.chunks]]
+    session.content |= {"setup": setup, "pattern": source, "replayed": replayed, "steps": options.steps, "regions": {}}
+    session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
+    models = build_models(session, setup, generation, reasoning, options)
+    session.save()
+    for region in options.regions or session.shapes.regions:
+        if session.left() < 45:
+            session.log(f"no time left for {region}")
+            continue
+        stages = stages_of(session, models, region, options.steps, pattern, options.compile)
+        session.content["regions"][region] = result = {"runs": {}, "stages": {}}
+        run_blocks(session, stages, result, options)
+        if session.left() > 20 + options.paced_chunks * 0.4:
+            run_paced(session, stages, result, options)
+        del stages
+        free(generation)
+
+
+MODES: dict[str, Callable[..., PipelineReport]] = {
+    "serial": run_serial,
+    "speculative": partial(run_speculative, policy=Policy(late="midflight"), ahead=1),
+    "serial_reasoning": partial(run_serial, reasoning_tokens=REASONING_TOKENS),
+}
+
+
+def run_blocks(session: Session, stages: Stages, result: dict, options: argparse.Namespace) -> None:
+    """Streams of one block each, the modes in turn, every chunk's sound given when the chunk before is out."""
+    samples = np.random.default_rng(0).normal(0, 0.1, options.block * CHUNK_SAMPLES).astype(np.float32)
+    kept: dict[str, list[PipelineReport]] = {mode: [] for mode in MODES}
+    for mode in MODES:
+        run_without_frames(MODES[mode], samples[: 2 * CHUNK_SAMPLES], stages)
+    wanted = dict.fromkeys(MODES, options.chunks) | {"serial_reasoning": options.reasoning_chunks}
+    slowest = 0.0
+    for block in range(-(-options.chunks // options.block)):
+        if session.left() < 15 + slowest:
+            session.log(f"no time left after {block} blocks")
+            break
+        began = time.monotonic()
+        stages.judge.first_chunk = block * options.block
+        for mode in MODES:
+            if block * options.block < wanted[mode]:
+                kept[mode].append(run_without_frames(MODES[mode], samples, stages))
+        slowest = max(slowest, time.monotonic() - began)
+    for mode, reports in kept.items():
+        if reports:
+            result["runs"][mode] = run_numbers(reports)
+            result["stages"][mode] = stage_numbers(reports)
+            numbers = result["runs"][mode]
+            session.log(f"{mode}: p50 {numbers['p50_ms']:.1f}, p99 {numbers['p99_ms']:.1f} ms, {numbers['n']} chunks")
+    session.save()
+
+
+def run_without_frames(
+    run: Callable[..., PipelineReport], samples: np.ndarray, stages: Stages, pace: Literal["fast", "real time"] = "fast"
+) -> PipelineReport:
+    """One stream; the report keeps its commits without their pictures, gigabytes otherwise.
+
+    Raises
+    ------
+    InputError: the run did not reach its end.
+    """
+    commits = []
+    source = pieces(samples, pace=pace, piece_ms=PIECE_MS)
+    report = run(source, stages, keep_commits=False, on_commit=lambda one: commits.append(replace(one, frames=None)))
+    if report.ended != "complete":
+        raise InputError(f"{report.mode}: {report.error or report.ended}")
+    return replace(report, commits=tuple(commits))
+
+
+def run_numbers(reports: Sequence[PipelineReport]) -> dict:
+    """Every chunk's latency and its block, percentiles over all, and what became of the drafts."""
+    tables = [report.chunks() for report in reports]
+    latency_ms = np.concatenate([table["latency_ms"].to_numpy() for table in tables])
+    p50, p95, p99 = np.percentile(latency_ms, [50, 95, 99])
+    counts: dict[str, int] = {}
+    for report in reports:
+        for name, count in report.counts.items():
+            counts[name] = counts.get(name, 0) + count
+    return {
+        "n": len(latency_ms),
+        "p50_ms": round(float(p50), 3),
+        "p95_ms": round(float(p95), 3),
+        "p99_ms": round(float(p99), 3),
+        "latency_ms": [round(float(value), 3) for value in latency_ms],
+        "block": [block for block, table in enumerate(tables) for _ in range(len(table))],
+        "counts": counts,
+    }
+
+
+def stage_numbers(reports: Sequence[PipelineReport]) -> dict[str, dict]:
+    """The spread of every kind of work, as it ran in the pipeline; verifications by their number of passes."""
+    durations: dict[str, list[float]] = {}
+    for report in reports:
+        passes = {commit.index: commit.passes for commit in report.commits}
+        for event in report.trace.events:
+            if event.end_s > event.start_s:
+                what = event.what.split()[0]
+                if what == "verify":
+                    what = f"verify {passes[event.chunk]}"
+                durations.setdefault(what, []).append(1e3 * (event.end_s - event.start_s))
+    shares = np.linspace(0, 100, 21)
+    return {
+        what: spread(values) | {"quantiles_ms": [round(float(q), 4) for q in np.percentile(values, shares)]}
+        for what, values in durations.items()
+    }
+
+
+def run_paced(session: Session, stages: Stages, result: dict, options: argparse.Namespace) -> None:
+    """The speculative pipeline at the pace of speech: when every chunk of frames is out, against when it was heard."""
+    samples = np.zeros(options.paced_chunks * CHUNK_SAMPLES, np.float32)
+    run = partial(run_speculative, policy=Policy(late="midflight"))
+    table = run_without_frames(run, samples, stages, pace="real time").chunks()
+    result["paced"] = {
+        "latency_ms": [round(float(value), 3) for value in table["latency_ms"]],
+        "committed_s": [round(float(value - table["heard_s"][0]), 5) for value in table["committed_s"]],
+    }
+    session.log(f"at the pace of speech: p99 {np.percentile(table['latency_ms'], 99):.1f} ms of {len(table)} chunks")
+    session.save()
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m specsync_lib.full_scale", description=__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=("stages", "pipeline"), required=True)
+    parser.add_argument("--setup", choices=("h200", "h200x2", "tiny"), default="h200")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files")
+    parser.add_argument("--commit", default="unknown", help="commit of the measured tree, where git is missing")
+    parser.add_argument("--seconds", type=float, default=480, help="no new group of numbers is begun after this")
+    parser.add_argument("--repeats", type=int, default=40, help="timed calls of a stage")
+    parser.add_argument("--regions", type=lambda text: text.split(","), help="default: all, comma-separated")
+    parser.add_argument("--steps", type=int, default=2, help="denoising steps of a chunk")
+    parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline and region")
+    parser.add_argument("--block", type=int, default=20, help="chunks of one stream; the pipelines take turns")
+    parser.add_argument("--reasoning-chunks", type=int, default=40, help="chunks of serial with reasoning tokens")
+    parser.add_argument("--paced-chunks", type=int, default=50, help="chunks at the pace of speech")
+    parser.add_argument("--convolution", choices=("3d", "2d"), default="3d", help="how the decoder convolves")
+    parser.add_argument("--fp8", choices=("per-tensor", "rowwise"), default="per-tensor", help="FP8 product")
+    parser.add_argument("--compile", action="store_true", help="compile decoder and transformer blocks (a minute each)")
+    parser.add_argument("--tiny", action="store_true", help="tiny models on a CPU: a rehearsal, no measurement")
+    options = parser.parse_args(list(arguments))
+    shapes = TINY if options.tiny else FULL
+    if unknown := sorted(set(options.regions or ()) - set(shapes.regions)):
+        parser.error(f"--regions {','.join(unknown)}: known are {','.join(shapes.regions)}")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure one part; what fails ends in one line, and what was measured before it is in the file."""
+    options = parse(arguments)
+    torch.set_grad_enabled(False)
+    name = f"pipeline_{options.setup}" if options.part == "pipeline" else "stages_h200"
+    if options.tiny:
+        name = f"{options.part}_tiny"
+    try:
+        if options.tiny:
+            torch.set_num_threads(1)
+        generation, _ = devices(options.setup, options.tiny)
+        content = {"provenance": provenance(options.commit, arguments, options.tiny), "label": LABEL}
+        shapes = TINY if options.tiny else FULL
+        session = Session(shapes, options.out / f"{name}.json", content, options.seconds, options.repeats)
+        if options.part == "stages":
+            measure_stages(session, generation, compiled=options.compile)
+        else:
+            measure_pipelines(session, options.setup, options)
+    except InputError as error:
+        print(f"full_scale: {error}", file=sys.stderr)
+        return InputError.EXIT_CODE
+    session.log(f"wrote {session.path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
