@@ -1,4 +1,4 @@
-"""Sync measures against clips with known faults: shifted, frozen, noisy, restless in silence, flickering at the edge."""
+"""Sync measures against clips with known faults: shifted, frozen, noisy, restless in silence, a flickering edge."""
 
 import numpy as np
 import pytest
