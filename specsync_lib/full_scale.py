@@ -74,6 +74,7 @@ class Session:
     content: dict
     seconds: float
     repeats: int
+    regions: dict[str, tuple[int, int]]
     started: float = field(default_factory=time.monotonic)
 
     def log(self, line: str) -> None:
@@ -166,17 +167,27 @@ def provenance(commit: str, arguments: Sequence[str], tiny: bool) -> dict[str, o
 
 def measure_stages(session: Session, device: torch.device, *, compiled: bool) -> None:
     """Every stage on one device: sound, draft, generation, the reasoner in both precisions, then what is compiled."""
-    session.content["stages"] = []
-    measure_sound(session, device)
-    measure_generation(session, device)
-    measure_fp8_products(session, device)
-    for precision in ("bf16", "fp8"):
+    groups: dict[str, Callable[[], None]] = {
+        "sound": partial(measure_sound, session, device),
+        "generation": partial(measure_generation, session, device),
+        "FP8 products": partial(measure_fp8_products, session, device),
+        "reasoner in bf16": partial(measure_reasoner, session, device, "bf16"),
+        "reasoner in FP8": partial(measure_reasoner, session, device, "fp8"),
+    }
+    if compiled:
+        groups["compiled"] = partial(measure_compiled, session, device)
+    session.content |= {"stages": [], "failed": {}}
+    for name, measure in groups.items():
         if session.left() < 60:
-            session.log(f"no time left for the reasoner in {precision}")
+            session.log(f"no time left for {name}")
             continue
-        measure_reasoner(session, device, precision)
-    if compiled and session.left() > 150:
-        measure_compiled(session, device)
+        try:
+            measure()
+        except RuntimeError as error:  # one group's failure is written down and costs no other group its numbers
+            session.content["failed"][name] = str(error).splitlines()[0]
+            session.log(f"{name} FAILED: {session.content['failed'][name]}")
+            session.save()
+        free(device)
 
 
 def modes(session: Session) -> tuple[tuple[str, bool], ...]:
@@ -192,7 +203,7 @@ def measure_sound(session: Session, device: torch.device) -> None:
         session.row("features", timed(listener.hear, device, session.repeats), mode=mode)
         session.row("encoder", timed(listener.encode, device, session.repeats), mode=mode)
         _, mel = listener.hear()
-        for region, size in session.shapes.regions.items():
+        for region, size in session.regions.items():
             draft = KernelDraft(*size, mel, device, graphs=graphs)
             session.row("draft", timed(draft.run, device, session.repeats), region=region, mode=mode)
     free(device)
@@ -201,7 +212,7 @@ def measure_sound(session: Session, device: torch.device) -> None:
 def measure_generation(session: Session, device: torch.device) -> None:
     """One, two and four denoising steps and the decoding of a chunk, for every region."""
     transformer = real_shape.build_transformer(session.shapes, device)
-    for region, size in session.shapes.regions.items():
+    for region, size in session.regions.items():
         for mode, graphs in modes(session):
             denoiser = ShapeDenoiser(transformer, session.shapes, *size, steps=1, graphs=graphs)
             for steps in STEPS if graphs or len(modes(session)) == 1 else (1,):
@@ -212,7 +223,7 @@ def measure_generation(session: Session, device: torch.device) -> None:
     del transformer
     for method in ("3d", "2d"):
         vae = decoder_model(session.shapes, device, method)
-        for region, size in session.shapes.regions.items():
+        for region, size in session.regions.items():
             latents = chunk_latents(size, vae)
             for mode, graphs in modes(session):
                 if mode == "eager" and method == "2d" and len(modes(session)) > 1:
@@ -292,7 +303,7 @@ def measure_reasoner(session: Session, device: torch.device, precision: real_sha
         free(device)
     plan = ShapeReasoner(model, shapes).plan
     for reasoning in (0, REASONING_TOKENS):
-        timing = timed(partial(plan, reasoning), device, session.repeats // 4)
+        timing = timed(partial(plan, reasoning), device, max(2, session.repeats // 4))
         session.row("plan", timing, tokens=FRAMES_PER_CHUNK, reasoning_tokens=reasoning, mode=mode, **facts)
     del plan, model, cache
     free(device)
@@ -300,13 +311,13 @@ def measure_reasoner(session: Session, device: torch.device, precision: real_sha
 
 def measure_compiled(session: Session, device: torch.device) -> None:
     """What compilation buys in a CUDA graph: the decoder and the transformer's blocks, region by region."""
-    order = sorted(session.shapes.regions, key=lambda region: abs(session.shapes.regions[region][0] - 384))
+    order = sorted(session.regions, key=lambda region: abs(session.regions[region][0] - 384))
     transformer = real_shape.build_transformer(session.shapes, device)
     for block in transformer.blocks:
         block.compile()
     vae = decoder_model(session.shapes, device, "3d")
     for region in order:
-        size = session.shapes.regions[region]
+        size = session.regions[region]
         for stage in ("decode", "denoise"):
             if session.left() < 90:
                 session.log(f"no time left to compile {stage} at {region}")
@@ -502,7 +513,7 @@ def stages_of(
     session: Session, models: Models, region: str, steps: int, pattern: Sequence[ChunkPattern], compiled: bool
 ) -> Stages:
     """The three stages for a region. They hold no plan of their own, so one set serves every stream."""
-    size = session.shapes.regions[region]
+    size = session.regions[region]
     _, mel = models.draft_listener.hear()
     denoiser = ShapeDenoiser(models.transformer, session.shapes, *size, steps=steps)
     decoder = ShapeDecoder(models.vae, session.shapes, denoiser.latents, compiled=compiled)
@@ -523,7 +534,7 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
     models = build_models(session, setup, generation, reasoning, options)
     session.save()
-    for region in options.regions or session.shapes.regions:
+    for region in session.regions:
         if session.left() < 45:
             session.log(f"no time left for {region}")
             continue
@@ -680,7 +691,9 @@ def main(arguments: Sequence[str]) -> int:
         generation, _ = devices(options.setup, options.tiny)
         content = {"provenance": provenance(options.commit, arguments, options.tiny), "label": LABEL}
         shapes = TINY if options.tiny else FULL
-        session = Session(shapes, options.out / f"{name}.json", content, options.seconds, options.repeats)
+        regions = {region: shapes.regions[region] for region in options.regions or shapes.regions}
+        path = options.out / f"{name}.json"
+        session = Session(shapes, path, content, options.seconds, options.repeats, regions)
         if options.part == "stages":
             measure_stages(session, generation, compiled=options.compile)
         else:

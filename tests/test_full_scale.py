@@ -1,9 +1,11 @@
 """The real-shape models compute what the plain ones compute, and the whole measurement runs with tiny sizes."""
 
+import json
+
 import pytest
 import torch
 
-from specsync_lib import real_shape
+from specsync_lib import full_scale, real_shape, simulate
 from specsync_lib.real_shape import TINY
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 
@@ -143,3 +145,56 @@ def test_decoding_twice_without_a_commit_gives_the_same_frames(vae):
     assert torch.equal(first, again) and first.shape == (12, *TINY.picture, 3)
     decoder.commit(after)
     assert not torch.equal(decoder.run()[0], first)
+
+
+def test_no_stage_asks_the_device_for_a_value(monkeypatch):
+    """A CUDA graph holds no answer to the host: on tensors without values, asking for one raises."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    monkeypatch.setattr(real_shape, "captured", lambda call, device: call)
+    with FakeTensorMode():
+        listener = real_shape.Listener(TINY, real_shape.build_encoder(TINY, CPU), CPU)
+        listener.hear()
+        listener.encode()
+        real_shape.ShapeDenoiser(real_shape.build_transformer(TINY, CPU), TINY, 32, 32, steps=2).step(0)
+        decoder_model = full_scale.decoder_model(TINY, CPU, "2d")
+        latents = full_scale.chunk_latents((32, 32), decoder_model)
+        decoder = real_shape.ShapeDecoder(decoder_model, TINY, latents)
+        decoder.commit(decoder.run()[1])
+        reasoner = real_shape.ShapeReasoner(real_shape.build_reasoner(TINY, CPU, precision="fp8"), TINY)
+        reasoner._next.run()
+        reasoner._read_and_score.run()
+
+
+def test_the_rehearsal_measures_every_stage(tmp_path):
+    arguments = ["--part", "stages", "--tiny", "--regions", "32px", "--repeats", "2", "--out", str(tmp_path)]
+    assert full_scale.main(arguments) == 0
+    content = json.loads((tmp_path / "stages_tiny.json").read_text())
+    assert content["label"] == "real-shape" and not content["failed"]
+    stages = {row["stage"] for row in content["stages"]}
+    expected = {"features", "encoder", "draft", "denoise", "decode", "product", "token", "verify", "prefill", "plan"}
+    assert stages == expected
+    assert all(row["median_ms"] > 0 and row["n"] >= 2 for row in content["stages"])
+
+
+def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path):
+    arguments = ["--part", "pipeline", "--tiny", "--regions", "32px", "--chunks", "6", "--block", "3", "--out"]
+    arguments += [str(tmp_path), "--reasoning-chunks", "3", "--paced-chunks", "2", "--seconds", "600"]
+    assert full_scale.main(arguments) == 0
+    content = json.loads((tmp_path / "pipeline_tiny.json").read_text())
+    runs = content["regions"]["32px"]["runs"]
+    assert {mode: run["n"] for mode, run in runs.items()} == {"serial": 6, "speculative": 6, "serial_reasoning": 3}
+    assert runs["speculative"]["counts"].get("accepted", 0) + runs["speculative"]["counts"].get("corrected", 0) == 6
+    rejected = sum(bool(one["rejected"]) for one in content["replayed"])
+    assert runs["serial"]["counts"].get("corrected", 0) == rejected  # the pattern was replayed, chunk by chunk
+    assert set(content["regions"]["32px"]["stages"]["serial"]) == {"draft", "plan", "begin", "step", "render", "commit"}
+    table = simulate.check_measured(simulate.np.random.default_rng(0), tmp_path, chunks=20)
+    assert set(table["mode"]) == set(runs) and (table["measured_ms"] > 0).all()
+
+
+def test_a_setup_that_is_not_there_is_one_line(tmp_path, capsys):
+    if torch.cuda.device_count() >= 2:
+        pytest.skip("two GPUs are here")
+    arguments = ["--part", "pipeline", "--setup", "h200x2", "--out", str(tmp_path)]
+    assert full_scale.main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
