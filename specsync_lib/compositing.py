@@ -1,10 +1,10 @@
 """From the 1280x720 frame to the square that is generated, and back with a feathered edge.
 
 The generated region is a fixed square of the reference head's frame (:data:`FACE_BOX`): what moves inside it, the
-head's sway included, is part of the generated picture, so nothing is tracked or warped. The frame around it is drawn by the
-reference head from the same idle track (pose, lids, brows) with the mouth at rest. Both sides of the feather therefore
-show the same hair, neck and backdrop at the same moment, and the mouth, whose motion ends inside the square, comes from
-the generator alone.
+head's sway included, is part of the generated picture, so nothing is tracked or warped. The frame around it is drawn by
+the reference head from the same idle track (pose, lids, brows) with the mouth at rest. Both sides of the feather
+therefore show the same hair, neck and backdrop at the same moment, and the mouth, whose motion ends inside the square,
+comes from the generator alone.
 """
 
 from collections.abc import Iterator

@@ -14,7 +14,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -38,6 +38,7 @@ MOUTH_MARGIN_PX = 8  # around the lips
 CLIP_FRAMES = 33  # 4k + 1: 9 slots
 CLIPS_PER_HEAD = 4
 AVIF_QUALITY, AVIF_SPEED = 90, 8  # 5 kB a frame, 43 dB, 6 ms
+MANNERS = ("varied", "suite")
 SPLITS = ("train", "validation", "test")
 TEST_IDENTITIES = ("mei", "tobias")  # named people that training never sees
 VALIDATION_EVERY, TEST_EVERY = 5, 7  # every fifth head validates, every seventh tests
@@ -47,7 +48,9 @@ VALIDATION_EVERY, TEST_EVERY = 5, 7  # every fifth head validates, every seventh
 class HeadJob:
     """One person in one light, with the clips to be drawn.
 
-    ``identity``: a named one, or "" for a person drawn from ``seed``; ``clips``: (utterance, its visemes, openness).
+    ``identity``: a named one, or "" for a person drawn from ``seed``; ``clips``: (utterance, its visemes, openness);
+    ``manner``: "varied" (:func:`perform`, a close camera, light of its own) or "suite" (exactly as the suite's videos
+    show a plan: ``face_tracks``, the square that :mod:`compositing` pastes, each clip's first frame at rest).
     """
 
     index: int
@@ -55,6 +58,7 @@ class HeadJob:
     identity: str
     seed: int
     clips: tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...]
+    manner: str = "varied"
 
     @property
     def stem(self) -> str:
@@ -64,7 +68,7 @@ class HeadJob:
 # --- what is drawn ----------------------------------------------------------------------------------------------------
 
 
-def plan_jobs(clip_count: int, seed: int) -> list[HeadJob]:
+def plan_jobs(clip_count: int, seed: int, manner: str = "varied") -> list[HeadJob]:
     """Spread utterances over heads: seeded, human and synthetic speech alternating, each split with its own utterances.
 
     Raises
@@ -86,13 +90,40 @@ def plan_jobs(clip_count: int, seed: int) -> list[HeadJob]:
         elif index % VALIDATION_EVERY == VALIDATION_EVERY - 1:
             split, names = "validation", ("reference",)
         else:
-            # two heads in three are people of their own; "reference" is the one the suite shows, so it comes often
-            split, names = "train", ("", "reference", "", "", known[1 + counters["train"] % (len(known) - 1)], "")
+            # "reference" is the one the suite shows, so it comes often; most others are people of their own
+            other = known[1 + counters["train"] % (len(known) - 1)]
+            suite = ("reference", "", "reference", other)
+            split, names = "train", suite if manner == "suite" else ("", "reference", "", "", other, "")
         name = names[counters[split] % len(names)]
         counters[split] += 1
         clips = tuple(next(stretches[split]) for _ in range(CLIPS_PER_HEAD))
-        jobs.append(HeadJob(index, split, name, seed * 1000 + index, clips))
+        jobs.append(HeadJob(index, split, name, seed * 1000 + index, clips, manner))
     return jobs
+
+
+def write_jobs(path: Path, jobs: list[HeadJob]) -> None:
+    """Keep what is to be drawn, for a machine that has the face model but neither speech nor its aligner."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps([asdict(job) for job in jobs]), encoding="utf-8")
+
+
+def read_jobs(path: Path) -> list[HeadJob]:
+    """The inverse of :func:`write_jobs`.
+
+    Raises
+    ------
+    InputError: the file is not one of ours.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        for row in rows:
+            row["clips"] = tuple((name, tuple(visemes), tuple(openness)) for name, visemes, openness in row["clips"])
+        jobs = [HeadJob(**row) for row in rows]
+        if not jobs:
+            raise ValueError("it is empty")
+        return jobs
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: no list of jobs ({error}); write it with --write-jobs") from error
 
 
 def _stretches(split: str, rng: np.random.Generator) -> Iterator[tuple[str, tuple[int, ...], tuple[float, ...]]]:
@@ -238,11 +269,38 @@ def perform(plan: "SyncPlan", rng: np.random.Generator) -> tuple[np.ndarray, np.
 def crop_head(job: HeadJob) -> "Head":
     """The head of a job, ready to be drawn."""
     from specsync_lib.head import Head
-    from specsync_lib.head_look import IDENTITIES
+    from specsync_lib.head_look import IDENTITIES, STUDIOS
+    from specsync_lib.units import VIDEO_HEIGHT_PX, VIDEO_WIDTH_PX
 
     rng = np.random.default_rng([job.seed, 0])
     identity = IDENTITIES[job.identity] if job.identity else draw_person(rng)
-    return Head(identity, (SIZE_PX, SIZE_PX), job.seed, studio=draw_studio(rng), camera="face")
+    if job.manner == "suite":  # a named person looks as in every video: its own pores, strands and light
+        seed, studio = (0, "studio") if job.identity else (job.seed, str(rng.choice(list(STUDIOS))))
+        return Head(identity, (VIDEO_WIDTH_PX, VIDEO_HEIGHT_PX), seed, studio=studio, threads=1)
+    return Head(identity, (SIZE_PX, SIZE_PX), job.seed, studio=draw_studio(rng), camera="face", threads=1)
+
+
+def perform_as_the_suite(plan: "SyncPlan", seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Units [frames, 52] and pose [frames, 3] of a plan as the suite's videos show it, the first frame at rest."""
+    from specsync_lib.head import face_tracks
+
+    tracks = face_tracks(plan, seed)
+    units, pose = tracks.units.copy(), tracks.pose.copy()
+    units[0], pose[0] = 0, 0
+    return units, pose
+
+
+def shot(head: "Head", manner: str, units: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A drawn frame [size, size, 3] and its mouth's box [4]."""
+    picture, box = head.render(units, pose), mouth_box_px(head, units, pose)
+    if manner == "suite":
+        from specsync_lib.compositing import FACE_BOX, cut
+
+        scale = SIZE_PX / FACE_BOX.side
+        corners = (box - np.array([FACE_BOX.left, FACE_BOX.top] * 2)) * scale
+        box = np.concatenate([np.floor(corners[:2]), np.ceil(corners[2:])]).clip(0, SIZE_PX).astype(np.int16)
+        picture = cut(picture, FACE_BOX, SIZE_PX)
+    return picture, box
 
 
 def mouth_box_px(head: "Head", units: np.ndarray | dict[str, float], pose: np.ndarray) -> np.ndarray:
@@ -270,14 +328,18 @@ def draw_head(job: HeadJob, out: Path) -> None:
     head, frames, columns = crop_head(job), [], []
     for number, (_, visemes, openness) in enumerate(job.clips):
         plan = SyncPlan(np.array(visemes), np.array(openness))
-        units, pose = perform(plan, np.random.default_rng([job.seed, 1 + number]))
+        if job.manner == "suite":
+            units, pose = perform_as_the_suite(plan, CLIPS_PER_HEAD * job.seed + number)
+        else:
+            units, pose = perform(plan, np.random.default_rng([job.seed, 1 + number]))
         for k in range(len(units)):
-            frames.append(Image.fromarray(head.render(units[k], pose[k])))
+            picture, box = shot(head, job.manner, units[k], pose[k])
+            frames.append(Image.fromarray(picture))
             columns.append(
                 (
                     units[k],
                     pose[k],
-                    mouth_box_px(head, units[k], pose[k]),
+                    box,
                     head.lip_aperture(units[k]),
                     visemes[k],
                     openness[k],
@@ -295,12 +357,11 @@ def draw_head(job: HeadJob, out: Path) -> None:
         save_file(dict(zip(names, arrays, strict=True)), temporary)
 
 
-def build(out: Path, clip_count: int, workers: int, seed: int) -> dict:
+def build(out: Path, jobs: list[HeadJob], workers: int, seed: int) -> dict:
     """Draw what is missing, then write ``corpus.json``; returns its content."""
     from tqdm.auto import tqdm
 
     out.mkdir(parents=True, exist_ok=True)
-    jobs = plan_jobs(clip_count, seed)
     with ProcessPoolExecutor(workers) as pool:
         list(tqdm(pool.map(partial(draw_head, out=out), jobs), total=len(jobs), desc="heads", unit="head"))
     return write_listing(out, jobs, seed)
@@ -397,6 +458,7 @@ def load_corpus(folder: str | Path) -> FaceCorpus:
         "seed": listing["seed"],
         "clips": {split: sum(value == split for _, value in per_clip) for split in SPLITS},
         "sha256": hashlib.sha256((folder / "corpus.json").read_bytes()).hexdigest(),
+        "rest_first": all(head.get("manner") == "suite" for head in heads),
     }
     return FaceCorpus(
         frames=np.concatenate(frames),
@@ -408,6 +470,32 @@ def load_corpus(folder: str | Path) -> FaceCorpus:
         clip_split=[split for _, split in per_clip],
         names=[name for name, _ in per_clip],
         facts=facts,
+    )
+
+
+def load_corpora(folders: Sequence[str | Path]) -> FaceCorpus:
+    """Several corpora as one; the names of heads then begin with their folder's number."""
+    parts = [load_corpus(folder) for folder in folders]
+    if len(parts) == 1:
+        return parts[0]
+    if len({part.size_px for part in parts}) > 1:
+        raise InputError(f"face corpora of {[part.size_px for part in parts]} px; give corpora of one size")
+    shifts = np.cumsum([0] + [len(part.frames) for part in parts[:-1]])
+    arrays = ("frames", "units", "pose", "mouth_px", "lip_gap_mm", "viseme", "openness", "clip_frames")
+    facts = [part.facts for part in parts]
+    return FaceCorpus(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
+        clip_start=np.concatenate([part.clip_start + shift for part, shift in zip(parts, shifts, strict=True)]),
+        clip_split=[split for part in parts for split in part.clip_split],
+        names=[f"{k}-{name}" for k, part in enumerate(parts) for name in part.names],
+        facts={
+            "frames": sum(fact["frames"] for fact in facts),
+            "heads": sum(fact["heads"] for fact in facts),
+            "seed": facts[0]["seed"],
+            "clips": {split: sum(fact["clips"][split] for fact in facts) for split in SPLITS},
+            "sha256": hashlib.sha256("".join(fact["sha256"] for fact in facts).encode()).hexdigest(),
+            "rest_first": all(fact["rest_first"] for fact in facts),
+        },
     )
 
 
@@ -433,13 +521,23 @@ def _read_frames(folder: Path, head: dict, listing: dict) -> np.ndarray:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m specsync_lib.face_corpus", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--clips", type=int, default=140, help=f"clips of {CLIP_FRAMES} frames")
+    parser.add_argument("--manner", choices=MANNERS, default="varied", help="suite: as the suite's own videos")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write-jobs", type=Path, metavar="FILE", help="only write what would be drawn")
+    parser.add_argument("--jobs", type=Path, metavar="FILE", help="draw what such a file says (no speech needed)")
     given = parser.parse_args(arguments)
     try:
-        listing = build(given.out, given.clips, given.workers, given.seed)
+        jobs = read_jobs(given.jobs) if given.jobs else plan_jobs(given.clips, given.seed, given.manner)
+        if given.write_jobs:
+            write_jobs(given.write_jobs, jobs)
+            print(f"{len(jobs)} heads, {sum(len(job.clips) for job in jobs)} clips to draw")
+            return 0
+        if given.out is None:
+            raise InputError("face corpus: give --out, the folder to draw into")
+        listing = build(given.out, jobs, given.workers, jobs[0].seed // 1000)
     except InputError as error:
         print(error, file=sys.stderr)
         return InputError.EXIT_CODE

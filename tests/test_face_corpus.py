@@ -131,3 +131,59 @@ def test_a_head_is_drawn_once_and_its_mouth_box_holds_the_lips(tmp_path):
     large = change > 0.5 * change.max()  # the mouth's inside; the chin moves too, over smooth skin
     assert 20 < right - left < 120
     assert large[top:bottom, left:right].sum() > 0.7 * large.sum()
+
+
+def test_jobs_travel_as_a_file(utterances, tmp_path, capsys):
+    jobs = faces.plan_jobs(40, seed=3, manner="suite")
+    faces.write_jobs(tmp_path / "jobs.json", jobs)
+    assert faces.read_jobs(tmp_path / "jobs.json") == jobs
+    (tmp_path / "other.json").write_text('[{"index": 1}]')
+    for name in ("other.json", "none.json"):
+        assert faces.main(["--jobs", str(tmp_path / name), "--out", str(tmp_path)]) == InputError.EXIT_CODE
+        assert "no list of jobs" in capsys.readouterr().err
+
+
+def test_in_the_suites_manner_the_reference_speaks_half_of_the_time(utterances):
+    jobs = [job for job in faces.plan_jobs(320, seed=0, manner="suite") if job.split == "train"]
+    share = np.mean([job.identity == "reference" for job in jobs])
+    assert 0.4 < share < 0.6
+    assert {job.manner for job in jobs} == {"suite"}
+
+
+def test_the_suites_manner_begins_at_rest_and_follows_the_suites_own_tracks():
+    from specsync_lib.head import face_tracks
+
+    plan = SyncPlan.from_names(["sil"] * 4 + ["aa"] * 8 + ["PP"] * 4)
+    units, pose = faces.perform_as_the_suite(plan, seed=5)
+    assert units[0].max() == 0
+    assert np.abs(pose[0]).max() == 0
+    np.testing.assert_array_equal(units[1:], face_tracks(plan, 5).units[1:])
+    np.testing.assert_array_equal(pose[1:], face_tracks(plan, 5).pose[1:])
+
+
+def test_two_corpora_become_one(folder, tmp_path):
+    one = faces.load_corpus(folder)
+    assert not one.facts["rest_first"]
+    both = faces.load_corpora([folder, folder])
+    assert len(both.frames) == 2 * len(one.frames)
+    assert both.names[0] == "0-head_000/train-0"
+    assert both.names[6] == "1-head_000/train-0"
+    assert both.facts["clips"] == {"train": 4, "validation": 4, "test": 4}
+    last = both.clip_start[both.clips_of("test")[-1]]
+    np.testing.assert_array_equal(both.frames[last], one.frames[one.clip_start[one.clips_of("test")[-1]]])
+    assert faces.load_corpora([folder]).names == one.names
+
+
+@pytest.mark.slow
+def test_a_suite_shot_is_the_square_of_the_suites_own_frame(tmp_path):
+    from specsync_lib.compositing import FACE_BOX, cut
+
+    job = faces.HeadJob(0, "train", "reference", 0, (), "suite")
+    with faces.crop_head(job) as head:
+        picture, box = faces.shot(head, "suite", np.zeros(52), np.zeros(3))
+        np.testing.assert_array_equal(picture, cut(head.render({}), FACE_BOX, faces.SIZE_PX))
+        opened = faces.shot(head, "suite", np.eye(52)[24], np.zeros(3))[0]
+    left, top, right, bottom = box
+    change = np.abs(opened.astype(int) - picture).sum(axis=-1)
+    assert 50 < right - left < 110
+    assert change[top : bottom + 20, left:right].sum() > 0.5 * change.sum()
