@@ -24,6 +24,7 @@ import torch
 
 from specsync_lib import real_shape
 from specsync_lib.errors import InputError
+from specsync_lib.latency_numbers import paced_numbers, run_numbers, spread, stage_numbers
 from specsync_lib.pipeline import (
     ChunkAudio,
     Draft,
@@ -94,13 +95,6 @@ class Session:
         self.save()
         shown = ", ".join(str(value) for value in facts.values())
         self.log(f"{stage} ({shown}): {timing['median_ms']:.3f} ms, p99 {timing['p99_ms']:.3f}")
-
-
-def spread(milliseconds: Sequence[float]) -> dict[str, float]:
-    """Median, p20, p80, p99 and how many."""
-    p20, median, p80, p99 = np.percentile(milliseconds, [20, 50, 80, 99])
-    rounded = {"median_ms": median, "p20_ms": p20, "p80_ms": p80, "p99_ms": p99}
-    return {name: round(float(value), 4) for name, value in rounded.items()} | {"n": len(milliseconds)}
 
 
 def synchronise(device: torch.device) -> None:
@@ -477,46 +471,54 @@ class Models:
 
 
 def build_models(
-    session: Session, setup: str, generation: torch.device, reasoning: torch.device, options: argparse.Namespace
-) -> Models:
-    """The models of a setup: one GPU holds the reasoner in FP8 beside all, two hold it in bf16 on the second."""
-    shapes = session.shapes
+    shapes: Shapes,
+    setup: str,
+    generation: torch.device,
+    reasoning: torch.device,
+    *,
+    fp8_method: real_shape.Fp8Method = "per-tensor",
+    convolution: real_shape.ConvMethod = "3d",
+    compiled: bool = False,
+) -> tuple[Models, dict]:
+    """The models of a setup, and what they are; one GPU holds the reasoner in FP8 beside all, two hold it in bf16."""
     precision = "bf16" if setup.endswith("x2") else "fp8"
-    method = "dequantise" if shapes is TINY else options.fp8
-    model = real_shape.build_reasoner(shapes, reasoning, precision=precision, fp8_method=method)
+    model = real_shape.build_reasoner(shapes, reasoning, precision=precision, fp8_method=fp8_method)
     reasoner = ShapeReasoner(model, shapes)
-    session.log(f"reasoner in {precision}: {real_shape.weight_gib(model):.1f} GiB")
     encoder = real_shape.build_encoder(shapes, reasoning)
     transformer = real_shape.build_transformer(shapes, generation)
-    if options.compile:
+    if compiled:
         for block in transformer.blocks:
             block.compile()
-    vae = decoder_model(shapes, generation, options.convolution)
-    session.content |= {
-        "reasoner_precision": precision, "fp8_method": method if precision == "fp8" else None,
-        "convolution": options.convolution, "compiled": options.compile, "shared": generation == reasoning,
-        "weight_gib": {
-            name: round(real_shape.weight_gib(part), 2)
-            for name, part in (("reasoner", model), ("encoder", encoder), ("transformer", transformer), ("vae", vae))
-        },
-    }  # fmt: skip
-    return Models(
-        Listener(shapes, encoder, generation, encode=False),
-        Listener(shapes, encoder, reasoning),
-        reasoner,
-        transformer,
-        vae,
-    )
+    vae = decoder_model(shapes, generation, convolution)
+    parts = {"reasoner": model, "encoder": encoder, "transformer": transformer, "vae": vae}
+    facts = {
+        "reasoner_precision": precision,
+        "fp8_method": fp8_method if precision == "fp8" else None,
+        "convolution": convolution,
+        "compiled": compiled,
+        "shared": generation == reasoning,
+        "weight_gib": {name: round(real_shape.weight_gib(part), 2) for name, part in parts.items()},
+    }
+    listeners = Listener(shapes, encoder, generation, encode=False), Listener(shapes, encoder, reasoning)
+    return Models(*listeners, reasoner, transformer, vae), facts
+
+
+def rehearsal_stages(pattern: Sequence[ChunkPattern], *, region: str = "32px", steps: int = 2) -> Stages:
+    """The three stages with tiny models on a CPU: real work, real threads, nothing worth looking at."""
+    device = torch.device("cpu")
+    torch.set_num_threads(1)  # judge and generator get a core each
+    models, _ = build_models(TINY, "tiny", device, device, fp8_method="dequantise")
+    return stages_of(TINY, models, region, steps, pattern)
 
 
 def stages_of(
-    session: Session, models: Models, region: str, steps: int, pattern: Sequence[ChunkPattern], compiled: bool
+    shapes: Shapes, models: Models, region: str, steps: int, pattern: Sequence[ChunkPattern], *, compiled: bool = False
 ) -> Stages:
     """The three stages for a region. They hold no plan of their own, so one set serves every stream."""
-    size = session.regions[region]
+    size = shapes.regions[region]
     _, mel = models.draft_listener.hear()
-    denoiser = ShapeDenoiser(models.transformer, session.shapes, *size, steps=steps)
-    decoder = ShapeDecoder(models.vae, session.shapes, denoiser.latents, compiled=compiled)
+    denoiser = ShapeDenoiser(models.transformer, shapes, *size, steps=steps)
+    decoder = ShapeDecoder(models.vae, shapes, denoiser.latents, compiled=compiled)
     kernel = KernelDraft(*size, mel, models.draft_listener.device)
     return Stages(
         ShapeDrafter(models.draft_listener, kernel),
@@ -530,15 +532,27 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     generation, reasoning = devices(setup, options.tiny)
     pattern, source = measured_pattern()
     replayed = [{"passes": one.passes, "rejected": list(one.rejected)} for one in pattern[: options.chunks]]
-    session.content |= {"setup": setup, "pattern": source, "replayed": replayed, "steps": options.steps, "regions": {}}
+    session.content |= {
+        "setup": setup,
+        "pattern": source,
+        "replayed": replayed,
+        "steps": options.steps,
+        "render_parts": 1,
+    }
+    session.content["regions"] = {}
     session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
-    models = build_models(session, setup, generation, reasoning, options)
+    models, facts = build_models(
+        session.shapes, setup, generation, reasoning, convolution=options.convolution, compiled=options.compile,
+        fp8_method="dequantise" if options.tiny else options.fp8,
+    )  # fmt: skip
+    session.content |= facts
+    session.log(f"built: {facts['weight_gib']} GiB, reasoner in {facts['reasoner_precision']}")
     session.save()
     for region in session.regions:
         if session.left() < 45:
             session.log(f"no time left for {region}")
             continue
-        stages = stages_of(session, models, region, options.steps, pattern, options.compile)
+        stages = stages_of(session.shapes, models, region, options.steps, pattern, compiled=options.compile)
         session.content["regions"][region] = result = {"runs": {}, "stages": {}}
         run_blocks(session, stages, result, options)
         if session.left() > 20 + options.paced_chunks * 0.4:
@@ -598,54 +612,13 @@ def run_without_frames(
     return replace(report, commits=tuple(commits))
 
 
-def run_numbers(reports: Sequence[PipelineReport]) -> dict:
-    """Every chunk's latency and its block, percentiles over all, and what became of the drafts."""
-    tables = [report.chunks() for report in reports]
-    latency_ms = np.concatenate([table["latency_ms"].to_numpy() for table in tables])
-    p50, p95, p99 = np.percentile(latency_ms, [50, 95, 99])
-    counts: dict[str, int] = {}
-    for report in reports:
-        for name, count in report.counts.items():
-            counts[name] = counts.get(name, 0) + count
-    return {
-        "n": len(latency_ms),
-        "p50_ms": round(float(p50), 3),
-        "p95_ms": round(float(p95), 3),
-        "p99_ms": round(float(p99), 3),
-        "latency_ms": [round(float(value), 3) for value in latency_ms],
-        "block": [block for block, table in enumerate(tables) for _ in range(len(table))],
-        "counts": counts,
-    }
-
-
-def stage_numbers(reports: Sequence[PipelineReport]) -> dict[str, dict]:
-    """The spread of every kind of work, as it ran in the pipeline; verifications by their number of passes."""
-    durations: dict[str, list[float]] = {}
-    for report in reports:
-        passes = {commit.index: commit.passes for commit in report.commits}
-        for event in report.trace.events:
-            if event.end_s > event.start_s:
-                what = event.what.split()[0]
-                if what == "verify":
-                    what = f"verify {passes[event.chunk]}"
-                durations.setdefault(what, []).append(1e3 * (event.end_s - event.start_s))
-    shares = np.linspace(0, 100, 21)
-    return {
-        what: spread(values) | {"quantiles_ms": [round(float(q), 4) for q in np.percentile(values, shares)]}
-        for what, values in durations.items()
-    }
-
-
 def run_paced(session: Session, stages: Stages, result: dict, options: argparse.Namespace) -> None:
     """The speculative pipeline at the pace of speech: when every chunk of frames is out, against when it was heard."""
     samples = np.zeros(options.paced_chunks * CHUNK_SAMPLES, np.float32)
     run = partial(run_speculative, policy=Policy(late="midflight"))
-    table = run_without_frames(run, samples, stages, pace="real time").chunks()
-    result["paced"] = {
-        "latency_ms": [round(float(value), 3) for value in table["latency_ms"]],
-        "committed_s": [round(float(value - table["heard_s"][0]), 5) for value in table["committed_s"]],
-    }
-    session.log(f"at the pace of speech: p99 {np.percentile(table['latency_ms'], 99):.1f} ms of {len(table)} chunks")
+    report = run_without_frames(run, samples, stages, pace="real time")
+    result["paced"] = paced_numbers(report)
+    session.log(f"at the pace of speech: p99 {np.percentile(result['paced']['latency_ms'], 99):.1f} ms")
     session.save()
 
 

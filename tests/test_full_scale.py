@@ -1,6 +1,8 @@
 """The real-shape models compute what the plain ones compute, and the whole measurement runs with tiny sizes."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -198,3 +200,10 @@ def test_a_setup_that_is_not_there_is_one_line(tmp_path, capsys):
     arguments = ["--part", "pipeline", "--setup", "h200x2", "--out", str(tmp_path)]
     assert full_scale.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_measurement_needs_no_sound_or_video_library():
+    """A GPU machine has torch, transformers and pandas; what decodes sound and video is not there."""
+    absent = ["av", "soxr", "whisper", "anny", "pyvista", "vtk", "pocketsphinx", "gguf", "numba", "ipywidgets"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import specsync_lib.full_scale"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
