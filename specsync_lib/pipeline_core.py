@@ -76,7 +76,8 @@ class Verdict:
     """The judge's tokens for a chunk, one a frame.
 
     passes: forward passes so far. Not final: what the judge thinks now, of which nothing is decided; an unfinished
-    chunk is generated under it, because it is a better guess than the draft.
+    chunk is generated under it, because it is a better guess than the draft. Final and without tokens: the judge cannot
+    say, and the policy for silence applies at once.
     """
 
     chunk: int
@@ -286,6 +287,7 @@ class _Chunk:
     drafted_s: float = inf
     asked: bool = False
     guess: Tokens | None = None  # the judge's, not final
+    abstained: bool = False
     verdict: Tokens | None = None
     judged_s: float = float("nan")
     passes: int = 0
@@ -594,6 +596,9 @@ class Conductor:
         chunk = self._chunks.get(index)
         if chunk is None or not chunk.asked:
             return "unasked"
+        if verdict.final and isinstance(verdict.tokens, Sequence) and not len(verdict.tokens):
+            chunk.abstained = True
+            return "abstaining"
         if not _is_tokens(verdict.tokens, chunk.audio.frames):
             return "malformed"
         tokens = tuple(int(token) for token in verdict.tokens)
@@ -620,7 +625,7 @@ class Conductor:
             self._lose_judge(f"the judge is more than {self.policy.judge_backlog} chunks behind")
         for index in range(self._committed, self._drafted):
             chunk = self._chunks[index]
-            if chunk.decided is None and (self._judge_lost or now_s >= self._deadline(chunk)):
+            if chunk.decided is None and (self._judge_lost or chunk.abstained or now_s >= self._deadline(chunk)):
                 self._silence(chunk, now_s)
         if self._committed >= self._stop_at[0]:
             self._end("failed", self._stop_at[1])
@@ -650,7 +655,11 @@ class Conductor:
         if self.policy.on_silence == "draft":
             self._stand(chunk, now_s)
         elif index < self._stop_at[0]:
-            why = self.notes[-1] if self._judge_lost else f"no verdict within {self.policy.deadline_s:g} s"
+            why = f"no verdict within {self.policy.deadline_s:g} s"
+            if self._judge_lost:
+                why = self.notes[-1]
+            elif chunk.abstained:
+                why = "the judge could not decide it"
             self._fail_from(index, f"chunk {index}: {why}; the policy is to stop")
 
     def _stand(self, chunk: _Chunk, now_s: float) -> None:

@@ -334,7 +334,7 @@ def exits(request, deliver):
 
 
 def drips(request, deliver):
-    for frame in range(request.audio.frames):
+    for frame in range(1, request.audio.frames):
         deliver(Verdict(request.audio.index, request.draft.tokens[:frame]))
 
 
@@ -348,6 +348,10 @@ def says_nothing(request, deliver):
     pass
 
 
+def abstains(request, deliver):
+    deliver(Verdict(request.audio.index, ()))
+
+
 BAD_JUDGES = {
     "hangs": lambda request, deliver: request.stop.wait(),
     "dies": dies,
@@ -355,6 +359,7 @@ BAD_JUDGES = {
     "drips": drips,
     "lies": lies,
     "says nothing": says_nothing,
+    "abstains": abstains,
 }
 
 

@@ -88,6 +88,8 @@ class ScheduledJudge(SyntheticJudge):
         if rng.random() < situation.lost_verdicts:
             if rng.random() < 0.3:
                 clock.sleep(np.inf)  # hangs
+            elif rng.random() < 0.3:
+                deliver(Verdict(index, ()))  # cannot say
             return
         clock.after(delay_s, lambda: deliver(Verdict(index, truth)))
         if noisy[3]:

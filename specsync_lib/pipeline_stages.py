@@ -1,0 +1,331 @@
+"""The suite's models as stages of the pipeline: streaming draft, language model as judge, face generator.
+
+The models are loaded once and shared; each run makes new stages of one stream: ``stages = Models(...).stages()``.
+
+What the judge hears is only what has been said: Whisper's encoder over the last seconds, up to 52.5 ms after the chunk.
+Whisper's *words* come a second or more after they sound, too late for a chunk that goes out after 120 ms, so a live
+judge has none; ``words`` is for speech whose text and times are known beforehand (a script, or a synthetic voice).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from specsync_lib import generation, units
+from specsync_lib.acceptance import Rule, verify_chunk
+from specsync_lib.draft import CausalNormaliser, DraftPlan
+from specsync_lib.features import StreamingLogMel
+from specsync_lib.latent_basis import LatentDrafter, chunk_mel_frames
+from specsync_lib.pipeline import ChunkAudio, Draft, Request, Stages, Tokens, Verdict
+from specsync_lib.reasoner import ChunkEvidence, HeardWord, Reasoner, chunk_evidence, energy_digits, timed_words
+from specsync_lib.teacher import Probe, teacher_logits
+from specsync_lib.visemes import SyncPlan, openness_of
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from whisper.model import AudioEncoder
+
+    from kernels.project_latents import ProjectionWeights
+
+CHUNK_SAMPLES = units.SAMPLE_RATE_HZ * units.FRAMES_PER_CHUNK // units.VIDEO_FPS
+LISTEN_BACK_CHUNKS = 8  # 3.2 s before the chunk: more costs time and gains nothing (docs of Listener)
+SHORTEST_LISTEN_SAMPLES = 2 * units.STFT_SAMPLES  # a shorter recording is padded with silence for Whisper
+
+
+def plan_of(draft: Draft, tokens: Tokens) -> SyncPlan:
+    """The plan of a whole chunk of 12 frames: a frame that stands keeps its drafted openness, a corrected one takes
+    what its viseme makes one expect; surplus frames are silent."""
+    visemes = np.array(tokens, np.int8)
+    stands = visemes == np.array(draft.tokens)
+    openness = np.where(stands, draft.openness, openness_of(visemes))
+    pad = units.FRAMES_PER_CHUNK - len(visemes)
+    return SyncPlan(np.pad(visemes, (0, pad)), np.pad(openness, (0, pad)).clip(0, 1))
+
+
+class SpeechDrafter:
+    """Streaming log-mel, the causal normaliser, and one kernel call a chunk.
+
+    Parameters
+    ----------
+    kernel
+        ``(mel rows [n, 80], chunk, first_mel_frame) -> (DraftPlan of 12 frames, latents or None)``; see `kernel_of`.
+    """
+
+    def __init__(self, kernel: Callable[[torch.Tensor, int, int], tuple[DraftPlan, torch.Tensor | None]]) -> None:
+        self._kernel = kernel
+        self._mel, self._normaliser = StreamingLogMel(), CausalNormaliser()
+        self._rows = np.zeros((0, units.MEL_BANDS), np.float32)
+        self._first_row = 0  # absolute index of the first row kept
+
+    def draft(self, audio: ChunkAudio) -> Draft:
+        """The next chunk's draft: what `draft.draft_plan` says of the whole recording."""
+        new = [self._mel.push(audio.samples)]
+        if audio.ended:
+            new.append(self._mel.flush())
+        self._rows = np.concatenate([self._rows, *map(self._normaliser.push, new)])
+        first = chunk_mel_frames(audio.index).start
+        self._rows, self._first_row = self._rows[first - self._first_row :], first
+        plan, latents = self._kernel(torch.from_numpy(self._rows), audio.index, first)
+        part = slice(audio.frames)
+        return Draft(
+            tuple(plan.probabilities[part].argmax(axis=1)),
+            plan.confidence[part],
+            plan.openness[part],
+            plan.probabilities[part],
+            latents,
+        )
+
+
+def kernel_of(weights: "ProjectionWeights | LatentDrafter", backend: str = "torch"):
+    """The sync kernel as `SpeechDrafter` calls it: a plan from the draft's weights, and with a basis latents too."""
+    if isinstance(weights, LatentDrafter):
+
+        def with_latents(mel: torch.Tensor, chunk: int, first_mel_frame: int):
+            drafted = weights.draft(mel, chunk, first_mel_frame=first_mel_frame)
+            return drafted.plan, drafted.latents
+
+        return with_latents
+
+    from kernels.project_latents import project_latents
+
+    @torch.inference_mode()
+    def plan_only(mel: torch.Tensor, chunk: int, first_mel_frame: int):
+        said = project_latents(
+            mel.to(weights.w1.device), units.FRAMES_PER_CHUNK, None, weights, backend=backend, allow_broken=True,
+            first_frame=units.FRAMES_PER_CHUNK * chunk, first_mel_frame=first_mel_frame,
+        )  # fmt: skip
+        logits, confidence, openness = (one.float().cpu() for one in (said.logits, said.confidence, said.openness))
+        return DraftPlan(logits.softmax(dim=1).numpy(), confidence.numpy(), openness.numpy()), None
+
+    return plan_only
+
+
+class Listener:
+    """What the judge is told of a chunk, from what has been heard of the recording so far.
+
+    Parameters
+    ----------
+    encoder, probe
+        Whisper's first layers and the linear probe on them (`teacher`).
+    words
+        Words with times that are known beforehand; none for live speech.
+    back_chunks
+        How much of the past Whisper's encoder hears again with every chunk.
+    """
+
+    def __init__(
+        self,
+        encoder: "AudioEncoder",
+        probe: Probe,
+        words: Sequence[HeardWord] = (),
+        back_chunks: int = LISTEN_BACK_CHUNKS,
+    ) -> None:
+        self._encoder, self._probe, self._back_chunks = encoder, probe, back_chunks
+        self._words = timed_words(words, 1 << 30)
+        self._samples = np.zeros(0, np.float32)
+        self._first_chunk = 0  # the chunk that the first sample kept belongs to
+
+    def hear(self, chunks: Sequence[ChunkAudio]) -> list[ChunkEvidence]:
+        """Evidence of the next chunks, one after the other, in one pass of the encoder."""
+        self._samples = np.concatenate([self._samples, *[chunk.samples for chunk in chunks]])
+        oldest = max(self._first_chunk, chunks[0].index - self._back_chunks)
+        self._samples = self._samples[(oldest - self._first_chunk) * CHUNK_SAMPLES :]
+        self._first_chunk = oldest
+        frames = (chunks[-1].index - oldest) * units.FRAMES_PER_CHUNK + chunks[-1].frames
+        padded = np.pad(self._samples, (0, max(0, SHORTEST_LISTEN_SAMPLES - len(self._samples))))
+        logits = torch.from_numpy(teacher_logits(self._encoder, self._probe, padded)[:frames])
+        energy = energy_digits(padded, frames)
+        # Frames are counted from the recording's start, a whole number of chunks before the window.
+        shift = oldest * units.FRAMES_PER_CHUNK
+        probe = logits.softmax(dim=1).numpy()
+        evidence = []
+        for chunk in chunks:
+            rows = slice(chunk.first_frame - shift, chunk.first_frame - shift + chunk.frames)
+            (one,) = chunk_evidence((), energy[rows], probe[rows])
+            beyond = chunk.first_frame + chunk.frames
+            near = tuple(w for w in self._words if w.first_frame < beyond + 3 and w.last_frame >= chunk.first_frame)
+            evidence.append(ChunkEvidence(chunk.first_frame, near, one.energy, one.probe))
+        return evidence
+
+
+class ReasonerJudge:
+    """A language model that verifies drafts in one or two passes, or writes plans token by token.
+
+    A chunk that it could not decide (broken rows, an error in a pass) has no verdict: the pipeline's policy decides.
+
+    Parameters
+    ----------
+    rule, threshold, generator
+        As for `acceptance.verify_chunk`. Only the exact rules give the judge's own plan.
+    """
+
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        listener: Listener,
+        *,
+        rule: Rule = "exact-greedy",
+        threshold: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self._stream, self._listener = reasoner.stream(), listener
+        self._rule, self._threshold, self._generator = rule, threshold, generator
+        self._read = 0  # the next chunk to read
+        self.faults: list[str] = []
+
+    def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
+        """One pass, and one more after most rejections; what it thinks in between is told at once."""
+        index, draft = request.audio.index, request.draft
+        evidence = self._read_up_to(request)
+        verdict = verify_chunk(
+            self._stream,
+            DraftPlan(draft.probabilities, draft.confidence, draft.openness),
+            rule=self._rule,
+            threshold=self._threshold,
+            generator=self._generator,
+            witness=evidence.probe,
+            on_pass=lambda tokens, fixed: deliver(Verdict(index, tokens.tolist(), final=False)),
+        )
+        self.faults += [f"chunk {index}: {fault}" for fault in verdict.faults]
+        deliver(Verdict(index, () if verdict.fallbacks else verdict.tokens.tolist(), verdict.passes))
+
+    def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
+        """The chunk's tokens, one pass each, after so many tokens of reasoning."""
+        self._read_up_to(request)
+        tokens, _ = self._stream.plan(request.audio.frames, reasoning_tokens)
+        self._stream.commit(tokens)
+        return tuple(tokens.tolist())
+
+    def _read_up_to(self, request: Request) -> ChunkEvidence:
+        """Take in the chunks that went by without a request, with what went out for them, and this one's evidence.
+
+        What the stream holds of a chunk that it judged itself stays: its own tokens.
+        """
+        missed = [settled for settled in request.settled if settled.audio.index >= self._read]
+        *before, evidence = self._listener.hear([*[settled.audio for settled in missed], request.audio])
+        for settled, one in zip(missed, before, strict=True):
+            self._stream.read(one)
+            self._stream.commit(np.array(settled.tokens))
+        self._stream.read(evidence)
+        self._read = request.audio.index + 1
+        return evidence
+
+
+class RenderedFace(generation.FaceGenerator):
+    """A face generator whose chunk may be decoded, slot by slot, before it is known whether it will be committed."""
+
+    _ready: tuple[np.ndarray, tuple] | None = None
+
+    def decode_slot(
+        self, chunk: generation.ChunkInProgress, slot: int, place: tuple | None
+    ) -> tuple[np.ndarray, tuple]:
+        """Frames [4, px, px, 3] of a finished chunk's slot, and the decoder's place behind it; nothing advances.
+
+        ``place``: what the call for the slot before gave; None for the chunk's first.
+        """
+        self._check_turn(chunk)
+        start = self._decoder.state()
+        try:
+            if place is not None:
+                self._decoder.restore(place)
+            frames = self._decode(chunk.latents[:, slot : slot + 1])
+            return frames, self._decoder.state()
+        finally:
+            self._decoder.restore(start)
+
+    def commit_decoded(self, chunk: generation.ChunkInProgress, frames: np.ndarray, place: tuple) -> np.ndarray:
+        """Commit a chunk that is decoded already."""
+        self._ready = frames, place
+        try:
+            return self.commit(chunk)
+        finally:
+            self._ready = None
+
+    def _decode(self, latents: torch.Tensor) -> np.ndarray:
+        if self._ready is None:
+            return super()._decode(latents)
+        frames, place = self._ready
+        self._decoder.restore(place)
+        return frames
+
+
+@dataclass
+class FaceWork:
+    """A chunk being generated, its slots decoded so far and the decoder's place behind them."""
+
+    chunk: generation.ChunkInProgress
+    draft: Draft
+    tokens: Tokens
+    decoded: list[np.ndarray] = field(default_factory=list)
+    place: tuple | None = None
+
+    @property
+    def steps_left(self) -> int:
+        """Denoising steps still to do."""
+        return self.chunk.steps_left
+
+
+class FaceStage:
+    """`generation.FaceGenerator` as a stage; the same chunk under the same plan takes the same noise.
+
+    Parameters
+    ----------
+    noise_level
+        How much of the drafted latents is drowned; chunks without drafted latents start from noise alone.
+    """
+
+    def __init__(self, face: RenderedFace, *, steps: int = 2, noise_level: float = 0.6, seed: int = 0) -> None:
+        self._face, self._steps, self._noise_level, self._seed = face, steps, noise_level, seed
+
+    def begin(self, audio: ChunkAudio, draft: Draft, tokens: Tokens) -> FaceWork:
+        """Start a chunk from its drafted latents."""
+        noise = torch.Generator().manual_seed(self._seed + audio.index)
+        level = 1.0 if draft.latents is None else self._noise_level
+        chunk = self._face.begin(plan_of(draft, tokens), draft.latents, level, self._steps, noise)
+        return FaceWork(chunk, draft, tokens)
+
+    def step(self, work: FaceWork, tokens: Tokens) -> None:
+        """One denoising step, under a new plan if the tokens changed."""
+        changed = tokens != work.tokens
+        work.tokens = tokens
+        work.chunk.step(plan_of(work.draft, tokens) if changed else None)
+
+    def render(self, work: FaceWork) -> np.ndarray | None:
+        """Decode one more slot; the frames with the last one."""
+        frames, work.place = self._face.decode_slot(work.chunk, len(work.decoded), work.place)
+        work.decoded.append(frames)
+        return np.concatenate(work.decoded) if len(work.decoded) == units.SLOTS_PER_CHUNK else None
+
+    def commit(self, work: FaceWork) -> None:
+        """The chunk becomes the past."""
+        self._face.commit_decoded(work.chunk, np.concatenate(work.decoded), work.place)
+
+
+@dataclass(frozen=True)
+class Models:
+    """What every stream shares. kernel: from `kernel_of`; label: "real-shape" where a model's weights are random."""
+
+    kernel: Callable
+    encoder: "AudioEncoder"
+    probe: Probe
+    reasoner: Reasoner
+    vae: "AutoencoderKLWan"
+    transformer: "WanTransformer3DModel"
+    reference: np.ndarray
+    steps: int = 2
+    noise_level: float = 0.6
+    label: str = "measured"
+
+    def stages(
+        self, *, words: Sequence[HeardWord] = (), rule: Rule = "exact-greedy", threshold: float = 0.0, seed: int = 0
+    ) -> Stages:
+        """The stages of one stream."""
+        face = RenderedFace(self.vae, self.transformer, self.reference)
+        return Stages(
+            SpeechDrafter(self.kernel),
+            ReasonerJudge(self.reasoner, Listener(self.encoder, self.probe, words), rule=rule, threshold=threshold),
+            FaceStage(face, steps=self.steps, noise_level=self.noise_level, seed=seed),
+        )
