@@ -333,7 +333,7 @@ def verify_chunk(
             rows = stream.score(tokens[0, first:].numpy())
             fault = row_fault(rows, frames - first, q.shape[2], None if witness is None else witness[first:])
         except Exception as error:  # whatever a judge raises, it has accepted nothing
-            fault = f"raised {type(error).__name__}"
+            fault = _in_short("raised", error)
         if fault:
             faults.append(fault)
         else:
@@ -349,7 +349,7 @@ def verify_chunk(
     try:
         stream.commit(tokens[committed:])
     except Exception as error:  # the verdict stands; a broken stream will fail its next pass
-        faults.append(f"commit raised {type(error).__name__}")
+        faults.append(_in_short("commit raised", error))
     return ChunkVerdict(
         tokens,
         stands[0].numpy(),
@@ -359,6 +359,11 @@ def verify_chunk(
         tuple(np.flatnonzero((decision.recovered & ~stands)[0].numpy()).tolist()),
         tuple(faults),
     )
+
+
+def _in_short(what: str, error: Exception) -> str:
+    """An error on one line."""
+    return f"{what} {type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def _lenient(score: Score, draft: Tensor, offered: Tensor, probability: float) -> Decision:

@@ -1,0 +1,531 @@
+"""The judge before its referee: what the reasoner makes of drafts of held-out human speech, and how right it is.
+
+``python -m specsync_lib.referee`` runs the reasoner over the validation and the test prompts and writes, under
+``data/measurements``: `heard_words.csv` (Whisper's words, the judge's context), `judged_frames.csv.gz` (one row a
+frame: truth and what each party says), `judged_chunks.csv` (one row a verified chunk), `acceptance_pattern.json` (the
+same in order, for replay) and `referee.json` (the numbers drawn from them); beside the draft's weights, the learned
+policy; and `reasoner_lossless.json`, the proof that 100 utterances were decided as the reasoner alone wrote them.
+``--summarise`` makes only `referee.json` again, ``--lossless N`` only the proof, for N utterances. Judged recordings
+are kept in the run's folder: an interrupted command goes on where it was.
+
+Truth, the forced alignment, is the referee: neither draft nor judge sees it.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from tqdm.auto import tqdm
+
+from kernels.verify_prefix import Backend
+from specsync_lib import acceptance, evaluation, provenance, reasoner
+from specsync_lib.acceptance import ChunkVerdict, Rule, row_fault, verify_chunk
+from specsync_lib.acceptance_policy import (
+    AcceptancePolicy,
+    at_temperature,
+    chunk_of,
+    fit_temperature,
+    frame_features,
+)
+from specsync_lib.acceptance_statistics import (
+    judge_within_one_frame,
+)
+from specsync_lib.audio import load_audio
+from specsync_lib.corpus import Prompt, aligned, human_prompts
+from specsync_lib.draft import MODEL_DIR as DRAFT_DIR
+from specsync_lib.draft import DraftPlan, draft_plan, load_draft
+from specsync_lib.draft_evaluation import teacher_plan
+from specsync_lib.errors import InputError
+from specsync_lib.features import Word, load_whisper, transcribe
+from specsync_lib.files import atomic_path
+from specsync_lib.reasoner import (
+    MODEL_DIR,
+    UNSEEN_SPEAKER_ADAPTER,
+    ChunkEvidence,
+    Reasoner,
+    ReasonerStream,
+    gather_evidence,
+    load_reasoner,
+)
+from specsync_lib.referee_numbers import (
+    CHUNKS_FILE,
+    FRAMES_FILE,
+    MEASUREMENTS,
+    PATTERN_FILE,
+    REFEREE_FILE,
+    THRESHOLD,
+    acceptance_pattern,
+    judged_tables,
+    summarise,
+)
+from specsync_lib.summary import write_json
+from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
+
+WORDS_FILE = MEASUREMENTS / "heard_words.csv"
+LOSSLESS_FILE = MEASUREMENTS / "reasoner_lossless.json"
+
+# Who was heard in training: draft, probe and adapter of each speaker row; and what is run for it.
+SPEAKERS = {
+    "trained": ("draft", "teacher", "adapter"),
+    "unseen": ("draft_unseen_speaker", "teacher_unseen_speaker", UNSEEN_SPEAKER_ADAPTER),
+}
+LOSSLESS_UTTERANCES = 100  # of the whole command; those of the test split are judged token by token anyway
+RUNS_OF = {"trained": ("exact", "lenient", "alone", "without_probe"), "unseen": ("exact", "lenient")}
+
+
+# -------------------------------------------------------------------------------------------------- one recording
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An utterance with all that drafts and judges make of it before they meet.
+
+    truth: viseme indices; energy: loudness by frame; probe: the Whisper-encoder probe's distributions; evidence: what
+    the reasoner reads, chunk by chunk.
+    """
+
+    name: str
+    truth: Int[np.ndarray, " t"]
+    draft: DraftPlan
+    energy: Float[np.ndarray, " t"]
+    probe: Float[np.ndarray, "t 15"]
+    evidence: Sequence[ChunkEvidence]
+
+    @property
+    def chunks(self) -> list[slice]:
+        """The frames of each chunk; the last may be short."""
+        return [slice(first, first + FRAMES_PER_CHUNK) for first in range(0, len(self.truth), FRAMES_PER_CHUNK)]
+
+
+class Listening:
+    """A judge's stream that keeps the rows of its passes by frame of the recording.
+
+    first: those of each chunk's first pass; last: those that decided each frame; uniform where it failed.
+    """
+
+    def __init__(self, stream: ReasonerStream, frames: int) -> None:
+        self._stream, self._at = stream, 0
+        self.first = np.full((frames, len(VISEMES)), 1 / len(VISEMES), np.float32)
+        self.last = self.first.copy()
+        self._seen = np.zeros(frames, bool)
+
+    def read(self, evidence: ChunkEvidence) -> None:
+        """The next chunk's context."""
+        self._stream.read(evidence)
+
+    def score(self, draft_tokens: np.ndarray) -> np.ndarray:
+        """One pass."""
+        rows = self._stream.score(draft_tokens)
+        here = slice(self._at, self._at + len(draft_tokens))
+        if row_fault(rows, len(draft_tokens), len(VISEMES)) is None:
+            self.last[here] = rows
+            self.first[here] = np.where(self._seen[here, None], self.first[here], rows)
+            self._seen[here] = True
+        return rows
+
+    def commit(self, tokens: np.ndarray) -> None:
+        """Fix the next tokens."""
+        self._stream.commit(tokens)
+        self._at += len(tokens)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a judge made of a recording.
+
+    tokens: the plan; verdicts: chunk by chunk, empty where it wrote alone; first_rows, last_rows: see `Listening`;
+    seconds: of processor time, passes and rule.
+    """
+
+    tokens: Int[np.ndarray, " t"]
+    seconds: float
+    verdicts: Sequence[ChunkVerdict] = ()
+    first_rows: Float[np.ndarray, "t 15"] | None = None
+    last_rows: Float[np.ndarray, "t 15"] | None = None
+
+    def save(self, path: Path) -> None:
+        """Write as npz; tables inside, nothing that runs when it is read."""
+        arrays = {"tokens": self.tokens, "seconds": np.array(self.seconds)}
+        if self.verdicts:
+            arrays |= {name: np.concatenate([getattr(v, name) for v in self.verdicts]) for name in PER_FRAME}
+            arrays |= {name: np.array([getattr(v, name) for v in self.verdicts]) for name in PER_CHUNK}
+            # both may be empty or uneven: as texts
+            arrays["rejected_at"] = np.array([" ".join(map(str, v.rejected_at)) for v in self.verdicts])
+            arrays["faults"] = np.array(["\n".join(v.faults) for v in self.verdicts])
+            arrays |= {"first_rows": self.first_rows, "last_rows": self.last_rows}
+        with atomic_path(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> "Judged":
+        """What `save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        tokens, seconds = arrays["tokens"], float(arrays["seconds"])
+        if "passes" not in arrays:
+            return cls(tokens, seconds)
+        edges = range(FRAMES_PER_CHUNK, len(tokens), FRAMES_PER_CHUNK)
+        by_frame = [np.split(arrays[name], edges) for name in ("tokens", *PER_FRAME)]
+        by_chunk = [arrays[name].tolist() for name in PER_CHUNK]
+        rejected_at = [tuple(map(int, text.split())) for text in arrays["rejected_at"].tolist()]
+        faults = [tuple(text.splitlines()) for text in arrays["faults"].tolist()]
+        verdicts = [ChunkVerdict(*values) for values in zip(*by_frame, *by_chunk, rejected_at, faults, strict=True)]
+        return cls(tokens, seconds, verdicts, arrays["first_rows"], arrays["last_rows"])
+
+
+PER_FRAME, PER_CHUNK = ("accepted", "verified"), ("first_accepted", "passes")
+
+
+def judge(
+    model: Reasoner,
+    recording: Recording,
+    *,
+    rule: Rule = "exact-greedy",
+    threshold: float = 0.0,
+    watch: bool = True,
+    backend: Backend = "torch",
+) -> Judged:
+    """Verify a recording's draft chunk by chunk, as a pipeline does; ``watch``: the probe is the judge's witness."""
+    stream = Listening(model.stream(), len(recording.truth))
+    verdicts, began = [], time.process_time()
+    for evidence, frames in zip(recording.evidence, recording.chunks, strict=True):
+        stream.read(evidence)
+        verdicts.append(
+            verify_chunk(
+                stream,
+                DraftPlan(*(values[frames] for values in vars(recording.draft).values())),
+                rule=rule,
+                threshold=threshold,
+                witness=recording.probe[frames] if watch else None,
+                backend=backend,
+            )
+        )
+    tokens = np.concatenate([verdict.tokens for verdict in verdicts])
+    return Judged(tokens, time.process_time() - began, verdicts, stream.first, stream.last)
+
+
+def write_alone(model: Reasoner, recording: Recording) -> Judged:
+    """The reasoner's own greedy plan, one token a pass, no draft seen."""
+    stream, tokens, began = model.stream(), [], time.process_time()
+    for evidence, frames in zip(recording.evidence, recording.chunks, strict=True):
+        stream.read(evidence)
+        tokens.append(stream.plan(len(recording.truth[frames]))[0])
+        stream.commit(tokens[-1])
+    return Judged(np.concatenate(tokens), time.process_time() - began)
+
+
+# How a recording can be judged: by name of the run.
+RUNS: dict[str, Callable[[Reasoner, Recording], Judged]] = {
+    "exact": judge,
+    "lenient": lambda model, recording: judge(model, recording, rule="lenient", threshold=THRESHOLD),
+    "without_probe": lambda model, recording: judge(
+        model, replace(recording, evidence=[chunk.without_probe() for chunk in recording.evidence]), watch=False
+    ),
+    "alone": write_alone,
+}
+
+
+def classic_passes(accepted: Sequence[bool]) -> int:
+    """Passes of classic speculative decoding that drafts a chunk again from the kernel after every rejection.
+
+    Greedy and deterministic, so it follows from where draft and plan differ: each rejection ends a pass, and a last
+    pass is needed unless the last frame was itself recovered.
+    """
+    accepted = list(accepted)
+    return accepted.count(False) + (1 if accepted and accepted[-1] else 0)
+
+
+# ------------------------------------------------------------------------------------------------------ all of them
+
+
+def heard_words(prompts: Sequence[Prompt], path: Path = WORDS_FILE) -> pd.DataFrame:
+    """Whisper's words of every prompt: columns utterance, text, start_s, end_s, probability; kept in a file.
+
+    Prompts that the file lacks are transcribed and added to it.
+    """
+    columns = ["utterance", "text", "start_s", "end_s", "probability"]
+    known = pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame(columns=["heard", *columns])
+    missing = [prompt for prompt in prompts if prompt.name not in set(known["utterance"])]
+    if missing:
+        whisper = load_whisper()
+        rows = [
+            (prompt.name, word.text, round(word.start_s, 3), round(word.end_s, 3), round(word.probability, 4))
+            for prompt in tqdm(missing, desc="hearing words", unit="utterance")
+            # an utterance in which nothing was heard keeps a blank row, so that it is not heard again
+            for word in transcribe(whisper, load_audio(prompt.path).samples) or [Word("", 0.0, 0.0, 0.0)]
+        ]
+        known = pd.concat([known[columns], pd.DataFrame(rows, columns=columns)], ignore_index=True)
+        with atomic_path(path) as temporary:
+            known.sort_values("utterance", kind="stable").to_csv(temporary, index=False)
+    names = {prompt.name for prompt in prompts}
+    return known[known["utterance"].isin(names) & (known["text"] != "")]
+
+
+def gather(prompts: Iterable[Prompt], draft_name: str, probe_name: str, words: pd.DataFrame) -> list[Recording]:
+    """Draft, probe and evidence of prompts, with their truth."""
+    weights, probe, recordings = load_draft(draft_name), teacher_plan(probe_name), []
+    heard = {name: [Word(*row) for row in rows.to_numpy()[:, 1:]] for name, rows in words.groupby("utterance")}
+    for prompt in tqdm(list(prompts), desc="gathering", unit="utterance"):
+        samples, truth = load_audio(prompt.path).samples, aligned(prompt).visemes.astype(int)
+        probabilities = probe(samples).probabilities.astype(np.float32)
+        recordings.append(
+            Recording(
+                prompt.name,
+                truth,
+                draft_plan(samples, weights),
+                evaluation.frame_energy(samples, len(truth)),
+                probabilities,
+                gather_evidence(samples, heard.get(prompt.name, []), probabilities),
+            )
+        )
+    return recordings
+
+
+def fit_policy(recordings: Sequence[Recording], plans: Sequence[np.ndarray]) -> AcceptancePolicy:
+    """The learned policy for a judge's plans of these recordings."""
+    features = np.concatenate([frame_features(each.draft, each.energy) for each in recordings])
+    drafted = np.concatenate([each.draft.plan.visemes for each in recordings])
+    utterance = np.repeat(np.arange(len(plans)), [len(plan) for plan in plans])
+    chunks = np.concatenate([1_000 * index + chunk_of(np.arange(len(plan))) for index, plan in enumerate(plans)])
+    plan = np.concatenate(plans)
+    return AcceptancePolicy.fit(features, judge_within_one_frame(drafted, plan, utterance), drafted == plan, chunks)
+
+
+def judge_all(
+    model: Reasoner, recordings: Sequence[Recording], run: str, folder: Path, words: str = ""
+) -> list[Judged]:
+    """One run over recordings; what is in ``folder`` from an earlier call is not computed again."""
+    judged = []
+    for recording in tqdm(recordings, desc=f"{words} {run}", unit="utterance"):
+        path = folder / run / f"{recording.name.replace('/', '--')}.npz"
+        if not path.is_file():
+            RUNS[run](model, recording).save(path)
+        judged.append(Judged.load(path))
+    return judged
+
+
+def frame_rows(
+    recording: Recording, judged: Judged, policy: AcceptancePolicy, temperature: float, **plans: Judged
+) -> pd.DataFrame:
+    """One row a frame: truth, the draft with both confidences, the judge's rows and plans, any further plans."""
+    drafted, frames = recording.draft.plan.visemes.astype(int), np.arange(len(recording.truth))
+    shares = {
+        "confidence": recording.draft.confidence,
+        "recalibrated": policy.lenient(frame_features(recording.draft, recording.energy)),
+        "energy": recording.energy,
+        "judge_of_draft": judged.first_rows[frames, drafted],
+        "judge_confidence": at_temperature(judged.last_rows, temperature)[frames, judged.tokens],
+    }
+    named = {
+        "truth": recording.truth,
+        "draft": drafted,
+        "probe": recording.probe.argmax(axis=1),
+        "one_pass": judged.first_rows.argmax(axis=1),
+        "committed": judged.tokens,
+        **{name: each.tokens for name, each in plans.items()},
+    }
+    table = pd.DataFrame({"utterance": recording.name, "frame": frames})
+    table = table.assign(**{name: np.array(VISEMES)[plan] for name, plan in named.items()})
+    return table.assign(**{name: np.round(values, 5) for name, values in shares.items()})
+
+
+def chunk_rows(
+    recording: Recording, judged: Judged, policy: AcceptancePolicy, lenient: Judged | None = None
+) -> pd.DataFrame:
+    """One row a chunk of a recording: what the exact rule did, where the draft did not stand, what was expected."""
+    features = frame_features(recording.draft, recording.energy)
+    rejection = policy.any_rejection(features, chunk_of(np.arange(len(features))))
+    confidence = [recording.draft.confidence[frames].min() for frames in recording.chunks]
+    table = pd.DataFrame(
+        {
+            "utterance": recording.name,
+            "chunk": np.arange(len(judged.verdicts)),
+            "frames": [len(verdict.tokens) for verdict in judged.verdicts],
+            "first_accepted": [verdict.first_accepted for verdict in judged.verdicts],
+            "passes": [verdict.passes for verdict in judged.verdicts],
+            "classic_passes": [classic_passes(verdict.accepted) for verdict in judged.verdicts],
+            "rejected": [places(verdict) for verdict in judged.verdicts],
+            "fallbacks": [verdict.fallbacks for verdict in judged.verdicts],
+            "any_rejection": rejection.round(5),
+            "least_confidence": np.round(confidence, 5),
+        }
+    )
+    return (
+        table if lenient is None else table.assign(lenient_rejected=[places(verdict) for verdict in lenient.verdicts])
+    )
+
+
+def places(verdict: ChunkVerdict) -> str:
+    """The frames of a chunk where the judge did not let the draft stand, separated by blanks."""
+    return " ".join(map(str, np.flatnonzero(verdict.verified & ~verdict.accepted)))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What judging one row of SPEAKERS gave: the frame table, the chunk table, the learned policy, the judge's own
+    temperature (fitted on validation), and processor seconds by run."""
+
+    frames: pd.DataFrame
+    chunks: pd.DataFrame
+    policy: AcceptancePolicy
+    temperature: float
+    seconds: dict[str, float]
+
+
+def judge_splits(
+    model: Reasoner,
+    validation: Sequence[Recording],
+    test: Sequence[Recording],
+    runs: Sequence[str],
+    folder: Path,
+    words: str = "",
+) -> Findings:
+    """Judge validation speech, fit policy and temperature to it, then judge test speech in every run.
+
+    What was judged is kept in ``folder``: an interrupted call goes on where it was.
+    """
+    seen = judge_all(model, validation, "exact", folder, f"{words} validation")
+    policy = fit_policy(validation, [each.tokens for each in seen])
+    temperature = fit_temperature(
+        np.concatenate([each.last_rows for each in seen]), np.concatenate([each.truth for each in validation])
+    )
+    results = {run: judge_all(model, test, run, folder, f"{words} test") for run in runs}
+    frames, chunks = [], []
+    for each, judged in zip(validation, seen, strict=True):
+        frames.append(frame_rows(each, judged, policy, temperature).assign(split="validation"))
+        chunks.append(chunk_rows(each, judged, policy).assign(split="validation"))
+    for index, each in enumerate(test):
+        judged, others = results["exact"][index], {run: results[run][index] for run in runs if run != "exact"}
+        frames.append(frame_rows(each, judged, policy, temperature, **others).assign(split="test"))
+        chunks.append(chunk_rows(each, judged, policy, others.get("lenient")).assign(split="test"))
+    seconds = {run: round(sum(each.seconds for each in judged), 1) for run, judged in results.items()}
+    return Findings(*(pd.concat(rows, ignore_index=True) for rows in (frames, chunks)), policy, temperature, seconds)
+
+
+def run_folder(speaker: str, words: pd.DataFrame) -> tuple[Path, str]:
+    """Where a speaker row's judged recordings are kept, by all that they follow from, and the adapter's sha256.
+
+    Raises
+    ------
+    InputError : a file of weights is absent.
+    """
+    draft_name, probe_name, adapter = SPEAKERS[speaker]
+    weights = MODEL_DIR / adapter / "adapter_model.safetensors"
+    digest = hashlib.sha256(words.to_csv(index=False).encode())
+    for path in (
+        weights,
+        *(DRAFT_DIR / f"{name}.safetensors" for name in (draft_name, probe_name)),
+        *(Path(module.__file__) for module in (acceptance, reasoner)),
+    ):
+        if not path.is_file():
+            raise InputError(f"{provenance.display_path(path)}: no such file; restore it or train it")
+        digest.update(path.read_bytes())
+    folder = provenance.RUN_DIR / "referee" / f"{speaker}-{digest.hexdigest()[:12]}"
+    return folder, hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def prove_lossless(count: int) -> dict:
+    """Decide the first ``count`` prompts (test, then validation) exactly, and token by token: are they equal?"""
+    draft_name, probe_name, adapter = SPEAKERS["trained"]
+    prompts = [*human_prompts("test"), *human_prompts("validation")][:count]
+    words = heard_words([*human_prompts("validation"), *human_prompts("test")])
+    folder, digest = run_folder("trained", words)
+    model = load_reasoner(adapter=adapter)
+    recordings = gather(prompts, draft_name, probe_name, words)
+    exact, alone = (judge_all(model, recordings, run, folder, "lossless:") for run in ("exact", "alone"))
+    pairs = list(zip(recordings, exact, alone, strict=True))
+    different = [each.name for each, one, other in pairs if (one.tokens != other.tokens).any()]
+    seconds = {
+        run: round(sum(each.seconds for each in results), 1) for run, results in (("exact", exact), ("alone", alone))
+    }
+    frames = sum(len(each.truth) for each in recordings)
+    passes = sum(verdict.passes for one in exact for verdict in one.verdicts)
+    return {
+        "what": "exact greedy verification against plain greedy decoding, float32, one token a frame",
+        "reasoner": model.name,
+        "adapter_sha256": digest,
+        "n_utterances": len(recordings),
+        "n_frames": frames,
+        "utterances_equal": len(recordings) - len(different),
+        "different": different,
+        "frames_equal": int(sum((one.tokens == other.tokens).sum() for _, one, other in pairs)),
+        "fallback_frames": int(sum(verdict.fallbacks for one in exact for verdict in one.verdicts)),
+        "passes": {"token_by_token": frames, "verified": passes},
+        "processor_seconds": seconds,
+        "frames_a_processor_second": {run: round(frames / spent, 2) for run, spent in seconds.items()},
+        "provenance": {
+            **provenance.machine(),
+            "command": f"python -m specsync_lib.referee --lossless {count}",
+            "label": "measured",
+        },
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the judge over held-out human speech and write what the referee finds."""
+    parser = argparse.ArgumentParser(prog="python -m specsync_lib.referee", description=main.__doc__)
+    parser.add_argument("--lossless", type=int, metavar="N", help="only prove N utterances equal to plain decoding")
+    parser.add_argument("--summarise", action="store_true", help="only make referee.json again from the tables")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(provenance.usable_cores())
+    try:
+        if options.lossless is not None:
+            write_json(LOSSLESS_FILE, prove_lossless(options.lossless))
+        elif options.summarise:
+            frames, chunks = judged_tables()
+            judging = json.loads(REFEREE_FILE.read_text(encoding="utf-8"))["judging"]
+            write_json(REFEREE_FILE, summarise(frames, chunks, judging))
+        else:
+            judge_and_write()
+            write_json(LOSSLESS_FILE, prove_lossless(LOSSLESS_UTTERANCES))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return error.EXIT_CODE
+    return 0
+
+
+def judge_and_write() -> None:
+    """The whole command: judge, keep tables and policy, summarise."""
+    words = heard_words([*human_prompts("validation"), *human_prompts("test")])
+    tables, judging = [], {}
+    for speaker, (draft_name, probe_name, adapter) in SPEAKERS.items():
+        folder, digest = run_folder(speaker, words)
+        validation, test = (
+            gather(human_prompts(split), draft_name, probe_name, words) for split in ("validation", "test")
+        )
+        model = load_reasoner(adapter=adapter)
+        found = judge_splits(model, validation, test, RUNS_OF[speaker], folder, f"{speaker}:")
+        if speaker == "trained":
+            found.policy.save(fitted_on="validation split", adapter_sha256=digest, commit=provenance.commit())
+        tables.append((found.frames.assign(speaker=speaker), found.chunks.assign(speaker=speaker)))
+        judging[speaker] = {
+            "reasoner": model.name,
+            "adapter": adapter,
+            "adapter_sha256": digest,
+            "judge_temperature_on_validation": round(found.temperature, 4),
+            "processor_seconds": found.seconds,
+        }
+    write_tables(*(pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True)))
+    frames, chunks = judged_tables()
+    write_json(PATTERN_FILE, acceptance_pattern(chunks, judging))
+    write_json(REFEREE_FILE, summarise(frames, chunks, judging))
+
+
+def write_tables(frames: pd.DataFrame, chunks: pd.DataFrame) -> None:
+    """Keep both tables; the same numbers are the same bytes."""
+    with atomic_path(FRAMES_FILE) as one, atomic_path(CHUNKS_FILE) as other:
+        frames.to_csv(one, index=False, compression={"method": "gzip", "mtime": 0})
+        chunks.to_csv(other, index=False)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,276 @@
+"""The referee's numbers, from the two tables that `referee` writes: accuracy, acceptance, passes, policy, fronts.
+
+Everything here is arithmetic on tables, so that a notebook draws the same numbers without running a judge.
+
+A frame table has one row a frame: speaker, split, utterance, frame; the plans, by viseme name: truth, draft, probe,
+one_pass, committed and where they were run lenient, alone, without_probe; confidence, recalibrated, judge_confidence,
+judge_of_draft (what the judge gave the draft's viseme), energy. A chunk table: see `referee.chunk_rows`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+
+from specsync_lib import evaluation, provenance
+from specsync_lib.acceptance_policy import bad_accept_bound, chunk_of, conformal_threshold, ranking_skill
+from specsync_lib.acceptance_statistics import (
+    THRESHOLDS,
+    acceptance_table,
+    at_threshold,
+    expected_calibration_error,
+    judge_within_one_frame,
+)
+from specsync_lib.corpus import human_prompts
+from specsync_lib.draft_evaluation import interval
+from specsync_lib.drawing import viseme_codes
+from specsync_lib.errors import InputError
+from specsync_lib.metrics import Metric, bootstrap_by_group
+from specsync_lib.units import VIDEO_FPS, VISEMES
+
+MEASUREMENTS = provenance.PROJECT_ROOT / "data" / "measurements"
+FRAMES_FILE, CHUNKS_FILE = MEASUREMENTS / "judged_frames.csv.gz", MEASUREMENTS / "judged_chunks.csv"
+REFEREE_FILE, PATTERN_FILE = MEASUREMENTS / "referee.json", MEASUREMENTS / "acceptance_pattern.json"
+
+THRESHOLD = 0.85  # the source report's
+RISK = 0.05  # what the conformal threshold allows: one frame in twenty covered and rejected
+
+# Rows of the referee table: what is shown, and the column of the frame table that holds its plan.
+PARTIES = {
+    "majority class": "majority",
+    "energy threshold": "energy_rule",
+    "draft": "draft",
+    "Whisper-encoder probe": "probe",
+    "reasoner without the probe": "without_probe",
+    "reasoner, token by token": "alone",
+    "reasoner, one pass over the draft": "one_pass",
+    "committed, exact greedy": "committed",
+    "committed, lenient at 0.85": "lenient",
+}
+
+
+def with_simple_rules(frames: pd.DataFrame) -> pd.DataFrame:
+    """The frame table with the plans of the two rules that any draft must beat, fitted on training prompts."""
+    truth, energy = evaluation.truth_and_energy(human_prompts("train")[::5])
+    rule = evaluation.EnergyRule.fit(energy, truth)
+    names = np.array(VISEMES)
+    return frames.assign(
+        majority=names[evaluation.majority_viseme(truth)], energy_rule=names[rule.predict(frames["energy"].to_numpy())]
+    )
+
+
+def referee_table(frames: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Accuracy of every party against truth, strict and within ±1 frame, on the test split, by speaker row."""
+    rows = []
+    for speaker, test in frames[frames["split"] == "test"].groupby("speaker", sort=False):
+        truth, utterance = viseme_codes(test["truth"]), test["utterance"].to_numpy()
+        for what, column in PARTIES.items():
+            if column not in test or test[column].isna().any():
+                continue
+            plan = viseme_codes(test[column])
+            strict = bootstrap_by_group(plan == truth, utterance, rng=rng)
+            near = bootstrap_by_group(judge_within_one_frame(plan, truth, utterance), utterance, rng=rng)
+            scores = interval("accuracy", strict) | interval("within_one_frame", near)
+            rows.append({"speaker": speaker, "what": what, **scores, "n_utterances": strict.n, "n_frames": len(test)})
+    return pd.DataFrame(rows).assign(label="measured")
+
+
+def verdicts_of(frames: pd.DataFrame) -> pd.DataFrame:
+    """The judge's verdicts on the draft: columns exact (same frame) and lenient (within ±1 frame)."""
+    draft, plan = viseme_codes(frames["draft"]), viseme_codes(frames["committed"])
+    lenient = judge_within_one_frame(draft, plan, frames["utterance"].to_numpy())
+    return frames.assign(exact=draft == plan, lenient_verdict=lenient)
+
+
+def acceptance_facts(test: pd.DataFrame, validation: pd.DataFrame, confidence: str, rng: np.random.Generator) -> dict:
+    """Acceptance by the judge at THRESHOLD for one of the two confidences, its calibration, and what bounds it."""
+    values, utterance = test[confidence].to_numpy(), test["utterance"].to_numpy()
+    lenient, exact = (
+        at_threshold(acceptance_table(values, test[rule].to_numpy(), utterance, rng=rng), THRESHOLD)
+        for rule in ("lenient_verdict", "exact")
+    )
+    bad = ~test["lenient_verdict"].to_numpy()
+    error = expected_calibration_error(values, ~bad, utterance, rng=rng)
+    chosen = conformal_threshold(
+        ~validation["lenient_verdict"].to_numpy(),
+        validation[confidence].to_numpy(),
+        validation["utterance"].to_numpy(),
+        RISK,
+        THRESHOLDS,
+    )
+    covered = values >= chosen
+    return {
+        **_row("lenient", lenient, "acceptance"),
+        **_row("exact_greedy", exact, "acceptance"),
+        **_row("coverage", lenient, "coverage"),
+        **interval("ece", error),
+        "bad_accepts": asdict(bad_accept_bound(bad, values >= THRESHOLD, utterance)),
+        "conformal": {
+            "risk": RISK,
+            "threshold": chosen,
+            "fitted_on": "validation split",
+            "n_utterances": int(validation["utterance"].nunique()),
+            "test_bad_share_of_all_frames": round(float((bad & covered).mean()), 5),
+            "test_acceptance": round(float(1 - bad[covered].mean()), 5) if covered.any() else None,
+            "test_coverage": round(float(covered.mean()), 5),
+        },
+        "at_coverage_0.8": _at_coverage(values, test, 0.8),
+    }
+
+
+def _row(name: str, row: pd.Series, column: str) -> dict[str, float]:
+    return {f"{name}{end}": round(float(row[f"{column}{end}"]), 5) for end in ("", "_low", "_high")}
+
+
+def _at_coverage(values: np.ndarray, test: pd.DataFrame, coverage: float) -> dict[str, float]:
+    """The threshold that keeps a share of the frames, and what the judge accepts of those."""
+    threshold = float(np.quantile(values, 1 - coverage))
+    kept = test[values >= threshold]
+    shares = {"lenient": kept["lenient_verdict"].mean(), "exact_greedy": kept["exact"].mean()}
+    return {"threshold": round(threshold, 4)} | {name: round(float(share), 5) for name, share in shares.items()}
+
+
+def pass_facts(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
+    """Forward passes a chunk: token by token, classic speculative, and with the judge's rows as next draft."""
+    utterance = chunks["utterance"].to_numpy()
+    columns = chunks[["frames", "classic_passes", "passes", "first_accepted"]].to_numpy(float)
+    mean = bootstrap_by_group(columns, utterance, rng=rng)
+    ratios = bootstrap_by_group(columns, utterance, lambda sums, _: sums[..., :1] / sums[..., 1:3], rng=rng)
+    per_second = bootstrap_by_group(columns, utterance, lambda sums, _: VIDEO_FPS * sums / sums[..., :1], rng=rng)
+    facts: dict[str, float] = {"n_chunks": len(chunks), "n_utterances": mean.n}
+    for index, name in enumerate(("token_by_token", "classic", "verified")):
+        facts |= interval(f"{name}_passes_a_chunk", _part(mean, index))
+        facts |= interval(f"{name}_passes_a_second", _part(per_second, index))
+    facts |= interval("classic_ratio", _part(ratios, 0)) | interval("ratio", _part(ratios, 1))
+    return (
+        facts | interval("first_accepted_frames", _part(mean, 3)) | {"fallback_frames": int(chunks["fallbacks"].sum())}
+    )
+
+
+def _part(metric: Metric, index: int) -> Metric:
+    """One of a metric's outputs."""
+    return replace(metric, **{name: float(getattr(metric, name)[index]) for name in ("value", "low", "high")})
+
+
+def gated(frames: pd.DataFrame, chunks: pd.DataFrame, score: str, cuts: Iterable[float]) -> pd.DataFrame:
+    """Verify only the chunks whose score lies under a cut: passes a second of speech, and error against truth.
+
+    The verdicts are those of the run in which every chunk was verified, put together anew: that a skipped chunk would
+    have changed the context of the next ones is left out.
+
+    Parameters
+    ----------
+    frames, chunks : of one speaker's test split.
+    score : "least_confidence", or "no_rejection" (1 - any_rejection).
+    """
+    values = 1 - chunks["any_rejection"] if score == "no_rejection" else chunks[score]
+    index = chunks.assign(value=values).set_index(["utterance", "chunk"])
+    here = index.loc[list(zip(frames["utterance"], chunk_of(frames["frame"]), strict=True))]
+    value, passes = here["value"].to_numpy(), (here["passes"] / here["frames"]).to_numpy()
+    right = {name: (frames[name] == frames["truth"]).to_numpy() for name in ("draft", "committed")}
+    rows = []
+    for cut in cuts:
+        verified = value < cut
+        wrong = ~np.where(verified, right["committed"], right["draft"])
+        rows.append((cut, VIDEO_FPS * (passes * verified).sum() / len(frames), wrong.mean(), verified.mean()))
+    return pd.DataFrame(rows, columns=["cut", "passes_a_second", "error", "verified"]).assign(score=score)
+
+
+def policy_facts(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, object]:
+    """How well the learned policy, and the fixed threshold's least confidence, tell chunks with a rejection."""
+    rejected, utterance = (chunks["rejected"] != "").to_numpy(), chunks["utterance"].to_numpy()
+    scores = {"learned": chunks["any_rejection"].to_numpy(), "fixed": -chunks["least_confidence"].to_numpy()}
+    facts: dict[str, object] = {"n_chunks": len(chunks), "chunks_with_a_rejection": round(float(rejected.mean()), 5)}
+    for name, score in scores.items():
+        area = ranking_skill(score, rejected, utterance, rng)
+        facts |= {f"{name}_auc{end}": round(value, 5) for end, value in zip(("", "_low", "_high"), area, strict=True)}
+    return facts
+
+
+def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: int = 0) -> dict:
+    """Every number of `referee.json`."""
+    rng = np.random.default_rng(seed)
+    frames = verdicts_of(with_simple_rules(frames))
+    table = referee_table(frames, rng)
+    by_speaker = {}
+    for speaker, rows in frames.groupby("speaker", sort=False):
+        test, validation = rows[rows["split"] == "test"], rows[rows["split"] == "validation"]
+        verified = chunks[(chunks["speaker"] == speaker) & (chunks["split"] == "test")]
+        utterance, right = test["utterance"].to_numpy(), (test["committed"] == test["truth"]).to_numpy()
+        by_speaker[speaker] = {
+            "agreement": interval("exact", bootstrap_by_group(test["exact"].to_numpy(), utterance, rng=rng))
+            | interval("lenient", bootstrap_by_group(test["lenient_verdict"].to_numpy(), utterance, rng=rng)),
+            "draft_confidence": acceptance_facts(test, validation, "confidence", rng),
+            "recalibrated_confidence": acceptance_facts(test, validation, "recalibrated", rng),
+            "passes": pass_facts(verified, rng),
+            "policy": policy_facts(verified, rng),
+            "judge_calibration": interval(
+                "ece", expected_calibration_error(test["judge_confidence"].to_numpy(), right, utterance, rng=rng)
+            ),
+        }
+        if "alone" in test and test["alone"].notna().all():
+            same = (test["alone"] == test["committed"]).groupby(test["utterance"]).all()
+            by_speaker[speaker]["equal_to_token_by_token"] = {"equal": int(same.sum()), "n_utterances": len(same)}
+    return {
+        "provenance": {**provenance.machine(), "command": "python -m specsync_lib.referee", "label": "measured"},
+        "definitions": DEFINITIONS,
+        "judging": judging,
+        "table": table.to_dict("records"),
+        "speakers": by_speaker,
+    }
+
+
+DEFINITIONS = {
+    "judge": "the reasoner's own greedy plan, as the exact rule commits it; every interval is 95 % by utterance",
+    "lenient": f"covered frames (confidence >= {THRESHOLD}) whose drafted viseme the judge names within ±1 frame",
+    "exact_greedy": "covered frames whose drafted viseme the judge names for the same frame",
+    "draft_confidence": "the draft's calibrated probability to be right",
+    "recalibrated_confidence": "the learned policy's probability, from the draft, that the judge accepts (lenient)",
+    "bad_accepts": "covered frames that the judge does not accept (lenient): share, and its upper bound",
+    "passes": "forward passes of the reasoner; a chunk is 12 frames, an utterance's last one may be shorter",
+}
+
+
+def acceptance_pattern(chunks: pd.DataFrame, judging: dict) -> dict:
+    """The verdicts on the trained speaker's test split, chunk by chunk in order: replayed where weights are random."""
+    rows = chunks[(chunks["speaker"] == "trained") & (chunks["split"] == "test")]
+
+    def numbers(text: str) -> list[int]:
+        return [int(place) for place in text.split()]
+
+    return {
+        "provenance": {**provenance.machine(), "command": "python -m specsync_lib.referee", "label": "measured"},
+        "judging": judging.get("trained"),
+        "what": "rejected: frames of the chunk whose draft does not stand; accepted: drafts that pass 1 lets stand",
+        "chunks": [
+            {
+                "utterance": row.utterance,
+                "chunk": int(row.chunk),
+                "frames": int(row.frames),
+                "exact_greedy": {
+                    "accepted": int(row.first_accepted),
+                    "passes": int(row.passes),
+                    "rejected": numbers(row.rejected),
+                },
+                "lenient": {"passes": 1, "rejected": numbers(row.lenient_rejected)},
+            }
+            for row in rows.itertuples()
+        ],
+    }
+
+
+def judged_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The committed frame and chunk tables.
+
+    Raises
+    ------
+    InputError : one is absent.
+    """
+    for path in (FRAMES_FILE, CHUNKS_FILE):
+        if not path.is_file():
+            raise InputError(
+                f"{provenance.display_path(path)}: no such file; make it with python -m specsync_lib.referee"
+            )
+    chunks = pd.read_csv(CHUNKS_FILE, dtype={"rejected": str, "lenient_rejected": str})
+    return pd.read_csv(FRAMES_FILE), chunks.fillna({"rejected": "", "lenient_rejected": ""})
