@@ -24,7 +24,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -61,6 +61,7 @@ PLAN_LENGTHS, PLAN_RIDGES = (0.5, 1.0, 2.0), (1e-3, 1e-2, 1e-1)  # lengths in me
 POOLS = {"mean": [[0.25] * 4], "ordered": [[0.25] * 4, [-0.25, -0.25, 0.25, 0.25]]}
 
 BasisKind = Literal["plan", "pca", "hidden"]
+HeadKind = Literal["mean", "ordered", "energy"]  # mean: the kernel's; ordered: with POOLS' second row; energy: loudness
 
 
 # --- what a run loads -------------------------------------------------------------------------------------------------
@@ -275,12 +276,9 @@ class LatentDrafter:
             Absolute index of ``mel[0]``.
         """
         said = self._run(mel, self.z0, first_frame=FRAMES_PER_CHUNK * chunk, first_mel_frame=first_mel_frame)
-        plan = DraftPlan(
-            said.logits.float().softmax(dim=1).cpu().numpy(),
-            said.confidence.float().cpu().numpy(),
-            said.openness.float().cpu().numpy(),
-        )
-        # copies: a triton plan writes over its own buffers at the next call
+        # copies all: a triton plan writes over its own buffers at the next call
+        probabilities = said.logits.float().softmax(dim=1).cpu().numpy()
+        plan = DraftPlan(probabilities, *(np.array(x.float().cpu()) for x in (said.confidence, said.openness)))
         latents = said.latents.view(SLOTS_PER_CHUNK, *self.shape).transpose(0, 1).clone()
         return ChunkDraft(plan, said.coefficients.clone(), latents)
 
@@ -393,14 +391,10 @@ class PlanModel:
         inverse = torch.linalg.inv(gram + ridge * torch.eye(len(gram), dtype=torch.float64))
         return cls(paths, length, inverse.float())
 
-    def weights(self, paths: Float[Tensor, "m 416"]) -> Float[Tensor, "m n"]:
-        """How much each filmed slot counts for each given path."""
-        return torch.exp(-0.5 * (torch.cdist(paths, self.paths) / self.length).square()) @ self.smoother
-
-    def predict(self, paths: Float[Tensor, "m 416"], values: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:
-        """What the filmed slots' values say about other paths."""
-        mean = values.mean(dim=0)
-        return mean + self.weights(paths) @ (values - mean)
+    def shares(self, paths: Float[Tensor, "m 416"]) -> Float[Tensor, "m n"]:
+        """How much each filmed slot counts for other paths: ``shares @ values`` predicts whatever those slots have."""
+        near = torch.exp(-0.5 * (torch.cdist(paths, self.paths) / self.length).square()) @ self.smoother
+        return near + (1 - near.sum(dim=1, keepdim=True)) / len(self.paths)  # the rest goes to the mean
 
 
 class Ridge:
@@ -456,6 +450,15 @@ class Fitted:
     numbers: dict
 
 
+@dataclass(frozen=True)
+class Heads:
+    """Validation's features and shares of filmed slots, and the regression of the shares by penalty."""
+
+    features: Float[Tensor, "m features"]
+    shares: Float[Tensor, "m n"]
+    solutions: dict[float, Float[Tensor, "features n"]]
+
+
 class Fit:
     """One fit: the filmed slots of training and validation, and what follows from them."""
 
@@ -473,9 +476,7 @@ class Fit:
         self.paths = {split: torch.cat([mouth_paths(s.units) for s in some]) for split, some in self.speech.items()}
         self._hidden = {s.name: hidden_of(s, self.draft) for s in material.speech.values() if s.split != "test"}
         self.plan_model, self.plan_share = self._best_plan_model()
-        self._path_weights = {
-            (s.name, grid): self.plan_model.weights(mouth_paths(s.units, grid)) for s, grid in self._training_grids()
-        }
+        self._solved: dict[str, Heads] = {}
 
     def _best_plan_model(self) -> tuple[PlanModel, float]:
         """The plan model that explains validation films best, and the share of their variance that it explains."""
@@ -483,59 +484,54 @@ class Fit:
         for length in PLAN_LENGTHS:
             for ridge in PLAN_RIDGES:
                 model = PlanModel.fit(self.paths["train"], length, ridge)
-                said = model.predict(self.paths["validation"], self.moved["train"])
+                said = model.shares(self.paths["validation"]) @ self.moved["train"]
                 tried.append((explained(self.moved["validation"], said), model))
         share, model = max(tried, key=lambda pair: pair[0])
         return model, share
-
-    def _training_grids(self) -> Iterator[tuple[Speech, int]]:
-        """Every training sentence on the four slot grids; validation sentences on their own."""
-        for speech in self.material.speech_of("train"):
-            for grid in range(min(FRAMES_PER_SLOT, 1 + len(speech.units) - FRAMES_PER_SLOT)):
-                yield speech, grid
-        for speech in self.material.speech_of("validation"):
-            yield speech, 0
 
     def directions(self, kind: BasisKind, count: int) -> Float[Tensor, "coef latent"]:
         """B: of what the plan explains, of everything (PCA), or of what the hidden layer explains, in filmed slots."""
         moved = self.moved["train"]
         if kind == "plan":
-            moved = self.plan_model.predict(self.paths["train"], moved)
+            moved = self.plan_model.shares(self.paths["train"]) @ moved
         elif kind == "hidden":
-            features = torch.cat([pooled(self._hidden[s.name], "mean") for s in self.speech["train"]])
-            heard = Ridge()
+            features, heard = torch.cat([self.features(s, "mean") for s in self.speech["train"]]), Ridge()
             heard.add(features, moved)
             moved = features @ heard.solve(HIDDEN_RIDGE)
         return leading_directions(moved, count)
 
     def head(
-        self, basis: Float[Tensor, "coef latent"], kind: str
+        self, basis: Float[Tensor, "coef latent"], kind: HeadKind
     ) -> tuple[Float[Tensor, "features coef"], dict[str, float]]:
-        """Coefficients from ``mean`` or ``ordered`` hidden features, or from ``energy``: the head and its numbers.
+        """The coefficients' head on some features, and its numbers.
 
         The penalty is the one that explains most of the coefficients of all validation sentences.
         """
-        values = self.moved["train"] @ basis.T  # [n, K]
-        mean, ridge, held_out = values.mean(dim=0), Ridge(), []
-        for speech, grid in self._training_grids():
-            targets = mean + self._path_weights[speech.name, grid] @ (values - mean)
-            features = self.features(speech, kind, grid)
-            if speech.split == "train":
-                ridge.add(features, targets)
-            else:
-                held_out.append((features, targets))
-        features, targets = (torch.cat(part) for part in zip(*held_out, strict=True))
-        tried = [
-            (explained(targets, features @ head), penalty, head)
-            for penalty in RIDGES
-            for head in [ridge.solve(penalty)]
-        ]
+        if kind not in self._solved:
+            self._solved[kind] = self._solve(kind)
+        solved, values = self._solved[kind], self.moved["train"] @ basis.T  # values: [n, K]
+        targets, tried = solved.shares @ values, []
+        for penalty, solution in solved.solutions.items():
+            head = solution @ values
+            tried.append((explained(targets, solved.features @ head), penalty, head))
         share, penalty, head = max(tried, key=lambda row: row[0])
         filmed = torch.cat([self.features(s, kind) for s in self.speech["validation"]])
         drafted = explained(self.moved["validation"], filmed @ head @ basis)
         return head, {"penalty": penalty, "coefficients_explained": share, "latents_explained": drafted}
 
-    def features(self, speech: Speech, kind: str, grid: int = 0) -> Float[Tensor, "slots features"]:
+    def _solve(self, kind: HeadKind) -> "Heads":
+        """Regress the plan model's shares once: every training sentence on every slot grid, for every penalty."""
+        ridge = Ridge()
+        for speech in self.material.speech_of("train"):
+            for grid in range(min(FRAMES_PER_SLOT, 1 + len(speech.units) - FRAMES_PER_SLOT)):
+                shares = self.plan_model.shares(mouth_paths(speech.units, grid))
+                ridge.add(self.features(speech, kind, grid), shares)
+        held_out = self.material.speech_of("validation")
+        features = torch.cat([self.features(s, kind) for s in held_out])
+        shares = torch.cat([self.plan_model.shares(mouth_paths(s.units)) for s in held_out])
+        return Heads(features, shares, {penalty: ridge.solve(penalty) for penalty in RIDGES})
+
+    def features(self, speech: Speech, kind: HeadKind, grid: int = 0) -> Float[Tensor, "slots features"]:
         """A sentence's rows for :meth:`head`, the constant last."""
         if kind == "energy":
             return energy_features(speech, grid)

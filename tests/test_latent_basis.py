@@ -1,6 +1,10 @@
 """The latent basis: exact in a linear world, the same latents as the kernel's formula, the claim's table, bad input."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -206,6 +210,38 @@ def test_the_committed_draft_takes_a_basis():
     draft = load_draft()
     drafter = LatentDrafter(random_basis(draft, side=8), draft, backend="torch")
     assert drafter.draft(torch.zeros(60, 80), 0).latents.shape == (16, 3, 8, 8)
+
+
+BARE_MACHINE = """
+import sys
+for name in ("av", "pandas", "whisper", "pocketsphinx", "anny", "psutil"):
+    sys.modules[name] = None
+import torch
+from specsync_lib import claim, latent_basis, lip_reader, wan_training
+from linear_faces import linear_draft
+draft, rng = linear_draft(), torch.Generator().manual_seed(0)
+basis = latent_basis.LatentBasis(
+    torch.randn(5, 256, generator=rng), torch.randn(25, 5, generator=rng), torch.randn(16, 4, 4, generator=rng),
+    latent_basis.hidden_sha256(draft), "0",
+)
+mel, said = torch.randn(120, 80, generator=rng), []
+for backend in ("torch", "triton"):
+    drafter = latent_basis.LatentDrafter(basis, draft, backend=backend)
+    first = drafter.draft(mel, 1)
+    drafter.draft(mel, 0)  # a later call leaves an earlier answer alone
+    said.append(first)
+print((said[0].latents - said[1].latents).abs().max().item(), abs(said[0].plan.openness - said[1].plan.openness).max())
+"""
+
+
+def test_the_kernel_drafts_the_references_latents_on_a_machine_without_the_heads_packages():
+    """In Triton's interpreter, in a process of its own: Triton decides at import whether it compiles."""
+    folder = Path(__file__).parent
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": f"{folder.parent}{os.pathsep}{folder}"}
+    command = [sys.executable, "-c", BARE_MACHINE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr[-2000:]
+    assert all(float(error) < 1e-3 for error in done.stdout.split())
 
 
 # --- files and bad input ----------------------------------------------------------------------------------------------
