@@ -5,10 +5,13 @@ instructions from the PTX, and registers, stack and shared memory from the cubin
 call quick. ``python -m kernels.aot`` prints the same table as JSON.
 """
 
+import itertools
 import json
+import os
 import re
 import subprocess
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -22,14 +25,16 @@ CHIPS = {
 }
 SHARED_LIMIT_KIB = {90: 227, 100: 227, 120: 99}  # per block, CUDA C++ Programming Guide, table of compute capabilities
 MATRIX_INSTRUCTIONS = ("wgmma.mma_async", "tcgen05.mma", "mma.sync")
+TILE_COPIES = ("cp.async.bulk.tensor", "cp.async.cg")  # by the bulk copy engine, or by each thread
 HIDDEN, COEFFICIENTS, DRAFTS, VISEMES = 1024, 64, 12, 15
 
 
 def aot_table() -> pd.DataFrame:
     """One row per kernel, configuration and chip.
 
-    Columns: kernel, config, slots, arch, matrix (instruction), matrix_count, shared_kib, shared_limit_kib, registers,
-    stack_bytes (0: nothing spilled), early_launch (whether the PTX waits on the launch before).
+    Columns: kernel, config, slots, warps, arch, matrix (instruction), matrix_count, shared_kib, shared_limit_kib,
+    registers, stack_bytes (0: nothing spilled), early_launch (whether the PTX waits on the launch before), copies_ahead
+    (asynchronous copies to shared memory before the first product: a streaming kernel's tiles on their way).
     """
     return table_from("kernels.aot", "ahead-of-time compilation", interpret=False)
 
@@ -37,46 +42,56 @@ def aot_table() -> pd.DataFrame:
 def jobs() -> list[dict]:
     """What is compiled: kernel, its constants, its launch options, and how its arguments are typed."""
     from kernels.project_latents import triton_impl as project
+    from kernels.project_latents import triton_kernels as kernels
     from kernels.verify_prefix import triton_impl as verify
 
     half, latent_type = "*fp16", "*bf16"
+    tile_type = lambda config: f"tensordesc<bf16[{COEFFICIENTS}, {config.block_latent}]>"  # noqa: E731
     draft_types = {
         "w1_ptr": half,
         "heads_ptr": half,
         "w_coef_ptr": half,
-        **dict.fromkeys(("head_sums_ptr", "coef_sums_ptr", "broken_ptr", "tickets_ptr"), "*i32"),
+        **dict.fromkeys(("head_sums_ptr", "coef_sums_ptr", "broken_ptr"), "*i32"),
+        **dict.fromkeys(("tickets_ptr", "turn_ptr", "arrivals_ptr"), "*i32"),
         "coef_operand_ptr": latent_type,
         "basis_ptr": latent_type,
     }
     found = []
-    for config in dict.fromkeys([*project.CONFIGS, *project.VERSIONS.values()]):
+    streamed_types = draft_types | dict.fromkeys(("z0_ptr", "z_ptr", "basis_rows"), latent_type)
+    for config in dict.fromkeys([*project.CONFIGS, *project.VERSIONS.values(), *project.CANDIDATES.values()]):
         early = config.early_launch
         slabs = HIDDEN // config.block_hidden
-        for coef in (COEFFICIENTS, 0):
+        for coef in () if config.single_launch else (COEFFICIENTS, 0):
             found.append(
                 {
                     "kernel": "draft" if coef else "draft, plan only",
-                    "fn": project.draft_kernel,
+                    "fn": kernels.draft_kernel,
                     "config": config.label,
                     "slots": None,
                     "constants": project.draft_constants(config, slabs, coef, early and coef > 0, compiled=True),
-                    "options": {"num_warps": project.DRAFT_WARPS},
+                    "options": project.draft_options(config, coef),
                     "types": draft_types,
                 }
             )
-        for slots in (8, 32):
-            found.append(
-                {
-                    "kernel": "latents",
-                    "fn": project.latents_kernel,
-                    "config": config.label,
-                    "slots": slots,
-                    "constants": project.latents_constants(config, slots, COEFFICIENTS, early),
-                    "options": {"num_warps": config.latent_warps, "launch_pdl": early},
-                    "types": {name: latent_type for name in ("coef_ptr", "basis_ptr", "z0_ptr", "z_ptr")},
-                    "multiples_of_16": ["latent"],
-                }
-            )
+        for slots in (8,) if config.single_launch else (8, 32):
+            latents = {
+                "kernel": "latents",
+                "fn": kernels.latents_kernel,
+                "config": config.label,
+                "slots": slots,
+                "constants": project.latents_constants(config, slots, COEFFICIENTS, early),
+                "options": {"num_warps": config.latent_warps, "launch_pdl": early},
+                "types": {name: latent_type for name in ("coef_ptr", "basis_ptr", "z0_ptr", "z_ptr")},
+                "multiples_of_16": ["latent"],
+            }
+            streamed = {
+                "kernel": "latents, one launch" if config.single_launch else "latents, streamed",
+                "fn": kernels.stream_kernel,
+                "constants": project.stream_constants(config, slabs, slots, COEFFICIENTS, early, True, itemsize=2),
+                "options": latents["options"] | (project.ONE_LAUNCH_OPTIONS if config.single_launch else {}),
+                "types": streamed_types | ({"basis_rows": tile_type(config)} if config.copy_engine else {}),
+            }
+            found.append(latents | streamed if config.stream_kib else latents)
     integers = {name: "*i32" for name in ("tokens_ptr", "accepted_ptr", "token_ptr")} | {"gate_ptr": "*i8"}
     for kernel, fn, constants in (
         ("verify, sampled", verify.verify_sampled_kernel, verify.sampled_constants(DRAFTS, VISEMES)),
@@ -98,7 +113,8 @@ def compile_job(job: dict, arch: int) -> dict:
     names, constants = job["fn"].arg_names, job["constants"]
     default = {name: "*fp32" if name.endswith("_ptr") else "i32" for name in names}
     signature = {name: "constexpr" if name in constants else job["types"].get(name, default[name]) for name in names}
-    aligned = [name for name in names if name.endswith("_ptr")] + job.get("multiples_of_16", [])
+    pointers = [name for name in names if signature[name].startswith("*")]
+    aligned = pointers + job.get("multiples_of_16", [])
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     source = ASTSource(job["fn"], signature, constexprs=constants, attrs=attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=job["options"])
@@ -110,6 +126,7 @@ def compile_job(job: dict, arch: int) -> dict:
         "kernel": job["kernel"],
         "config": job["config"],
         "slots": job["slots"],
+        "warps": job["options"]["num_warps"],
         "arch": arch,
         "matrix": matrix if counts[matrix] else "none",
         "matrix_count": counts[matrix],
@@ -118,6 +135,7 @@ def compile_job(job: dict, arch: int) -> dict:
         "registers": usage["REG"],
         "stack_bytes": usage["STACK"] + usage["LOCAL"],
         "early_launch": "griddepcontrol" in ptx,
+        "copies_ahead": max(map(ptx.split("mma.sync", 1)[0].count, TILE_COPIES)),
     }
 
 
@@ -131,5 +149,12 @@ def resource_usage(cubin: bytes, cuobjdump: Path) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", text)}
 
 
+def compile_numbered(arch: int, number: int) -> dict:
+    """A job by its number, for a worker process: kernels do not pickle."""
+    return compile_job(jobs()[number], arch)
+
+
 if __name__ == "__main__":
-    print(json.dumps([compile_job(job, arch) for arch in CHIPS for job in jobs()]))
+    with ProcessPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        pairs = itertools.product(CHIPS, range(len(jobs())))
+        print(json.dumps(list(pool.map(compile_numbered, *zip(*pairs, strict=True)))))

@@ -8,7 +8,7 @@ import torch
 
 from kernels.project_latents import project_latents, reference
 from kernels.project_latents.random_case import random_inputs, random_weights
-from kernels.project_latents.triton_impl import CONFIGS, VERSIONS, ProjectionPlan
+from kernels.project_latents.triton_impl import CANDIDATES, CONFIGS, VERSIONS, Config, ProjectionPlan
 from specsync_lib import units
 
 CUDA = torch.cuda.is_available()
@@ -19,6 +19,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16} | ({"bf16": torch.bfloat
 # add over four roundings. bf16: c, B and z round at 2e-3 each; the hidden layer stays fp16.
 TOLERANCE = {"fp32": 1e-5, "fp16": 3e-3, "bf16": 1e-2}
 FIELDS = [f.name for f in fields(reference.ProjectionOutput)]
+ALL_CONFIGS = list(dict.fromkeys([*CONFIGS, *VERSIONS.values(), *CANDIDATES.values()]))
+STREAMED = [config for config in CANDIDATES.values() if config.stream_kib]
 
 
 def generated_cases(count: int) -> list[dict]:
@@ -102,7 +104,24 @@ def test_plan_without_latents(frames, dtype, device, generator):
     assert_matches(plan(mel), exact(mel, frames, None, weights), dtype)
 
 
-@pytest.mark.parametrize("config", list(CONFIGS) + list(VERSIONS.values()), ids=lambda c: c.label)
+@pytest.mark.parametrize("case", generated_cases(24), ids=label)
+@pytest.mark.parametrize("config", STREAMED[-3:], ids=lambda c: c.label)
+def test_streamed_shapes_match_float64_in_every_turn(config, case, device, generator):
+    """Two workspaces take turns, so a third call is the first that finds one used before."""
+    dtype = DTYPES[case["dtype"]]
+    latent = 3 * case["latent"]  # several tiles a program
+    weights = on(device, random_weights(case["hidden"], case["coef"], latent, generator, bands=case["bands"]))
+    frames = 4 * case["slots"]
+    plan = ProjectionPlan(weights, frames, dtype=dtype, device=device, config=config)
+    for _ in range(3):
+        mel, z0 = random_inputs(case["slots"], latent, generator, dtype, mel_frames=case["mel"])
+        mel, z0 = mel.to(device), z0.to(device)
+        poison(plan)
+        output = plan(mel, z0, first_frame=case["first_frame"])
+        assert_matches(output, exact(mel, frames, z0, weights, first_frame=case["first_frame"]), case["dtype"])
+
+
+@pytest.mark.parametrize("config", ALL_CONFIGS, ids=lambda c: c.label)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_config_matches_float64(config, dtype, device, generator):
     weights = on(device, random_weights(40, 16, 300, generator))
@@ -120,10 +139,11 @@ def test_more_slots_than_one_program_holds(device, generator):
     assert_matches(plan(mel, z0), exact(mel, 132, z0, weights), "fp16")
 
 
-def test_two_calls_agree_bit_for_bit(device, generator):
+@pytest.mark.parametrize("config", [None, STREAMED[0]], ids=["default", "streamed"])
+def test_two_calls_agree_bit_for_bit(config, device, generator):
     weights = on(device, random_weights(64, 16, 128, generator))
     mel, z0 = (t.to(device) for t in random_inputs(3, 128, generator, torch.float16))
-    plan = ProjectionPlan(weights, 12, dtype=torch.float16, device=device)
+    plan = ProjectionPlan(weights, 12, dtype=torch.float16, device=device, config=config)
     first = {name: getattr(plan(mel, z0), name).clone() for name in FIELDS}
     poison(plan)
     second = plan(mel, z0)
@@ -170,6 +190,18 @@ def test_a_broken_row_is_never_committed(backend, value, device, generator):
     dead = broken.view(6, 4).all(dim=1)
     assert dead.any()
     assert torch.equal(output.latents[dead], z0[dead]) and not torch.equal(output.latents[~dead], z0[~dead])
+
+
+@pytest.mark.parametrize("config", STREAMED, ids=lambda c: c.label)
+def test_a_streamed_plan_commits_no_broken_row(config, device, generator):
+    weights = on(device, random_weights(32, 16, 200, generator))
+    mel, z0 = (t.to(device) for t in random_inputs(6, 200, generator, torch.float16))
+    plan = ProjectionPlan(weights, 24, dtype=torch.float16, device=device, config=config)
+    for broken_value in (float("nan"), 0.0, float("inf"), 0.0):  # a broken call leaves nothing behind for later ones
+        mel[40:53, 7] = broken_value
+        poison(plan)
+        assert_matches(plan(mel, z0), exact(mel, 24, z0, weights), "fp16")
+        assert (plan.confidence == 0).any() != (broken_value == 0.0)
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
@@ -260,6 +292,14 @@ def test_a_plan_refuses_what_it_was_not_made_for(device, generator):
         ProjectionPlan(weights, 7, device=device)
     with pytest.raises(ValueError, match="hold no basis"):
         ProjectionPlan(on(device, random_weights(16, 0, 0, generator)), 8, device=device)
+    with pytest.raises(ValueError, match="single_launch and copy_engine need stream_kib"):
+        ProjectionPlan(weights, 8, device=device, config=Config(copy_engine=True))
+    with pytest.raises(ValueError, match="single_launch needs bulk and latent_warps=8"):
+        ProjectionPlan(weights, 8, device=device, config=Config(single_launch=True, stream_kib=64))
+    with pytest.raises(ValueError, match="at most 16 slots, got 17"):
+        ProjectionPlan(weights, 68, device=device, config=CANDIDATES["c7 one launch"])
+    with pytest.raises(ValueError, match="resident programs can stream"):
+        ProjectionPlan(weights, 40_000, device=device, config=STREAMED[0])
     with pytest.raises(ValueError, match="got NaN or Inf"):
         ProjectionPlan(replace(weights, b1=weights.b1 * float("nan")), 8, device=device)
 
@@ -275,7 +315,7 @@ def test_weights_of_the_wrong_shape_are_refused(name, generator):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
-@pytest.mark.parametrize("config", list(CONFIGS) + list(VERSIONS.values()), ids=lambda c: c.label)
+@pytest.mark.parametrize("config", ALL_CONFIGS, ids=lambda c: c.label)
 def test_a_cuda_graph_replays_new_inputs(config, device, generator):
     weights = on(device, random_weights(1024, 64, 16 * 32 * 32, generator))
     mel, z0 = (t.to(device) for t in random_inputs(8, 16 * 32 * 32, generator, torch.bfloat16))
@@ -296,12 +336,30 @@ def test_a_cuda_graph_replays_new_inputs(config, device, generator):
         assert_matches(output, exact(mel, 32, z0, weights), "bf16")
 
 
-def test_small_run(device, generator):
+@pytest.mark.gpu
+@pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
+def test_the_single_launch_barrier_survives_wrapping_counts(device, generator):
+    """Whole grids, one after the other without a wait between them, while the counts of calls and arrivals wrap."""
+    weights = on(device, random_weights(1024, 64, 16 * 90 * 160, generator))
+    mel, z0 = (t.to(device) for t in random_inputs(8, 16 * 90 * 160, generator, torch.bfloat16))
+    plan = ProjectionPlan(weights, 32, device=device, config=CANDIDATES["c7 one launch"])
+    programs = plan._stream_grid[0] * plan._stream_grid[1]
+    turn = 2**31 - 20  # an even one, as the workspaces expect
+    plan.turn.fill_(turn)
+    plan.arrivals.fill_((turn * programs + 2**31) % 2**32 - 2**31)
+    for _ in range(500):
+        plan(mel, z0)
+    poison(plan)
+    assert_matches(plan(mel, z0), exact(mel, 32, z0, weights), "bf16")
+
+
+@pytest.mark.parametrize("config", [None, *STREAMED], ids=lambda c: c.label if c else "default")
+def test_small_run(config, device, generator):
     """A few odd shapes in a few launches: what the memory and race checkers are pointed at."""
     for slots, hidden, latent in ((1, 17, 63), (3, 33, 129), (9, 64, 257)):
         dtype = torch.bfloat16 if CUDA else torch.float16
         weights = on(device, random_weights(hidden, 17, latent, generator))
         mel, z0 = (t.to(device) for t in random_inputs(slots, latent, generator, dtype))
-        plan = ProjectionPlan(weights, 4 * slots, dtype=dtype, device=device)
+        plan = ProjectionPlan(weights, 4 * slots, dtype=dtype, device=device, config=config)
         poison(plan)
         assert_matches(plan(mel, z0), exact(mel, 4 * slots, z0, weights), "bf16" if CUDA else "fp16")

@@ -1,4 +1,4 @@
-"""The Speculative Sync Kernel in Triton: two launches, no allocation, no host synchronisation.
+"""The Speculative Sync Kernel in Triton: at most two launches, no allocation, no host synchronisation.
 
 Launch 1 (`draft_kernel`) splits the hidden layer into slabs, one per program. A program gathers its frames' windows
 from the mel, multiplies them with its slab of W1 on the tensor cores, and adds its share of the logits and slot
@@ -8,49 +8,54 @@ row block to arrive (it draws the last ticket) turns the sums into logits, confi
 Launch 2 (`latents_kernel`) streams the basis once: z = z0 + c B, one tile of columns per program. It starts early
 (programmatic dependent launch): its tiles of B and z0 are on their way while launch 1 still runs.
 
-README.md has the derivation, the byte floor and the reasons for each choice.
+CANDIDATES are other ways through the same work, by `stream_kernel`: fewer programs that each keep many tiles of B on
+their way to shared memory and finish the plan themselves, after a lean launch 1 or in one cooperative launch.
+
+README.md has the derivation, the byte floor and the reasons for each choice. The device code is in `triton_kernels.py`.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 import triton
-import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.compiler import CompiledKernel
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.checks import require
 from kernels.project_latents.reference import (
     FRAMES_PER_SLOT,
     MEL_BANDS,
-    MEL_LIMIT,
     VISEMES,
-    WINDOW_BACK_MEL_FRAMES,
     WINDOW_MEL_FRAMES,
     ProjectionOutput,
     ProjectionWeights,
 )
+from kernels.project_latents.triton_kernels import (
+    BULK,
+    DRAFT_WARPS,
+    HEADS,
+    LINE,
+    SPLIT_VALUES,
+    SPLITS,
+    draft_kernel,
+    latents_kernel,
+    stream_kernel,
+)
 
-WINDOW_VALUES = tl.constexpr(WINDOW_MEL_FRAMES * MEL_BANDS)  # 1440: a window is one contiguous run of the mel
-WINDOW_BACK = tl.constexpr(WINDOW_BACK_MEL_FRAMES)
-BANDS = tl.constexpr(MEL_BANDS)
-LIMIT = tl.constexpr(MEL_LIMIT)
-SLOT_FRAMES = tl.constexpr(FRAMES_PER_SLOT)
-OPEN_HEAD = tl.constexpr(VISEMES)  # heads 0..14 are the visemes, head 15 is openness:
-HEADS = tl.constexpr(VISEMES + 1)  # exactly one 16-wide tensor-core tile
-# Each warp sums its own eighth of the window: eight short chains of dependent products instead of one long one.
-SPLITS = tl.constexpr(8)
-SPLIT_VALUES = tl.constexpr(192)  # 8 x 192 >= 1440
-PART_VALUES = tl.constexpr(64)  # a split is read in three parts
 LATENT_BLOCK_SLOTS = 32  # slots per program of launch 2, at most: up to 32 slots read B once
-DRAFT_WARPS = 8
-PREFETCH_LINES = tl.constexpr(256)  # one a thread
 # Sums over hidden units are integers: a tanh is at most 1, so a sum is at most the weights' absolute sum, and that is
 # scaled to this. A 64th part is then rounded to 1e-9 of the bound, and no sum can overflow.
 FIXED_POINT_RANGE = 2.0**30
+MOST_TILES_HELD = 12
+# A cooperative launch is refused unless its whole grid is resident; two programs an SM must share its registers.
+ONE_LAUNCH_SLOTS = 16  # more would spill at that many registers
+ONE_LAUNCH_OPTIONS = {"launch_cooperative_grid": True, "maxnreg": 128}
+INTERPRETED_PROGRAMS = 16  # of a streaming launch in the interpreter: few, so that each takes several turns
+STREAM_BLOCK_BYTES = 100 * 1024  # of an SM's shared memory, for one streaming program and the system's 1 KiB
 
 
 @dataclass(frozen=True)
@@ -59,17 +64,33 @@ class Config:
 
     block_rows: int = 16  # frames per program of launch 1
     block_hidden: int = 16  # hidden units per program of launch 1
-    block_latent: int = 128  # columns of B per program of launch 2
+    block_latent: int = 128  # columns of B per tile of launch 2
     latent_warps: int = 4
     early_launch: bool = True  # programmatic dependent launch of launch 2 (sm_90 and later)
     prefetch: bool = True  # launch 1 pulls B into L2 while it works
     swap_operands: bool = False  # z^T = B^T c^T, so that the tall operand is B and Hopper can use wgmma
+    bulk: bool = False  # prefetches ask for runs of 1024 bytes (sm_90 and later) instead of lines, of which half comes
+    part_values: int = 64  # values of a split per step of the hidden layer
+    parts_ahead: int = 3  # steps whose loads are on their way at once, in registers
+    lean: bool = False  # launch 1 sums its splits free of bank conflicts and gives each warp its own part of c
+    draft_registers: int = 0  # the most a thread of launch 1 may take where launch 2 follows; 0: as many as it likes
+    stream_kib: int = 0  # tiles of B and z0 that a program of launch 2 keeps on their way; 0: one tile a program
+    copy_engine: bool = False  # those tiles of B come by the bulk copy engine (sm_90 and later)
+    single_launch: bool = False  # the streaming launch does the hidden layer too, before a barrier across the grid
 
     @property
     def label(self) -> str:
         launch = f"{'early' if self.early_launch else 'plain'}{'-prefetch' if self.prefetch else ''}"
         draft = f"r{self.block_rows}h{self.block_hidden}"
-        return f"{draft}-d{self.block_latent}w{self.latent_warps}-{launch}{'-swap' if self.swap_operands else ''}"
+        added = [
+            "swap" if self.swap_operands else "",
+            "bulk" if self.bulk else "",
+            f"lean{self.parts_ahead}x{self.part_values}" if self.lean else "",
+            f"stream{self.stream_kib}" if self.stream_kib else "",
+            "engine" if self.copy_engine else "",
+            "single" if self.single_launch else "",
+        ]
+        return "-".join([f"{draft}-d{self.block_latent}w{self.latent_warps}-{launch}", *filter(None, added)])
 
 
 # The first is the default; the others are what the search tries. Kept small: each is here because of one question.
@@ -85,6 +106,45 @@ VERSIONS = {
     "v2 early launch": Config(prefetch=False),
     "v3 L2 prefetch": Config(),
 }
+# Prepared, not yet measured: README.md says what each is expected to bring. None is a default before it is measured.
+_LEAN = Config(bulk=True, lean=True)
+# Two streaming programs and one of launch 1 share an SM's registers: 2 x 128 x 80 + 256 x 168 <= 65,536.
+_STREAM = replace(_LEAN, prefetch=False, block_latent=64, stream_kib=90, draft_registers=168)
+_ENGINE = replace(_STREAM, copy_engine=True)
+CANDIDATES = {
+    "c1 whole lines": Config(bulk=True),
+    "c2 lean launch 1": _LEAN,
+    "c3 streamed": _STREAM,
+    "c4 copy engine": _ENGINE,
+    "c5 copy engine, prefetch": replace(_ENGINE, prefetch=True),
+    "c6 copy engine, wide tiles": replace(_ENGINE, block_latent=128, stream_kib=80),
+    "c7 one launch": Config(
+        bulk=True,
+        lean=True,
+        part_values=16,
+        parts_ahead=2,
+        block_latent=64,
+        latent_warps=DRAFT_WARPS,
+        stream_kib=76,
+        copy_engine=True,
+        early_launch=False,
+        single_launch=True,
+    ),
+    "c8 blocks of 32 frames": replace(
+        _ENGINE, block_rows=32, block_hidden=32, part_values=16, parts_ahead=2, draft_registers=192
+    ),
+}
+
+
+def draft_options(config: Config, coef_block: int) -> dict:
+    """Launch options of launch 1."""
+    limit = {"maxnreg": config.draft_registers} if config.draft_registers and coef_block else {}
+    return {"num_warps": DRAFT_WARPS} | limit
+
+
+def prefetch_stride(config: Config) -> int:
+    """Bytes between two requests of the prefetch of B; 0: no prefetch."""
+    return (BULK if config.bulk else LINE).value * config.prefetch
 
 
 def draft_constants(config: Config, slabs: int, coef_block: int, early_launch: bool, compiled: bool) -> dict:
@@ -94,9 +154,14 @@ def draft_constants(config: Config, slabs: int, coef_block: int, early_launch: b
         "COEF": coef_block,
         "BLOCK_ROWS": config.block_rows,
         "BLOCK_HIDDEN": config.block_hidden,
+        "PART_VALUES": config.part_values,
+        "PARTS_AHEAD": config.parts_ahead,
+        "LEAN": config.lean,
+        "FINISH": not (config.stream_kib and coef_block),
         "EARLY_LAUNCH": early_launch,
         "COMPILED": compiled,
-        "PREFETCH_BASIS": compiled and config.prefetch and coef_block > 0,
+        "PREFETCH": prefetch_stride(config) if compiled and coef_block else 0,
+        "PREFETCH_SLAB": compiled and config.bulk and config.parts_ahead * config.part_values < SPLIT_VALUES.value,
     }
 
 
@@ -111,224 +176,27 @@ def latents_constants(config: Config, slots: int, coef_block: int, early_launch:
     }
 
 
-@triton.jit
-def prefetch_l2(pointers):
-    """Ask for the 128-byte lines under some addresses, and go on."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers], dtype=tl.int32, is_pure=False, pack=1
-    )
-
-
-@triton.jit
-def fixed_point(values, scale):
-    """Rows of numbers as integers, each column in its own unit."""
-    return tl.floor(values * scale[None, :] + 0.5).to(tl.int32)
-
-
-@triton.jit
-def window_values(mel_ptr, frame, live, first_mel_frame, mel_frames, part):
-    """A part of one split of one frame's window for each row, [R S, V]; zero where the recording is not."""
-    # floor((2k + 1) * 100 / 60) - 11; frames before 0 are not live, and the clamp keeps the division exact for them.
-    start = (2 * tl.maximum(frame, 0) + 1) * 5 // 3 - WINDOW_BACK - first_mel_frame
-    split = tl.arange(0, frame.shape[0]) % SPLITS
-    value = split[:, None] * SPLIT_VALUES + part * PART_VALUES + tl.arange(0, PART_VALUES)[None, :]
-    at = start[:, None] * BANDS + value
-    inside = (at >= 0) & (at < mel_frames * BANDS) & live[:, None] & (value < WINDOW_VALUES)
-    return tl.load(mel_ptr + at, mask=inside, other=0.0)
-
-
-@triton.jit
-def slab_values(w1_ptr, unit, part):
-    """The same part of W1 for one split of one hidden unit a row, [N S, V]."""
-    split = tl.arange(0, unit.shape[0]) % SPLITS
-    value = split[:, None] * SPLIT_VALUES + part * PART_VALUES + tl.arange(0, PART_VALUES)[None, :]
-    return tl.load(w1_ptr + unit[:, None] * (SPLITS * SPLIT_VALUES) + value)
-
-
-@triton.jit
-def not_before(values, COMPILED: tl.constexpr):
-    """The values, as if they were made here: the compiler cannot use them before the loads written above it."""
-    if not COMPILED:
-        return values
-    if values.dtype.primitive_bitwidth == 16:
-        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [values], values.dtype, is_pure=False, pack=2)
-    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [values], values.dtype, is_pure=False, pack=1)
-
-
-@triton.jit
-def product(window, w1, sums, COMPILED: tl.constexpr):
-    """Adds one part's products, each split apart: [S, R, N]."""
-    # A value past the limit (or NaN, which fails every comparison) turns its whole row into NaN, and no other.
-    window = tl.where(tl.abs(window) <= LIMIT, window, float("nan")).to(w1.dtype)
-    # Rows run through the splits first, so that a thread holds many rows of one split. The other way round, the
-    # compiler lays shared memory out such that eight rows of a tile meet in the same banks.
-    window = tl.reshape(not_before(window, COMPILED), [sums.shape[1], SPLITS, PART_VALUES])
-    w1 = tl.reshape(not_before(w1, COMPILED), [sums.shape[2], SPLITS, PART_VALUES])
-    window, w1 = tl.permute(window, (1, 0, 2)), tl.permute(w1, (1, 2, 0))  # [S, R, V], [S, V, N]
-    return tl.dot(window, w1, sums, input_precision="ieee")
-
-
-@triton.jit(do_not_specialize=["mel_frames", "frames", "first_frame", "first_mel_frame", "basis_lines"])
-def draft_kernel(
-    mel_ptr,  # [mel_frames, 80] float32
-    w1_ptr,  # [H, 8 * 192], window values contiguous, zeros past 1440
-    b1_ptr,  # [H] float32
-    heads_ptr,  # [H, 16]: visemes / temperature, openness
-    heads_bias_ptr,  # [16] float32
-    heads_scale_ptr,  # [16] float32: fixed-point units per unit
-    w_coef_ptr,  # [H, COEF]
-    coef_scale_ptr,  # [COEF] float32
-    basis_ptr,  # what launch 2 will read: only prefetched here
-    head_sums_ptr,  # workspace [rows, 16] int32, zero between calls
-    coef_sums_ptr,  # workspace [rows / 4, COEF] int32, zero between calls
-    broken_ptr,  # workspace [rows] int32, zero between calls
-    tickets_ptr,  # workspace [row blocks] int32, zero between calls
-    logits_ptr,  # [frames, 15] float32
-    confidence_ptr,  # [frames] float32
-    openness_ptr,  # [frames] float32
-    coef_ptr,  # [slots, COEF] float32
-    coef_operand_ptr,  # [slots, COEF] in the basis' dtype, what launch 2 multiplies
-    mel_frames,
-    frames,
-    first_frame,
-    first_mel_frame,
-    basis_lines,  # 128-byte lines of the basis
-    SLABS: tl.constexpr,
-    COEF: tl.constexpr,  # 0: no latents wanted
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr,
-    EARLY_LAUNCH: tl.constexpr,
-    COMPILED: tl.constexpr,  # not in the interpreter
-    PREFETCH_BASIS: tl.constexpr,
-):
-    slab = tl.program_id(0)
-    row_block = tl.program_id(1)
-    rows = row_block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)  # [R]
-    frame = first_frame + rows
-    live = (rows < frames) & (frame >= 0)
-    unit = slab * BLOCK_HIDDEN + tl.arange(0, BLOCK_HIDDEN)  # [N]
-
-    # These small loads start first: they are needed last and would stall the end.
-    bias = tl.load(b1_ptr + unit)
-    column = tl.arange(0, HEADS)
-    heads = tl.load(heads_ptr + unit[:, None] * HEADS + column[None, :])  # [N, 16]
-    heads_scale = tl.load(heads_scale_ptr + column)
-    if COEF > 0:
-        coefs = tl.arange(0, COEF)
-        w_coef = tl.load(w_coef_ptr + unit[:, None] * COEF + coefs[None, :])  # [N, COEF]
-        coef_scale = tl.load(coef_scale_ptr + coefs)
-
-    # Everything this program reads is asked for before anything is used: memory's latency is paid once.
-    split_unit = slab * BLOCK_HIDDEN + tl.arange(0, BLOCK_HIDDEN * SPLITS) // SPLITS  # [N S]
-    split_row = row_block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS * SPLITS) // SPLITS  # [R S]
-    split_frame = first_frame + split_row
-    split_live = (split_row < frames) & (split_frame >= 0)
-    w1_0 = slab_values(w1_ptr, split_unit, 0)
-    w1_1 = slab_values(w1_ptr, split_unit, 1)
-    w1_2 = slab_values(w1_ptr, split_unit, 2)
-    window_0 = window_values(mel_ptr, split_frame, split_live, first_mel_frame, mel_frames, 0)
-    window_1 = window_values(mel_ptr, split_frame, split_live, first_mel_frame, mel_frames, 1)
-    window_2 = window_values(mel_ptr, split_frame, split_live, first_mel_frame, mel_frames, 2)
-    if EARLY_LAUNCH:
-        # Launch 2 reads nothing of ours before its own wait; behind these loads its stream of B delays no one.
-        gdc_launch_dependents()
-
-    if PREFETCH_BASIS:
-        # B is streamed into L2 while this launch computes: memory never idles.
-        VALUES: tl.constexpr = 1024 // basis_ptr.dtype.element_ty.primitive_bitwidth
-        program = row_block * SLABS + slab
-        ahead = tl.arange(0, PREFETCH_LINES)
-        for first in range(program * PREFETCH_LINES, basis_lines, tl.num_programs(1) * SLABS * PREFETCH_LINES):
-            prefetch_l2(basis_ptr + tl.minimum(first + ahead, basis_lines - 1) * VALUES)
-
-    sums = tl.zeros([SPLITS, BLOCK_ROWS, BLOCK_HIDDEN], tl.float32)
-    sums = product(window_0, w1_0, sums, COMPILED)
-    sums = product(window_1, w1_1, sums, COMPILED)
-    sums = product(window_2, w1_2, sums, COMPILED)
-    pre = tl.sum(sums, axis=0) + bias[None, :]  # [R, N]
-
-    usable = live & (tl.min((pre == pre).to(tl.int32), axis=1) > 0)  # [R]
-    hidden = 2 * tl.sigmoid(2 * pre) - 1  # tanh
-    hidden = tl.where(usable[:, None], hidden, 0.0)
-    head_sums = tl.dot(hidden.to(heads.dtype), heads, input_precision="ieee")  # [R, 16]
-    at_head = rows[:, None] * HEADS + column[None, :]
-    tl.atomic_add(head_sums_ptr + at_head, fixed_point(head_sums, heads_scale), sem="relaxed")
-    tl.atomic_add(broken_ptr + rows, 1, mask=usable == 0, sem="relaxed")
-    if COEF > 0:
-        SLOTS: tl.constexpr = BLOCK_ROWS // SLOT_FRAMES
-        row_coef = tl.dot(hidden.to(w_coef.dtype), w_coef, input_precision="ieee")  # [R, COEF]
-        slot_coef = tl.sum(
-            tl.reshape(row_coef, [SLOTS, SLOT_FRAMES, COEF]), axis=1
-        )  # [R / 4, COEF], broken rows added 0
-        share = tl.sum(tl.reshape(usable.to(tl.float32), [SLOTS, SLOT_FRAMES]), axis=1)
-        slot_coef = slot_coef / tl.maximum(share, 1.0)[:, None]
-        slot = row_block * SLOTS + tl.arange(0, SLOTS)
-        at_coef = slot[:, None] * COEF + coefs[None, :]
-        tl.atomic_add(coef_sums_ptr + at_coef, fixed_point(slot_coef, coef_scale), sem="relaxed")
-
-    # Every thread's sums are under way before the ticket is drawn; the ticket publishes them and sees the others'.
-    tl.debug_barrier()
-    ticket = tl.atomic_add(tickets_ptr + row_block, 1, sem="acq_rel")
-    if ticket == SLABS - 1:
-        head_total = tl.load(head_sums_ptr + at_head, cache_modifier=".cg")
-        broken = tl.load(broken_ptr + rows, cache_modifier=".cg")
-        if COEF > 0:
-            coef = tl.load(coef_sums_ptr + at_coef, cache_modifier=".cg").to(tl.float32) / coef_scale[None, :]
-            whole = (slot < frames // SLOT_FRAMES)[:, None]
-            tl.store(coef_operand_ptr + at_coef, coef.to(coef_operand_ptr.dtype.element_ty), mask=whole)
-            tl.store(coef_ptr + at_coef, coef, mask=whole)
-        tl.debug_barrier()  # all is read: leave the workspace as it was found
-        tl.store(tickets_ptr + row_block, 0)
-        tl.store(head_sums_ptr + at_head, tl.zeros([BLOCK_ROWS, HEADS], tl.int32))
-        tl.store(broken_ptr + rows, tl.zeros([BLOCK_ROWS], tl.int32))
-        if COEF > 0:
-            tl.store(coef_sums_ptr + at_coef, tl.zeros([SLOTS, COEF], tl.int32))
-        sound = broken == 0  # [R]
-        total = head_total.to(tl.float32) / heads_scale[None, :]
-        total = tl.where(sound[:, None], total + tl.load(heads_bias_ptr + column)[None, :], 0.0)
-        viseme = column < OPEN_HEAD
-        largest = tl.max(tl.where(viseme[None, :], total, float("-inf")), axis=1)
-        mass = tl.sum(tl.where(viseme[None, :], tl.exp(total - largest[:, None]), 0.0), axis=1)
-        openness = tl.sum(tl.where(viseme[None, :], 0.0, tl.sigmoid(total)), axis=1)
-        kept = rows < frames
-        tl.store(logits_ptr + rows[:, None] * OPEN_HEAD + column[None, :], total, mask=kept[:, None] & viseme[None, :])
-        tl.store(confidence_ptr + rows, tl.where(sound, 1.0 / mass, 0.0), mask=kept)  # softmax's largest entry
-        tl.store(openness_ptr + rows, tl.where(sound, openness, 0.0), mask=kept)
-
-
-@triton.jit(do_not_specialize=["slots"])
-def latents_kernel(
-    coef_ptr,  # [slots, COEF] in the basis' dtype
-    basis_ptr,  # [tiles, COEF, BLOCK_LATENT]: a tile is one contiguous run
-    z0_ptr,  # [slots, latent]
-    z_ptr,  # [slots, latent]
-    slots,
-    latent,
-    COEF: tl.constexpr,
-    BLOCK_SLOTS: tl.constexpr,
-    BLOCK_LATENT: tl.constexpr,
-    EARLY_LAUNCH: tl.constexpr,
-    SWAP_OPERANDS: tl.constexpr,
-):
-    column = tl.program_id(0) * BLOCK_LATENT + tl.arange(0, BLOCK_LATENT)  # [L]
-    inside = column < latent
-    coefs = tl.arange(0, COEF)
-    slot = tl.program_id(1) * BLOCK_SLOTS + tl.arange(0, BLOCK_SLOTS)  # [T]
-    kept = (slot < slots)[:, None] & inside[None, :]
-    # Neither z0 nor B comes from launch 1: both are on their way before the wait. z0 goes first, because B's
-    # values are parked in shared memory as soon as they arrive.
-    at = slot[:, None] * latent + column[None, :]
-    z0 = tl.load(z0_ptr + at, mask=kept, other=0.0)
-    tile = tl.program_id(0) * COEF * BLOCK_LATENT
-    basis = tl.load(basis_ptr + tile + coefs[:, None] * BLOCK_LATENT + tl.arange(0, BLOCK_LATENT)[None, :])
-    if EARLY_LAUNCH:
-        gdc_wait()
-    c = tl.load(coef_ptr + slot[:, None] * COEF + coefs[None, :], mask=(slot < slots)[:, None], other=0.0)  # [T, COEF]
-    if SWAP_OPERANDS:
-        moved = tl.trans(tl.dot(tl.trans(basis), tl.trans(c), input_precision="ieee"))
-    else:
-        moved = tl.dot(c, basis, input_precision="ieee")  # [T, L]
-    tl.store(z_ptr + at, (z0.to(tl.float32) + moved).to(z_ptr.dtype.element_ty), mask=kept)
+def stream_constants(
+    config: Config, slabs: int, slots: int, coef_block: int, early_launch: bool, compiled: bool, itemsize: int
+) -> dict:
+    """Compile-time constants of the streaming launch 2, or of the only launch."""
+    constants = latents_constants(config, slots, coef_block, early_launch)
+    del constants["SWAP_OPERANDS"]
+    tile_bytes = (coef_block + constants["BLOCK_SLOTS"]) * config.block_latent * itemsize
+    tiles_held = min(MOST_TILES_HELD, max(1, config.stream_kib * 1024 // tile_bytes))
+    return constants | {
+        "SLABS": slabs,
+        "BLOCK_ROWS": config.block_rows,
+        "BLOCK_HIDDEN": config.block_hidden,
+        "PART_VALUES": config.part_values,
+        "PARTS_AHEAD": config.parts_ahead,
+        "LEAN": config.lean,
+        "STAGES": tiles_held + 1,  # the pipeliner holds one tile fewer than it has stages
+        "SINGLE_LAUNCH": config.single_launch and compiled,  # programs of the interpreter run one after the other
+        "COMPILED": compiled,
+        "PREFETCH": prefetch_stride(config) if config.single_launch and compiled else 0,
+        "COPY_ENGINE": config.copy_engine,
+    }
 
 
 def _padded_to(tensor: Tensor, dim: int, multiple: int) -> Tensor:
@@ -352,8 +220,8 @@ def default_config(slots: int, latent: int) -> Config:
 class ProjectionPlan:
     """Packed weights, workspace and outputs for one shape: make it once, call it for every chunk.
 
-    A call launches one kernel (two with latents), allocates nothing and never waits for the device, so it can be
-    captured in a CUDA graph. The outputs are the plan's own buffers: the next call overwrites them.
+    A call launches one kernel or two, allocates nothing and never waits for the device, so it can be captured in a
+    CUDA graph. The outputs are the plan's own buffers: the next call overwrites them.
 
     Parameters
     ----------
@@ -396,8 +264,30 @@ class ProjectionPlan:
             and self.config.early_launch
             and torch.cuda.get_device_capability(self.device)[0] >= 9
         )
+        self._require_config()
+        self.streamed = bool(self.slots and self.config.stream_kib)
+        if self.config.single_launch and self.slots > ONE_LAUNCH_SLOTS:
+            raise ValueError(f"config: single_launch holds c of at most {ONE_LAUNCH_SLOTS} slots, got {self.slots}")
+        self.single_launch = self.streamed and self.config.single_launch and self.compiled
         self._pack(weights)
         self._allocate()
+        if self.streamed:
+            self._stream_grid = self._grid_of_streams()
+            rows = self.basis.view(-1, self.config.block_latent)
+            block = [self.coef_block, self.config.block_latent]
+            self.basis_rows = TensorDescriptor.from_tensor(rows, block) if self.config.copy_engine else self.basis
+
+    def _require_config(self) -> None:
+        """A config that this device or the other options cannot honour is refused, never bent."""
+        config = self.config
+        if (config.single_launch or config.copy_engine) and not config.stream_kib:
+            raise ValueError(f"config: single_launch and copy_engine need stream_kib > 0, got {config.label}")
+        if config.single_launch and not (config.bulk and config.latent_warps == DRAFT_WARPS):
+            raise ValueError(f"config: single_launch needs bulk and latent_warps={DRAFT_WARPS}, got {config.label}")
+        if self.compiled and (config.bulk or config.copy_engine):
+            capability = torch.cuda.get_device_capability(self.device)
+            if capability[0] < 9:
+                raise ValueError(f"config: bulk and copy_engine need compute capability 9.0, got {capability}")
 
     def _pack(self, weights: ProjectionWeights) -> None:
         """Weights in the kernels' layout.
@@ -439,11 +329,13 @@ class ProjectionPlan:
     def _allocate(self) -> None:
         """Workspace and outputs, once."""
         self.row_blocks = triton.cdiv(self.frames, self.config.block_rows)
+        self.tiles = triton.cdiv(self.latent, self.config.block_latent)
         rows = self.row_blocks * self.config.block_rows
         empty = lambda *shape, dtype=torch.float32: torch.empty(shape, device=self.device, dtype=dtype)  # noqa: E731
         zeros = lambda *shape: torch.zeros(shape, device=self.device, dtype=torch.int32)  # noqa: E731
-        self.head_sums, self.coef_sums = zeros(rows, HEADS.value), zeros(rows // FRAMES_PER_SLOT, self.coef_block)
-        self.broken, self.tickets = zeros(rows), zeros(self.row_blocks)
+        self.head_sums, self.coef_sums = zeros(2, rows, HEADS.value), zeros(2, rows // FRAMES_PER_SLOT, self.coef_block)
+        self.broken, self.tickets = zeros(2, rows), zeros(self.row_blocks)
+        self.turn, self.arrivals = zeros(2), zeros(1)
         self.logits = empty(self.frames, VISEMES)
         self.confidence, self.openness = empty(self.frames), empty(self.frames)
         self.coefficients = empty(self.slots, self.coef_block)
@@ -473,15 +365,19 @@ class ProjectionPlan:
         if z0 is not None:
             require(z0, "z0", (self.slots, self.latent), self.dtype, self.device)
         with torch.cuda.device(self.device) if self.compiled else nullcontext():
-            self._launch_draft(mel, first_frame, first_mel_frame)
+            if not self.single_launch:
+                self._launch_draft(mel, first_frame, first_mel_frame)
             if z0 is None:
                 return ProjectionOutput(self.logits, self.confidence, self.openness)
-            self._launch_latents(z0)
+            if self.streamed:
+                self._launch_stream(mel, z0, first_frame, first_mel_frame)
+            else:
+                self._launch_latents(z0)
         coefficients = self.coefficients[:, : self.coefficients_count]
         return ProjectionOutput(self.logits, self.confidence, self.openness, coefficients, self.latents)
 
-    def _launch_draft(self, mel: Tensor, first_frame: int, first_mel_frame: int) -> None:
-        draft_kernel[(self.slabs, self.row_blocks)](
+    def _launch_draft(self, mel: Tensor, first_frame: int, first_mel_frame: int) -> CompiledKernel:
+        return draft_kernel[(self.slabs, self.row_blocks)](
             mel,
             self.w1,
             self.b1,
@@ -495,6 +391,7 @@ class ProjectionPlan:
             self.coef_sums,
             self.broken,
             self.tickets,
+            self.turn,
             self.logits,
             self.confidence,
             self.openness,
@@ -504,15 +401,14 @@ class ProjectionPlan:
             self.frames,
             first_frame,
             first_mel_frame,
-            self.basis.nbytes // 128,
+            self.basis.numel(),
             **draft_constants(self.config, self.slabs, self.coef_block, self.early_launch, self.compiled),
-            num_warps=DRAFT_WARPS,
+            **draft_options(self.config, self.coef_block),
         )
 
-    def _launch_latents(self, z0: Tensor) -> None:
+    def _launch_latents(self, z0: Tensor) -> CompiledKernel:
         constants = latents_constants(self.config, self.slots, self.coef_block, self.early_launch)
-        tiles = triton.cdiv(self.latent, self.config.block_latent), triton.cdiv(self.slots, constants["BLOCK_SLOTS"])
-        latents_kernel[tiles](
+        return latents_kernel[(self.tiles, triton.cdiv(self.slots, constants["BLOCK_SLOTS"]))](
             self.coef_operand,
             self.basis,
             z0,
@@ -522,6 +418,64 @@ class ProjectionPlan:
             **constants,
             num_warps=self.config.latent_warps,
             launch_pdl=self.early_launch,
+        )
+
+    def _stream_constants(self) -> dict:
+        return stream_constants(
+            self.config, self.slabs, self.slots, self.coef_block, self.early_launch, self.compiled, self.basis.itemsize
+        )
+
+    def _grid_of_streams(self) -> tuple[int, int]:
+        """Programs of the streaming launch: all resident at once, and none without a tile."""
+        resident = INTERPRETED_PROGRAMS
+        if self.compiled:
+            chip = torch.cuda.get_device_properties(self.device)
+            resident = chip.multi_processor_count * (chip.shared_memory_per_multiprocessor // STREAM_BLOCK_BYTES)
+        slot_blocks = triton.cdiv(self.slots, self._stream_constants()["BLOCK_SLOTS"])
+        streams = min(self.tiles, resident // slot_blocks - self.row_blocks)
+        if streams < 1:
+            raise ValueError(
+                f"frames: expected at most as many as {resident} resident programs can stream, got {self.frames}; "
+                "use a config without stream_kib"
+            )
+        return streams + self.row_blocks, slot_blocks
+
+    def _launch_stream(self, mel: Tensor, z0: Tensor, first_frame: int, first_mel_frame: int) -> CompiledKernel:
+        return stream_kernel[self._stream_grid](
+            mel,
+            self.w1,
+            self.b1,
+            self.heads,
+            self.heads_bias,
+            self.heads_scale,
+            self.w_coef,
+            self.coef_scale,
+            self.basis,
+            self.basis_rows,
+            self.head_sums,
+            self.coef_sums,
+            self.broken,
+            self.turn,
+            self.arrivals,
+            self.logits,
+            self.confidence,
+            self.openness,
+            self.coefficients,
+            self.coef_operand,
+            z0,
+            self.latents,
+            len(mel),
+            self.frames,
+            first_frame,
+            first_mel_frame,
+            self.slots,
+            self.latent,
+            self.tiles,
+            self.row_blocks,
+            **self._stream_constants(),
+            num_warps=self.config.latent_warps,
+            launch_pdl=self.early_launch and not self.single_launch,
+            **(ONE_LAUNCH_OPTIONS if self.single_launch else {}),
         )
 
 
