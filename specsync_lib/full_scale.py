@@ -388,16 +388,18 @@ class ShapeJudge(ShapeStage):
         self.first_chunk = 0  # where in the pattern the stream begins
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
-        passes = self._answer(request).passes
+        """A pass over evidence and draft; after a rejection the judge's own tokens are told at once, then verified."""
+        index, passes, tokens = request.audio.index, self._answer(request).passes, self._tokens(request)
         with self._running():
             self._hear(request.audio)
             draft = self._padded(request.draft.tokens)
             probabilities, _ = self._reasoner.read_and_score(draft)
-            for _ in range(passes - 1):
+            for done in range(1, passes):
                 probabilities.cpu()  # the acceptance rule looks at every pass before the next
-                probabilities, _ = self._reasoner.score(draft)
+                deliver(Verdict(index, tokens, done, final=False))
+                probabilities, _ = self._reasoner.score(self._padded(tokens))
             probabilities.cpu()
-        deliver(Verdict(request.audio.index, self._tokens(request), passes))
+        deliver(Verdict(index, tokens, passes))
 
     def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
         with self._running():
@@ -548,12 +550,13 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     session.content |= facts
     session.log(f"built: {facts['weight_gib']} GiB, reasoner in {facts['reasoner_precision']}")
     session.save()
-    for region in session.regions:
+    for name, (region, steps) in options.cases.items():
         if session.left() < 45:
-            session.log(f"no time left for {region}")
+            session.log(f"no time left for {name}")
             continue
-        stages = stages_of(session.shapes, models, region, options.steps, pattern, compiled=options.compile)
-        session.content["regions"][region] = result = {"runs": {}, "stages": {}}
+        session.log(f"{name}: {steps} denoising steps")
+        stages = stages_of(session.shapes, models, region, steps, pattern, compiled=options.compile)
+        session.content["regions"][name] = result = {"steps": steps, "runs": {}, "stages": {}}
         run_blocks(session, stages, result, options)
         if session.left() > 20 + options.paced_chunks * 0.4:
             run_paced(session, stages, result, options)
@@ -634,8 +637,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--commit", default="unknown", help="commit of the measured tree, where git is missing")
     parser.add_argument("--seconds", type=float, default=480, help="no new group of numbers is begun after this")
     parser.add_argument("--repeats", type=int, default=40, help="timed calls of a stage")
-    parser.add_argument("--regions", type=lambda text: text.split(","), help="default: all, comma-separated")
-    parser.add_argument("--steps", type=int, default=2, help="denoising steps of a chunk")
+    parser.add_argument("--regions", help="comma-separated, each NAME or NAME:STEPS (384px:4); default: all")
+    parser.add_argument(
+        "--steps", type=int, default=2, help="denoising steps of a chunk where no other number is given"
+    )
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline and region")
     parser.add_argument("--block", type=int, default=20, help="chunks of one stream; the pipelines take turns")
     parser.add_argument("--reasoning-chunks", type=int, default=40, help="chunks of serial with reasoning tokens")
@@ -646,8 +651,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="tiny models on a CPU: a rehearsal, no measurement")
     options = parser.parse_args(list(arguments))
     shapes = TINY if options.tiny else FULL
-    if unknown := sorted(set(options.regions or ()) - set(shapes.regions)):
-        parser.error(f"--regions {','.join(unknown)}: known are {','.join(shapes.regions)}")
+    options.cases = {}
+    for case in options.regions.split(",") if options.regions else shapes.regions:
+        region, _, steps = case.partition(":")
+        if region not in shapes.regions or not (steps or "1").isdecimal():
+            parser.error(f"--regions {case}: known are {','.join(shapes.regions)}, each with :STEPS if wanted")
+        options.cases[f"{region}_{steps}steps" if steps else region] = (region, int(steps or options.steps))
     return options
 
 
@@ -664,7 +673,7 @@ def main(arguments: Sequence[str]) -> int:
         generation, _ = devices(options.setup, options.tiny)
         content = {"provenance": provenance(options.commit, arguments, options.tiny), "label": LABEL}
         shapes = TINY if options.tiny else FULL
-        regions = {region: shapes.regions[region] for region in options.regions or shapes.regions}
+        regions = {region: shapes.regions[region] for region, _ in options.cases.values()}
         path = options.out / f"{name}.json"
         session = Session(shapes, path, content, options.seconds, options.repeats, regions)
         if options.part == "stages":

@@ -1,8 +1,8 @@
 """A pipeline's runs as numbers: what ``data/measurements/pipeline_*.json`` holds and every latency figure reads.
 
-Layout of such a file: setup, label, steps, render_parts, replayed (per chunk: passes, rejected frames), and per region
-``runs`` (by mode: see :func:`run_numbers`), ``stages`` (by mode: see :func:`stage_numbers`) and, where there was such a
-run, ``paced`` (see :func:`paced_numbers`). Modes: serial, serial_reasoning, speculative. Times are milliseconds.
+Layout of such a file: setup, label, render_parts, replayed (per chunk: passes, rejected frames), and per region
+``steps``, ``runs`` (by mode: see :func:`run_numbers`), ``stages`` (by mode: see :func:`stage_numbers`) and, where there
+was such a run, ``paced`` (see :func:`paced_numbers`). Modes: serial, serial_reasoning, speculative. Times are in ms.
 """
 
 from collections.abc import Sequence

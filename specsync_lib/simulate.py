@@ -72,7 +72,7 @@ class ChunkPattern:
 
 
 def random_pattern(rate: float, chunks: int, rng: np.random.Generator, passes_on_reject: int = 2) -> list[ChunkPattern]:
-    """Chunks of which a share is rejected, each at one random frame.
+    """Chunks of which a share, rounded to whole chunks, is rejected in random places, each at one random frame.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def random_pattern(rate: float, chunks: int, rng: np.random.Generator, passes_on
     """
     if not 0 <= rate <= 1:
         raise InputError(f"rejection rate is {rate}: expected 0 to 1")
-    rejected = rng.random(chunks) < rate
+    rejected = rng.permutation(chunks) < round(rate * chunks)
     frames = rng.integers(FRAMES_PER_CHUNK, size=chunks)
     return [
         ChunkPattern(passes_on_reject, (int(frame),)) if hit else ChunkPattern()
@@ -247,10 +247,18 @@ class SimulatedJudge(SyntheticJudge):
         self._setup, self._pattern, self._spend, self._rng = setup, pattern, spend, rng
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
-        tokens = self.answer(request)
-        passes = self._pattern[request.audio.index % len(self._pattern)].passes
-        self._spend(self._setup.verify_ms(passes).draw_s(self._rng))
-        deliver(Verdict(request.audio.index, tokens, passes))
+        """One pass; after a rejection the judge's own tokens are told at once, not yet final, and verified in turn.
+
+        The first guess is taken to be the final plan.
+        """
+        index, tokens = request.audio.index, self.answer(request)
+        passes = self._pattern[index % len(self._pattern)].passes
+        total_s, spent = self._setup.verify_ms(passes).draw_s(self._rng), 0.0
+        for done in range(1, passes + 1):
+            share = self._setup.verify_ms(done).median_ms / max(self._setup.verify_ms(passes).median_ms, 1e-9)
+            self._spend((share - spent) * total_s)
+            spent = share
+            deliver(Verdict(index, tokens, done, final=done == passes))
 
     def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
         self._spend(self._setup.plan.draw_s(self._rng))
@@ -377,7 +385,7 @@ def reference_setup(region: str = "384px", *, steps: int = 2, path: Path | None 
     encoder, decode = median("encoder", mode="eager"), median("decode", region=region)
     per_frame = decode / float(rows[rows["stage"] == "decode"]["frames"].iloc[0])
     return Setup(
-        name=f"h200x2 {region}",
+        name=f"h200x2 {region}, {steps} steps",
         label="real-shape",
         source=display_path(path),
         draft=exactly(median("features", mode="eager")),
@@ -421,7 +429,7 @@ def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
                 step=spreads["step"],
                 render=spreads["render"],
                 commit=spreads["commit"],
-                steps=content["steps"],
+                steps=result.get("steps", content.get("steps")),
                 render_parts=content.get("render_parts", 1),
             )
     return found
@@ -454,25 +462,25 @@ def expected_ms(setup: Setup, rate: float, mode: Literal["serial", "speculative"
     """Mean latency of a chunk by hand, from medians: what the simulation is held against.
 
     serial: draft + plan + generation + commit. Speculative, accepted: draft + the longer of generation and one pass.
-    Rejected after two passes: the same, if a denoising step is still to begin and the policy corrects mid-flight;
-    otherwise generation begins anew as soon as the running job is done. Chips that are shared are left to the
+    Rejected: the judge's own tokens are known after one pass and final after two. If a denoising step is still to begin
+    after the first and the policy corrects mid-flight, generation goes on under them; otherwise it begins anew as soon
+    as the running job is done. Either way the frames wait for the second pass. Chips that are shared are left to the
     simulation.
     """
     generation = setup.generation_ms
     ends = setup.draft.median_ms + setup.commit.median_ms
     if mode == "serial":
         return ends + setup.plan.median_ms + generation
-    accepted = ends + max(generation, setup.verify_ms(1).median_ms)
     if policy == "lenient":
         return ends + generation
-    late = setup.verify_ms(2).median_ms
+    accepted = ends + max(generation, setup.verify_ms(1).median_ms)
+    guessed, final = setup.verify_ms(1).median_ms, setup.verify_ms(2).median_ms
     starts = np.cumsum([0.0, *setup.job_ms])  # of every job, and the end
-    last_step_starts = starts[setup.steps]
-    if (policy == "midflight" and late <= last_step_starts) or late <= 0:
-        rejected = ends + generation
+    if policy == "midflight" and guessed <= starts[setup.steps]:
+        frames = generation
     else:
-        after = starts[starts >= late]
-        rejected = ends + (float(after[0]) if len(after) else late) + generation
+        frames = float(min(starts[starts >= guessed], default=guessed)) + generation
+    rejected = ends + max(frames, final)
     return (1 - rate) * accepted + rate * rejected
 
 
@@ -526,13 +534,13 @@ def late_verdicts(
 
 @dataclass(frozen=True)
 class Chip:
-    """Peak figures of a chip as its vendor publishes them; dense, tensor cores, 32-bit sums."""
+    """Peak figures of a chip as its vendor publishes them; dense, tensor cores, 32-bit sums. Vendors' GB are GiB."""
 
     name: str
     gb_per_s: float
     bf16_tflops: float
     fp8_tflops: float
-    memory_gb: float
+    memory_gib: float
     source: str
 
 
@@ -549,9 +557,10 @@ CHIPS = {
 }
 HERE = "H200 SXM"
 REASONER_PARAMETERS = 70.55e9
-REASONER_GB = {"bf16": 141.1, "fp8": 72.8}  # layers in FP8, embedding and head in bf16
-OTHERS_GB = 9.0  # Whisper, Wan 1.3B, its VAE, their activations
-USABLE = 0.95
+REASONER_GB = {"bf16": 141.1, "fp8": 72.8}  # moved by a pass; layers in FP8, embedding and head in bf16
+REASONER_GIB = {precision: gigabytes * 1e9 / 2**30 for precision, gigabytes in REASONER_GB.items()}
+OTHERS_GIB = 9.0  # Whisper, Wan 1.3B, its VAE, their activations
+USABLE = 0.96  # of a chip's memory; the rest is the driver's, caches and activations
 # Arithmetic of a chunk in TFLOP, counted by torch's FlopCounterMode on the models without storage (a test repeats it).
 TFLOP = {
     "encoder": 2.274,
@@ -615,9 +624,9 @@ def stage_works(setup: Setup, region: str, precision: Literal["bf16", "fp8"] = "
     }
 
 
-def chips_for_reasoner(chip: Chip, precision: Literal["bf16", "fp8"], beside_gb: float = 0.0) -> int:
+def chips_for_reasoner(chip: Chip, precision: Literal["bf16", "fp8"], beside_gib: float = 0.0) -> int:
     """How many of a chip it takes to hold the reasoner, and what stands beside it on the first."""
-    return max(1, ceil((REASONER_GB[precision] + beside_gb) / (USABLE * chip.memory_gb)))
+    return max(1, ceil((REASONER_GIB[precision] + beside_gib) / (USABLE * chip.memory_gib)))
 
 
 def on_chip(
@@ -637,7 +646,7 @@ def on_chip(
     here, there = CHIPS[HERE], CHIPS[chip]
     works = stage_works(setup, region, precision)
     scaled = {name: work.on(here, there) for name, work in works.items()}
-    holders = chips_for_reasoner(there, precision, OTHERS_GB if shared else 0.0)
+    holders = chips_for_reasoner(there, precision, OTHERS_GIB if shared else 0.0)
     token, score = scaled["token"] / holders, scaled["verify"] / holders
     return replace(
         setup,

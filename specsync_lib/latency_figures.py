@@ -1,0 +1,601 @@
+"""What notebook 05 shows of latency: claimed, simulated, real-shape and measured side by side, and who hides what.
+
+Everything is read from files: ``data/claims.json``, ``data/measurements/`` and the run's summary. What a file would
+hold that is not there is called "not measured yet", never filled in.
+"""
+
+import fnmatch
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from specsync_lib.figures import ROLE_COLOURS, ROLE_MARKERS, labelled
+from specsync_lib.kernel_figures import measurement, results_table, select
+from specsync_lib.latency_numbers import Interval, buffer_for, percentile_interval, playout
+from specsync_lib.pipeline import PipelineReport, Policy
+from specsync_lib.provenance import display_path
+from specsync_lib.simulate import (
+    CHUNK_MS,
+    LABEL,
+    ChunkPattern,
+    Setup,
+    claims,
+    late_verdicts,
+    measured_files,
+    random_pattern,
+    simulate,
+    summary_row,
+)
+from specsync_lib.trace import STAGES
+
+MODE_NAMES = {"serial": "serial", "serial_reasoning": "serial, reasoning first", "speculative": "speculative"}
+# What a chunk's latency is made of, in the order in which it passes; each has its colour everywhere.
+PARTS = {
+    "not broken down": "claimed",
+    "draft": "draft",
+    "reasoner writes": "target",
+    "denoise": "accepted",
+    "decode": "coverage",
+    "verdict and roll-back": "rejected",
+}
+POLICY_ROLES = {"midflight": "corrected", "rollback": "rejected", "lenient": "draft"}
+POLICY_NAMES = {
+    "midflight": "corrected mid-flight",
+    "rollback": "always rolled back",
+    "lenient": "lenient: the draft stands",
+}
+NOT_MEASURED = "not measured yet"
+SHORTEST_SHOWN_MS = 0.05
+GANTT_ROLES = {"draft": "draft", "plan": "target", "verify": "target", "step": "accepted", "render": "coverage"}
+GANTT_NAMES = {"plan": "write the plan", "step": "denoise", "render": "decode"}
+# The judge's word: colour and legend by how the pipeline took it.
+VERDICT_ROLES = {
+    "not final": ("corrected", "first opinion"),
+    "accepting": ("accepted", "verdict: accepts"),
+    "rejecting": ("rejected", "verdict: rejects"),
+}
+
+
+# --- latency, side by side --------------------------------------------------------------------------------------------
+
+
+def parts_of(stages: Mapping[str, Mapping], p50_ms: float, steps: int, render_parts: int) -> dict[str, float]:
+    """A median latency by parts: medians of the stages that a chunk must pass, and the rest, spent on the verdict."""
+    median = {what: row["median_ms"] for what, row in stages.items()}
+    parts = {
+        "draft": median.get("draft", 0.0),
+        "reasoner writes": median.get("plan", 0.0),
+        "denoise": median.get("begin", 0.0) + steps * median.get("step", 0.0),
+        "decode": render_parts * median.get("render", 0.0) + median.get("commit", 0.0),
+    }
+    return parts | {"verdict and roll-back": max(0.0, p50_ms - sum(parts.values()))}
+
+
+def claimed_rows() -> list[dict]:
+    """The source report's two totals."""
+    said = claims()
+    return [
+        {"setup": "source report", "label": "claimed", "mode": mode, "part": "not broken down",
+         "ms": said[f"{mode}_ms"]["value"], "p50_ms": said[f"{mode}_ms"]["value"]}
+        for mode in ("serial", "speculative")
+    ]  # fmt: skip
+
+
+def simulated_rows(
+    setup: Setup, pattern: Sequence[ChunkPattern], rng: np.random.Generator, chunks: int = 200
+) -> list[dict]:
+    """A setup's two pipelines, simulated."""
+    rows = []
+    for mode in ("serial", "speculative"):
+        latency_ms = simulate(setup, mode, pattern, rng, chunks=chunks).chunks()["latency_ms"]
+        stages = {
+            name: {"median_ms": getattr(setup, name).median_ms}
+            for name in ("draft", "begin", "step", "render", "commit", *(("plan",) if mode == "serial" else ()))
+        }
+        interval = percentile_interval(latency_ms, np.zeros(len(latency_ms)), 50, rng)
+        parts = parts_of(stages, interval.value, setup.steps, setup.render_parts)
+        rows += _rows(setup.name, LABEL, mode, parts, interval)
+    return rows
+
+
+def measured_rows(path: Path, rng: np.random.Generator) -> list[dict]:
+    """Every region of a measured pipeline's file; label measured or real-shape, as the file says."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for region, result in content["regions"].items():
+        for mode in ("serial", "speculative"):
+            if mode in result["runs"]:
+                run = result["runs"][mode]
+                interval = percentile_interval(run["latency_ms"], run["block"], 50, rng)
+                steps = result.get("steps", content.get("steps"))
+                parts = parts_of(result["stages"][mode], interval.value, steps, content["render_parts"])
+                rows += _rows(f"{content['setup']} {region}", content["label"], mode, parts, interval)
+    return rows
+
+
+def _rows(setup: str, label: str, mode: str, parts: Mapping[str, float], interval: Interval) -> list[dict]:
+    shared = {"setup": setup, "label": label, "mode": mode, "p50_ms": interval.value, "p50_low_ms": interval.low,
+              "p50_high_ms": interval.high, "n": interval.n, "resampling_unit": interval.resampling_unit}  # fmt: skip
+    return [shared | {"part": part, "ms": ms} for part, ms in parts.items() if ms > SHORTEST_SHOWN_MS]
+
+
+def comparison_table(setup: Setup, pattern: Sequence[ChunkPattern], rng: np.random.Generator) -> pd.DataFrame:
+    """One row a part: claimed, simulated, then every measured file that exists."""
+    rows = claimed_rows() + simulated_rows(setup, pattern, rng)
+    for path in measured_files():
+        rows += measured_rows(path, rng)
+    return pd.DataFrame(rows)
+
+
+def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
+    """Serial against speculative for every setup, stage by stage, intervals of the median as whiskers."""
+    pairs = table[["setup", "label", "mode"]].drop_duplicates()
+    setups = pairs[["setup", "label"]].drop_duplicates().reset_index(drop=True)
+    for place, (setup, label) in enumerate(setups.itertuples(index=False)):
+        for offset, mode, hatch in ((-0.19, "serial", ""), (0.19, "speculative", "//")):
+            bar = table[(table["setup"] == setup) & (table["label"] == label) & (table["mode"] == mode)]
+            if bar.empty:
+                continue
+            left = 0.0
+            for part, ms in zip(bar["part"], bar["ms"], strict=True):
+                ax.barh(place + offset, ms, 0.34, left, color=ROLE_COLOURS[PARTS[part]], hatch=hatch, edgecolor="white")
+                left += ms
+            total = bar["p50_ms"].iloc[0]
+            if "p50_low_ms" in bar and np.isfinite(bar["p50_low_ms"].iloc[0]):
+                ends = [[total - bar["p50_low_ms"].iloc[0]], [bar["p50_high_ms"].iloc[0] - total]]
+                ax.errorbar(total, place + offset, xerr=ends, color="black", capsize=3, lw=1.2)
+            ax.annotate(f"  {mode} {total:,.0f} ms", (total, place + offset), va="center", fontsize=9)
+    ax.set_yticks(range(len(setups)), [labelled(setup, label) for setup, label in setups.itertuples(index=False)])
+    ax.invert_yaxis()
+    ax.axvline(CHUNK_MS, color=ROLE_COLOURS["baseline"], ls=":", lw=1.2)
+    ax.annotate(" a chunk of video", (CHUNK_MS, -0.62), fontsize=8.5, color=ROLE_COLOURS["baseline"], va="center")
+    longest = table["p50_ms"].max()
+    ax.set(xlim=(0, 1.25 * longest), xlabel="median latency of a chunk, last sample to frames (ms)")
+    shown = [part for part in PARTS if part in set(table["part"])]
+    labels = {part: sorted(set(table.loc[table["part"] == part, "label"])) for part in shown}
+    ax.legend(
+        [Patch(color=ROLE_COLOURS[PARTS[part]]) for part in shown],
+        [f"{part} ({', '.join(labels[part])})" for part in shown],
+        loc="upper center", bbox_to_anchor=(0.4, -0.14), ncols=2,
+    )  # fmt: skip
+    ax.grid(axis="y", visible=False)
+
+
+# --- who hides behind whom --------------------------------------------------------------------------------------------
+
+
+def draw_gantt(report: PipelineReport, ax: Axes, *, first: int = 0, chunks: int = 4, label: str = "measured") -> None:
+    """Some chunks of a run as bars over time, one row a stage; the number in a bar is its chunk."""
+    table = report.trace.table()
+    shown = table[table["chunk"].between(first, first + chunks - 1)]
+    origin_s = shown["start_s"].min()
+    handles: dict[str, Artist] = {}
+    for row in shown.itertuples():
+        place, start_ms = STAGES.index(row.stage), 1000 * (row.start_s - origin_s)
+        kind = row.what.split()[0]
+        if kind in GANTT_ROLES:
+            dropped = row.stage == "generator" and row.attempt < _attempts(table, row.chunk)
+            style = {"color": ROLE_COLOURS[GANTT_ROLES[kind]], "edgecolor": "white"}
+            ax.barh(place, row.duration_ms, 0.7, start_ms, lw=0.8, hatch="xx" if dropped else None, **style)
+            if kind in ("verify", "plan", "render"):
+                ax.annotate(
+                    str(row.chunk), (start_ms + row.duration_ms / 2, place), ha="center", va="center", color="w"
+                )
+            name = GANTT_NAMES.get(kind, kind)
+            handles[name] = Patch(**style, label=name)
+            if dropped:
+                handles["dropped"] = Patch(facecolor="grey", edgecolor="white", hatch="xx", label="dropped")
+        elif row.what == "verdict" and row.note in VERDICT_ROLES:
+            role, name = VERDICT_ROLES[row.note]
+            (handles[name],) = ax.plot(
+                start_ms, place + 0.42, "^", color=ROLE_COLOURS[role], ms=8, ls="", label=name, clip_on=False
+            )
+        elif row.what == "heard":
+            style = {"color": ROLE_COLOURS["baseline"], "ms": 8, "ls": "", "label": "last sample heard"}
+            (handles["heard"],) = ax.plot(start_ms, place, ">", **style)
+        elif row.what == "commit":
+            style = {"color": ROLE_COLOURS["target"], "ms": 8, "ls": "", "label": "frames out"}
+            (handles["out"],) = ax.plot(1000 * (row.end_s - origin_s), place, "s", **style)
+    ax.set_yticks(range(len(STAGES)), STAGES)
+    ax.invert_yaxis()
+    ax.set(title=labelled(report.mode, label))
+    ax.grid(axis="y", visible=False)
+    ax.legend(handles=list(handles.values()), loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _attempts(table: pd.DataFrame, chunk: int) -> int:
+    return int(table.loc[table["chunk"] == chunk, "attempt"].max())
+
+
+# --- late verdicts ----------------------------------------------------------------------------------------------------
+
+
+def draw_late_latency(table: pd.DataFrame, serial_ms: float, ax: Axes) -> None:
+    """Mean latency over the rejection rate for each policy; the line is the closed form, the marks the simulation."""
+    for policy, rows in table.groupby("policy", sort=False):
+        role = POLICY_ROLES[policy]
+        ax.plot(rows["rate"], rows["mean_ms"], ROLE_MARKERS[role], ls="", color=ROLE_COLOURS[role],
+                label=labelled(POLICY_NAMES[policy], LABEL))  # fmt: skip
+        ax.plot(rows["rate"], rows["expected_ms"], color=ROLE_COLOURS[role], lw=1)
+    ax.axhline(serial_ms, color=ROLE_COLOURS["target"], ls="--", label=labelled("serial", LABEL))
+    ax.set(xlabel="share of chunks rejected", ylabel="mean latency of a chunk (ms)", ylim=(0, None))
+    ax.legend(loc="best", fontsize="small")
+
+
+def draw_late_error(table: pd.DataFrame, ax: Axes) -> None:
+    """Frames that went out with a viseme that is not the judge's, over the rejection rate."""
+    for policy, rows in table.groupby("policy", sort=False):
+        role = POLICY_ROLES[policy]
+        ax.plot(rows["rate"], rows["plan_error"], ROLE_MARKERS[role], ls="-", color=ROLE_COLOURS[role],
+                label=labelled(POLICY_NAMES[policy], LABEL))  # fmt: skip
+    ax.set(xlabel="share of chunks rejected", ylabel="frames not as the judge wants", ylim=(-0.005, None))
+
+
+# --- confidence threshold ---------------------------------------------------------------------------------------------
+
+
+def chunk_table(frames: pd.DataFrame, frames_per_chunk: int = 12) -> pd.DataFrame:
+    """Chunks of a frame table (utterance, confidence, accepted): mean confidence, and whether a frame is rejected."""
+    number = frames.groupby("utterance", sort=False).cumcount() // frames_per_chunk
+    grouped = frames.assign(chunk=number).groupby(["utterance", "chunk"], sort=False)
+    return pd.DataFrame(
+        {"confidence": grouped["confidence"].mean(), "rejected": 1 - grouped["accepted"].min().astype(float)}
+    ).reset_index()
+
+
+def threshold_table(
+    chunks: pd.DataFrame, setup: Setup, thresholds: Sequence[float], rng: np.random.Generator, n: int = 100
+) -> pd.DataFrame:
+    """Latency over a threshold on a chunk's mean confidence, under which it is not begun before its verdict.
+
+    A chunk that waits has nothing to roll back: its latency is draft, verification, generation. The others are
+    simulated at their own rejection rate. Columns threshold, begun (share), rejected (of those begun), mean_ms.
+    """
+    rows = []
+    for threshold in thresholds:
+        begun = chunks[chunks["confidence"] >= threshold]
+        waits = chunks[chunks["confidence"] < threshold]
+        total = 0.0
+        if len(begun):
+            pattern = random_pattern(float(begun["rejected"].mean()), n, rng)
+            report = simulate(setup, "speculative", pattern, rng, chunks=n)
+            total += len(begun) * summary_row(report)["mean_ms"]
+        if len(waits):
+            passes = 1 + waits["rejected"]
+            verify = sum(setup.verify_ms(int(count)).median_ms for count in passes)
+            total += verify + len(waits) * (setup.draft.median_ms + setup.generation_ms + setup.commit.median_ms)
+        rejected = float(begun["rejected"].mean()) if len(begun) else float("nan")
+        rows.append((threshold, len(begun) / len(chunks), rejected, total / len(chunks)))
+    return pd.DataFrame(rows, columns=["threshold", "begun", "rejected", "mean_ms"]).assign(label=LABEL)
+
+
+# --- the slider -------------------------------------------------------------------------------------------------------
+
+
+class LatencyExplorer:
+    """Sliders over the rejection rate and the threshold, on tables computed before; ``widget`` is what is displayed.
+
+    Parameters
+    ----------
+    late : from `late_verdicts`, several setups in one table (column setup).
+    serial_ms : each setup's serial latency.
+    thresholds : from `threshold_table`, or None: then there is no such panel.
+    """
+
+    def __init__(
+        self, late: pd.DataFrame, serial_ms: Mapping[str, float], thresholds: pd.DataFrame | None = None
+    ) -> None:
+        self._late, self._serial_ms, self._thresholds = late, serial_ms, thresholds
+        rates = sorted(late["rate"].unique())
+        self.setup = ipywidgets.Dropdown(options=list(serial_ms), description="setup")
+        self.rate = ipywidgets.SelectionSlider(
+            options=[(f"{rate:.0%}", rate) for rate in rates], value=rates[len(rates) // 2], description="rejected"
+        )
+        self.threshold = ipywidgets.FloatSlider(value=0.85, min=0, max=1, step=0.05, description="threshold")
+        self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
+        knobs = [self.setup, self.rate] + ([] if thresholds is None else [self.threshold])
+        self.widget = ipywidgets.VBox([ipywidgets.HBox(knobs), self.image])
+        for knob in knobs:
+            knob.observe(lambda change: self.draw(), names="value")
+        self.draw()
+
+    def draw(self) -> None:
+        """The picture for where the knobs stand."""
+        figure = Figure(figsize=(12, 4.2), dpi=80, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.subplots(1, 2 if self._thresholds is None else 3)
+        rows = self._late[self._late["setup"] == self.setup.value]
+        serial_ms = self._serial_ms[self.setup.value]
+        draw_late_latency(rows, serial_ms, axes[0])
+        axes[0].axvline(self.rate.value, color=ROLE_COLOURS["target"], ls=":")
+        here = rows[np.isclose(rows["rate"], self.rate.value)]
+        names = ["serial", *[POLICY_NAMES[policy] for policy in here["policy"]]]
+        colours = [ROLE_COLOURS[role] for role in ("target", *[POLICY_ROLES[policy] for policy in here["policy"]])]
+        values = [serial_ms, *here["mean_ms"]]
+        axes[1].barh(names, values, color=colours)
+        for name, value in zip(names, values, strict=True):
+            axes[1].annotate(f" {value:,.0f} ms", (value, name), va="center")
+        axes[1].invert_yaxis()
+        axes[1].set(xlim=(0, 1.3 * max(values)), xlabel="mean latency (ms)", title=f"{self.rate.value:.0%} rejected")
+        if self._thresholds is not None:
+            draw_threshold(self._thresholds, self.threshold.value, axes[2])
+        canvas.draw()
+        png = io.BytesIO()
+        figure.savefig(png, format="png")
+        self.image.value = png.getvalue()
+
+
+def draw_threshold(table: pd.DataFrame, threshold: float, ax: Axes) -> None:
+    """Mean latency over the confidence under which a chunk is not begun before its verdict, and the share begun."""
+    style = {"color": ROLE_COLOURS["accepted"], "marker": ROLE_MARKERS["accepted"]}
+    ax.plot(table["threshold"], table["mean_ms"], label=labelled("mean latency", LABEL), **style)
+    ax.axvline(threshold, color=ROLE_COLOURS["target"], ls=":")
+    ax.set(xlabel="threshold on a chunk's mean confidence", ylabel="mean latency (ms)", ylim=(0, None))
+    shares = ax.twinx()
+    shares.plot(table["threshold"], table["begun"], color=ROLE_COLOURS["coverage"], ls="--",
+                label=labelled("chunks begun at once", "measured"))  # fmt: skip
+    shares.set(ylim=(0, 1.05), ylabel="share of chunks")
+    shares.grid(visible=False)
+    handles = [*ax.get_legend_handles_labels()[0], *shares.get_legend_handles_labels()[0]]
+    ax.legend(handles=handles, loc="lower left", fontsize="small")
+
+
+# --- delivery and motion jitter ---------------------------------------------------------------------------------------
+
+
+def delivery_table(runs: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """Per run (name to committed_s): the buffer that makes all but one chunk in a hundred punctual, and what is left.
+
+    delivery_jitter_p99_ms: lateness of a picture behind that buffer. motion_jitter_ms: standard deviation of the time
+    between pictures, 0 when motion is even. frozen: share of pictures that stand longer than one and a half of theirs.
+    falls_behind_ms: how much later each further chunk is; above 0 no buffer is enough.
+    """
+    rows = []
+    for name, committed_s in runs.items():
+        committed_s = np.asarray(committed_s, float)
+        seen = playout(committed_s, buffer_for(committed_s, 0.99))
+        trend_ms = 1000 * np.polyfit(np.arange(len(committed_s)), committed_s, 1)[0] - CHUNK_MS
+        rows.append({
+            "run": name, "buffer_ms": 1000 * buffer_for(committed_s, 0.99),
+            "delivery_jitter_p99_ms": float(np.percentile(seen["late_ms"], 99)),
+            "motion_jitter_ms": float(seen["step_ms"].std()), "frozen": float((seen["step_ms"] > 50).mean()),
+            "falls_behind_ms": float(trend_ms), "n_chunks": len(committed_s),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def draw_delivery(runs: Mapping[str, Sequence[float]], labels: Mapping[str, str], ax: Axes) -> None:
+    """How long after its own sound each chunk of a live stream is out."""
+    roles = {"serial": "target", "speculative": "accepted"}
+    for name, committed_s in runs.items():
+        role = next((role for mode, role in roles.items() if name.startswith(mode)), "coverage")
+        late_ms = 1000 * np.asarray(committed_s) - CHUNK_MS * np.arange(len(committed_s))
+        ax.plot(late_ms, color=ROLE_COLOURS[role], marker=ROLE_MARKERS[role], ms=4, label=labelled(name, labels[name]))
+    ax.set(xlabel="chunk of a live stream", ylabel="out, after its sound (ms)", yscale="log")
+    ax.legend()
+
+
+def paced_runs(directory: Path | None = None) -> list[tuple[str, str, list[float]]]:
+    """Measured runs at the pace of speech: name, label, committed_s."""
+    found = []
+    for path in measured_files(directory):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for region, result in content["regions"].items():
+            if "paced" in result:
+                name = f"speculative, {content['setup']} {region}"
+                found.append((name, content["label"], result["paced"]["committed_s"]))
+    return found
+
+
+def draw_chips(table: pd.DataFrame, ax: Axes) -> None:
+    """Both pipelines on every chip, with the length of a chunk of video."""
+    places = np.arange(len(table))
+    for offset, mode, role in ((-0.19, "serial", "target"), (0.19, "speculative", "accepted")):
+        values = table[f"{mode}_p50_ms"]
+        ax.barh(places + offset, values, 0.36, color=ROLE_COLOURS[role], label=labelled(mode, LABEL))
+        for place, value in zip(places, values, strict=True):
+            ax.annotate(f" {value:,.0f}", (value, place + offset), va="center", fontsize=9)
+    names = [f"{row.chips} x {row.chip}, {row.reasoner}" for row in table.itertuples()]
+    ax.set_yticks(places, names)
+    ax.invert_yaxis()
+    ax.axvline(CHUNK_MS, color=ROLE_COLOURS["baseline"], ls=":", label="a chunk of video")
+    ax.set(xlabel="median latency of a chunk (ms)")
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=3)
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def verdict_table(summary: Mapping[str, Mapping], directory: Path | None = None) -> pd.DataFrame:
+    """The source report's claims, what this suite found, and a verdict computed from files.
+
+    Parameters
+    ----------
+    summary : the run's recorded numbers (`summary.merged`).
+
+    Returns
+    -------
+    Columns claim, claimed, found, label, verdict, source. Verdicts: holds, does not hold, exceeded, in part, or "not
+    measured yet" where the file is absent.
+    """
+    said = claims()
+    rows = [
+        _latency_verdict(said["serial_ms"], "serial", directory),
+        _latency_verdict(said["speculative_ms"], "speculative", directory),
+        _reduction_verdict(said["reduction"], directory),
+        _acceptance_verdict(said["acceptance_at_085"], summary),
+        _kernel_verdict(said["kernel_overhead_ms"]),
+        _summary_verdict(
+            said["video"], summary, ("video.frame_count_error", "video.av_end_difference_ms"), {"video.*ms": 34.0}
+        ),
+        _summary_verdict(said["lip_sync"], summary, ("sync.jitter_ratio", "sync.av_offset_ms"), {"sync.*ratio": 1.5}),
+        _sm120_verdict(said["sm_120"], summary),
+    ]
+    return pd.DataFrame(rows, columns=["claim", "claimed", "found", "label", "verdict", "source"])
+
+
+def _said(claim: Mapping) -> str:
+    value = claim["value"]
+    if value is None:
+        return "no number"
+    return f"{value:.0%}" if claim["unit"] == "fraction" else f"{value:g} {claim['unit']}"
+
+
+def _row(claim: Mapping, found: str, label: str, verdict: str, source: str) -> tuple:
+    return claim["what"], _said(claim), found, label, verdict, source
+
+
+def _absent(claim: Mapping) -> tuple:
+    return _row(claim, NOT_MEASURED, "", NOT_MEASURED, "")
+
+
+def _headline(directory: Path | None) -> tuple[dict, str, dict, Path] | None:
+    """The full-scale measurement that the headline rests on: two GPUs before one, 384 px before others."""
+    for path in sorted(measured_files(directory), key=lambda path: ("x2" not in path.stem, path.stem)):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "h200" in content["setup"]:
+            for region, result in sorted(content["regions"].items(), key=lambda item: not item[0].startswith("384")):
+                if {"serial", "speculative"} <= set(result["runs"]):
+                    return content, region, result["runs"], path
+    return None
+
+
+def _latency_verdict(claim: Mapping, mode: str, directory: Path | None) -> tuple:
+    measured = _headline(directory)
+    if measured is None:
+        return _absent(claim)
+    content, region, runs, path = measured
+    found = runs[mode]["p50_ms"]
+    verdict = "holds" if abs(found / claim["value"] - 1) <= 0.1 else "exceeded" if found < claim["value"] else "missed"
+    return _row(claim, f"{found:,.0f} ms, {content['setup']}, {region}", content["label"], verdict, display_path(path))
+
+
+def _reduction_verdict(claim: Mapping, directory: Path | None) -> tuple:
+    measured = _headline(directory)
+    if measured is None:
+        return _absent(claim)
+    content, region, runs, path = measured
+    found = 1 - runs["speculative"]["p50_ms"] / runs["serial"]["p50_ms"]
+    verdict = "exceeded" if found > claim["value"] + 0.02 else "holds" if found >= claim["value"] - 0.02 else "missed"
+    return _row(claim, f"{found:.0%}, {content['setup']}, {region}", content["label"], verdict, display_path(path))
+
+
+def _acceptance_verdict(claim: Mapping, summary: Mapping[str, Mapping]) -> tuple:
+    for key, coverage_key, judge in (
+        ("acceptance.at_085", "acceptance.coverage_at_085", "language model"),
+        ("draft.acceptance_at_085", "draft.coverage_at_085", "truth, not a reasoner"),
+    ):
+        if key in summary:
+            entry, coverage = summary[key], summary.get(coverage_key)
+            kept = f" of the {coverage['value']:.0%} of frames kept" if coverage else ""
+            if judge == "language model":
+                verdict = "holds" if entry["value"] >= claim["value"] else "missed"
+            else:
+                verdict = "in part: the judge is another"
+            return _row(claim, f"{entry['value']:.0%}{kept}; judge: {judge}", entry["label"], verdict, entry["source"])
+    return _absent(claim)
+
+
+def _kernel_verdict(claim: Mapping) -> tuple:
+    measured = measurement("project_latents")
+    if measured is None:
+        return _absent(claim)
+    rows = select(results_table(measured), region="720p", slots=8, implementation="kernel", method="host call to ready")
+    found = rows["median_us"].item() / 1e3
+    verdict = "exceeded" if found < claim["value"] / 10 else "holds" if found <= claim["value"] else "missed"
+    source = "data/measurements/kernel_project_latents_h200.json"
+    return _row(claim, f"{found:.3f} ms, host call to result, H200, 720p", "measured", verdict, source)
+
+
+def _summary_verdict(
+    claim: Mapping, summary: Mapping[str, Mapping], keys: Sequence[str], limits: Mapping[str, float]
+) -> tuple:
+    """A claim that holds where recorded numbers are small: 0 is wanted, up to the limit of a key's pattern is fine."""
+    found = {key: summary[key] for key in keys if key in summary}
+    if not found:
+        return _absent(claim)
+    text = ", ".join(f"{key} {entry['value']:.3g} {entry['unit']}" for key, entry in found.items())
+    within = all(
+        abs(entry["value"]) <= next((limit for pattern, limit in limits.items() if fnmatch.fnmatch(key, pattern)), 0)
+        for key, entry in found.items()
+    )
+    entry = next(iter(found.values()))
+    complete = len(found) == len(keys)
+    verdict = ("holds" if within else "missed") if complete else f"in part: {NOT_MEASURED} are the others"
+    return _row(claim, text, entry["label"], verdict, entry["source"])
+
+
+def _sm120_verdict(claim: Mapping, summary: Mapping[str, Mapping]) -> tuple:
+    entry = summary.get("kernel.sm120_max_shared_kib")
+    if entry is None:
+        return _absent(claim)
+    fits = entry["value"] <= 99
+    found = f"compiles ahead of time, {entry['value']:.0f} of 99 KiB shared memory; run on sm_90 alone"
+    return _row(claim, found, entry["label"], "in part: never run there" if fits else "missed", entry["source"])
+
+
+# --- summary ----------------------------------------------------------------------------------------------------------
+
+
+def headline_numbers(directory: Path | None = None) -> list[dict]:
+    """``latency.SETUP.*`` of every measured file, as keyword arguments of `summary.record`."""
+    rng = np.random.default_rng(0)
+    numbers = []
+    for path in measured_files(directory):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        regions = content["regions"]
+        for region, result in regions.items():
+            suffix = f"_{region}" if len(regions) > 1 else ""
+            setup, runs = content["setup"].lower(), result["runs"]
+            shared = {"label": content["label"], "source": path}
+            for mode, share in (("serial", 50), ("speculative", 50), ("speculative", 99)):
+                if mode in runs:
+                    value = percentile_interval(runs[mode]["latency_ms"], runs[mode]["block"], share, rng)
+                    key = f"latency.{setup}.{mode}_p{share}_ms{suffix}"
+                    numbers.append(shared | {"key": key, "value": value.value, "unit": "ms", "low": value.low,
+                                             "high": value.high, "n": value.n})  # fmt: skip
+            if {"serial", "speculative"} <= set(runs):
+                saved = 1 - runs["speculative"]["p50_ms"] / runs["serial"]["p50_ms"]
+                key = f"latency.{setup}.reduction{suffix}"
+                numbers.append(shared | {"key": key, "value": saved, "unit": "fraction", "n": runs["speculative"]["n"]})
+            if "paced" in result:
+                committed_s = np.asarray(result["paced"]["committed_s"])
+                jitter = delivery_table({"speculative": committed_s})["delivery_jitter_p99_ms"].item()
+                key = f"latency.{setup}.delivery_jitter_p99_ms{suffix}"
+                numbers.append(shared | {"key": key, "value": jitter, "unit": "ms", "n": len(committed_s)})
+    return numbers
+
+
+def late_tables(
+    setups: Sequence[Setup], rates: Sequence[float], rng: np.random.Generator, chunks: int = 100
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Late verdicts of several setups in one table, and each one's serial latency."""
+    late = pd.concat([late_verdicts(setup, rates, rng, chunks=chunks) for setup in setups], ignore_index=True)
+    serial = {
+        setup.name: summary_row(simulate(setup, "serial", [ChunkPattern()], rng, chunks=20))["mean_ms"]
+        for setup in setups
+    }
+    return late, serial
+
+
+def live_runs(
+    setup: Setup, pattern: Sequence[ChunkPattern], rng: np.random.Generator, chunks: int = 60
+) -> dict[str, list[float]]:
+    """Both pipelines at the pace of speech, simulated: when each chunk was out, from when the first was heard."""
+    runs = {}
+    for mode in ("serial", "speculative"):
+        report = simulate(setup, mode, pattern, rng, chunks=chunks, pace="real time", policy=Policy())
+        table = report.chunks()[:-1]  # the last chunk waits for no look-ahead
+        runs[MODE_NAMES[mode]] = list(table["committed_s"] - table["heard_s"].iloc[0])
+    return runs
