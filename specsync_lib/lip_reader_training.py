@@ -185,6 +185,7 @@ class Trainer:
                 if self.minutes - last >= self.options.measure_every_minutes:
                     self.measure()
                     last = self.minutes
+        self.trained_minutes = self.minutes
         self.measure()
 
     def step(self, since_start: int) -> Tensor:
@@ -253,12 +254,12 @@ class Trainer:
         for name, tensors in ((lip_reader.WEIGHTS, stored), (CHECKPOINT, checkpoint)):
             with atomic_path(out / name) as temporary:
                 save_file(tensors, temporary)
-        reader, minutes = LipReader(folded, self.device), self.minutes
+        reader = LipReader(folded, self.device)
         metrics = {
             "label": "measured",
             **report(reader, self.faces),
             **extra,
-            "trained_minutes": round(minutes, 3),
+            "trained_minutes": round(self.trained_minutes, 3),
             "steps": self.steps,
             "parameters": sum(value.numel() for value in folded.parameters()),
             "options": asdict(self.options),
@@ -445,15 +446,16 @@ def model_card(metrics: dict) -> str:
             f"error {speech['rmse_gap_mm']:.2f} mm (root mean square); jaw {jaw['value']:.4f} [{jaw['low']:.4f}, "
             f"{jaw['high']:.4f}].\n"
         )
+    people = sum(faces["people"].values())
     return f"""# The lip reader
 
-A small convolutional network ({metrics["parameters"] / 1e3:.0f} thousand parameters, fp16) that reads a square face
-crop: the gap between the lips, the width of the mouth, the jaw, and the weights of ten units around the lips. It is a
-measuring instrument: nothing that is trained to make faces may import it, and a test sees to that.
+A small convolutional network ({metrics["parameters"] / 1e3:.0f} thousand parameters, fp16) that reads a square face crop: the gap
+between the lips, the width of the mouth, the jaw, and the weights of ten units around the lips. It is a measuring
+instrument: nothing that is trained to make faces may import it, and a test sees to that.
 
-Measured on {metrics["people"]} people it was not trained on ({metrics["frames"]} frames, half of them mouths beyond
-speech); 95 % intervals by person. Lengths are shares of the picture's side ({PICTURE_MM:.0f} mm): the gap's error is
-{metrics["rmse_gap_mm"]:.2f} mm (root mean square), the width's {metrics["rmse_width_mm"]:.2f} mm.
+Measured on {metrics["people"]} people it was not trained on ({metrics["frames"]} frames, half of them mouths beyond speech); 95 %
+intervals by person. The gap's error is {metrics["rmse_gap_mm"]:.2f} mm (root mean square), the width's
+{metrics["rmse_width_mm"]:.2f} mm; in the table both are shares of the picture's side ({PICTURE_MM:.0f} mm).
 
 | target | R2 | interval | root mean square error |
 |---|---|---|---|
@@ -465,17 +467,21 @@ The same people, pictures spoilt:
 |---|---|---|
 {chr(10).join(spoilt)}
 
-Data: `python -m specsync_lib.lip_faces --people {sum(faces["people"].values())} --seed {faces["seed"]}`: people by
-split {faces["people"]}, frames {faces["frames"]}; listing's sha256 {faces["sha256"][:16]}.
+Data: `python -m specsync_lib.lip_faces --people {people} --seed {faces["seed"]}`
+
+| split | people | frames |
+|---|---|---|
+{chr(10).join(f"| {split} | {faces['people'][split]} | {faces['frames'][split]} |" for split in faces["people"])}
+
+(listing's sha256 {faces["sha256"][:16]}).
 
 Training: `python -m specsync_lib.lip_reader_training`, seed {metrics["seeds"]["training"]}, {metrics["steps"]} steps of
-{metrics["options"]["rows"]} pictures in {metrics["trained_minutes"]:.1f} minutes ({machine["device"]},
-{machine["threads"]} threads, torch {machine["torch"]}); commit {metrics["commit"]}. Reading a frame takes
-{metrics["ms_per_frame"]:.1f} ms of the processor's time there.
+{metrics["options"]["rows"]} pictures in {metrics["trained_minutes"]:.1f} minutes on {machine["device"]} ({machine["threads"]} threads, torch
+{machine["torch"]}); commit {metrics["commit"]}. Reading a frame takes {metrics["ms_per_frame"]:.1f} ms there (processor time on a CPU).
 
-Limits: it knows rendered faces, framed as the suite's "face" camera frames them, turned by at most 0.4 rad. A unit
-that hardly shows (pressed or rolled lips in a mouth that is shut anyway) is read worse than the gap; the table says how
-much.
+Limits: it knows rendered faces, framed as the suite's "face" camera frames them, turned by at most 0.4 rad. Units that
+hardly show (the tongue in a dark mouth, lips pressed in one that is shut anyway) are read worse than the gap; the table
+says how much. Lip classes rest on these units: read the confusion beside that of the reference render.
 
 Licence: Apache-2.0.
 """
@@ -489,17 +495,23 @@ def train(
     device: str = "cpu",
     resume: Path | None = None,
     corpus: Path | None = None,
+    commit: str | None = None,
 ) -> dict:
-    """Train within the budget and save; returns what ``out/metrics.json`` holds."""
-    from specsync_lib.provenance import commit
+    """Train within the budget and save; returns what ``out/metrics.json`` holds.
 
+    ``commit``: of the code, where this machine has no checkout to ask.
+    """
+    if commit is None:
+        from specsync_lib.provenance import commit as checkout
+
+        commit = checkout()
     trainer = Trainer(faces, options, torch.device(device), resume)
     trainer.run()
     reader = LipReader(trainer.folded(), device)
     name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "CPU"
     extra = {
         "machine": {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__},
-        "commit": commit(),
+        "commit": commit,
         "date": datetime.now(UTC).date().isoformat(),
         "ms_per_frame": round(milliseconds_a_frame(reader), 3),
     }
@@ -523,6 +535,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=Options.rows, help="pictures a step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--commit", help="of this code, where there is no checkout to ask")
     parser.add_argument("--threads", type=int, help="of the CPU")
     given = parser.parse_args(arguments)
     if given.threads:
@@ -539,7 +552,8 @@ def main(arguments: list[str] | None = None) -> int:
             learning_rate=given.learning_rate,
             seed=given.seed,
         )
-        metrics = train(faces, options, given.out, device=given.device, resume=given.resume, corpus=given.corpus)
+        where = {"device": given.device, "resume": given.resume, "corpus": given.corpus, "commit": given.commit}
+        metrics = train(faces, options, given.out, **where)
     except InputError as error:
         print(error, file=sys.stderr)
         return InputError.EXIT_CODE

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 from jaxtyping import Float
 
@@ -201,6 +200,8 @@ def beep_flash_offset_ms(path: str | Path) -> float:
     InputError
         The file cannot be decoded or holds no flash or no beep.
     """
+    import av  # machines that only train have no decoder
+
     try:
         with av.open(str(path)) as container:
             flashes_s, was_bright = [], False
