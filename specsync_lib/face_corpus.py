@@ -41,7 +41,8 @@ AVIF_QUALITY, AVIF_SPEED = 90, 8  # 5 kB a frame, 43 dB, 6 ms
 MANNERS = ("varied", "suite")
 SPLITS = ("train", "validation", "test")
 TEST_IDENTITIES = ("mei", "tobias")  # named people that training never sees
-VALIDATION_EVERY, TEST_EVERY = 5, 7  # every fifth head validates, every seventh tests
+# Every n-th head validates, every n-th tests: (5, 7) also for who measures with it, fewer for a generator's own corpus.
+HELD_OUT_EVERY = {"varied": (5, 7), "suite": (10, 12)}
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,17 @@ def plan_jobs(clip_count: int, seed: int, manner: str = "varied") -> list[HeadJo
     from specsync_lib.head_look import IDENTITIES
 
     heads = -(-clip_count // CLIPS_PER_HEAD)
-    if heads < TEST_EVERY:
-        raise InputError(f"face corpus: {clip_count} clips; give at least {TEST_EVERY * CLIPS_PER_HEAD} for all splits")
+    validation_every, test_every = HELD_OUT_EVERY[manner]
+    if heads < test_every:
+        raise InputError(f"face corpus: {clip_count} clips; give at least {test_every * CLIPS_PER_HEAD} for all splits")
     rng = np.random.default_rng(seed)
     known = [name for name in IDENTITIES if name not in TEST_IDENTITIES]
     counters, jobs = dict.fromkeys(SPLITS, 0), []
     stretches = {split: _stretches(split, rng) for split in SPLITS}
     for index in range(heads):
-        if index % TEST_EVERY == TEST_EVERY - 1:
+        if index % test_every == test_every - 1:
             split, names = "test", (*TEST_IDENTITIES, "", "")
-        elif index % VALIDATION_EVERY == VALIDATION_EVERY - 1:
+        elif index % validation_every == validation_every - 1:
             split, names = "validation", ("reference",)
         else:
             # "reference" is the one the suite shows, so it comes often; most others are people of their own

@@ -134,7 +134,7 @@ def test_a_head_is_drawn_once_and_its_mouth_box_holds_the_lips(tmp_path):
 
 
 def test_jobs_travel_as_a_file(utterances, tmp_path, capsys):
-    jobs = faces.plan_jobs(40, seed=3, manner="suite")
+    jobs = faces.plan_jobs(48, seed=3, manner="suite")
     faces.write_jobs(tmp_path / "jobs.json", jobs)
     assert faces.read_jobs(tmp_path / "jobs.json") == jobs
     (tmp_path / "other.json").write_text('[{"index": 1}]')

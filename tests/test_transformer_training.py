@@ -261,3 +261,24 @@ def test_the_command_line_says_in_one_line_what_is_missing(tmp_path, capsys):
     line = capsys.readouterr().err.strip()
     assert "none" in line
     assert "\n" not in line
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_two_steps(tmp_path, monkeypatch):
+    import papermill
+
+    from specsync_lib.provenance import NOTEBOOKS_DIR
+
+    monkeypatch.setenv("SPECSYNC_RUN_DIR", str(tmp_path / "run"))
+    faces = write_toy_faces(tmp_path / "faces", manner="suite")
+    toy_models()[0].save_pretrained(tmp_path / "models" / "vae")
+    papermill.execute_notebook(
+        NOTEBOOKS_DIR / "training" / "wan_transformer.ipynb",
+        tmp_path / "wan_transformer.ipynb",
+        parameters={"profile": "smoke", "faces_folder": str(faces), "vae_folder": str(tmp_path / "models")},
+        cwd=NOTEBOOKS_DIR,
+        progress_bar=False,
+    )
+    out = tmp_path / "run" / "wan_transformer_smoke"
+    assert json.loads((out / "transformer_metrics.json").read_text())["steps"] == 2
+    assert (out / "wan_transformer_errors.png").is_file()

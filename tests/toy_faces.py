@@ -44,13 +44,13 @@ def toy_corpus(size_px: int = 64, clip_frames: int = 9) -> FaceCorpus:
     )
 
 
-def write_toy_faces(folder: Path) -> Path:
+def write_toy_faces(folder: Path, manner: str = "varied") -> Path:
     """Three heads of two clips, one head a split: plain frames that grow brighter."""
     folder.mkdir(exist_ok=True)
     rng, jobs = np.random.default_rng(0), []
     for index, split in enumerate(faces.SPLITS):
         clips = tuple((f"{split}-{k}", (0,) * faces.CLIP_FRAMES, (0.0,) * faces.CLIP_FRAMES) for k in range(2))
-        jobs.append(faces.HeadJob(index, split, "", index, clips))
+        jobs.append(faces.HeadJob(index, split, "", index, clips, manner))
         n = 2 * faces.CLIP_FRAMES
         base = np.full((faces.SIZE_PX, faces.SIZE_PX, 3), 60 + 40 * index, np.uint8)
         frames = [Image.fromarray(base + np.uint8(k)) for k in range(n)]
