@@ -103,6 +103,19 @@ class RealClock:
     sleep = staticmethod(time.sleep)
 
 
+class SteadyClock:
+    """A clock that stands still where the one under it runs backwards."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._latest_s = clock, -inf
+        self.sleep = clock.sleep
+
+    def now(self) -> float:
+        """The latest time that was ever read."""
+        self._latest_s = max(self._latest_s, self._clock.now())
+        return self._latest_s
+
+
 class VirtualClock:
     """Time that passes only where someone sleeps: a job's sleeps are its duration, and nobody waits for it.
 
@@ -286,7 +299,7 @@ class Pipeline:
         history: int | None = None,
         grace_s: float = GRACE_S,
     ) -> None:
-        self._clock = clock or RealClock()
+        self._clock = clock if isinstance(clock, VirtualClock) else SteadyClock(clock or RealClock())
         self._grace_s = grace_s
         self._changed = threading.Condition()
         self._stop = threading.Event()
@@ -558,7 +571,8 @@ class _Serial:
     ) -> None:
         if reasoning_tokens < 0:
             raise InputError(f"reasoning_tokens is {reasoning_tokens}: expected 0 or more")
-        self._stages, self._clock, self._reasoning_tokens, self._stop = stages, clock, reasoning_tokens, stop
+        self._stages, self._reasoning_tokens, self._stop = stages, reasoning_tokens, stop
+        self._clock = clock if isinstance(clock, VirtualClock) else SteadyClock(clock)
         self._log, self._trace = CommitLog(history), Trace(history)
         self._settled: tuple[Settled, ...] = ()
         self._assembler = ChunkAssembler()
@@ -618,10 +632,10 @@ class _Serial:
     def _wait(self, seconds: float) -> None:
         if seconds <= 0:
             return
-        if isinstance(self._clock, RealClock):
-            self._stop.wait(seconds)
-        else:
+        if isinstance(self._clock, VirtualClock):
             self._clock.sleep(seconds)
+        else:
+            self._stop.wait(seconds)
 
     def _chunk(self, audio: ChunkAudio) -> Commit:
         drafter, judge, generator = self._stages.drafter, self._stages.judge, self._stages.generator

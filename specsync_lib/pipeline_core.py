@@ -169,6 +169,9 @@ class Policy:
         Until when a verdict decides; frames follow as soon as they are generated.
     start_confidence
         Chunks whose mean confidence is lower are not begun before their verdict.
+    hold_before
+        Where a chunk waits for the judge's first word (a verdict, final or not), because what follows would be lost
+        with a rejection: ``last step`` (then a correction costs no more than the wait), ``decode``, or ``nothing``.
     generator_retries
         How often a chunk whose generation raised is begun again before the stream ends with one line.
     judge_backlog
@@ -184,6 +187,7 @@ class Policy:
     deadline_s: float = 30.0
     min_steps_left: int = 1
     start_confidence: float = 0.0
+    hold_before: Literal["nothing", "decode", "last step"] = "nothing"
     generator_retries: int = 1
     judge_backlog: int = 64
 
@@ -192,6 +196,8 @@ class Policy:
             raise InputError(f"policy: late is {self.late!r}: expected midflight, rollback or lenient")
         if self.on_silence not in ("stop", "draft"):
             raise InputError(f"policy: on_silence is {self.on_silence!r}: expected stop or draft")
+        if self.hold_before not in ("nothing", "decode", "last step"):
+            raise InputError(f"policy: hold_before is {self.hold_before!r}: expected nothing, decode or last step")
         if not self.deadline_s > 0:
             raise InputError(f"policy: deadline_s is {self.deadline_s}: expected a positive time")
         if not 0 <= self.start_confidence <= 1:
@@ -488,6 +494,8 @@ class Conductor:
             if chunk.attempt > 1 or self.policy.start_confidence > 0:
                 begin_s = max(begin_s, min(chunk.decided_s, self._now))
             return self._generation(chunk, "begin", begin_s, lambda: generator.begin(audio, draft, wanted), wanted)
+        if self._held(chunk, steps_left):
+            return None
         if steps_left > 0:
             return self._generation(
                 chunk, f"step {chunk.steps_here + 1}", self._now, lambda: generator.step(work, wanted), wanted
@@ -498,6 +506,16 @@ class Conductor:
             return None
         ready_s = max(chunk.rendered_s, chunk.decided_s)
         return self._generation(chunk, "commit", ready_s, lambda: generator.commit(work))
+
+    def _held(self, chunk: _Chunk, steps_left: int) -> bool:
+        """Whether the next job waits for the judge's first word."""
+        if chunk.decided is not None or chunk.guess is not None:
+            return False
+        return (
+            steps_left == 0
+            if self.policy.hold_before == "decode"
+            else (steps_left <= 1 and self.policy.hold_before == "last step")
+        )
 
     def _generation(
         self, chunk: _Chunk, what: str, ready_s: float, run: Callable[[], object], tokens: Tokens = ()

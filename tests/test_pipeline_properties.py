@@ -256,6 +256,7 @@ policies = st.builds(
     deadline_s=st.sampled_from([0.5, 2.0, 30.0]),
     min_steps_left=st.integers(1, 2),
     start_confidence=st.sampled_from([0.0, 1.0]),
+    hold_before=st.sampled_from(["nothing", "decode", "last step"]),
     generator_retries=st.integers(0, 2),
     judge_backlog=st.integers(1, 4),
 )
@@ -296,6 +297,7 @@ lax_policies = st.builds(
     late=st.sampled_from(["midflight", "rollback", "lenient"]),
     on_silence=st.just("draft"),
     deadline_s=st.sampled_from([0.01, 0.5, 2.0]),
+    hold_before=st.sampled_from(["nothing", "last step"]),
     generator_retries=st.just(2),
     judge_backlog=st.integers(1, 4),
 )
