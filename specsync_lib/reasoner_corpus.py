@@ -11,6 +11,7 @@ sentences, in turn. Validation prompts are heard by the committed teacher, as ev
 import argparse
 import json
 import sys
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def load_lessons(path: Path) -> list[Lesson]:
         with np.load(path, allow_pickle=False) as arrays:
             table = json.loads(arrays["table"].tobytes())
             energy, truth, probe = arrays["energy"], arrays["truth"], arrays["probe"].astype(np.float32)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"lessons {path}: {error}; run python -m specsync_lib.reasoner_corpus") from error
     ends = np.cumsum([row["frames"] for row in table])
     if len(ends) and not ends[-1] == len(energy) == len(truth) == len(probe):

@@ -43,6 +43,7 @@ from specsync_lib.reasoner_corpus import Lesson, load_lessons
 from specsync_lib.teacher import cosine
 
 SAVE_EVERY_S = 60.0
+WARM_UP_RESOLUTION = 1000  # `teacher.cosine` counts steps; progress is a share
 CURVE_EVERY = 10  # steps between two rows of losses.csv
 
 
@@ -50,7 +51,8 @@ CURVE_EVERY = 10  # steps between two rows of losses.csv
 class Settings:
     """What a fit hangs on."""
 
-    minutes: float = 40.0  # the learning rate falls to 0 over them
+    minutes: float = 40.0
+    most_steps: int = 100_000  # what ends first ends the fit; the learning rate falls to 0 by then
     batch_tokens: int = 1024
     rank: int = 8
     alpha: int = 16
@@ -219,6 +221,10 @@ class Trainee:
         optimiser = torch.optim.AdamW(masters.values(), settings.learning_rate, weight_decay=settings.weight_decay)
         return cls(model, wrapped, masters, optimiser)
 
+    def progress(self, settings: Settings) -> float:
+        """Share of the fit that is done; at or above 1 it is over."""
+        return max(self.seconds / (60 * settings.minutes), self.steps / settings.most_steps)
+
     def save(self, folder: Path) -> None:
         """Write the checkpoint of a run that is not over."""
         with atomic_path(folder / "checkpoint.safetensors") as temporary:
@@ -257,7 +263,7 @@ class Trainee:
     def step(self, group: Sequence[Example], alphabet: Tensor, settings: Settings) -> tuple[float, float]:
         """One update; returns the loss and the share of places that were right before it."""
         begin = time.perf_counter()
-        rate = settings.learning_rate * cosine(self.seconds, 60 * settings.minutes)
+        rate = settings.learning_rate * cosine(self.progress(settings) * WARM_UP_RESOLUTION, WARM_UP_RESOLUTION)
         for part in self.optimiser.param_groups:
             part["lr"] = rate
         logits, targets = batch_logits(self.model, alphabet, group)
@@ -304,7 +310,7 @@ def fit(
     saved = time.monotonic()
     with tqdm(total=round(60 * settings.minutes), initial=round(trainee.seconds), unit="s", mininterval=10) as bar:
         for group in batches(script, lessons, settings, skip=trainee.steps):
-            if trainee.seconds >= 60 * settings.minutes:
+            if trainee.progress(settings) >= 1:
                 break
             recent.append(trainee.step(group, alphabet, settings))
             if not np.isfinite(recent[-1][0]):
@@ -324,7 +330,8 @@ def fit(
     facts = {
         "steps": trainee.steps, "tokens": trainee.tokens, "seconds": round(trainee.seconds, 1), "device": device.type,
         "lessons": len(lessons), "frames": sum(len(lesson.truth) for lesson in lessons),
-        "sources": sorted({lesson.source for lesson in lessons}), "settings": asdict(settings),
+        "sources": sorted({lesson.source for lesson in lessons}),
+        "names": [lesson.name for lesson in lessons], "settings": asdict(settings),
     }  # fmt: skip
     _write_csv(curve, curve_path)
     write_adapter(trainee, out, facts)
@@ -333,6 +340,8 @@ def fit(
 
 
 def _write_csv(rows: Sequence[dict], path: Path) -> None:
+    if not rows:
+        return
     with atomic_path(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
 
@@ -370,6 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("lessons", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=Settings.minutes, help="of training, loading left out")
+    parser.add_argument("--steps", type=int, default=Settings.most_steps, help="at most")
     parser.add_argument("--start", type=Path, help="folder of an adapter to begin with")
     parser.add_argument("--sources", help="comma-separated sources to hear; all by default")
     parser.add_argument("--not-sources", default="", help="comma-separated sources to leave out")
@@ -382,7 +392,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     settings = replace(
         Settings(), minutes=options.minutes, batch_tokens=options.batch_tokens, seed=options.seed,
-        learning_rate=options.learning_rate,
+        learning_rate=options.learning_rate, most_steps=options.steps,
     )  # fmt: skip
     if options.threads:
         torch.set_num_threads(options.threads)
