@@ -203,7 +203,8 @@ def build(out: Path, amounts: Amounts, seed: int, workers: int) -> None:
             partial(draw_films, out=out, size_px=amounts.size_px), [jobs[k::workers] for k in range(workers)]
         ):
             gaps |= part
-    write(out, speech, chosen, gaps, settings)
+    filmed = {name for name, _, _ in chosen}
+    write(out, [s for s in speech if s.split != "test" or s.name in filmed], chosen, gaps, settings)
 
 
 def write(
