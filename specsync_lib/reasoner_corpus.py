@@ -188,9 +188,12 @@ def prompt_folds(transcripts: dict[str, str], frames: dict[str, int]) -> dict[st
     return folds
 
 
-def human_lessons(encoder: AudioEncoder, generator: Generator) -> list[Lesson]:
-    """The training prompts with cross-fitted probes, and the validation prompts with the committed teacher's."""
-    prompts = [prompt for split in ("train", "validation") for prompt in human_prompts(split)]
+def human_lessons(encoder: AudioEncoder, generator: Generator, count: int | None = None) -> list[Lesson]:
+    """The training prompts with cross-fitted probes, and the validation prompts with the committed teacher's.
+
+    ``count``: of the first prompts of each split, to see it run; by default all.
+    """
+    prompts = [prompt for split in ("train", "validation") for prompt in human_prompts(split)[:count]]
     features, labels, loudness, words = {}, {}, {}, {}
     for prompt in tqdm(prompts, desc=HUMAN, unit="prompt"):
         samples, phones = load_audio(prompt.path).samples, aligned_phones(prompt)
