@@ -252,7 +252,7 @@ class ChunkVerdict:
     tokens : the visemes to commit.
     accepted : the draft stands there, by the judge's decision.
     verified : the judge decided the frame; False is the fallback, where the draft is kept unverified.
-    first_accepted : how many drafts the first pass accepted from the front (lenient: before the first rejection).
+    first_accepted : how many tokens the first pass accepted from the front (lenient: before the first rejection).
     passes : forward passes of the judge, failed ones included.
     rejected_at : frames where a pass ended at a draft that did not stand (lenient: every rejected frame).
     faults : why the judge was not believed, one short text a failed pass or commit.
@@ -281,6 +281,7 @@ def verify_chunk(
     generator: torch.Generator | None = None,
     probability: float = LENIENT_PROBABILITY,
     redraft: Literal["judge", "draft"] = "judge",
+    guess: Float[np.ndarray, "t v"] | None = None,
     witness: Float[np.ndarray, "t v"] | None = None,
     on_pass: Callable[[Int[np.ndarray, " t"], int], None] | None = None,
     backend: Backend = "torch",
@@ -299,6 +300,8 @@ def verify_chunk(
     threshold : drafts under it are not offered; the judge writes those frames.
     probability : the lenient rule's floor.
     redraft : see `decide`.
+    guess : distributions that the first pass of an exact rule verifies in place of the draft's, if something better is
+        at hand by now (the evidence's probe). What is committed stays exact; ``accepted`` still speaks of the draft.
     witness : a third party's distributions for the same frames (the evidence's probe): a judge whose rows agree with it
         only after a shift speaks of other frames.
     on_pass : told before every further pass what the chunk looks like by now, and how many of its frames are fixed.
@@ -342,10 +345,16 @@ def verify_chunk(
 
     if rule == "lenient":
         decision = _lenient(score, q, offered, probability)
+        drafted = decision.drafted
     else:
-        decision = decide(score, q, rule=rule, offered=offered, generator=generator, redraft=redraft, backend=backend)
-    tokens = decision.tokens[0].numpy()
-    stands = decision.decided & (decision.tokens == decision.drafted)
+        first = q if guess is None else torch.from_numpy(np.array(guess, dtype=np.float32))[None]
+        offered = offered if guess is None else None
+        decision = decide(
+            score, first, rule=rule, offered=offered, generator=generator, redraft=redraft, backend=backend
+        )
+        drafted = decision.drafted if guess is None else _distributions(q)[0].argmax(dim=2)
+    tokens = torch.where(decision.decided, decision.tokens, drafted)[0].numpy()
+    stands = decision.decided & (decision.tokens == drafted)
     try:
         stream.commit(tokens[committed:])
     except Exception as error:  # the verdict stands; a broken stream will fail its next pass

@@ -79,7 +79,7 @@ SPEAKERS = {
     "unseen": ("draft_unseen_speaker", "teacher_unseen_speaker", UNSEEN_SPEAKER_ADAPTER),
 }
 LOSSLESS_UTTERANCES = 100  # of the whole command; those of the test split are judged token by token anyway
-RUNS_OF = {"trained": ("exact", "lenient", "alone", "without_probe"), "unseen": ("exact", "lenient")}
+RUNS_OF = {"trained": ("exact", "guessed", "lenient", "alone", "without_probe"), "unseen": ("exact", "lenient")}
 
 
 # -------------------------------------------------------------------------------------------------- one recording
@@ -192,9 +192,13 @@ def judge(
     rule: Rule = "exact-greedy",
     threshold: float = 0.0,
     watch: bool = True,
+    guess_from_probe: bool = False,
     backend: Backend = "torch",
 ) -> Judged:
-    """Verify a recording's draft chunk by chunk, as a pipeline does; ``watch``: the probe is the judge's witness."""
+    """Verify a recording's draft chunk by chunk, as a pipeline does.
+
+    ``watch``: the probe is the judge's witness. ``guess_from_probe``: pass 1 verifies the probe's tokens.
+    """
     stream = Listening(model.stream(), len(recording.truth))
     verdicts, began = [], time.process_time()
     for evidence, frames in zip(recording.evidence, recording.chunks, strict=True):
@@ -205,6 +209,7 @@ def judge(
                 DraftPlan(*(values[frames] for values in vars(recording.draft).values())),
                 rule=rule,
                 threshold=threshold,
+                guess=recording.probe[frames] if guess_from_probe else None,
                 witness=recording.probe[frames] if watch else None,
                 backend=backend,
             )
@@ -226,6 +231,7 @@ def write_alone(model: Reasoner, recording: Recording) -> Judged:
 # How a recording can be judged: by name of the run.
 RUNS: dict[str, Callable[[Reasoner, Recording], Judged]] = {
     "exact": judge,
+    "guessed": lambda model, recording: judge(model, recording, guess_from_probe=True),
     "lenient": lambda model, recording: judge(model, recording, rule="lenient", threshold=THRESHOLD),
     "without_probe": lambda model, recording: judge(
         model, replace(recording, evidence=[chunk.without_probe() for chunk in recording.evidence]), watch=False
@@ -339,7 +345,11 @@ def frame_rows(
 
 
 def chunk_rows(
-    recording: Recording, judged: Judged, policy: AcceptancePolicy, lenient: Judged | None = None
+    recording: Recording,
+    judged: Judged,
+    policy: AcceptancePolicy,
+    lenient: Judged | None = None,
+    guessed: Judged | None = None,
 ) -> pd.DataFrame:
     """One row a chunk of a recording: what the exact rule did, where the draft did not stand, what was expected."""
     features = frame_features(recording.draft, recording.energy)
@@ -359,9 +369,11 @@ def chunk_rows(
             "least_confidence": np.round(confidence, 5),
         }
     )
-    return (
-        table if lenient is None else table.assign(lenient_rejected=[places(verdict) for verdict in lenient.verdicts])
-    )
+    if lenient is not None:
+        table["lenient_rejected"] = [places(verdict) for verdict in lenient.verdicts]
+    if guessed is not None:
+        table["guessed_passes"] = [verdict.passes for verdict in guessed.verdicts]
+    return table
 
 
 def places(verdict: ChunkVerdict) -> str:
@@ -406,7 +418,9 @@ def judge_splits(
     for index, each in enumerate(test):
         judged, others = results["exact"][index], {run: results[run][index] for run in runs if run != "exact"}
         frames.append(frame_rows(each, judged, policy, temperature, **others).assign(split="test"))
-        chunks.append(chunk_rows(each, judged, policy, others.get("lenient")).assign(split="test"))
+        chunks.append(
+            chunk_rows(each, judged, policy, others.get("lenient"), others.get("guessed")).assign(split="test")
+        )
     seconds = {run: round(sum(each.seconds for each in judged), 1) for run, judged in results.items()}
     return Findings(*(pd.concat(rows, ignore_index=True) for rows in (frames, chunks)), policy, temperature, seconds)
 

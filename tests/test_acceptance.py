@@ -222,6 +222,20 @@ def test_one_chunk_behind_the_stream_equals_plain_decoding(seed, frames, kind, t
     assert all(not verdict.accepted[frame] for frame in verdict.rejected_at)
 
 
+@given(seed=st.integers(0, 2**31), kind=st.sampled_from(DRAFTS))
+@settings(max_examples=30)
+def test_a_better_guess_saves_passes_and_changes_nothing_else(seed, kind):
+    judges = ToyJudges.random(1, FRAMES_PER_CHUNK, len(VISEMES), seed)
+    plan = plan_of(judges.draft(kind, seed + 1)[0][0])
+    guess = judges.draft("perfect", 0)[0][0].numpy()
+    verdict = verify_chunk(ToyStream(judges), plan, guess=guess)
+    assert verdict.tokens.tolist() == judges.plan()[0].tolist() and verdict.passes == 1
+    drafted = np.nan_to_num(plan.probabilities, nan=1 / 15).argmax(1)
+    assert (verdict.accepted == (verdict.tokens == drafted)).all()
+    failed = verify_chunk(FaultyStream(judges, FAULTS["NaN"]), plan, guess=guess)
+    assert failed.tokens.tolist() == drafted.tolist() and failed.fallbacks == FRAMES_PER_CHUNK
+
+
 def test_between_passes_one_can_see_what_the_judge_thinks(toy):
     judges, plan = toy
     seen = []
