@@ -533,7 +533,7 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     """Both pipelines in turn, block by block, for each region; then a run at the pace of speech."""
     generation, reasoning = devices(setup, options.tiny)
     pattern, source = measured_pattern()
-    replayed = [{"passes": one.passes, "rejected": list(one.rejected)} for one in pattern[: options.chunks]]
+    replayed = [{"passes": one.passes, "rejected": list(one.rejected)} for one in pattern]
     session.content |= {
         "setup": setup,
         "pattern": source,
@@ -550,15 +550,16 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     session.content |= facts
     session.log(f"built: {facts['weight_gib']} GiB, reasoner in {facts['reasoner_precision']}")
     session.save()
-    for name, (region, steps) in options.cases.items():
+    for name, (region, steps, chunks) in options.cases.items():
         if session.left() < 45:
             session.log(f"no time left for {name}")
             continue
-        session.log(f"{name}: {steps} denoising steps")
+        headline = not session.content["regions"]  # reasoning tokens and the pace of speech: in the first case alone
+        session.log(f"{name}: {steps} denoising steps, {chunks} chunks")
         stages = stages_of(session.shapes, models, region, steps, pattern, compiled=options.compile)
         session.content["regions"][name] = result = {"steps": steps, "runs": {}, "stages": {}}
-        run_blocks(session, stages, result, options)
-        if session.left() > 20 + options.paced_chunks * 0.4:
+        run_blocks(session, stages, result, chunks, options.reasoning_chunks if headline else 0, options.block)
+        if headline and session.left() > 20 + options.paced_chunks * 0.4:
             run_paced(session, stages, result, options)
         del stages
         free(generation)
@@ -571,31 +572,40 @@ MODES: dict[str, Callable[..., PipelineReport]] = {
 }
 
 
-def run_blocks(session: Session, stages: Stages, result: dict, options: argparse.Namespace) -> None:
+def run_blocks(
+    session: Session, stages: Stages, result: dict, chunks: int, reasoning_chunks: int, block_chunks: int
+) -> None:
     """Streams of one block each, the modes in turn, every chunk's sound given when the chunk before is out."""
-    samples = np.random.default_rng(0).normal(0, 0.1, options.block * CHUNK_SAMPLES).astype(np.float32)
+    samples = np.random.default_rng(0).normal(0, 0.1, block_chunks * CHUNK_SAMPLES).astype(np.float32)
     kept: dict[str, list[PipelineReport]] = {mode: [] for mode in MODES}
-    for mode in MODES:
-        run_without_frames(MODES[mode], samples[: 2 * CHUNK_SAMPLES], stages)
-    wanted = dict.fromkeys(MODES, options.chunks) | {"serial_reasoning": options.reasoning_chunks}
+    wanted = dict.fromkeys(MODES, chunks) | {"serial_reasoning": reasoning_chunks}
+    for mode in ("serial", "speculative"):
+        run_without_frames(MODES[mode], samples[: 2 * CHUNK_SAMPLES], stages)  # warm up
     slowest = 0.0
-    for block in range(-(-options.chunks // options.block)):
+    for block in range(-(-chunks // block_chunks)):
         if session.left() < 15 + slowest:
             session.log(f"no time left after {block} blocks")
             break
         began = time.monotonic()
-        stages.judge.first_chunk = block * options.block
+        stages.judge.first_chunk = block * block_chunks
         for mode in MODES:
-            if block * options.block < wanted[mode]:
+            if block * block_chunks < wanted[mode]:
                 kept[mode].append(run_without_frames(MODES[mode], samples, stages))
+        keep(result, kept)
+        session.save()
         slowest = max(slowest, time.monotonic() - began)
+    for mode, numbers in result["runs"].items():
+        session.log(f"{mode}: p50 {numbers['p50_ms']:.1f}, p99 {numbers['p99_ms']:.1f} ms, {numbers['n']} chunks")
+
+
+def keep(result: dict, kept: dict[str, list[PipelineReport]]) -> None:
+    """Everything seen so far, and whether both pipelines committed the same plans."""
     for mode, reports in kept.items():
         if reports:
             result["runs"][mode] = run_numbers(reports)
             result["stages"][mode] = stage_numbers(reports)
-            numbers = result["runs"][mode]
-            session.log(f"{mode}: p50 {numbers['p50_ms']:.1f}, p99 {numbers['p99_ms']:.1f} ms, {numbers['n']} chunks")
-    session.save()
+    pairs = zip(kept["serial"], kept["speculative"], strict=True)
+    result["same_plan"] = all(np.array_equal(one.plan, other.plan) for one, other in pairs)
 
 
 def run_without_frames(
@@ -637,13 +647,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--commit", default="unknown", help="commit of the measured tree, where git is missing")
     parser.add_argument("--seconds", type=float, default=480, help="no new group of numbers is begun after this")
     parser.add_argument("--repeats", type=int, default=40, help="timed calls of a stage")
-    parser.add_argument("--regions", help="comma-separated, each NAME or NAME:STEPS (384px:4); default: all")
+    parser.add_argument("--regions", help="comma-separated NAME[:STEPS[:CHUNKS]] (384px:4:200); default: all")
     parser.add_argument(
         "--steps", type=int, default=2, help="denoising steps of a chunk where no other number is given"
     )
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline and region")
     parser.add_argument("--block", type=int, default=20, help="chunks of one stream; the pipelines take turns")
-    parser.add_argument("--reasoning-chunks", type=int, default=40, help="chunks of serial with reasoning tokens")
+    parser.add_argument("--reasoning-chunks", type=int, default=20, help="chunks of serial with reasoning tokens")
     parser.add_argument("--paced-chunks", type=int, default=50, help="chunks at the pace of speech")
     parser.add_argument("--convolution", choices=("3d", "2d"), default="3d", help="how the decoder convolves")
     parser.add_argument("--fp8", choices=("per-tensor", "rowwise"), default="per-tensor", help="FP8 product")
@@ -653,10 +663,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     shapes = TINY if options.tiny else FULL
     options.cases = {}
     for case in options.regions.split(",") if options.regions else shapes.regions:
-        region, _, steps = case.partition(":")
-        if region not in shapes.regions or not (steps or "1").isdecimal():
-            parser.error(f"--regions {case}: known are {','.join(shapes.regions)}, each with :STEPS if wanted")
-        options.cases[f"{region}_{steps}steps" if steps else region] = (region, int(steps or options.steps))
+        region, *numbers = case.split(":")
+        if region not in shapes.regions or len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
+            parser.error(f"--regions {case}: known are {','.join(shapes.regions)}, each with :STEPS:CHUNKS if wanted")
+        steps, chunks = (*map(int, numbers), *(options.steps, options.chunks)[len(numbers) :])
+        name = region if region not in options.cases else f"{region}_{steps}steps"
+        options.cases[name] = (region, steps, chunks)
     return options
 
 
@@ -673,7 +685,7 @@ def main(arguments: Sequence[str]) -> int:
         generation, _ = devices(options.setup, options.tiny)
         content = {"provenance": provenance(options.commit, arguments, options.tiny), "label": LABEL}
         shapes = TINY if options.tiny else FULL
-        regions = {region: shapes.regions[region] for region, _ in options.cases.values()}
+        regions = {region: shapes.regions[region] for region, _, _ in options.cases.values()}
         path = options.out / f"{name}.json"
         session = Session(shapes, path, content, options.seconds, options.repeats, regions)
         if options.part == "stages":

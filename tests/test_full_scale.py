@@ -180,14 +180,15 @@ def test_the_rehearsal_measures_every_stage(tmp_path):
 
 
 def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path):
-    arguments = ["--part", "pipeline", "--tiny", "--regions", "32px", "--chunks", "6", "--block", "3", "--out"]
+    arguments = ["--part", "pipeline", "--tiny", "--regions", "32px:2:6", "--block", "3", "--out"]
     arguments += [str(tmp_path), "--reasoning-chunks", "3", "--paced-chunks", "2", "--seconds", "600"]
     assert full_scale.main(arguments) == 0
     content = json.loads((tmp_path / "pipeline_tiny.json").read_text())
     runs = content["regions"]["32px"]["runs"]
+    assert content["regions"]["32px"]["same_plan"] is True
     assert {mode: run["n"] for mode, run in runs.items()} == {"serial": 6, "speculative": 6, "serial_reasoning": 3}
     assert runs["speculative"]["counts"].get("accepted", 0) + runs["speculative"]["counts"].get("corrected", 0) == 6
-    rejected = sum(bool(one["rejected"]) for one in content["replayed"])
+    rejected = sum(bool(one["rejected"]) for one in content["replayed"][:6])
     assert runs["serial"]["counts"].get("corrected", 0) == rejected  # the pattern was replayed, chunk by chunk
     assert set(content["regions"]["32px"]["stages"]["serial"]) == {"draft", "plan", "begin", "step", "render", "commit"}
     table = simulate.check_measured(simulate.np.random.default_rng(0), tmp_path, chunks=20)
