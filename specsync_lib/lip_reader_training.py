@@ -446,15 +446,20 @@ def model_card(metrics: dict) -> str:
             f"error {speech['rmse_gap_mm']:.2f} mm (root mean square); jaw {jaw['value']:.4f} [{jaw['low']:.4f}, "
             f"{jaw['high']:.4f}].\n"
         )
-    people = sum(faces["people"].values())
+    people, thousands, milliseconds = (
+        sum(faces["people"].values()),
+        metrics["parameters"] / 1e3,
+        metrics["ms_per_frame"],
+    )
+    device = f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
     return f"""# The lip reader
 
-A small convolutional network ({metrics["parameters"] / 1e3:.0f} thousand parameters, fp16) that reads a square face crop: the gap
+A small convolutional network ({thousands:.0f} thousand parameters, fp16) that reads a square face crop: the gap
 between the lips, the width of the mouth, the jaw, and the weights of ten units around the lips. It is a measuring
 instrument: nothing that is trained to make faces may import it, and a test sees to that.
 
-Measured on {metrics["people"]} people it was not trained on ({metrics["frames"]} frames, half of them mouths beyond speech); 95 %
-intervals by person. The gap's error is {metrics["rmse_gap_mm"]:.2f} mm (root mean square), the width's
+Measured on {metrics["people"]} people it was not trained on ({metrics["frames"]} frames, half of them mouths beyond
+speech); 95 % intervals by person. The gap's error is {metrics["rmse_gap_mm"]:.2f} mm (root mean square), the width's
 {metrics["rmse_width_mm"]:.2f} mm; in the table both are shares of the picture's side ({PICTURE_MM:.0f} mm).
 
 | target | R2 | interval | root mean square error |
@@ -476,8 +481,8 @@ Data: `python -m specsync_lib.lip_faces --people {people} --seed {faces["seed"]}
 (listing's sha256 {faces["sha256"][:16]}).
 
 Training: `python -m specsync_lib.lip_reader_training`, seed {metrics["seeds"]["training"]}, {metrics["steps"]} steps of
-{metrics["options"]["rows"]} pictures in {metrics["trained_minutes"]:.1f} minutes on {machine["device"]} ({machine["threads"]} threads, torch
-{machine["torch"]}); commit {metrics["commit"]}. Reading a frame takes {metrics["ms_per_frame"]:.1f} ms there (processor time on a CPU).
+{metrics["options"]["rows"]} pictures in {metrics["trained_minutes"]:.1f} minutes ({device}); commit
+{metrics["commit"]}. Reading a frame takes {milliseconds:.1f} ms there (processor time on a CPU).
 
 Limits: it knows rendered faces, framed as the suite's "face" camera frames them, turned by at most 0.4 rad. Units that
 hardly show (the tongue in a dark mouth, lips pressed in one that is shut anyway) are read worse than the gap; the table

@@ -40,7 +40,7 @@ MEANINGS = {
     "reference_closure_rate": "the reference itself, for comparison",
     "reference_lip_class_accuracy": "the reference itself: what a perfect face would reach",
     "reader_r": "the lip reader on the reference against its exact gap",
-    "reader_error_mm": "mean absolute error of the lip reader on the reference",
+    "reader_error_mm": "mean absolute error of the lip reader on the reference, calibrated to the face",
 }
 
 
@@ -152,8 +152,8 @@ def sync_report(
     reference
         Frames of the reference render, in step with ``frames``; the same reader reads both.
     reference_gap_mm
-        [n] the reference's exact gap (``Head.lip_aperture``): stands for the reference where there are no frames of it,
-        else tells the reader's own error.
+        [n] the reference's exact gap (``Head.lip_aperture``): stands for the reference where there are no frames of it;
+        beside them it calibrates the reader to this face (:func:`calibrated`) and tells its remaining error.
     box_px
         left, top and side of the face's square in the frames; the whole frame otherwise. It must show
         ``lip_reader.PICTURE_MM`` at the face's distance.
@@ -179,7 +179,10 @@ def sync_report(
         if track is not None and len(track) != n:
             raise InputError(f"sync report: {len(track)} {name}, a plan of {n} frames; give one of each a frame")
     gap_mm = lips.gap_mm.astype(np.float64)
-    truth_mm = np.asarray(reference_gap_mm if truth_lips is None else truth_lips.gap_mm, np.float64)
+    exact_mm = None if reference_gap_mm is None else np.asarray(reference_gap_mm, np.float64)
+    truth_mm = exact_mm if truth_lips is None else truth_lips.gap_mm.astype(np.float64)
+    if truth_lips is not None and exact_mm is not None:
+        gap_mm, truth_mm = calibrated((gap_mm, truth_mm), truth_mm, exact_mm)
     px_per_mm = lips.picture_px / PICTURE_MM
     pair, rest = (truth_mm, gap_mm), (clips, rng)
     confusion = sync.viseme_confusion(lips.units, plan.visemes, reader.spread, *rest)
@@ -200,9 +203,9 @@ def sync_report(
     if truth_lips is not None:
         truth_confusion = sync.viseme_confusion(truth_lips.units, plan.visemes, reader.spread, *rest)
         found["reference_lip_class_accuracy"] = truth_confusion.accuracy
-        if reference_gap_mm is not None:
-            found["reader_r"] = sync.lip_correlation(reference_gap_mm, truth_mm, *rest)
-            found["reader_error_mm"] = sync.lip_error(reference_gap_mm, truth_mm, *rest, unit="mm")
+        if exact_mm is not None:
+            found["reader_r"] = sync.lip_correlation(exact_mm, truth_mm, *rest)
+            found["reader_error_mm"] = sync.lip_error(exact_mm, truth_mm, *rest, unit="mm")
     if flicker is not None:
         found |= flicker.metrics(clips, rng)
     return SyncReport(
@@ -221,6 +224,20 @@ def sync_report(
         ),
         lips,
     )
+
+
+def calibrated(
+    tracks: tuple[np.ndarray, ...], read: Float[np.ndarray, " n"], exact: Float[np.ndarray, " n"]
+) -> tuple[np.ndarray, ...]:
+    """Gaps [n] that were read, on the scale of this face: the line that brings ``read`` nearest to ``exact``.
+
+    The reader is a little off in the same way in every frame of one face; a line cannot hide an error in time. Left as
+    they are where the reference hardly moves.
+    """
+    if np.std(read) < 1e-3:
+        return tracks
+    slope, offset = np.polyfit(read, exact, 1)
+    return tuple(np.maximum(slope * track + offset, 0.0) for track in tracks)
 
 
 def metrics_table(found: dict[str, Metric], meanings: dict[str, str]) -> pd.DataFrame:

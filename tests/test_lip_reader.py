@@ -314,8 +314,8 @@ def test_the_committed_reader_meets_its_card():
     assert (lip_reader.MODEL_DIR / lip_reader.WEIGHTS).stat().st_size < 2 * 2**20
     assert metrics["label"] == "measured" and metrics["people"] >= 15
     card = (lip_reader.MODEL_DIR / "README.md").read_text()
-    for name in ("gap", "jaw"):
-        assert metrics["r2"][name]["value"] > 0.95
+    for name, least in (("gap", 0.97), ("jaw", 0.93)):
+        assert metrics["r2"][name]["value"] > least
         assert f"{metrics['r2'][name]['value']:.4f}" in card
     assert metrics["ms_per_frame"] < 5
 
@@ -338,7 +338,7 @@ def test_a_face_it_never_saw_is_read_and_a_sub_frame_shift_found():
     report = sync_report(shifted, plan, reference=reference, reference_gap_mm=gap_mm)
     assert report.value("av_offset_ms") == pytest.approx(40, abs=5)
     assert report.value("reader_r") > 0.97
-    assert report.value("reference_closure_rate") == 1
+    assert report.value("reader_error_mm") < 1
     small = LipReader(load_lip_reader().net).read(np.stack(reference)[:, ::2, ::2])
     assert np.corrcoef(small.gap_mm, gap_mm)[0, 1] > 0.95
 

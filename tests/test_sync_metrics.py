@@ -301,6 +301,16 @@ def test_the_report_reads_a_box_of_streamed_frames_and_its_edge(plan):
         report_of(stream(0), plan, reference=stream(0), box_px=(40, 8, 64))
 
 
+def test_a_reader_that_is_off_for_a_face_is_calibrated_by_its_reference(plan):
+    gap_px = 3 * mouth(np.arange(150) / 30)
+    exact_mm = gap_px / 64 * PICTURE_MM
+    reference, half = dark_mouths(0.7 * gap_px + 2), dark_mouths(0.7 * 0.5 * gap_px + 2)
+    report = report_of(half, plan, reference=reference, reference_gap_mm=exact_mm)
+    assert report.value("reader_error_mm") < 0.3
+    assert report.value("motion_ratio") == pytest.approx(0.5, abs=0.03)  # the line does not hide a weak mouth
+    assert report.value("lip_error_mm") == pytest.approx(0.5 * exact_mm.mean(), rel=0.05)
+
+
 def test_the_report_of_a_frozen_clip_says_so(plan):
     gap_mm = mouth(np.arange(150) / 30)
     frozen = np.repeat(dark_mouths(np.array([12.0])), 150, axis=0)
