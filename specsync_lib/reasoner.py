@@ -39,7 +39,6 @@ from specsync_lib import units
 from specsync_lib.alignment import normalise_text, pronounce
 from specsync_lib.assets import asset, cache_dir, pins
 from specsync_lib.errors import InputError
-from specsync_lib.evaluation import frame_energy
 from specsync_lib.files import atomic_path
 from specsync_lib.visemes import ARPABET_TO_VISEME, VISEME_INDEX
 
@@ -109,6 +108,8 @@ class ChunkEvidence:
 
 def energy_digits(samples: Float[np.ndarray, " n"], frames: int) -> Int[np.ndarray, " frames"]:
     """Loudness of each frame as a digit 0 (silence) to 9."""
+    from specsync_lib.evaluation import frame_energy  # it brings decoders of sound, which a machine for training lacks
+
     low, high = ENERGY_RANGE
     steps = (frame_energy(samples, frames) - low) / (high - low) * 10 if frames else np.zeros(0)
     return np.clip(np.floor(steps), 0, 9).astype(np.int8)

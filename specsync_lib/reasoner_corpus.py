@@ -9,12 +9,9 @@ sentences, in turn. Validation prompts are heard by the committed teacher, as ev
 """
 
 import argparse
-import json
 import sys
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -39,8 +36,8 @@ from specsync_lib.corpus import (
 from specsync_lib.draft import MODEL_DIR as DRAFT_DIR
 from specsync_lib.errors import InputError
 from specsync_lib.features import Word
-from specsync_lib.files import atomic_path
-from specsync_lib.reasoner import TimedWord, energy_digits, timed_words
+from specsync_lib.reasoner import energy_digits, timed_words
+from specsync_lib.reasoner_training import Lesson, save_lessons
 from specsync_lib.teacher import Probe, fit_probe, load_probe
 
 HUMAN = "speech-en"
@@ -53,66 +50,6 @@ SYNTHETIC_MINUTES = {
 }  # fmt: skip
 WORDS_PER_SENTENCE = (4, 11)
 LENGTH_SCALES = (0.85, 1.25)
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One utterance: what is said when, its loudness, what a probe heard in it, and the truth.
-
-    words: by frames; energy: [frames] int8 digits; probe: [frames, 15] float32 probabilities; truth: [frames] int8.
-    """
-
-    name: str
-    source: str
-    split: str
-    words: tuple[TimedWord, ...]
-    energy: np.ndarray
-    probe: np.ndarray
-    truth: np.ndarray
-
-
-def save_lessons(lessons: Sequence[Lesson], path: Path) -> None:
-    """Write them as one npz of plain arrays."""
-    table = [
-        {
-            "name": lesson.name, "source": lesson.source, "split": lesson.split, "frames": len(lesson.truth),
-            "words": [[word.text, word.first_frame, word.last_frame] for word in lesson.words],
-        }
-        for lesson in lessons
-    ]  # fmt: skip
-    joined = {part: np.concatenate([getattr(lesson, part) for lesson in lessons]) for part in ("energy", "truth")}
-    probe = np.concatenate([lesson.probe for lesson in lessons]).astype(np.float16)
-    text = np.frombuffer(json.dumps(table).encode(), np.uint8)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, table=text, probe=probe, **joined)
-
-
-def load_lessons(path: Path) -> list[Lesson]:
-    """Read what ``save_lessons`` wrote.
-
-    Raises
-    ------
-    InputError: the file is absent or damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            table = json.loads(arrays["table"].tobytes())
-            energy, truth, probe = arrays["energy"], arrays["truth"], arrays["probe"].astype(np.float32)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"lessons {path}: {error}; run python -m specsync_lib.reasoner_corpus") from error
-    ends = np.cumsum([row["frames"] for row in table])
-    if len(ends) and not ends[-1] == len(energy) == len(truth) == len(probe):
-        raise InputError(f"lessons {path}: {ends[-1]} frames in the table, {len(truth)} in the arrays; gather again")
-    return [
-        Lesson(
-            row["name"],
-            row["source"],
-            row["split"],
-            tuple(TimedWord(*word) for word in row["words"]),
-            *(array[end - row["frames"] : end] for array in (energy, probe, truth)),
-        )
-        for row, end in zip(table, ends, strict=True)
-    ]
 
 
 def words_of(phones: Sequence[Phone]) -> list[Word]:

@@ -1,9 +1,8 @@
-"""How good the target is, on the path that users run: ``data/models/reasoner/metrics.json``.
+"""How good the target is, on the path that users run: ``data/models/reasoner/metrics.json``, the numbers of its card.
 
-``python -m specsync_lib.reasoner_evaluation --words`` keeps what Whisper hears in the held-out prompts, so that no
-later run needs to transcribe them; ``--calibrate ROW`` fits the temperature of a row's adapter on validation speech;
-``--rows ROWS`` measures rows on the test prompts and adds them to metrics.json. Needs the English corpus, Whisper and
-SmolLM2 in the cache.
+``python -m specsync_lib.reasoner_evaluation --calibrate ROW`` fits the temperature of a row's adapter on validation
+speech; ``--rows ROWS`` measures rows on the test prompts and adds them to metrics.json. Needs the English corpus,
+Whisper and SmolLM2 in the cache. How drafts fare before this judge is the business of `referee`.
 
 Target plans are greedy. They are found by scoring, `settle`, which ends at the plan that writing token by token gives.
 """
@@ -14,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -22,23 +21,21 @@ import torch
 from jaxtyping import Float32, Int
 from tqdm.auto import tqdm
 
-from specsync_lib import provenance
+from specsync_lib import provenance, referee
 from specsync_lib.acceptance_statistics import expected_calibration_error, judge_within_one_frame
 from specsync_lib.audio import load_audio
 from specsync_lib.corpus import Prompt, aligned, aligned_phones, human_prompts
 from specsync_lib.draft import draft_plan, load_draft
 from specsync_lib.draft_evaluation import interval, teacher_plan
 from specsync_lib.errors import InputError
-from specsync_lib.features import Word, load_whisper, transcribe
+from specsync_lib.features import Word
 from specsync_lib.files import atomic_path
 from specsync_lib.metrics import Metric, bootstrap_by_group
 from specsync_lib.reasoner import MODEL_DIR, ReasonerStream, gather_evidence, load_reasoner
 from specsync_lib.reasoner_corpus import best_temperature, words_of
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 
-WORDS_FILE = MODEL_DIR / "heard_words.json"
 METRICS_FILE = MODEL_DIR / "metrics.json"
-TABLE_FILE = MODEL_DIR / "target_test.csv.gz"  # the rows of "target" on the test prompts
 PROBABILITIES = [f"p_{viseme}" for viseme in VISEMES]
 TIMED_CHUNKS = 20  # on which writing token by token and scoring are timed
 
@@ -63,35 +60,12 @@ ROWS = {
 }
 
 
-@cache
-def _committed_words() -> dict[str, list]:
-    return json.loads(WORDS_FILE.read_text(encoding="utf-8"))["words"] if WORDS_FILE.is_file() else {}
-
-
-_whisper = cache(load_whisper)
-
-
-def heard_words(prompt: Prompt) -> list[Word]:
-    """What Whisper base hears in a prompt: from the committed file if it is there, else transcribed now."""
-    if prompt.name in _committed_words():
-        return [Word(*word) for word in _committed_words()[prompt.name]]
-    return transcribe(_whisper(), load_audio(prompt.path).samples)
-
-
-def write_words(prompts: Sequence[Prompt]) -> None:
-    """Transcribe prompts and keep their words in the committed file."""
-    words = dict(_committed_words())
-    for prompt in tqdm(prompts, desc="Whisper", unit="prompt"):
-        words[prompt.name] = [
-            [word.text, round(word.start_s, 3), round(word.end_s, 3), round(word.probability, 4)]
-            for word in heard_words(prompt)
-        ]
-    content = {
-        "label": "measured", "source": "specsync_lib.features.transcribe, Whisper base, greedy",
-        "columns": ["text", "start_s", "end_s", "probability"], "words": dict(sorted(words.items())),
-    }  # fmt: skip
-    with atomic_path(WORDS_FILE) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+def heard_words(prompts: Sequence[Prompt]) -> dict[str, list[Word]]:
+    """What Whisper base hears in each prompt, by name."""
+    table = referee.heard_words(prompts)
+    columns = ["text", "start_s", "end_s", "probability"]
+    heard = {name: [Word(*row) for row in rows[columns].to_numpy()] for name, rows in table.groupby("utterance")}
+    return {prompt.name: heard.get(prompt.name, []) for prompt in prompts}
 
 
 def settle(
@@ -126,14 +100,15 @@ def target_table(row: Row, prompts: Sequence[Prompt], device: str = "cpu") -> pd
     judge = load_reasoner(adapter=row.adapter, device=device)
     weights = load_draft(row.draft)
     hear = teacher_plan(row.probe or ("teacher_unseen_speaker" if "unseen" in row.draft else "teacher"))
+    heard = heard_words(prompts) if row.words == "heard" else {}
     tables = []
     for prompt in tqdm(prompts, desc=row.adapter, unit="utterance", mininterval=10):
         samples, truth = load_audio(prompt.path).samples, aligned(prompt)
         draft, probe = draft_plan(samples, weights), hear(samples)
-        words = {"heard": heard_words, "aligned": lambda p: words_of(aligned_phones(p)), "none": lambda p: []}
+        words = words_of(aligned_phones(prompt)) if row.words == "aligned" else heard.get(prompt.name, [])
         stream = judge.stream()
         plans, rows, passes = [], [], []
-        for evidence in gather_evidence(samples, words[row.words](prompt), probe.probabilities):
+        for evidence in gather_evidence(samples, words, probe.probabilities):
             stream.read(evidence if row.probe else evidence.without_probe())
             part = slice(evidence.first_frame, evidence.first_frame + len(evidence))
             plan, distributions, took = settle(stream, draft.plan.visemes[part])
@@ -210,7 +185,9 @@ def timing(prompt: Prompt) -> dict[str, float]:
     written, scored = judge.stream(), judge.stream()
     spent = {"plan": 0.0, "score": 0.0}
     frames = 0
-    for evidence in gather_evidence(samples, heard_words(prompt), hear(samples).probabilities)[:TIMED_CHUNKS]:
+    for evidence in gather_evidence(samples, heard_words([prompt])[prompt.name], hear(samples).probabilities)[
+        :TIMED_CHUNKS
+    ]:
         begin = time.perf_counter()
         written.read(evidence)
         plan, _ = written.plan(len(evidence))
@@ -241,17 +218,9 @@ def chosen(prompts: Sequence[Prompt], count: int | None, seed: int = 0) -> list[
     return [prompts[index] for index in sorted(drawn)]
 
 
-def write_table(table: pd.DataFrame) -> None:
-    """Keep the target's rows on the test prompts for notebooks to read."""
-    rounded = table.assign(**{name: table[name].round(4) for name in [*PROBABILITIES, "confidence"]})
-    with atomic_path(TABLE_FILE) as temporary:
-        rounded.to_csv(temporary, index=False, compression={"method": "gzip", "mtime": 0})
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the committed adapters."""
     parser = argparse.ArgumentParser(prog="python -m specsync_lib.reasoner_evaluation", description=main.__doc__)
-    parser.add_argument("--words", action="store_true", help="transcribe the validation and test prompts")
     parser.add_argument("--calibrate", choices=ROWS, help="fit the temperature of this row's adapter")
     parser.add_argument("--rows", default="", help=f"comma-separated, of {', '.join(ROWS)}")
     parser.add_argument("--timing", action="store_true", help="tokens a second on this machine")
@@ -263,8 +232,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown := set(names) - ROWS.keys():
             raise InputError(f"rows: unknown {min(unknown)!r}, expected some of {', '.join(ROWS)}")
         metrics = json.loads(METRICS_FILE.read_text(encoding="utf-8")) if METRICS_FILE.is_file() else {}
-        if options.words:
-            write_words([*human_prompts("test"), *human_prompts("validation")])
         if options.calibrate:
             prompts = chosen(human_prompts("validation"), options.utterances)
             fitted = calibrate(options.calibrate, prompts, options.device)
@@ -272,8 +239,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in names:
             table = target_table(ROWS[name], chosen(human_prompts("test"), options.utterances), options.device)
             metrics[name] = summarise(table)
-            if name == "target" and options.utterances is None:
-                write_table(table)
         if options.timing:
             metrics["timing"] = timing(max(human_prompts("test"), key=lambda prompt: prompt.path.stat().st_size))
             metrics["timing"] |= {"cpu": provenance.cpu_model(), "cores": provenance.usable_cores()}

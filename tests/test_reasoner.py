@@ -4,6 +4,7 @@ import json
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,6 +29,7 @@ from specsync_lib.reasoner import (
     load_reasoner,
     spoken_visemes,
 )
+from specsync_lib.reasoner_evaluation import accuracy, chosen, settle
 from specsync_lib.visemes import VISEME_INDEX
 
 CLASSES = len(units.VISEMES)
@@ -102,6 +104,20 @@ def test_scoring_costs_one_pass_and_writing_one_a_frame(reasoner):
     assert stream.passes == 13
     stream.commit(tokens)
     assert stream.passes == 13 and stream.open_frames == 0
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=8)
+def test_a_settled_plan_is_the_written_one_from_any_guess(reasoner, seed):
+    chunk = recording(12, seed % 7)[0]
+    written, settled = reasoner.stream(), reasoner.stream()
+    written.read(chunk)
+    settled.read(chunk)
+    tokens, rows = written.plan(12)
+    plan, distributions, passes = settle(settled, np.random.default_rng(seed).integers(0, CLASSES, 12))
+    assert (plan == tokens).all() and 1 <= passes <= 13
+    np.testing.assert_allclose(distributions, rows, atol=1e-5)
+    assert settle(settled, tokens)[2] == 1, "a guess that is right is confirmed by one pass"
 
 
 @given(st.data())
@@ -187,6 +203,14 @@ def test_drawn_plans_follow_the_generator_and_the_rows(reasoner):
     draws = np.array([stream.plan(1, generator=torch.Generator().manual_seed(seed))[0][0] for seed in range(200)])
     share = np.bincount(draws, minlength=CLASSES) / len(draws)
     assert np.abs(share - rows[0]).max() < 0.15
+
+
+def test_the_table_counts_strictly_and_within_a_frame():
+    table = pd.DataFrame({"truth": ["sil", "PP", "PP", "aa"], "said": ["PP", "PP", "sil", "sil"], "utterance": "one"})
+    found = accuracy(table, "said")
+    assert (found["accuracy"], found["within_one_frame"]) == (0.25, 0.5)
+    prompts = [str(index) for index in range(10)]
+    assert chosen(prompts, None) == prompts and chosen(prompts, 4) == sorted(chosen(prompts, 4)) != prompts[:4]
 
 
 # --------------------------------------------------------------------------------------------------------- the text

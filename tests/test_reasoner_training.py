@@ -15,8 +15,18 @@ from specsync_lib.assets import asset
 from specsync_lib.corpus import _splits, human_prompts, near_duplicates
 from specsync_lib.errors import InputError
 from specsync_lib.reasoner import MODEL_DIR, Reasoner, Script, TimedWord, chunk_evidence, load_reasoner
-from specsync_lib.reasoner_corpus import Lesson, cross_fitted, load_lessons, prompt_folds, save_lessons, words_of
-from specsync_lib.reasoner_training import Settings, batches, disturb, examples, fit, main
+from specsync_lib.reasoner_corpus import cross_fitted, prompt_folds, words_of
+from specsync_lib.reasoner_training import (
+    Lesson,
+    Settings,
+    batches,
+    disturb,
+    examples,
+    fit,
+    load_lessons,
+    main,
+    save_lessons,
+)
 
 
 def lesson(frames: int = 40, seed: int = 0, name: str = "one", split: str = "train") -> Lesson:
@@ -65,11 +75,12 @@ def test_words_of_phones_skip_the_pauses():
 def test_no_probe_hears_what_it_was_fitted_on(monkeypatch):
     """Labels are noise that only an utterance's own mark betrays: a probe that saw the utterance would be right."""
     monkeypatch.setattr(reasoner_corpus, "PROBE_STEPS", 100)
+    monkeypatch.setattr(reasoner_corpus, "PROBE_BATCH", 128)
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     names = [f"utterance{index}" for index in range(20)]
     labels = {name: torch.randint(0, CLASSES, (1,), generator=generator).repeat(40) for name in names}
-    features = {name: torch.eye(20)[index].repeat(40, 30) for index, name in enumerate(names)}
+    features = {name: torch.eye(20)[index].repeat(40, 10) for index, name in enumerate(names)}
     everything = (torch.cat(list(features.values())), torch.cat(list(labels.values())))
     seen = reasoner_corpus.fit_on(*everything, generator).logits(everything[0]).argmax(dim=1)
     assert (seen == everything[1]).float().mean() > 0.9
