@@ -401,8 +401,9 @@ def reference_setup(region: str = "384px", *, steps: int = 2, path: Path | None 
 
 
 def measured_files(directory: Path | None = None) -> list[Path]:
-    """The measured pipelines' files, by name."""
-    return sorted((directory or MEASUREMENTS_DIR).glob("pipeline_*.json"))
+    """The measured pipelines' files, by name: those with runs by region (see `latency_numbers`)."""
+    paths = sorted((directory or MEASUREMENTS_DIR).glob("pipeline_*.json"))
+    return [path for path in paths if "regions" in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
