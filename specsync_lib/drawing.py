@@ -42,7 +42,9 @@ def viseme_codes(names: pd.Series) -> np.ndarray:
     return pd.Categorical(names, categories=VISEMES).codes
 
 
-def draw_acceptance(table: pd.DataFrame, threshold: float, ax: Axes, *, judge: str = "truth") -> Drawing:
+def draw_acceptance(
+    table: pd.DataFrame, threshold: float, ax: Axes, *, judge: str = "truth", confidence: str = "confidence"
+) -> Drawing:
     """Acceptance and coverage against the threshold, intervals shaded, with the claimed point and the chosen threshold.
 
     Parameters
@@ -50,6 +52,7 @@ def draw_acceptance(table: pd.DataFrame, threshold: float, ax: Axes, *, judge: s
     table : from `acceptance_statistics.acceptance_table`; the lenient rule's columns within_one_frame (_low, _high) may
         be added.
     judge : who accepts, for the legend.
+    confidence : whose, for the axis.
     """
     curves = [("acceptance", "accepted", "-", f"accepted by {judge}, same frame")]
     if "within_one_frame" in table:
@@ -74,7 +77,7 @@ def draw_acceptance(table: pd.DataFrame, threshold: float, ax: Axes, *, judge: s
         label=labelled(f"{CLAIMED_ACCEPTANCE:.0%} at {CLAIMED_THRESHOLD}", "claimed"),
     )
     line = ax.axvline(threshold, color=ROLE_COLOURS["target"], linestyle=":", linewidth=1.2, zorder=1)
-    ax.set(xlim=(-0.01, 1.01), ylim=(0, 1.02), xlabel="confidence threshold", ylabel="share of frames")
+    ax.set(xlim=(-0.01, 1.01), ylim=(0, 1.02), xlabel=f"{confidence} threshold", ylabel="share of frames")
     ax.set_title("Acceptance among covered frames, and coverage")
     ax.legend(loc="lower left")
 
@@ -106,12 +109,102 @@ def draw_scores(table: pd.DataFrame, ax: Axes) -> None:
     ax.grid(visible=False, axis="y")
 
 
-def draw_strip(frames: pd.DataFrame, threshold: float, ax: Axes) -> Drawing:
-    """One utterance over time: confidence, what the threshold makes of each frame, and both rows of visemes.
+def draw_referee(table: pd.DataFrame, ax: Axes) -> None:
+    """Strict accuracy against truth of everyone who names visemes, for the trained speaker and as for an unseen one.
 
     Parameters
     ----------
-    frames : the frame table's rows of one utterance, in time order.
+    table : from `referee_numbers.referee_table`.
+    """
+    names = list(dict.fromkeys(table["what"]))
+    for shift, (speaker, colour, marker) in zip(
+        (0.12, -0.12),
+        (("trained", ROLE_COLOURS["accepted"], "o"), ("unseen", ROLE_COLOURS["rejected"], "D")),
+        strict=True,
+    ):
+        rows = table[table["speaker"] == speaker]
+        heights = np.array([len(names) - 1 - names.index(what) for what in rows["what"]]) + shift
+        spread = [rows["accuracy"] - rows["accuracy_low"], rows["accuracy_high"] - rows["accuracy"]]
+        style = {"fmt": marker, "color": colour, "capsize": 2, "markersize": 6}
+        ax.errorbar(rows["accuracy"], heights, xerr=spread, label=labelled(f"{speaker} speaker", "measured"), **style)
+        ax.plot(rows["within_one_frame"], heights, "|", color=colour, markersize=9)
+        for height, value in zip(heights, rows["accuracy"], strict=True):
+            ax.text(value, height + 0.08, f"{value:.1%}", ha="center", va="bottom", fontsize=7.5, color=colour)
+    ax.plot([], [], "|", color=ROLE_COLOURS["baseline"], markersize=9, label="within ±1 frame")
+    ax.set_yticks(range(len(names)), names[::-1])
+    ax.set(xlim=(0, 1), ylim=(-0.6, len(names) - 0.4), xlabel="share of frames that are right")
+    ax.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
+
+
+def draw_front(front: pd.DataFrame, points: pd.DataFrame, ax: Axes) -> None:
+    """What a second of speech costs in passes of the reasoner, against the share of frames that end up wrong.
+
+    Parameters
+    ----------
+    front : from `referee_numbers.gated`, one or both scores: which chunks are verified depends on a cut.
+    points : columns what, passes_a_second, error, role: whole ways of working.
+    """
+    styles = {"least_confidence": ("--", "fixed threshold"), "no_rejection": ("-", "learned policy")}
+    for score, rows in front.groupby("score", sort=False):
+        line_style, text = styles[score]
+        label = labelled(f"chunks chosen by {text}", "measured")
+        ax.plot(rows["passes_a_second"], rows["error"], line_style, color=ROLE_COLOURS["corrected"], label=label)
+    for row in points.itertuples():
+        style = {"color": ROLE_COLOURS[row.role], "markersize": 9, "markeredgecolor": "white", "linestyle": "none"}
+        ax.plot(row.passes_a_second, row.error, ROLE_MARKERS[row.role], **style)
+        place = {"xytext": (6, 6), "textcoords": "offset points", "fontsize": 8.5}
+        ax.annotate(
+            f"{row.what}\n{row.passes_a_second:.1f} /s, {row.error:.1%}", (row.passes_a_second, row.error), **place
+        )
+    top = 1.25 * max(points["error"].max(), front["error"].max())
+    ax.set(xlim=(-0.8, 36), ylim=(0, top), xlabel="reasoner passes per second of speech", ylabel="frames wrong (truth)")
+    ax.set_title("Cost and error")
+    ax.legend(loc="lower right")
+
+
+def draw_runs(first_accepted: pd.Series, passes: pd.Series, ax: Axes) -> None:
+    """How many drafts of a chunk stand in front of the first rejection, and how many passes chunks take.
+
+    Parameters
+    ----------
+    first_accepted, passes : one value a chunk.
+    """
+    for values, role, shift, text in (
+        (first_accepted, "accepted", -0.2, "drafted frames accepted by pass 1"),
+        (passes, "target", 0.2, "passes until decided"),
+    ):
+        shares = values.value_counts(normalize=True).sort_index()
+        label = labelled(f"{text}, mean {values.mean():.2f}", "measured")
+        ax.bar(shares.index + shift, shares, width=0.4, color=ROLE_COLOURS[role], label=label)
+    ax.set(xlabel="frames, or passes", ylabel="share of chunks", xticks=range(int(first_accepted.max()) + 1))
+    ax.set_title("Chunks of 12 frames under the exact greedy rule")
+    ax.legend(loc="upper right")
+
+
+def draw_visemes(table: pd.DataFrame, threshold: float, ax: Axes) -> None:
+    """Coverage and acceptance of each drafted viseme at a threshold, the commonest first.
+
+    Parameters
+    ----------
+    table : from `acceptance_statistics.viseme_table`.
+    """
+    table = table[table["n_drafted"] > 0].sort_values("n_drafted", ascending=False)
+    places = np.arange(len(table))
+    for name, role, shift in (("acceptance", "accepted", -0.2), ("coverage", "coverage", 0.2)):
+        label = labelled(name, "measured")
+        ax.bar(places + shift, table[name], width=0.4, color=ROLE_COLOURS[role], label=label)
+    ax.set_xticks(places, [f"{row.viseme}\n{row.n_drafted:,}" for row in table.itertuples()])
+    ax.set(ylim=(0, 1.15), ylabel="share", xlabel="drafted viseme, frames")
+    ax.set_title(f"By viseme, confidence ≥ {threshold:.3g}")
+    ax.legend(loc="upper right", ncols=2)
+
+
+def draw_strip(frames: pd.DataFrame, threshold: float, ax: Axes) -> Drawing:
+    """One utterance over time: confidence, what the threshold makes of each frame, and the rows of visemes.
+
+    Parameters
+    ----------
+    frames : the frame table's rows of one utterance, in time order; a column reasoner adds its own row.
     """
     edges_s = np.arange(len(frames) + 1) / VIDEO_FPS
     confidence, accepted = frames["confidence"].to_numpy(float), frames["accepted"].to_numpy(bool)
@@ -121,10 +214,12 @@ def draw_strip(frames: pd.DataFrame, threshold: float, ax: Axes) -> Drawing:
     strip = ax.imshow(
         np.zeros((1, len(frames), 3)), extent=(0, edges_s[-1], -0.32, -0.08), aspect="auto", origin="lower", zorder=2
     )
-    for name, height, role in (("draft", -0.5, "draft"), ("truth", -0.74, "target")):
-        _write_visemes(frames[name], height, ROLE_COLOURS[role], ax)
-    ax.set(xlim=(0, edges_s[-1]), ylim=(-0.88, 1.05), xlabel="time (s)")
-    ax.set_yticks([-0.74, -0.5, -0.2, 0, 0.5, 1], ["truth", "draft", "verdict", "0", "confidence 0.5", "1"])
+    rows = [name for name in ("draft", "reasoner", "truth") if name in frames]
+    heights = [-0.5 - 0.24 * index for index in range(len(rows))]
+    for name, height in zip(rows, heights, strict=True):
+        _write_visemes(frames[name], height, ROLE_COLOURS["draft" if name == "draft" else "target"], ax)
+    ax.set(xlim=(0, edges_s[-1]), ylim=(heights[-1] - 0.14, 1.05), xlabel="time (s)")
+    ax.set_yticks([*heights, -0.2, 0, 0.5, 1], [*rows, "verdict", "0", "confidence 0.5", "1"])
     ax.grid(visible=False)
     ax.set_title(str(frames["utterance"].iloc[0]))
     ax.legend(
@@ -235,10 +330,13 @@ def draw_numbers(table: pd.DataFrame, threshold: float, ax: Axes, *, frames: pd.
 
     Parameters
     ----------
-    table : from `acceptance_statistics.acceptance_table`.
+    table : from `acceptance_statistics.acceptance_table`; columns passes_a_second and error may be added: what it
+        costs to verify only chunks with a frame under the threshold, and how much ends up wrong.
     frames : the frame table; without it no run lengths.
     """
     names = ("threshold", "acceptance", "coverage", "covered", "utterances") + ("accepted runs",) * (frames is not None)
+    front = "passes_a_second" in table
+    names += ("passes", "frames wrong") * front
     note = "\n\nmeasured; 95 % intervals by utterance"
     style = {"va": "top", "ha": "left", "family": "monospace", "fontsize": 10.5, "transform": ax.transAxes}
     ax.set_axis_off()
@@ -258,6 +356,8 @@ def draw_numbers(table: pd.DataFrame, threshold: float, ax: Axes, *, frames: pd.
         if frames is not None:
             runs = accepted_run_lengths(confidence, accepted, utterance, threshold)
             lines.append(f"{runs.mean():.1f} frames on average" if len(runs) else "none")
+        if front:
+            lines += [f"{row['passes_a_second']:.1f} a second of speech", f"{row['error']:.1%} (truth)"]
         values.set_text("\n".join(lines))
 
     move(threshold)

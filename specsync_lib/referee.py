@@ -447,6 +447,14 @@ def run_folder(speaker: str, words: pd.DataFrame) -> tuple[Path, str]:
     return folder, hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
+def judge_again(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
+    """The plans that the reasoner commits now for some prompts: what the committed table must hold for them."""
+    draft_name, probe_name, adapter = SPEAKERS["trained"]
+    model = load_reasoner(adapter=adapter)
+    recordings = gather(prompts, draft_name, probe_name, heard_words(prompts))
+    return {each.name: [VISEMES[token] for token in judge(model, each).tokens] for each in recordings}
+
+
 def prove_lossless(count: int) -> dict:
     """Decide the first ``count`` prompts (test, then validation) exactly, and token by token: are they equal?"""
     draft_name, probe_name, adapter = SPEAKERS["trained"]

@@ -27,6 +27,7 @@ from specsync_lib.draft_evaluation import interval
 from specsync_lib.drawing import viseme_codes
 from specsync_lib.errors import InputError
 from specsync_lib.metrics import Metric, bootstrap_by_group
+from specsync_lib.summary import record
 from specsync_lib.units import VIDEO_FPS, VISEMES
 
 MEASUREMENTS = provenance.PROJECT_ROOT / "data" / "measurements"
@@ -34,6 +35,8 @@ FRAMES_FILE, CHUNKS_FILE = MEASUREMENTS / "judged_frames.csv.gz", MEASUREMENTS /
 REFEREE_FILE, PATTERN_FILE = MEASUREMENTS / "referee.json", MEASUREMENTS / "acceptance_pattern.json"
 
 THRESHOLD = 0.85  # the source report's
+SAME_DRAFT = 0.999  # another machine's arithmetic may turn a tie
+AROUND_S = 0.6  # how far the words shown beside a rejection reach
 RISK = 0.05  # what the conformal threshold allows: one frame in twenty covered and rejected
 
 # Rows of the referee table: what is shown, and the column of the frame table that holds its plan.
@@ -48,6 +51,7 @@ PARTIES = {
     "committed, exact greedy": "committed",
     "committed, lenient at 0.85": "lenient",
 }
+PARTIES_BY_COLUMN = {column: what for what, column in PARTIES.items()}
 
 
 def with_simple_rules(frames: pd.DataFrame) -> pd.DataFrame:
@@ -193,6 +197,63 @@ def gated(frames: pd.DataFrame, chunks: pd.DataFrame, score: str, cuts: Iterable
     return pd.DataFrame(rows, columns=["cut", "passes_a_second", "error", "verified"]).assign(score=score)
 
 
+def ways_of_working(frames: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
+    """What whole ways of working cost and how often they end up wrong: columns what, passes_a_second, error, role.
+
+    frames, chunks : of one speaker's test split. All exact ways commit the same plan, so they share their error.
+    """
+    error = {name: float((frames[name] != frames["truth"]).mean()) for name in ("draft", "committed", "lenient")}
+    passes = {way: chunks[column].sum() for way, column in WAYS.items() if column in chunks}
+    rows = [
+        ("draft alone", 0, error["draft"], "draft"),
+        ("lenient, one pass", len(chunks), error["lenient"], "coverage"),
+        ("exact, guess from the probe", passes.get("guessed", np.nan), error["committed"], "corrected"),
+        ("exact", passes["verified"], error["committed"], "accepted"),
+        ("classic speculative", passes["classic"], error["committed"], "baseline"),
+        ("token by token", passes["token_by_token"], error["committed"], "target"),
+    ]
+    table = pd.DataFrame(rows, columns=["what", "passes_a_second", "error", "role"]).dropna()
+    return table.assign(passes_a_second=VIDEO_FPS * table["passes_a_second"] / len(frames))
+
+
+def acceptance_sweep(frames: pd.DataFrame, confidence: str, rng: np.random.Generator) -> pd.DataFrame:
+    """`acceptance_table` of the exact verdicts, with the lenient ones as within_one_frame (_low, _high).
+
+    frames : from `verdicts_of`; confidence : the column that meets the thresholds.
+    """
+    values, utterance = frames[confidence].to_numpy(), frames["utterance"].to_numpy()
+    exact, lenient = (
+        acceptance_table(values, frames[verdict].to_numpy(), utterance, rng=rng)
+        for verdict in ("exact", "lenient_verdict")
+    )
+    near = lenient.filter(regex="^acceptance")
+    return exact.join(near.rename(columns=lambda name: name.replace("acceptance", "within_one_frame")))
+
+
+def record_headlines(facts: dict) -> None:
+    """Record the summary's reasoner and acceptance keys for the running notebook, from `referee.json`."""
+    trained = facts["speakers"]["trained"]
+    n = trained["passes"]["n_utterances"]
+    target = next(
+        row for row in facts["table"] if (row["speaker"], row["what"]) == ("trained", PARTIES_BY_COLUMN["committed"])
+    )
+    likely, own = trained["recalibrated_confidence"], trained["draft_confidence"]
+    for key, unit, numbers, name in (
+        ("reasoner.accuracy", "fraction", target, "accuracy"),
+        ("reasoner.passes_ratio", "ratio", trained["passes"], "verified_ratio"),
+        ("acceptance.at_085", "fraction", likely, "lenient"),
+        ("acceptance.coverage_at_085", "fraction", likely, "coverage"),
+        ("acceptance.exact_greedy_at_085", "fraction", likely, "exact_greedy"),
+        ("acceptance.ece", "fraction", likely, "ece"),
+        ("acceptance.by_draft_confidence_at_085", "fraction", own, "lenient"),
+        ("acceptance.by_draft_confidence_coverage_at_085", "fraction", own, "coverage"),
+    ):
+        low, high = numbers[f"{name}_low"], numbers[f"{name}_high"]
+        record(key, numbers[name], unit, "measured", REFEREE_FILE, low, high, n)
+    bad = likely["bad_accepts"]
+    record("acceptance.bad_accept_bound", bad["bound"], "fraction", "measured", REFEREE_FILE, n=bad["n_utterances"])
+
+
 def policy_facts(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, object]:
     """How well the learned policy, and the fixed threshold's least confidence, tell chunks with a rejection."""
     rejected, utterance = (chunks["rejected"] != "").to_numpy(), chunks["utterance"].to_numpy()
@@ -277,6 +338,74 @@ def acceptance_pattern(chunks: pd.DataFrame, judging: dict) -> dict:
             for row in rows.itertuples()
         ],
     }
+
+
+def with_judge(frames: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """A notebook's frame table with the reasoner's verdicts on the same drafts, and its chunk table.
+
+    Adds reasoner (its plan), exact, lenient_verdict, recalibrated, judge_confidence and accepted (exact). Where there
+    are no committed tables, or they are about other speech, truth stays the judge: the frames come back with its
+    verdicts, and None.
+
+    Raises
+    ------
+    InputError : the tables are about another draft of the same speech.
+    """
+    own = frames.set_index(["utterance", "frame"])
+    by_truth = verdicts_of(frames.assign(committed=frames["truth"])).assign(recalibrated=frames["confidence"])
+    if not FRAMES_FILE.is_file():
+        return by_truth.assign(accepted=by_truth["exact"]), None
+    judged, chunks = judged_tables()
+    judged, chunks = (rows[(rows["speaker"] == "trained") & (rows["split"] == "test")] for rows in (judged, chunks))
+    judged = judged.set_index(["utterance", "frame"])
+    if not own.index.isin(judged.index).all():
+        return by_truth.assign(accepted=by_truth["exact"]), None
+    here = judged.loc[own.index].reset_index(drop=True)
+    same = (here["draft"].to_numpy() == frames["draft"].to_numpy()).mean()
+    if same < SAME_DRAFT:
+        raise InputError(
+            f"{provenance.display_path(FRAMES_FILE)}: {1 - same:.1%} of its drafts differ from today's; make it again "
+            "with python -m specsync_lib.referee"
+        )
+    columns = here[["committed", "recalibrated", "judge_confidence", "one_pass", "lenient"]].set_axis(frames.index)
+    joined = verdicts_of(frames.join(columns))
+    chunks = chunks[chunks["utterance"].isin(frames["utterance"])]
+    return joined.assign(reasoner=joined["committed"], accepted=joined["exact"]), chunks
+
+
+def rejections(
+    frames: pd.DataFrame, words: pd.DataFrame, threshold: float, count: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Covered drafts that the judge rejects, with the words around them: some runs of frames, drawn at random.
+
+    Parameters
+    ----------
+    frames : from `with_judge`.
+    words : `referee.heard_words`: utterance, text, start_s, end_s.
+    """
+    bad = ~frames["lenient_verdict"] & (frames["confidence"] >= threshold)
+    start = bad & ~(bad.shift(fill_value=False) & (frames["utterance"] == frames["utterance"].shift()))
+    runs = frames[bad].groupby(start[bad].cumsum(), sort=False)
+    chosen = rng.permutation(runs.ngroups)[:count] + 1
+    rows = []
+    for number in sorted(chosen):
+        run = runs.get_group(number)
+        first, last = run["frame"].iloc[0] / VIDEO_FPS, (run["frame"].iloc[-1] + 1) / VIDEO_FPS
+        heard = words[words["utterance"] == run["utterance"].iloc[0]]
+        near = heard[(heard["end_s"] > first - AROUND_S) & (heard["start_s"] < last + AROUND_S)]
+        text = " ".join(f"[{w.text}]" if w.end_s > first and w.start_s < last else w.text for w in near.itertuples())
+        said = {name: " ".join(run[name].drop_duplicates()) for name in ("draft", "committed", "truth")}
+        rows.append(
+            {
+                "utterance": run["utterance"].iloc[0],
+                "from_s": round(float(first), 2),
+                "frames": len(run),
+                **said,
+                "confidence": round(float(run["confidence"].mean()), 3),
+                "words": text,
+            }
+        )
+    return pd.DataFrame(rows).rename(columns={"committed": "judge"})
 
 
 def judged_tables() -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -7,16 +7,20 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from specsync_lib.acceptance_statistics import acceptance_table, at_threshold, reliability_table
+from specsync_lib.acceptance_statistics import acceptance_table, at_threshold, reliability_table, viseme_table
 from specsync_lib.drawing import (
     CLAIMED_ACCEPTANCE,
     CLAIMED_THRESHOLD,
     draw_acceptance,
     draw_confusion,
+    draw_front,
     draw_numbers,
+    draw_referee,
     draw_reliability,
+    draw_runs,
     draw_scores,
     draw_strip,
+    draw_visemes,
     viseme_codes,
 )
 from specsync_lib.figures import ROLE_COLOURS, labelled, save_figure, use_style
@@ -161,3 +165,65 @@ def test_numbers_are_the_tables(ax, table, frames):
 
 def test_unknown_viseme_names_have_no_code():
     assert viseme_codes(pd.Series(["sil", "ou", "xx", None])).tolist() == [0, 14, -1, -1]
+
+
+def test_the_strip_names_the_reasoner_between_draft_and_truth(ax, frames):
+    one = frames[frames["utterance"] == "one"].assign(reasoner="PP")
+    draw_strip(one, 0.8, ax)
+    labels = [tick.get_text() for tick in ax.get_yticklabels()]
+    assert labels[:3] == ["draft", "reasoner", "truth"]
+    assert "PP" in [text.get_text() for text in ax.texts]
+
+
+def test_the_referees_picture_holds_every_party_of_both_speakers(ax):
+    scores = {"accuracy": 0.8, "accuracy_low": 0.7, "accuracy_high": 0.85, "within_one_frame": 0.9}
+    parties = [("trained", "draft"), ("trained", "reasoner"), ("unseen", "draft")]
+    draw_referee(pd.DataFrame([{"speaker": who, "what": what, **scores} for who, what in parties]), ax)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["reasoner", "draft"]
+    labels = ax.get_legend_handles_labels()[1]
+    assert {"trained speaker (measured)", "unseen speaker (measured)", "within ±1 frame"} == set(labels)
+    assert [text.get_text() for text in ax.texts] == ["80.0%"] * 3
+
+
+def test_the_front_shows_both_choices_and_every_way_of_working(ax):
+    front = pd.DataFrame(
+        {
+            "passes_a_second": [0, 5.0] * 2,
+            "error": [0.2, 0.15] * 2,
+            "score": ["least_confidence"] * 2 + ["no_rejection"] * 2,
+        }
+    )
+    points = pd.DataFrame(
+        {
+            "what": ["draft alone", "exact"],
+            "passes_a_second": [0, 5.0],
+            "error": [0.2, 0.15],
+            "role": ["draft", "accepted"],
+        }
+    )
+    draw_front(front, points, ax)
+    labels = ax.get_legend_handles_labels()[1]
+    assert labels == ["chunks chosen by fixed threshold (measured)", "chunks chosen by learned policy (measured)"]
+    assert {text.get_text() for text in ax.texts} == {"draft alone\n0.0 /s, 20.0%", "exact\n5.0 /s, 15.0%"}
+    assert ax.get_ylim()[0] == 0 and ax.get_xlim()[1] > 30
+
+
+def test_runs_and_passes_are_shares_of_chunks(ax):
+    draw_runs(pd.Series([12, 3, 3, 0]), pd.Series([1, 2, 2, 3]), ax)
+    assert sum(bar.get_height() for bar in ax.patches) == pytest.approx(2)
+    assert "mean 4.50" in ax.get_legend_handles_labels()[1][0] and "mean 2.00" in ax.get_legend_handles_labels()[1][1]
+
+
+def test_visemes_stand_by_how_often_they_are_drafted(ax, frames):
+    draft, truth = viseme_codes(frames["draft"]), viseme_codes(frames["truth"])
+    table = viseme_table(frames["confidence"], draft, truth, frames["accepted"], 0.8)
+    draw_visemes(table, 0.8, ax)
+    counts = [int(tick.get_text().split("\n")[1]) for tick in ax.get_xticklabels()]
+    assert counts == sorted(counts, reverse=True) and sum(counts) == len(frames)
+    assert len(ax.patches) == 2 * len(counts)
+
+
+def test_the_numbers_tell_what_a_threshold_costs(ax, table, frames):
+    drawing = draw_numbers(table.assign(passes_a_second=4.25, error=0.125), 0.85, ax, frames=frames)
+    text = drawing.artists[0].get_text()
+    assert "4.2 a second" in text and "12.5% (truth)" in text

@@ -249,6 +249,85 @@ def test_the_pattern_replays_chunk_by_chunk(found):
         assert set(row["lenient_rejected_at"]) <= set(range(row["frames"]))
 
 
+@pytest.fixture
+def committed(found, tmp_path, monkeypatch) -> pd.DataFrame:
+    """The toy's tables where the repository keeps the reasoner's, and a notebook's frames of two of its utterances."""
+    findings, _ = found
+    for module in (referee, referee_numbers):
+        monkeypatch.setattr(module, "FRAMES_FILE", tmp_path / "frames.csv.gz")
+        monkeypatch.setattr(module, "CHUNKS_FILE", tmp_path / "chunks.csv")
+    referee.write_tables(findings.frames.assign(speaker="trained"), findings.chunks.assign(speaker="trained"))
+    own = findings.frames[findings.frames["utterance"].isin(["u12", "u15"])]
+    return own[["utterance", "frame", "confidence", "draft", "truth", "energy"]].reset_index(drop=True)
+
+
+def test_a_notebooks_frames_meet_the_committed_verdicts(committed, found):
+    frames, chunks = referee_numbers.with_judge(committed)
+    table = found[0].frames.set_index(["utterance", "frame"])
+    assert len(frames) == len(committed) == chunks["frames"].sum()
+    for row in frames.itertuples():
+        there = table.loc[(row.utterance, row.frame)]
+        assert (row.reasoner, row.accepted) == (there["committed"], there["draft"] == there["committed"])
+        assert row.recalibrated == pytest.approx(there["recalibrated"])
+    with pytest.raises(InputError, match="make it again"):
+        referee_numbers.with_judge(committed.assign(draft="sil"))
+
+
+def test_other_speech_keeps_truth_as_judge(committed, monkeypatch, tmp_path):
+    frames, chunks = referee_numbers.with_judge(committed.assign(utterance="another"))
+    assert chunks is None and (frames["accepted"] == (frames["draft"] == frames["truth"])).all()
+    assert "reasoner" not in frames and (frames["recalibrated"] == frames["confidence"]).all()
+    monkeypatch.setattr(referee_numbers, "FRAMES_FILE", tmp_path / "none")
+    assert referee_numbers.with_judge(committed)[1] is None
+
+
+def test_rejections_stand_with_their_words(committed):
+    frames, _ = referee_numbers.with_judge(committed)
+    words = pd.DataFrame({"utterance": "u12", "text": ["one", "two"], "start_s": [0.0, 0.5], "end_s": [0.5, 9.0]})
+    shown = referee_numbers.rejections(frames, words, 0.0, 100, np.random.default_rng(0))
+    assert shown["frames"].sum() == (~frames["lenient_verdict"]).sum() > 0
+    for row in shown.itertuples():
+        first = round(row.from_s * 30)
+        here = frames[(frames["utterance"] == row.utterance) & frames["frame"].between(first, first + row.frames - 1)]
+        assert not here["lenient_verdict"].any() and row.draft.split()[0] == here["draft"].iloc[0]
+        assert (row.words == "") == (row.utterance != "u12")
+        if row.utterance == "u12" and row.from_s > 0.5:
+            assert "[two]" in row.words
+    assert len(referee_numbers.rejections(frames, words, 0.0, 2, np.random.default_rng(0))) == 2
+    assert referee_numbers.rejections(frames, words, 1.1, 5, np.random.default_rng(0)).empty
+
+
+def test_ways_of_working_share_the_exact_plans_error(found):
+    frames, chunks = numbers_of(found)
+    table = referee_numbers.ways_of_working(frames, chunks).set_index("what")
+    assert table["passes_a_second"]["token by token"] == 30 and table["passes_a_second"]["draft alone"] == 0
+    order = ["draft alone", "lenient, one pass", "exact", "classic speculative", "token by token"]
+    assert table["passes_a_second"][order].is_monotonic_increasing
+    assert len(set(table["error"][["exact", "classic speculative", "token by token"]])) == 1
+
+
+def test_the_sweep_and_the_headlines_are_the_summarys_numbers(found, monkeypatch):
+    findings, _ = found
+    monkeypatch.setattr(referee_numbers, "with_simple_rules", lambda frames: frames)
+    facts = referee_numbers.summarise(
+        findings.frames.assign(speaker="trained"), findings.chunks.assign(speaker="trained"), {}
+    )
+    frames, _ = numbers_of(found)
+    sweep = referee_numbers.acceptance_sweep(frames, "recalibrated", np.random.default_rng(0)).set_index("threshold")
+    likely = facts["speakers"]["trained"]["recalibrated_confidence"]
+    assert sweep["within_one_frame"][0.85] == pytest.approx(likely["lenient"], abs=1e-5)
+    assert sweep["acceptance"][0.85] == pytest.approx(likely["exact_greedy"], abs=1e-5)
+    recorded = {}
+    monkeypatch.setattr(
+        referee_numbers, "record", lambda key, value, unit, label, *rest, **more: recorded.update({key: value})
+    )
+    referee_numbers.record_headlines(facts)
+    assert recorded["acceptance.at_085"] == likely["lenient"]
+    assert recorded["reasoner.passes_ratio"] == facts["speakers"]["trained"]["passes"]["verified_ratio"]
+    assert recorded["acceptance.bad_accept_bound"] > 1 - likely["lenient"]
+    assert facts["speakers"]["trained"]["equal_to_token_by_token"] == {"equal": 8, "n_utterances": 8}
+
+
 def test_tables_that_are_absent_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(referee_numbers, "FRAMES_FILE", tmp_path / "none.csv.gz")
     with pytest.raises(InputError, match=r"make it with python -m specsync_lib\.referee"):
