@@ -301,7 +301,8 @@ def test_drawn_mouths_are_in_range_repeat_and_close_often():
     assert units.shape == (240, 52) and pose.shape == (240, 3)
     assert units.min() >= 0 and units.max() <= 1 and np.abs(pose).max() <= 0.4
     assert np.array_equal(units, lip_faces.random_mouths(240, np.random.default_rng(0))[0])
-    jaw = units[120:, unit_names().index("jawOpen")]
+    assert unit_names()[training.JAW_COLUMN] == "jawOpen"
+    jaw = units[120:, training.JAW_COLUMN]
     assert 0.1 < (jaw == 0).mean() < 0.5
     assert jaw.max() > 0.6
 
