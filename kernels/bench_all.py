@@ -1,13 +1,15 @@
 """Check everything on a GPU, then measure: ``python -m kernels.bench_all --out DIR [--quick] [--commit SHA]``.
 
-Writes kernel_project_latents_<gpu>.json, kernel_verify_prefix_<gpu>.json, checks.json and the tests' logs to DIR. The
-tests, compute-sanitizer's memcheck and its racecheck run at the same time; nothing is timed before they are green.
+Writes kernel_project_latents_<gpu>.json, kernel_verify_prefix_<gpu>.json, checks.json and the tests' log to DIR. The
+tests, compute-sanitizer's memcheck and its racecheck run at the same time; nothing is timed before the tests are green.
+What waits at a barrier across the grid is tested apart: if it hung, it would take nothing else with it.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from importlib.util import find_spec
@@ -36,11 +38,14 @@ def check_all(out: Path, seconds: float) -> dict[str, dict]:
     """The whole suite compiled, and a small run under the memory and race checkers."""
     pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "kernels"]
     workers = ["-n", "10"] if find_spec("xdist") else []
-    commands = {"tests": [*pytest, *workers]}
+    commands = {"tests": [*pytest, *workers, "-k", "not single"], "one launch": [*pytest, "-k", "single"]}
     sanitizer = which("compute-sanitizer")
     for tool in ("memcheck", "racecheck") if sanitizer else ():
-        commands[tool] = [sanitizer, "--tool", tool, "--error-exitcode", "9", *pytest, "-k", "small_run"]
-    running = {name: start(command, out / f"{name}.log") for name, command in commands.items()}
+        watched = [sanitizer, "--tool", tool, "--error-exitcode", "9", *pytest, "-k"]
+        commands[tool] = [*watched, "small_run and not single"]
+        commands[f"{tool}, one launch"] = [*watched, "small_run and single"]
+    logs = Path(tempfile.mkdtemp())
+    running = {name: start(command, logs / f"{name}.log") for name, command in commands.items()}
     outcome: dict[str, dict] = {}
     if not sanitizer:
         outcome["sanitizer"] = {"green": None, "last_line": "compute-sanitizer is not installed"}
@@ -50,7 +55,7 @@ def check_all(out: Path, seconds: float) -> dict[str, dict]:
         except subprocess.TimeoutExpired:
             process.kill()
             code = None
-        lines = [line for line in (out / f"{name}.log").read_text().splitlines() if line.strip()]
+        lines = [line for line in (logs / f"{name}.log").read_text(errors="replace").splitlines() if line.strip()]
         outcome[name] = {
             "green": code == 0,
             "exit_code": code,
@@ -60,6 +65,8 @@ def check_all(out: Path, seconds: float) -> dict[str, dict]:
         log(f"{name}: {'green' if code == 0 else f'RED ({code})'}: {outcome[name]['last_line']}")
         if code != 0:
             print("\n".join(lines[-40:]), flush=True)
+        with (out / "checks.log").open("a") as everything:
+            everything.write("\n".join([f"== {name}", *lines[-400:], ""]))
     return outcome
 
 
@@ -93,7 +100,9 @@ def main() -> int:
     ):
         if options.kernel not in (None, name):
             continue
-        result: dict = {}
+        result: dict = dict(header)
+        path = options.out / f"kernel_{name}_{gpu}.json"
+        save = lambda path=path, result=result: path.write_text(json.dumps(result, indent=1))  # noqa: E731
         try:
             job.run(
                 result,
@@ -101,16 +110,14 @@ def main() -> int:
                 compile_budget_s=share * options.compile_seconds,
                 seconds_left=seconds_left,
                 log=log,
+                save=save,
             )
         except Exception as error:  # what was measured before it is kept, and says that it is not all
             failed = True
             result["failed"] = repr(error)
             traceback.print_exc()
-        if name == "project_latents":
-            result["profile"] = bench_project_latents.profile(seconds=60)
-            log(f"profile: {result['profile']}")
-        (options.out / f"kernel_{name}_{gpu}.json").write_text(json.dumps({**header, **result}, indent=1))
-        log(f"wrote kernel_{name}_{gpu}.json")
+        save()
+        log(f"wrote {path.name}")
     return int(failed)
 
 

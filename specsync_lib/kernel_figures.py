@@ -79,6 +79,18 @@ def versions_table(measured: dict | None) -> pd.DataFrame:
     return versions.assign(moved_us=versions["median_us"].diff())
 
 
+def profile_table(measured: dict | None) -> pd.DataFrame:
+    """The profiler's counters, one column a launch; of several profiled configurations one column each."""
+    counters = {name: found for name, found in (measured or {}).get("profile", {}).items() if isinstance(found, dict)}
+    several = {
+        (name, kernel): values
+        for name, kernels in counters.items()
+        for kernel, values in kernels.items()
+        if isinstance(values, dict)
+    }
+    return pd.DataFrame(several or counters)
+
+
 def draw_not_measured(ax: Axes) -> None:
     """An honest blank."""
     ax.set_axis_off()

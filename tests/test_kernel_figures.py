@@ -56,6 +56,19 @@ def test_without_a_measurement_everything_says_so():
     plt.close(fig)
 
 
+def test_counters_of_one_configuration_or_of_several_make_one_table(measured):
+    counters = {"draft_kernel": {"registers": "192"}, "latents_kernel": {"registers": "48"}}
+    one = kernel_figures.profile_table(measured | {"profile": counters})
+    assert one.loc["registers"].tolist() == ["192", "48"]
+    several = {"default": counters, "c4 copy engine": {"stream_kernel": {"registers": "72"}}, "c1": {"missing": "ncu"}}
+    many = kernel_figures.profile_table(measured | {"profile": several})
+    assert many.loc["registers"].tolist() == ["192", "48", "72"] and many.columns[2] == (
+        "c4 copy engine",
+        "stream_kernel",
+    )
+    assert kernel_figures.profile_table(None).empty
+
+
 def test_curves_show_the_measured_medians(measured):
     table = kernel_figures.results_table(measured)
     fig, (left, middle, right) = plt.subplots(1, 3)

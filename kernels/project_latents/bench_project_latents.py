@@ -1,4 +1,8 @@
-"""Benchmark of project_latents: checked first, then against eager, torch.compile and cuBLAS, caches cold and warm."""
+"""Benchmark of project_latents: checked first, then against eager, torch.compile and cuBLAS, caches cold and warm.
+
+The candidates of `triton_impl.py` are timed beside the measured versions, in turns, each gated by its own check; the
+fastest then stands for the kernel. What is worth most comes first, and the result is saved after every part.
+"""
 
 import csv
 import io
@@ -17,12 +21,14 @@ from kernels import timing
 from kernels.project_latents import reference
 from kernels.project_latents.random_case import random_inputs, random_weights
 from kernels.project_latents.reference import FRAMES_PER_SLOT, MEL_BANDS, WINDOW_MEL_FRAMES, ProjectionWeights
-from kernels.project_latents.triton_impl import CONFIGS, HEADS, VERSIONS, Config, ProjectionPlan, default_config
+from kernels.project_latents.triton_impl import CANDIDATES, CONFIGS, HEADS, VERSIONS, Config, ProjectionPlan
 
 HIDDEN, COEFFICIENTS = 1024, 64
 SLOTS = (1, 3, 8, 32)
 LATENTS = {"256px": 16 * 32 * 32, "384px": 16 * 48 * 48, "512px": 16 * 64 * 64, "720p": 16 * 90 * 160}
 TOLERANCE = 1e-2  # bf16: see test_project_latents.py
+COMPILED_SLOTS = (3, 8)  # torch.compile's autotuning takes up to half a minute a shape
+SECONDS_TO_COMPILE, SECONDS_A_SHAPE, SECONDS_TO_PROFILE = 50, 15, 40
 COUNTERS = {
     "duration_ns": "gpu__time_duration.sum",
     "dram_read_bytes": "dram__bytes_read.sum",
@@ -31,6 +37,8 @@ COUNTERS = {
     "sm_percent": "sm__throughput.avg.pct_of_peak_sustained_elapsed",
     "occupancy_percent": "sm__warps_active.avg.pct_of_peak_sustained_active",
     "registers": "launch__registers_per_thread",
+    "shared_wavefronts": "l1tex__data_pipe_lsu_wavefronts_mem_shared.sum",
+    "shared_conflicts": "l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum",
 }
 
 
@@ -74,7 +82,8 @@ def kernel_calls(problem: Problem, config: Config | None = None) -> list[timing.
     """Calls of our kernel, one a buffer set, after the check that gates them."""
     frames = FRAMES_PER_SLOT * problem.slots
     plans = [ProjectionPlan(w, frames, config=config) for w in problem.weights]
-    check(problem, plans[0])
+    for _ in range(3):  # a streamed plan's two workspaces take turns: the third call finds the first one used
+        check(problem, plans[0])
     return [lambda p=p, i=i: p(*i) for p, i in zip(plans, problem.inputs, strict=True)]
 
 
@@ -173,53 +182,77 @@ def measure_shape(
     ]  # fmt: skip
 
 
+def compiled_facts(problem: Problem, config: Config) -> dict[str, dict]:
+    """What this machine's compiler made of a config's launches."""
+    plan = ProjectionPlan(problem.weights[0], FRAMES_PER_SLOT * problem.slots, config=config)
+    mel, z0 = problem.inputs[0]
+    launches = {} if plan.single_launch else {"launch 1": plan._launch_draft(mel, 0, 0)}
+    launches["launch 2"] = plan._launch_stream(mel, z0, 0, 0) if plan.streamed else plan._launch_latents(z0)
+    return {
+        name: {"registers": kernel.n_regs, "spills": kernel.n_spills, "shared_bytes": kernel.metadata.shared}
+        for name, kernel in launches.items()
+    }
+
+
 def measure_configs(problem: Problem, configs: dict[str, Config]) -> list[dict]:
-    """Rotating-graph time, cold, of several launch geometries; twice over, so that the spread is known."""
-    graphs = {name: timing.graph_of_calls(kernel_calls(problem, config)) for name, config in configs.items()}
+    """Rotating-graph time, cold, of several launch geometries; twice over, so that the spread is known.
+
+    A config that its check, its compiler or the device refuses says so in its row, and the others are measured.
+    """
+    graphs, facts, refused = {}, {}, {}
+    for name, config in configs.items():
+        try:
+            graphs[name] = timing.graph_of_calls(kernel_calls(problem, config))
+            facts[name] = compiled_facts(problem, config)
+        except Exception as error:
+            graphs.pop(name, None)
+            refused[name] = repr(error)[:500]
     first, second = timing.time_graphs(graphs), timing.time_graphs(graphs)
-    return [
-        {"name": name, "slots": problem.slots, "region": problem.region, **asdict(configs[name]), **first[name].row(),
+    shape = {"slots": problem.slots, "region": problem.region}
+    rows = [
+        {"name": name, **shape, **asdict(configs[name]), **first[name].row(),
          "again_median_us": round(second[name].median_us, 3),
-         "gb_per_s": round(problem.bytes / first[name].median_us / 1e3, 1)}
-        for name in configs
+         "gb_per_s": round(problem.bytes / first[name].median_us / 1e3, 1), "compiled": facts[name]}
+        for name in graphs
     ]  # fmt: skip
-
-
-def exploration() -> dict[str, Config]:
-    """What the search tries: the default, and one axis at a time around it."""
-    large = replace(Config(), block_latent=256, latent_warps=8)
-    configs = (*CONFIGS, replace(Config(), prefetch=False), replace(large, prefetch=False))
-    return {config.label: config for config in dict.fromkeys(configs)}
+    return rows + [{"name": name, **shape, "failed": why} for name, why in refused.items()]
 
 
 def stages(problem: Problem) -> list[dict]:
     """Where the time goes: each launch alone, in a rotating graph; enough sets that launch 1's 3 MB are cold too."""
     frames = FRAMES_PER_SLOT * problem.slots
-    config = replace(default_config(problem.slots, LATENTS[problem.region]), early_launch=False, prefetch=False)
-    plans = [ProjectionPlan(w, frames, config=config) for w in problem.weights]
+    alone = {"early_launch": False, "prefetch": False}
+    plain = replace(CONFIGS[0], **alone)
+    streamed = replace(CANDIDATES["c4 copy engine"], **alone)
     small = replace(problem.weights[0], basis=problem.weights[0].basis[:, :4096].contiguous())
-    drafts = [ProjectionPlan(small, frames, config=config) for _ in range(timing.MAX_ROTATION)]
     mel = problem.inputs[0][0]
-    pairs = list(zip(plans, problem.inputs, strict=True))
-    calls = {
-        "launch 1 alone, cold": [lambda p=p: p._launch_draft(mel, 0, 0) for p in drafts],
-        "launch 1 alone, warm": [lambda p=drafts[0]: p._launch_draft(mel, 0, 0)],
-        "launch 2 alone, cold": [lambda p=p, i=i: p._launch_latents(i[1]) for p, i in pairs],
-        "launch 2 alone, warm": [lambda p=plans[0], i=problem.inputs[0]: p._launch_latents(i[1])],
-        "empty kernel": [lambda p=plans[0]: p.tickets.zero_()],
-    }
+    calls = {}
+    for kind, config in (("", plain), (", lean", streamed)):
+        plans = [ProjectionPlan(small, frames, config=config) for _ in range(timing.MAX_ROTATION)]
+        drafts = [lambda p=p: p._launch_draft(mel, 0, 0) for p in plans]
+        calls |= {f"launch 1 alone, cold{kind}": drafts, f"launch 1 alone, warm{kind}": drafts[:1]}
+    for kind, config in (("", plain), (", streamed", streamed)):
+        plans = [ProjectionPlan(w, frames, config=config) for w in problem.weights]
+        pairs = zip(plans, problem.inputs, strict=True)
+        if config.stream_kib:
+            latents = [lambda p=p, i=i: p._launch_stream(*i, 0, 0) for p, i in pairs]
+        else:
+            latents = [lambda p=p, i=i: p._launch_latents(i[1]) for p, i in pairs]
+        calls |= {f"launch 2 alone, cold{kind}": latents, f"launch 2 alone, warm{kind}": latents[:1]}
+    calls["empty kernel"] = [torch.zeros(1, device="cuda").zero_]
     seen = timing.time_graphs({name: timing.graph_of_calls(each) for name, each in calls.items()})
     return [{"stage": n, "slots": problem.slots, "region": problem.region, **t.row()} for n, t in seen.items()]
 
 
-def profile(seconds: float) -> dict:
+def profile(name: str, launches: int, seconds: float) -> dict:
     """Hardware counters of one call at 720p, 8 slots, from Nsight Compute; or why there are none."""
     ncu = which("ncu")
     if ncu is None:
         return {"missing": "ncu is not installed"}
     command = [ncu, "--clock-control", "none", "--csv", "--metrics", ",".join(COUNTERS.values()), "--kernel-name",
-               "regex:draft_kernel|latents_kernel", "--launch-skip", "4", "--launch-count", "2",
-               sys.executable, "-m", "kernels.project_latents.bench_project_latents"]  # fmt: skip
+               "regex:draft_kernel|latents_kernel|stream_kernel",
+               "--launch-skip", str(2 * launches), "--launch-count", str(launches),
+               sys.executable, "-m", "kernels.project_latents.bench_project_latents", name]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
@@ -234,8 +267,26 @@ def profile(seconds: float) -> dict:
     return counters or {"missing": (done.stdout + done.stderr)[-500:]}
 
 
+def everything(one_launch: bool) -> dict[str, Config]:
+    """All that is timed beside each other; the one-launch candidate only after its own check was green."""
+    configs = {"default": CONFIGS[0], **VERSIONS, **CANDIDATES, **{config.label: config for config in CONFIGS[1:]}}
+    return {name: config for name, config in configs.items() if one_launch or not config.single_launch}
+
+
+def fastest(rows: list[dict], slots: int) -> str:
+    """The config with the smallest median of both times it was timed, among those that were."""
+    timed = [row for row in rows if row["slots"] == slots and "median_us" in row]
+    return min(timed, key=lambda row: row["median_us"] + row["again_median_us"])["name"]
+
+
 def run(
-    result: dict, *, quick: bool, compile_budget_s: float, seconds_left: Callable[[], float], log: Callable[[str], None]
+    result: dict,
+    *,
+    quick: bool,
+    compile_budget_s: float,
+    seconds_left: Callable[[], float],
+    log: Callable[[str], None],
+    save: Callable[[], None],
 ) -> None:
     """Fill ``result``, in the order of worth: a run that is cut off has the headline."""
     compile_ends = time.monotonic() + compile_budget_s
@@ -244,56 +295,72 @@ def run(
     result["error"] = check(headline, ProjectionPlan(headline.weights[0], 32))
     log(f"check is green: error {result['error']:.1e}")
     result["byte_floor"] = {f"{region} {s}": bytes_moved(s, d) for region, d in LATENTS.items() for s in SLOTS}
-    sizes = sorted({sum(bytes_moved(s, d).values()) for s in SLOTS for d in LATENTS.values()})
-    result["copy"] = [timing.copy_bandwidth(size) for size in (4 << 30, *(sizes[-4:] if quick else sizes))]
+    result["copy"] = [timing.copy_bandwidth(size) for size in (4 << 30, headline.bytes)]
     empty = timing.captured([torch.zeros(1, device="cuda").zero_]).replay
     result["empty_kernel_between_events"] = timing.time_single({"empty": empty}, flush)["empty"].row()
-    log(f"copy: {result['copy'][0]['gb_per_s']} GB/s for 4 GiB")
-    result["versions"] = measure_configs(headline, VERSIONS)
-    result["stages"] = stages(headline)
-    for row in (*result["versions"], *result["stages"]):
-        log(f"  {row.get('name') or row.get('stage')}: {row['median_us']} us")
-    result["results"], result["configs"] = [], []
+    log(
+        f"copy: {result['copy'][0]['gb_per_s']} GB/s for 4 GiB, {result['copy'][1]['gb_per_s']} for the headline's size"
+    )
+    configs = everything(result["checks"].get("one launch", {}).get("green", False))
+    result.update(configs=[], results=[], config={}, profile={})
+
+    def search(region: str, slots: int) -> None:
+        problem = headline if (region, slots) == ("720p", 8) else make_problem(slots, region)
+        fitting = {n: c for n, c in configs.items() if slots <= 16 or not c.single_launch}
+        rows = measure_configs(problem, fitting)
+        result["configs"] += rows
+        for row in rows:
+            again = row.get("failed") or f"{row['median_us']} ({row['again_median_us']}) us {row['compiled']}"
+            log(f"  {region} {slots} slots {row['name']}: {again}")
+        save()
 
     def shape(region: str, slots: int) -> None:
-        if seconds_left() < 15:
+        if seconds_left() < SECONDS_A_SHAPE:
             log(f"{region} {slots} slots: no time left")
             return
         problem = headline if (region, slots) == ("720p", 8) else make_problem(slots, region)
-        rows = measure_shape(problem, best, lambda: compile_ends - time.monotonic(), flush)
+        if problem is not headline:
+            result["copy"].append(timing.copy_bandwidth(problem.bytes))
+        may_compile = slots in COMPILED_SLOTS and seconds_left() > SECONDS_TO_COMPILE
+        compile_seconds = lambda: compile_ends - time.monotonic() if may_compile else 0.0  # noqa: E731
+        rows = measure_shape(problem, configs[result["config"][str(8 if slots <= 16 else 32)]], compile_seconds, flush)
         result["results"] += rows
         cold = [r for r in rows if (r["method"], r["cache"]) == ("rotating graph", "cold")]
         log(f"{region} {slots} slots, cold: { {r['implementation']: r['median_us'] for r in cold} }")
+        save()
 
-    def search(region: str, slots: int, configs: dict[str, Config]) -> None:
-        problem = headline if (region, slots) == ("720p", 8) else make_problem(slots, region)
-        rows = measure_configs(problem, configs)
-        result["configs"] += rows
-        for row in rows:
-            log(f"  {region} {slots} slots {row['name']}: {row['median_us']} ({row['again_median_us']}) us")
-
-    search("720p", 8, exploration())
-    fastest = min(result["configs"], key=lambda row: row["median_us"])["name"]
-    best = exploration()[fastest]  # every shape below is measured with it
-    result["config"] = fastest
+    search("720p", 8)
+    result["versions"] = [row for row in result["configs"] if row["name"] in VERSIONS]
+    result["config"]["8"] = fastest(result["configs"], 8)
+    result["stages"] = stages(headline)
+    for row in result["stages"]:
+        log(f"  {row['stage']}: {row['median_us']} us")
+    save()
     shape("720p", 8)
     if quick:
         return
-    for slots in (3, 1, 32):
+    search("720p", 32)
+    result["config"]["32"] = fastest(result["configs"], 32)
+    for slots in (32, 3, 1):
         shape("720p", slots)
-    for region in ("384px", "256px", "512px"):
-        for slots in SLOTS:
+    for name in dict.fromkeys((result["config"]["8"], "default", "c1 whole lines")):
+        if seconds_left() > SECONDS_TO_PROFILE:
+            result["profile"][name] = profile(name, 1 if configs[name].single_launch else 2, seconds=30)
+            log(f"profile of {name}: {result['profile'][name]}")
+            save()
+    for slots in (8, 3, 32, 1):  # a count's products are tuned once: of a second region only the last one is new
+        for region in ("384px", "256px", "512px"):
             shape(region, slots)
 
 
-def profiled_calls() -> None:
+def profiled_calls(name: str) -> None:
     """What ncu runs: three calls, of which it reads the last."""
     problem = make_problem(8, "720p")
-    plan = ProjectionPlan(problem.weights[0], 32)
+    plan = ProjectionPlan(problem.weights[0], 32, config=everything(one_launch=True)[name])
     for _ in range(3):
         plan(*problem.inputs[0])
     torch.cuda.synchronize()
 
 
 if __name__ == "__main__":
-    profiled_calls()
+    profiled_calls(sys.argv[1])

@@ -104,8 +104,8 @@ def test_plan_without_latents(frames, dtype, device, generator):
     assert_matches(plan(mel), exact(mel, frames, None, weights), dtype)
 
 
-@pytest.mark.parametrize("case", generated_cases(24), ids=label)
-@pytest.mark.parametrize("config", STREAMED[-3:], ids=lambda c: c.label)
+@pytest.mark.parametrize("case", generated_cases(40 if CUDA else 6), ids=label)
+@pytest.mark.parametrize("config", STREAMED if CUDA else [STREAMED[1], STREAMED[-1]], ids=lambda c: c.label)
 def test_streamed_shapes_match_float64_in_every_turn(config, case, device, generator):
     """Two workspaces take turns, so a third call is the first that finds one used before."""
     dtype = DTYPES[case["dtype"]]
@@ -353,7 +353,7 @@ def test_the_single_launch_barrier_survives_wrapping_counts(device, generator):
     assert_matches(plan(mel, z0), exact(mel, 32, z0, weights), "bf16")
 
 
-@pytest.mark.parametrize("config", [None, *STREAMED], ids=lambda c: c.label if c else "default")
+@pytest.mark.parametrize("config", [None, *(STREAMED if CUDA else [])], ids=lambda c: c.label if c else "default")
 def test_small_run(config, device, generator):
     """A few odd shapes in a few launches: what the memory and race checkers are pointed at."""
     for slots, hidden, latent in ((1, 17, 63), (3, 33, 129), (9, 64, 257)):

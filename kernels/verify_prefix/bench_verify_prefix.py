@@ -38,7 +38,13 @@ def check(plan: VerifyPlan, call: dict[str, Tensor]) -> None:
 
 
 def run(
-    result: dict, *, quick: bool, compile_budget_s: float, seconds_left: Callable[[], float], log: Callable[[str], None]
+    result: dict,
+    *,
+    quick: bool,
+    compile_budget_s: float,
+    seconds_left: Callable[[], float],
+    log: Callable[[str], None],
+    save: Callable[[], None],
 ) -> None:
     """Fill ``result`` with rows of every shape and implementation."""
     ends = time.monotonic() + compile_budget_s
@@ -80,3 +86,4 @@ def run(
             r["implementation"]: r["median_us"] for r in rows[-len(calls) * 3 :] if r["method"] == "rotating graph"
         }
         log(f"verify {shape}: {shown}")
+        save()
