@@ -37,7 +37,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -78,6 +77,11 @@ def idle_columns(units: np.ndarray, pose: np.ndarray) -> np.ndarray:
     return np.concatenate([POSE_SCALE * pose, units[:, IDLE_COLUMNS]], axis=1).astype(np.float32)
 
 
+def one_hot(visemes: Int[Tensor, "..."]) -> Float[Tensor, "... 15"]:
+    """Visemes as unit vectors; unlike F.one_hot it never asks the device for a value, so a CUDA graph can hold it."""
+    return torch.eye(len(VISEMES), device=visemes.device)[visemes.long()]
+
+
 def plan_tokens(
     visemes: Int[Tensor, "batch tokens"],
     openness: Float[Tensor, "batch tokens"],
@@ -86,7 +90,7 @@ def plan_tokens(
 ) -> Float[Tensor, "batch tokens features"]:
     """The cross-attention sequence of a chunk; what is not known is zero (cross-attention knows no places, so each
     token carries its own)."""
-    told = torch.cat([F.one_hot(visemes.long(), len(VISEMES)).to(openness), openness.unsqueeze(-1), idle], dim=-1)
+    told = torch.cat([one_hot(visemes).to(openness), openness.unsqueeze(-1), idle], dim=-1)
     place = torch.eye(TOKENS, device=openness.device, dtype=openness.dtype).expand(len(visemes), -1, -1)
     return torch.cat([told * known.unsqueeze(-1), known.unsqueeze(-1).to(openness), place], dim=-1)
 

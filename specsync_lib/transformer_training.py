@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -40,7 +39,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.face_corpus import FaceCorpus, load_corpus
 from specsync_lib.files import atomic_path
 from specsync_lib.generation import PLAN_BACK_FRAMES, TOKENS
-from specsync_lib.units import FRAMES_PER_CHUNK, FRAMES_PER_SLOT, SLOTS_PER_CHUNK, VISEMES
+from specsync_lib.units import FRAMES_PER_CHUNK, FRAMES_PER_SLOT, SLOTS_PER_CHUNK
 from specsync_lib.wan_training import FoldedVae, device_facts, error_in_boxes, psnr_db
 
 if TYPE_CHECKING:
@@ -203,7 +202,7 @@ class LinearDraft:
         reach = torch.arange(-DRAFT_BACK_FRAMES, FRAMES_PER_SLOT + DRAFT_AHEAD_FRAMES, device=row.device)
         frames = data.begins[row, None] + FRAMES_PER_SLOT * (slot[:, None] - 1) + reach
         frames = torch.minimum(torch.maximum(frames, data.begins[row, None]), data.ends[row, None] - 1)
-        told = [F.one_hot(data.visemes[frames], len(VISEMES)).float(), data.openness[frames].unsqueeze(-1)]
+        told = [generation.one_hot(data.visemes[frames]), data.openness[frames].unsqueeze(-1)]
         told = torch.cat(told, dim=-1).flatten(1)
         return torch.cat([told, torch.ones_like(told[:, :1])], dim=1)
 
