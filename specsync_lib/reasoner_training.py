@@ -67,8 +67,8 @@ class Settings:
     word_end_frames: tuple[float, float] = (-3.0, 2.5)
     probe_noise_chance: float = 0.3
     probe_noise_neper: float = 0.7
-    wrong_past_chance: float = 0.5
-    wrong_past_share: float = 0.3
+    true_past_share: float = 0.25
+    past_stretch_frames: tuple[int, int] = (3, 16)
     seed: int = 0
 
 
@@ -161,14 +161,28 @@ def disturb(
         noisy = np.log(probe.clip(1e-4)) + rng.normal(0, settings.probe_noise_neper, probe.shape)
         probe = np.exp(noisy - noisy.max(axis=1, keepdims=True))
         probe = (probe / probe.sum(axis=1, keepdims=True)).astype(np.float32)
-    # Errors in the past are the probe's and early or late edges, the two kinds that a draft or the model itself makes.
-    late = np.concatenate([lesson.truth[:1], lesson.truth[:-1]])
-    errors = np.where(rng.random(frames) < 0.5, probe.argmax(axis=1), late)
-    share = settings.wrong_past_share * rng.random() if rng.random() < settings.wrong_past_chance else 0.0
-    written = np.where(rng.random(frames) < share, errors, lesson.truth)
-    if lost >= 1 - settings.no_probe_chance:
-        probe = np.full_like(probe, 1 / probe.shape[1])
-    return words, probe, written
+    if lost < 1 - settings.no_probe_chance:
+        return words, probe, written_past(lesson.truth, probe.argmax(axis=1), settings, rng)
+    # What the probe heard must not be told by the tokens written before either: there, truth at another time.
+    elsewhere = np.roll(lesson.truth, rng.integers(frames))
+    moved = np.roll(lesson.truth, rng.integers(-3, 4))
+    return (
+        words,
+        np.full_like(probe, 1 / probe.shape[1]),
+        written_past(lesson.truth, moved if rng.random() < 0.7 else elsewhere, settings, rng),
+    )
+
+
+def written_past(truth: np.ndarray, guess: np.ndarray, settings: Settings, rng: np.random.Generator) -> np.ndarray:
+    """The tokens [frames] that the model reads as already written: stretches of the truth between those of a guess.
+
+    In use they are its own, and where it errs it errs for a whole sound. A model that always read the truth would learn
+    to go on with whatever was written last.
+    """
+    ends = np.cumsum(rng.integers(*settings.past_stretch_frames, len(truth)))
+    stretch = np.searchsorted(ends, np.arange(len(truth)), side="right")
+    true_stretch = rng.random(len(truth)) < settings.true_past_share
+    return np.where(true_stretch[stretch], truth, guess)
 
 
 def examples(

@@ -1,6 +1,7 @@
 """Lessons that do not leak, texts that are the stream's own, and an adapter that comes back as it was trained."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from specsync_lib.reasoner_training import (
     load_lessons,
     main,
     save_lessons,
+    written_past,
 )
 
 
@@ -157,6 +159,16 @@ def test_some_lessons_lose_the_probe_and_others_the_words():
     no_words = np.array([not words for words, _, _ in told])
     assert 0.08 < no_probe.mean() < 0.22 and 0.05 < no_words.mean() < 0.16
     assert not (no_probe & no_words).any(), "a lesson without both teaches guessing"
+
+
+def test_the_past_is_a_guess_in_whole_stretches():
+    truth, guess = np.zeros(3000, int), np.ones(3000, int)
+    past = written_past(truth, guess, Settings(), np.random.default_rng(0))
+    assert 0.15 < (past == truth).mean() < 0.35
+    lengths = np.diff(np.flatnonzero(np.diff(past)))
+    assert lengths.min() >= Settings().past_stretch_frames[0], "errors come in sounds, not in single frames"
+    always = replace(Settings(), true_past_share=1.0)
+    assert (written_past(truth, guess, always, np.random.default_rng(0)) == truth).all()
 
 
 def test_a_run_that_goes_on_sees_what_it_would_have_seen(script):
