@@ -41,7 +41,9 @@ def draw_lips(lips: pd.DataFrame, utterance: str, ax: Axes) -> None:
         name = labelled(words.replace("\n", " "), "measured")
         ax.plot(times_s, part[f"{condition}_mm"], color=ROLE_COLOURS[role], ls=line, label=name)
     ax.set(xlabel="time (s)", ylabel="gap between the lips (mm)", title=f"“{utterance}”", xlim=(0, times_s.max()))
-    ax.legend(fontsize="small", loc="upper right")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
+    ax.legend(fontsize="small", loc="upper left", ncols=2)
 
 
 def draw_correlations(table: pd.DataFrame, ax: Axes) -> None:
