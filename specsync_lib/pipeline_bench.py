@@ -1,7 +1,7 @@
 """Both pipelines measured beside each other on this machine, utterance by utterance, in turn.
 
     python -m specsync_lib.pipeline_bench --setup cpu --chunks 200 --out data/measurements/pipeline_cpu.json
-    python -m specsync_lib.pipeline_bench --setup cpu --chunks 4 --face shape --out /tmp/try.json       a dry run
+    python -m specsync_lib.pipeline_bench --chunks 1 --longest-s 0.8 --face shape --out try.json      a dry run
 
 Latency: each chunk's sound is given when the chunk before is out, so that none waits in a queue; it lasts from the
 chunk's last sample to its frames. Throughput: the whole utterance at once, seconds a chunk. Every mode runs on the same
@@ -29,6 +29,7 @@ from specsync_lib.full_scale import run_numbers, stage_numbers
 from specsync_lib.pipeline import PipelineReport, Policy, pieces, run_serial, run_speculative
 from specsync_lib.pipeline_stages import Models, load_models
 from specsync_lib.provenance import machine, usable_cores
+from specsync_lib.units import SAMPLE_RATE_HZ
 
 REASONING_TOKENS = 32
 RESAMPLES = 1000
@@ -92,14 +93,15 @@ def measure(models: Models, options: argparse.Namespace, save: Callable[[Results
     modes, results = modes_of(options), Results()
     end_s = time.monotonic() + 60 * options.minutes
     warmed = False
-    for name, samples in recordings(rng):
+    for name, whole in recordings(rng):
+        samples = whole[: int(options.longest_s * SAMPLE_RATE_HZ)]
         wanted = [mode for mode in modes if results.chunks(mode) < modes[mode].share * options.chunks]
         if not wanted or time.monotonic() > end_s:
             return results
         if not warmed:
             print("warming up: one short utterance through every pipeline", flush=True)
             for mode in modes.values():
-                run_once(mode, models, samples[:8000])
+                run_once(mode, models, samples[:4000])
             warmed = True
         plans = {}
         for mode in rng.permutation(wanted):
@@ -114,7 +116,7 @@ def measure(models: Models, options: argparse.Namespace, save: Callable[[Results
         save(results)
         counts = ", ".join(f"{mode} {results.chunks(mode)}" for mode in modes)
         print(f"{name}: {counts} chunks; {(end_s - time.monotonic()) / 60:.1f} min left", flush=True)
-    return results
+    raise InputError("recordings: there are too few; fetch the speech: python -m specsync_lib.assets")
 
 
 def run_once(mode: Mode, models: Models, samples: np.ndarray) -> PipelineReport:
@@ -215,6 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--setup", choices=("cpu",), default="cpu", help="the embedded models on this machine's CPU")
     parser.add_argument("--out", type=Path, required=True, help="the JSON to write")
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline")
+    parser.add_argument("--longest-s", type=float, default=8.0, help="utterances are cut there")
     parser.add_argument("--minutes", type=float, default=60, help="no utterance begins after this")
     parser.add_argument("--face", choices=("wan-mini", "shape"), default="wan-mini", help="shape: random weights")
     parser.add_argument("--adapter", default="adapter", help='the reasoner\'s adapter; "none": the model as it comes')
