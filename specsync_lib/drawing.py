@@ -117,19 +117,19 @@ def draw_referee(table: pd.DataFrame, ax: Axes) -> None:
     table : from `referee_numbers.referee_table`.
     """
     names = list(dict.fromkeys(table["what"]))
-    for shift, (speaker, colour, marker) in zip(
-        (0.12, -0.12),
-        (("trained", ROLE_COLOURS["accepted"], "o"), ("unseen", ROLE_COLOURS["rejected"], "D")),
-        strict=True,
+    for speaker, colour, marker, side in (
+        ("trained", ROLE_COLOURS["accepted"], "o", 1),
+        ("unseen", ROLE_COLOURS["rejected"], "D", -1),
     ):
         rows = table[table["speaker"] == speaker]
-        heights = np.array([len(names) - 1 - names.index(what) for what in rows["what"]]) + shift
+        heights = np.array([len(names) - 1 - names.index(what) for what in rows["what"]]) + 0.12 * side
         spread = [rows["accuracy"] - rows["accuracy_low"], rows["accuracy_high"] - rows["accuracy"]]
         style = {"fmt": marker, "color": colour, "capsize": 2, "markersize": 6}
         ax.errorbar(rows["accuracy"], heights, xerr=spread, label=labelled(f"{speaker} speaker", "measured"), **style)
         ax.plot(rows["within_one_frame"], heights, "|", color=colour, markersize=9)
         for height, value in zip(heights, rows["accuracy"], strict=True):
-            ax.text(value, height + 0.08, f"{value:.1%}", ha="center", va="bottom", fontsize=7.5, color=colour)
+            place = {"ha": "center", "va": "bottom" if side > 0 else "top", "fontsize": 7.5, "color": colour}
+            ax.text(value, height + 0.08 * side, f"{value:.1%}", **place)
     ax.plot([], [], "|", color=ROLE_COLOURS["baseline"], markersize=9, label="within ±1 frame")
     ax.set_yticks(range(len(names)), names[::-1])
     ax.set(xlim=(0, 1), ylim=(-0.6, len(names) - 0.4), xlabel="share of frames that are right")
@@ -150,16 +150,17 @@ def draw_front(front: pd.DataFrame, points: pd.DataFrame, ax: Axes) -> None:
         label = labelled(f"chunks chosen by {text}", "measured")
         ax.plot(rows["passes_a_second"], rows["error"], line_style, color=ROLE_COLOURS["corrected"], label=label)
     for row in points.itertuples():
-        style = {"color": ROLE_COLOURS[row.role], "markersize": 9, "markeredgecolor": "white", "linestyle": "none"}
-        ax.plot(row.passes_a_second, row.error, ROLE_MARKERS[row.role], **style)
-        place = {"xytext": (6, 6), "textcoords": "offset points", "fontsize": 8.5}
-        ax.annotate(
-            f"{row.what}\n{row.passes_a_second:.1f} /s, {row.error:.1%}", (row.passes_a_second, row.error), **place
-        )
-    top = 1.25 * max(points["error"].max(), front["error"].max())
-    ax.set(xlim=(-0.8, 36), ylim=(0, top), xlabel="reasoner passes per second of speech", ylabel="frames wrong (truth)")
+        label = labelled(f"{row.what}: {row.passes_a_second:.1f} /s, {row.error:.1%}", "measured")
+        edge = ROLE_COLOURS[row.role] if row.role == "baseline" else "white"  # a cross is nothing but edge
+        style = {"color": ROLE_COLOURS[row.role], "markersize": 10, "markeredgecolor": edge, "linestyle": "none"}
+        ax.plot(row.passes_a_second, row.error, ROLE_MARKERS[row.role], label=label, zorder=4, **style)
+    errors = pd.concat([points["error"], front["error"]])
+    spread = max(errors.max() - errors.min(), 0.02)
+    # Room above for the legend: the points lie low and to the left.
+    ax.set(xlim=(-0.8, 31), ylim=(errors.min() - 0.15 * spread, errors.max() + 1.1 * spread))
+    ax.set(xlabel="reasoner passes per second of speech", ylabel="share of frames wrong, by truth")
     ax.set_title("Cost and error")
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper right", fontsize=8.5)
 
 
 def draw_runs(first_accepted: pd.Series, passes: pd.Series, ax: Axes) -> None:

@@ -259,19 +259,17 @@ def heard_words(prompts: Sequence[Prompt], path: Path = WORDS_FILE) -> pd.DataFr
     Prompts that the file lacks are transcribed and added to it.
     """
     columns = ["utterance", "text", "start_s", "end_s", "probability"]
-    known = pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame(columns=["heard", *columns])
+    known = pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame(columns=columns)
     missing = [prompt for prompt in prompts if prompt.name not in set(known["utterance"])]
-    if missing:
-        whisper = load_whisper()
-        rows = [
-            (prompt.name, word.text, round(word.start_s, 3), round(word.end_s, 3), round(word.probability, 4))
-            for prompt in tqdm(missing, desc="hearing words", unit="utterance")
-            # an utterance in which nothing was heard keeps a blank row, so that it is not heard again
-            for word in transcribe(whisper, load_audio(prompt.path).samples) or [Word("", 0.0, 0.0, 0.0)]
-        ]
-        known = pd.concat([known[columns], pd.DataFrame(rows, columns=columns)], ignore_index=True)
+    whisper = load_whisper() if missing else None
+    for prompt in tqdm(missing, desc="hearing words", unit="utterance", disable=not missing):
+        # an utterance in which nothing was heard keeps a blank row, so that it is not heard again
+        heard = transcribe(whisper, load_audio(prompt.path).samples) or [Word("", 0.0, 0.0, 0.0)]
+        rows = [(prompt.name, w.text, round(w.start_s, 3), round(w.end_s, 3), round(w.probability, 4)) for w in heard]
+        known = pd.concat([known, pd.DataFrame(rows, columns=columns)], ignore_index=True)
+        known = known.sort_values("utterance", kind="stable", ignore_index=True)
         with atomic_path(path) as temporary:
-            known.sort_values("utterance", kind="stable").to_csv(temporary, index=False)
+            known.to_csv(temporary, index=False)
     names = {prompt.name for prompt in prompts}
     return known[known["utterance"].isin(names) & (known["text"] != "")]
 

@@ -203,9 +203,9 @@ def test_the_front_shows_both_choices_and_every_way_of_working(ax):
     )
     draw_front(front, points, ax)
     labels = ax.get_legend_handles_labels()[1]
-    assert labels == ["chunks chosen by fixed threshold (measured)", "chunks chosen by learned policy (measured)"]
-    assert {text.get_text() for text in ax.texts} == {"draft alone\n0.0 /s, 20.0%", "exact\n5.0 /s, 15.0%"}
-    assert ax.get_ylim()[0] == 0 and ax.get_xlim()[1] > 30
+    assert labels[:2] == ["chunks chosen by fixed threshold (measured)", "chunks chosen by learned policy (measured)"]
+    assert labels[2:] == ["draft alone: 0.0 /s, 20.0% (measured)", "exact: 5.0 /s, 15.0% (measured)"]
+    assert ax.get_ylim()[0] < 0.15 and ax.get_ylim()[1] > 0.2 and ax.get_xlim()[1] > 30
 
 
 def test_runs_and_passes_are_shares_of_chunks(ax):
