@@ -146,9 +146,10 @@ class Trainer:
         targets = torch.from_numpy(faces.targets)
         net.target_mean.copy_(targets[self.train_rows].mean(dim=0))
         net.target_std.copy_(targets[self.train_rows].std(dim=0) + 1e-6)
-        self.done_minutes, self.steps, self.curve, self.losses = 0.0, 0, [], []
+        self.done_minutes, self.steps, self.seeds, self.curve, self.losses = 0.0, 0, [], [], []
         if resume:
             self._resume(net, resume)
+        self.seeds.append(options.seed)
         self.net = net.to(device, memory_format=torch.channels_last)
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(options.ema), use_buffers=True)
         self.crops, self.targets = torch.from_numpy(faces.crops).to(device), targets.to(device)
@@ -162,7 +163,8 @@ class Trainer:
         state = {name: value for name, value in net.state_dict().items() if value.is_floating_point()}
         self.done_minutes = trained_minutes(folder)
         earlier = json.loads((folder / lip_reader.METRICS).read_text(encoding="utf-8"))
-        self.steps, self.curve, self.losses = earlier["steps"], earlier["curve"], earlier["losses"]
+        self.steps, self.seeds = earlier["steps"], earlier["seeds"]["training"]
+        self.curve, self.losses = earlier["curve"], earlier["losses"]
         if not (folder / CHECKPOINT).is_file():
             raise InputError(f"{folder / CHECKPOINT}: absent; give the folder of an earlier piece")
         shapes = {name: tuple(value.shape) for name, value in state.items()}
@@ -264,14 +266,12 @@ class Trainer:
             "steps": self.steps,
             "parameters": sum(value.numel() for value in folded.parameters()),
             "options": asdict(self.options),
-            "seeds": {"training": self.options.seed, "faces": self.faces.facts["seed"]},
+            "seeds": {"training": self.seeds, "faces": self.faces.facts["seed"]},
             "faces": self.faces.facts,
             "curve": self.curve,
             "losses": self.losses,
         }
-        for name, text in ((lip_reader.METRICS, json.dumps(metrics, indent=1)), ("README.md", model_card(metrics))):
-            with atomic_path(out / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+        write_metrics(out, metrics)
         return metrics
 
 
@@ -388,7 +388,12 @@ def report(reader: LipReader, faces: LipFaces) -> dict:
 
 
 def report_speech(reader: LipReader, folder: Path) -> dict:
-    """R2 of gap and jaw on the face corpus: spoken sentences, by all of its people that the reader never saw."""
+    """The face corpus' spoken sentences, by all of its people that the reader never saw: R2, lag and lip classes.
+
+    What the sync measures say of a perfect face is what the instrument itself adds.
+    """
+    from specsync_lib import sync_metrics  # needs pandas, which a training machine may lack
+
     corpus = face_corpus.load_corpus(folder)
     heads = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))["heads"]
     unseen = {f"head_{h['index']:03d}" for h in heads if h["identity"] in ("", *face_corpus.TEST_IDENTITIES)}
@@ -400,9 +405,19 @@ def report_speech(reader: LipReader, folder: Path) -> dict:
     quality = quality_of(
         read[:, [TARGETS.index(name) for name in ("gap", "jaw")]], truth.astype(np.float64), people[rows]
     )
+    clips = np.repeat(np.arange(len(corpus.names)), corpus.clip_frames)[rows]
+    offset = sync_metrics.av_offset(truth[:, 0], read[:, TARGETS.index("gap")], clips)
+    classes = sync_metrics.viseme_confusion(
+        read[:, len(lip_reader.LENGTHS) :], corpus.viseme[rows], reader.spread, clips
+    )
     return {
         "r2": _with_intervals(("gap", "jaw"), quality.r2),
         "rmse_gap_mm": round(float(quality.rmse[0] * PICTURE_MM), 4),
+        "av_offset_ms": [round(value, 2) for value in (offset.value, offset.low, offset.high)],
+        "lip_class_accuracy": [
+            round(v, 4) for v in (classes.accuracy.value, classes.accuracy.low, classes.accuracy.high)
+        ],
+        "clips": offset.n,
         "people": quality.r2.n,
         "frames": quality.frames,
         "corpus_sha256": corpus.facts["sha256"],
@@ -415,6 +430,27 @@ def _with_intervals(names: tuple[str, ...], metric: Metric) -> dict[str, dict[st
         name: {key: round(float(v), 5) for key, v in zip(("value", "low", "high"), values, strict=True)}
         for name, *values in columns
     }
+
+
+def _bracketed(numbers: list[float]) -> str:
+    value, low, high = numbers
+    return f"{value:g} [{low:g}, {high:g}]"
+
+
+def add_speech(folder: Path, corpus: Path) -> dict:
+    """Measure a trained folder's reader on a face corpus, into its metrics and card; returns the metrics."""
+    reader = lip_reader.load_lip_reader(folder)
+    metrics = json.loads((folder / lip_reader.METRICS).read_text(encoding="utf-8"))
+    metrics["speech"] = report_speech(reader, corpus)
+    write_metrics(folder, metrics)
+    return metrics
+
+
+def write_metrics(folder: Path, metrics: dict) -> None:
+    """``metrics.json`` and the card beside it."""
+    for name, text in ((lip_reader.METRICS, json.dumps(metrics, indent=1)), ("README.md", model_card(metrics))):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def milliseconds_a_frame(reader: LipReader, frames: int = 256) -> float:
@@ -438,18 +474,20 @@ def model_card(metrics: dict) -> str:
     speech = metrics.get("speech")
     spoken = ""
     if speech:
-        gap, jaw = speech["r2"]["gap"], speech["r2"]["jaw"]
-        spoken = (
-            f"\nOn spoken sentences (`python -m specsync_lib.face_corpus`, {speech['people']} people of it that it "
-            f"never saw, {speech['frames']} frames): gap R2 {gap['value']:.4f} [{gap['low']:.4f}, {gap['high']:.4f}], "
-            f"error {speech['rmse_gap_mm']:.2f} mm (root mean square); jaw {jaw['value']:.4f} [{jaw['low']:.4f}, "
-            f"{jaw['high']:.4f}].\n"
-        )
+        gap, jaw = (_bracketed(list(speech["r2"][name].values())) for name in ("gap", "jaw"))
+        offset, classes = (_bracketed(speech[name]) for name in ("av_offset_ms", "lip_class_accuracy"))
+        spoken = f"""
+On spoken sentences (`python -m specsync_lib.face_corpus`, {speech["people"]} people of it that it never saw,
+{speech["frames"]} frames): gap R2 {gap}, error {speech["rmse_gap_mm"]:.2f} mm (root mean square); jaw R2 {jaw}.
+By its {speech["clips"]} clips: what is read lags {offset} ms behind truth; the lip class is truth's
+in {classes} of the frames (six classes).
+"""
     people, thousands, milliseconds = (
         sum(faces["people"].values()),
         metrics["parameters"] / 1e3,
         metrics["ms_per_frame"],
     )
+    seeds = ", ".join(map(str, metrics["seeds"]["training"]))
     device = f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
     return f"""# The lip reader
 
@@ -479,7 +517,7 @@ Data: `python -m specsync_lib.lip_faces --people {people} --seed {faces["seed"]}
 
 (listing's sha256 {faces["sha256"][:16]}).
 
-Training: `python -m specsync_lib.lip_reader_training`, seed {metrics["seeds"]["training"]}, {metrics["steps"]} steps of
+Training: `python -m specsync_lib.lip_reader_training`, seeds {seeds} (a piece each), {metrics["steps"]} steps of
 {metrics["options"]["rows"]} pictures in {metrics["trained_minutes"]:.1f} minutes ({device}); commit
 {metrics["commit"]}. Reading a frame takes {milliseconds:.1f} ms there (processor time on a CPU).
 
@@ -498,7 +536,6 @@ def train(
     *,
     device: str = "cpu",
     resume: Path | None = None,
-    corpus: Path | None = None,
     commit: str | None = None,
 ) -> dict:
     """Train within the budget and save; returns what ``out/metrics.json`` holds.
@@ -519,8 +556,6 @@ def train(
         "date": datetime.now(UTC).date().isoformat(),
         "ms_per_frame": round(milliseconds_a_frame(reader), 3),
     }
-    if corpus is not None:
-        extra["speech"] = report_speech(reader, corpus)
     return trainer.save(out, extra)
 
 
@@ -529,9 +564,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m specsync_lib.lip_reader_training", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--faces", type=Path, required=True, help="folder made by python -m specsync_lib.lip_faces")
+    parser.add_argument("--faces", type=Path, help="folder made by python -m specsync_lib.lip_faces; trains on it")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--corpus", type=Path, help="folder made by python -m specsync_lib.face_corpus, to test on too")
+    parser.add_argument("--corpus", type=Path, help="folder made by python -m specsync_lib.face_corpus, to measure on")
     parser.add_argument("--resume", type=Path, help="folder of an earlier piece")
     parser.add_argument("--minutes", type=float, default=20.0, help="training time of this piece")
     parser.add_argument("--total-minutes", type=float, help="of all pieces (default: those done plus this one)")
@@ -545,6 +580,11 @@ def main(arguments: list[str] | None = None) -> int:
     if given.threads:
         torch.set_num_threads(given.threads)
     try:
+        if given.faces is None and given.corpus:
+            add_speech(given.out, given.corpus)
+            return 0
+        if given.faces is None:
+            raise InputError("give --faces to train, or --corpus to measure the reader in --out")
         if given.device != "cpu" and not torch.cuda.is_available():
             raise InputError(f"--device {given.device}: no CUDA device here; give --device cpu")
         faces = lip_faces.load(given.faces)
@@ -556,8 +596,10 @@ def main(arguments: list[str] | None = None) -> int:
             learning_rate=given.learning_rate,
             seed=given.seed,
         )
-        where = {"device": given.device, "resume": given.resume, "corpus": given.corpus, "commit": given.commit}
+        where = {"device": given.device, "resume": given.resume, "commit": given.commit}
         metrics = train(faces, options, given.out, **where)
+        if given.corpus:
+            metrics = add_speech(given.out, given.corpus)
     except InputError as error:
         print(error, file=sys.stderr)
         return InputError.EXIT_CODE

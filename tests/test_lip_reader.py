@@ -239,10 +239,25 @@ def test_two_steps_write_everything_and_a_second_piece_goes_on(faces, tmp_path):
     assert (tmp_path / "one" / lip_reader.WEIGHTS).stat().st_size < 2 * 2**20
     card = (tmp_path / "one" / "README.md").read_text()
     assert f"{metrics['r2']['gap']['value']:.4f}" in card
+    assert training.main(["--out", str(tmp_path / "one")]) == InputError.EXIT_CODE  # neither to train nor to measure
     again = training.train(faces, replace(options, seed=1), tmp_path / "two", resume=tmp_path / "one")
-    assert again["steps"] == 4
+    assert (again["steps"], again["seeds"]["training"]) == (4, [0, 1])
     assert again["curve"][0] == metrics["curve"][0]
     assert again["trained_minutes"] > metrics["trained_minutes"]
+
+
+def test_speech_is_added_to_metrics_and_card(faces, tmp_path, monkeypatch):
+    from toy_faces import toy_corpus
+
+    training.train(faces, training.Options(rows=4, max_steps=1), tmp_path)
+    corpus = replace(toy_corpus(size_px=64, clip_frames=13), lip_gap_mm=np.random.default_rng(0).uniform(0, 9, 78))
+    heads = [{"index": k, "identity": "" if k else "reference"} for k in range(6)]
+    (tmp_path / "corpus.json").write_text(json.dumps({"heads": heads}))
+    monkeypatch.setattr(training.face_corpus, "load_corpus", lambda folder: corpus)
+    assert training.main(["--out", str(tmp_path), "--corpus", str(tmp_path)]) == 0
+    speech = json.loads((tmp_path / lip_reader.METRICS).read_text())["speech"]
+    assert (speech["people"], speech["clips"], speech["frames"]) == (5, 5, 65)  # not the person that was trained on
+    assert f"{speech['rmse_gap_mm']:.2f} mm" in (tmp_path / "README.md").read_text()
 
 
 def test_wrong_folders_are_one_line(tmp_path, capsys):
