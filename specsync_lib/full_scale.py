@@ -50,7 +50,7 @@ from specsync_lib.real_shape import (
     ShapeReasoner,
     Shapes,
 )
-from specsync_lib.simulate import CHUNK_SAMPLES, ChunkPattern, measured_pattern
+from specsync_lib.simulate import CHUNK_SAMPLES, ChunkPattern, measured_pattern, random_pattern
 from specsync_lib.summary import write_json
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 
@@ -60,6 +60,7 @@ STEPS = (1, 2, 4)
 PASS_TOKENS = (1, 12, 32, 60)  # a token; a chunk's draft; a longer one; a chunk's evidence with its draft
 PREFILL_TOKENS = 512
 FP8_ROWS = (1, 12, 60)
+POLICY_RATES = (0.0, 0.25, 0.5)
 PIECE_MS = 100
 
 
@@ -384,7 +385,7 @@ class ShapeJudge(ShapeStage):
 
     def __init__(self, listener: Listener, reasoner: ShapeReasoner, pattern: Sequence[ChunkPattern]) -> None:
         super().__init__(reasoner.device)
-        self._listener, self._reasoner, self._pattern = listener, reasoner, pattern
+        self._listener, self._reasoner, self.pattern = listener, reasoner, pattern
         self.first_chunk = 0  # where in the pattern the stream begins
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
@@ -417,12 +418,10 @@ class ShapeJudge(ShapeStage):
         return torch.tensor(padded, device=self.device) + real_shape.FIRST_TOKEN
 
     def _answer(self, request: Request) -> ChunkPattern:
-        return self._pattern[(self.first_chunk + request.audio.index) % len(self._pattern)]
+        return self.pattern[(self.first_chunk + request.audio.index) % len(self.pattern)]
 
     def _tokens(self, request: Request) -> Tokens:
-        """The draft with another viseme wherever the pattern rejects."""
-        rejected = self._answer(request).rejected
-        return tuple((token + (frame in rejected)) % len(VISEMES) for frame, token in enumerate(request.draft.tokens))
+        return judged_tokens(request.draft.tokens, self._answer(request))
 
 
 class ShapeGenerator(ShapeStage):
@@ -559,6 +558,8 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
         stages = stages_of(session.shapes, models, region, steps, pattern, compiled=options.compile)
         session.content["regions"][name] = result = {"steps": steps, "runs": {}, "stages": {}}
         run_blocks(session, stages, result, chunks, options.reasoning_chunks if headline else 0, options.block)
+        if headline and session.left() > 60:
+            run_policies(session, stages, result, options.policy_chunks)
         if headline and session.left() > 20 + options.paced_chunks * 0.4:
             run_paced(session, stages, result, options)
         del stages
@@ -625,6 +626,34 @@ def run_without_frames(
     return replace(report, commits=tuple(commits))
 
 
+def run_policies(session: Session, stages: Stages, result: dict, chunks: int) -> None:
+    """Each policy for late verdicts over rejection rates, on drawn patterns: latency, and frames not as judged."""
+    samples = np.zeros(chunks * CHUNK_SAMPLES, np.float32)
+    measured, result["policies"] = stages.judge.pattern, []
+    stages.judge.first_chunk = 0
+    for rate in POLICY_RATES:
+        stages.judge.pattern = pattern = random_pattern(rate, chunks, np.random.default_rng(0))
+        for policy in ("midflight", "rollback", "lenient"):
+            report = run_without_frames(partial(run_speculative, policy=Policy(late=policy), ahead=1), samples, stages)
+            wanted = [judged_tokens(one.drafted, pattern[one.index]) for one in report.commits]
+            wrong = [one.tokens != tokens for one, tokens in zip(report.commits, wanted, strict=True)]
+            frames = np.concatenate([np.not_equal(a.tokens, b) for a, b in zip(report.commits, wanted, strict=True)])
+            latency_ms = report.chunks()["latency_ms"]
+            result["policies"].append({
+                "policy": policy, "rate": rate, "n": chunks, "mean_ms": round(float(latency_ms.mean()), 3),
+                "latency_ms": [round(float(value), 3) for value in latency_ms], "chunks_not_as_judged": sum(wrong),
+                "plan_error": round(float(frames.mean()), 5), "counts": report.counts,
+            })  # fmt: skip
+        session.save()
+    stages.judge.pattern = measured
+    session.log(f"{len(result['policies'])} runs of the policies for late verdicts")
+
+
+def judged_tokens(drafted: Tokens, answer: ChunkPattern) -> Tokens:
+    """The draft with another viseme wherever the judge rejects."""
+    return tuple((token + (frame in answer.rejected)) % len(VISEMES) for frame, token in enumerate(drafted))
+
+
 def run_paced(session: Session, stages: Stages, result: dict, options: argparse.Namespace) -> None:
     """The speculative pipeline at the pace of speech: when every chunk of frames is out, against when it was heard."""
     samples = np.zeros(options.paced_chunks * CHUNK_SAMPLES, np.float32)
@@ -654,6 +683,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline and region")
     parser.add_argument("--block", type=int, default=20, help="chunks of one stream; the pipelines take turns")
     parser.add_argument("--reasoning-chunks", type=int, default=20, help="chunks of serial with reasoning tokens")
+    parser.add_argument("--policy-chunks", type=int, default=20, help="chunks of each policy at each rejection rate")
     parser.add_argument("--paced-chunks", type=int, default=50, help="chunks at the pace of speech")
     parser.add_argument("--convolution", choices=("3d", "2d"), default="3d", help="how the decoder convolves")
     parser.add_argument("--fp8", choices=("per-tensor", "rowwise"), default="per-tensor", help="FP8 product")

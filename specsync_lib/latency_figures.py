@@ -8,9 +8,11 @@ import fnmatch
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import ipywidgets
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -27,16 +29,20 @@ from specsync_lib.provenance import display_path
 from specsync_lib.simulate import (
     CHUNK_MS,
     LABEL,
+    REASONING_TOKENS,
     ChunkPattern,
     Setup,
     claims,
+    exactly,
     late_verdicts,
     measured_files,
+    measured_setups,
     random_pattern,
     simulate,
     summary_row,
 )
 from specsync_lib.trace import STAGES
+from specsync_lib.units import FRAMES_PER_CHUNK
 
 MODE_NAMES = {"serial": "serial", "serial_reasoning": "serial, reasoning first", "speculative": "speculative"}
 # What a chunk's latency is made of, in the order in which it passes; each has its colour everywhere.
@@ -137,6 +143,18 @@ def comparison_table(setup: Setup, pattern: Sequence[ChunkPattern], rng: np.rand
     return pd.DataFrame(rows)
 
 
+def comparison_figure(table: pd.DataFrame) -> Figure:
+    """`draw_comparison` of all setups; those on a CPU, tens of times slower, on an axis of their own."""
+    on_cpu = table["setup"].str.startswith("cpu")
+    groups = [part for part in (table[~on_cpu], table[on_cpu]) if len(part)]
+    counts = [len(part[["setup", "label"]].drop_duplicates()) for part in groups]
+    figure = plt.figure(figsize=(11, 1.6 * len(groups) + 1 + 0.85 * sum(counts)))
+    axes = figure.subplots(len(groups), 1, height_ratios=[count + 0.4 for count in counts], squeeze=False)[:, 0]
+    for part, ax in zip(groups, axes, strict=True):
+        draw_comparison(part, ax)
+    return figure
+
+
 def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
     """Serial against speculative for every setup, stage by stage, intervals of the median as whiskers."""
     pairs = table[["setup", "label", "mode"]].drop_duplicates()
@@ -150,23 +168,24 @@ def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
             for part, ms in zip(bar["part"], bar["ms"], strict=True):
                 ax.barh(place + offset, ms, 0.34, left, color=ROLE_COLOURS[PARTS[part]], hatch=hatch, edgecolor="white")
                 left += ms
-            total = bar["p50_ms"].iloc[0]
+            total = end = bar["p50_ms"].iloc[0]
             if "p50_low_ms" in bar and np.isfinite(bar["p50_low_ms"].iloc[0]):
-                ends = [[total - bar["p50_low_ms"].iloc[0]], [bar["p50_high_ms"].iloc[0] - total]]
+                end = bar["p50_high_ms"].iloc[0]
+                ends = [[total - bar["p50_low_ms"].iloc[0]], [end - total]]
                 ax.errorbar(total, place + offset, xerr=ends, color="black", capsize=3, lw=1.2)
-            ax.annotate(f"  {mode} {total:,.0f} ms", (total, place + offset), va="center", fontsize=9)
+            ax.annotate(f"  {mode} {total:,.0f} ms", (end, place + offset), va="center", fontsize=9)
     ax.set_yticks(range(len(setups)), [labelled(setup, label) for setup, label in setups.itertuples(index=False)])
     ax.invert_yaxis()
     ax.axvline(CHUNK_MS, color=ROLE_COLOURS["baseline"], ls=":", lw=1.2)
     ax.annotate(" a chunk of video", (CHUNK_MS, -0.62), fontsize=8.5, color=ROLE_COLOURS["baseline"], va="center")
-    longest = table["p50_ms"].max()
+    longest = table[[column for column in ("p50_ms", "p50_high_ms") if column in table]].max().max()
     ax.set(xlim=(0, 1.25 * longest), xlabel="median latency of a chunk, last sample to frames (ms)")
     shown = [part for part in PARTS if part in set(table["part"])]
     labels = {part: sorted(set(table.loc[table["part"] == part, "label"])) for part in shown}
     ax.legend(
         [Patch(color=ROLE_COLOURS[PARTS[part]]) for part in shown],
         [f"{part} ({', '.join(labels[part])})" for part in shown],
-        loc="upper center", bbox_to_anchor=(0.4, -0.14), ncols=2,
+        loc="upper left", bbox_to_anchor=(1, 1),
     )  # fmt: skip
     ax.grid(axis="y", visible=False)
 
@@ -220,13 +239,17 @@ def _attempts(table: pd.DataFrame, chunk: int) -> int:
 # --- late verdicts ----------------------------------------------------------------------------------------------------
 
 
-def draw_late_latency(table: pd.DataFrame, serial_ms: float, ax: Axes) -> None:
-    """Mean latency over the rejection rate for each policy; the line is the closed form, the marks the simulation."""
+def draw_late_latency(table: pd.DataFrame, serial_ms: float, ax: Axes, measured: pd.DataFrame | None = None) -> None:
+    """Mean latency over the rejection rate by policy: lines by hand, marks simulated, large hollow ones measured."""
     for policy, rows in table.groupby("policy", sort=False):
         role = POLICY_ROLES[policy]
         ax.plot(rows["rate"], rows["mean_ms"], ROLE_MARKERS[role], ls="", color=ROLE_COLOURS[role],
                 label=labelled(POLICY_NAMES[policy], LABEL))  # fmt: skip
         ax.plot(rows["rate"], rows["expected_ms"], color=ROLE_COLOURS[role], lw=1)
+    for (policy, label), rows in () if measured is None else measured.groupby(["policy", "label"], sort=False):
+        role = POLICY_ROLES[policy]
+        ax.plot(rows["rate"], rows["mean_ms"], ROLE_MARKERS[role], ls="", color=ROLE_COLOURS[role], mfc="none", ms=13,
+                label=labelled(POLICY_NAMES[policy], label))  # fmt: skip
     ax.axhline(serial_ms, color=ROLE_COLOURS["target"], ls="--", label=labelled("serial", LABEL))
     ax.set(xlabel="share of chunks rejected", ylabel="mean latency of a chunk (ms)", ylim=(0, None))
     ax.legend(loc="best", fontsize="small")
@@ -244,7 +267,7 @@ def draw_late_error(table: pd.DataFrame, ax: Axes) -> None:
 # --- confidence threshold ---------------------------------------------------------------------------------------------
 
 
-def chunk_table(frames: pd.DataFrame, frames_per_chunk: int = 12) -> pd.DataFrame:
+def chunk_table(frames: pd.DataFrame, frames_per_chunk: int = FRAMES_PER_CHUNK) -> pd.DataFrame:
     """Chunks of a frame table (utterance, confidence, accepted): mean confidence, and whether a frame is rejected."""
     number = frames.groupby("utterance", sort=False).cumcount() // frames_per_chunk
     grouped = frames.assign(chunk=number).groupby(["utterance", "chunk"], sort=False)
@@ -376,11 +399,12 @@ def delivery_table(runs: Mapping[str, Sequence[float]]) -> pd.DataFrame:
 
 def draw_delivery(runs: Mapping[str, Sequence[float]], labels: Mapping[str, str], ax: Axes) -> None:
     """How long after its own sound each chunk of a live stream is out."""
-    roles = {"serial": "target", "speculative": "accepted"}
     for name, committed_s in runs.items():
-        role = next((role for mode, role in roles.items() if name.startswith(mode)), "coverage")
+        measured = labels[name] != LABEL
+        role = "target" if name.startswith("serial") else "corrected" if measured else "accepted"
         late_ms = 1000 * np.asarray(committed_s) - CHUNK_MS * np.arange(len(committed_s))
-        ax.plot(late_ms, color=ROLE_COLOURS[role], marker=ROLE_MARKERS[role], ms=4, label=labelled(name, labels[name]))
+        style = {"color": ROLE_COLOURS[role], "marker": ROLE_MARKERS[role], "ls": "--" if measured else "-"}
+        ax.plot(late_ms, ms=4, label=labelled(name, labels[name]), **style)
     ax.set(xlabel="chunk of a live stream", ylabel="out, after its sound (ms)", yscale="log")
     ax.legend()
 
@@ -469,6 +493,58 @@ def _headline(directory: Path | None) -> tuple[dict, str, dict, Path] | None:
                 if {"serial", "speculative"} <= set(result["runs"]):
                     return content, region, result["runs"], path
     return None
+
+
+def headline_setup(directory: Path | None = None) -> Setup | None:
+    """The stage times of the headline's measurement, None where there is none: those of the speculative run, with the
+    serial run's plan."""
+    measured = _headline(directory)
+    if measured is None:
+        return None
+    _, region, _, path = measured
+    setups = measured_setups(path)[region]
+    plan = setups["serial"].plan
+    token = plan.times(1 / FRAMES_PER_CHUNK)
+    if "serial_reasoning" in setups:
+        added_ms = setups["serial_reasoning"].plan.median_ms - plan.median_ms
+        token = exactly(max(0.0, added_ms) / REASONING_TOKENS)
+    return replace(setups["speculative"], plan=plan, token=token)
+
+
+def measured_policies(directory: Path | None = None) -> pd.DataFrame:
+    """Measured runs of the policies for late verdicts: setup, label, policy, rate, mean_ms, plan_error, n."""
+    rows = []
+    for path in measured_files(directory):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for region, result in content["regions"].items():
+            shared = {"setup": f"{content['setup']} {region}", "label": content["label"]}
+            rows += [shared | row for row in result.get("policies", ())]
+    columns = ["setup", "label", "policy", "rate", "mean_ms", "plan_error", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def measured_break_even(directory: Path | None = None) -> pd.DataFrame:
+    """Where serial would win, out of measured latencies: chunks that were accepted, that were rejected, and serial's.
+
+    break_even: share of rejected chunks at which the means meet; inf where even a rejected chunk is faster than serial.
+    """
+    rows = []
+    for path in measured_files(directory):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        answers = [bool(one["rejected"]) for one in content["replayed"]]
+        for region, result in content["regions"].items():
+            if not {"serial", "speculative"} <= set(result["runs"]):
+                continue
+            latency_ms = np.asarray(result["runs"]["speculative"]["latency_ms"])
+            rejected = np.resize(answers, len(latency_ms))
+            serial = float(np.mean(result["runs"]["serial"]["latency_ms"]))
+            if not 0 < rejected.sum() < len(rejected):
+                continue
+            right, wrong = (float(latency_ms[rejected == kind].mean()) for kind in (False, True))
+            rate = np.inf if wrong <= serial else max(0.0, (serial - right) / (wrong - right))
+            rows.append((f"{content['setup']} {region}", content["label"], right, wrong, serial, rate, len(rejected)))
+    columns = ["setup", "label", "accepted_mean_ms", "rejected_mean_ms", "serial_mean_ms", "break_even", "n"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _latency_verdict(claim: Mapping, mode: str, directory: Path | None) -> tuple:

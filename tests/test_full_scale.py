@@ -181,7 +181,17 @@ def test_the_rehearsal_measures_every_stage(tmp_path):
 
 def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path):
     arguments = ["--part", "pipeline", "--tiny", "--regions", "32px:2:6", "--block", "3", "--out"]
-    arguments += [str(tmp_path), "--reasoning-chunks", "3", "--paced-chunks", "2", "--seconds", "600"]
+    arguments += [
+        str(tmp_path),
+        "--reasoning-chunks",
+        "3",
+        "--paced-chunks",
+        "2",
+        "--policy-chunks",
+        "4",
+        "--seconds",
+        "600",
+    ]
     assert full_scale.main(arguments) == 0
     content = json.loads((tmp_path / "pipeline_tiny.json").read_text())
     runs = content["regions"]["32px"]["runs"]
@@ -191,6 +201,10 @@ def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path
     rejected = sum(bool(one["rejected"]) for one in content["replayed"][:6])
     assert runs["serial"]["counts"].get("corrected", 0) == rejected  # the pattern was replayed, chunk by chunk
     assert set(content["regions"]["32px"]["stages"]["serial"]) == {"draft", "plan", "begin", "step", "render", "commit"}
+    policies = {(row["policy"], row["rate"]): row for row in content["regions"]["32px"]["policies"]}
+    assert len(policies) == 9
+    assert all(row["plan_error"] == 0 for (policy, _), row in policies.items() if policy != "lenient")
+    assert policies["lenient", 0.5]["plan_error"] > 0
     table = simulate.check_measured(simulate.np.random.default_rng(0), tmp_path, chunks=20)
     assert set(table["mode"]) == set(runs) and (table["measured_ms"] > 0).all()
 
