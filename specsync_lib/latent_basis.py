@@ -522,10 +522,10 @@ class Fit:
     def _solve(self, kind: HeadKind) -> "Heads":
         """Regress the plan model's shares once: every training sentence on every slot grid, for every penalty."""
         ridge = Ridge()
-        for speech in self.material.speech_of("train"):
-            for grid in range(min(FRAMES_PER_SLOT, 1 + len(speech.units) - FRAMES_PER_SLOT)):
-                shares = self.plan_model.shares(mouth_paths(speech.units, grid))
-                ridge.add(self.features(speech, kind, grid), shares)
+        for grid in range(FRAMES_PER_SLOT):
+            some = [s for s in self.material.speech_of("train") if len(s.units) >= grid + FRAMES_PER_SLOT]
+            paths = torch.cat([mouth_paths(s.units, grid) for s in some])
+            ridge.add(torch.cat([self.features(s, kind, grid) for s in some]), self.plan_model.shares(paths))
         held_out = self.material.speech_of("validation")
         features = torch.cat([self.features(s, kind) for s in held_out])
         shares = torch.cat([self.plan_model.shares(mouth_paths(s.units)) for s in held_out])
