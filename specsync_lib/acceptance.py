@@ -37,6 +37,7 @@ SUM_SLACK = 1e-3  # a float32 softmax over 15 tokens sums to 1 within 1e-6; a ha
 # A judge is out of step when its rows agree with the witness this much better after a shift of up to LARGEST_SHIFT.
 LARGEST_SHIFT = 3
 SHIFT_MARGIN = 0.25
+LEAST_OVERLAP = 6
 
 
 class Stream(Protocol):
@@ -412,15 +413,15 @@ def best_shift(rows: Float[np.ndarray, "t v"], witness: Float[np.ndarray, "t v"]
     """By how many frames rows run late against a witness of the same frames (negative: early); 0 unless it is plain.
 
     The agreement at a shift is the mean probability that the two name the same viseme, over the frames that overlap,
-    of which at least half of the chunk must. It must gain SHIFT_MARGIN over standing still: steady frames (silence,
-    a held vowel) agree at every shift and say nothing.
+    which must be LEAST_OVERLAP or more: the end of a chunk is too short to tell. It must gain SHIFT_MARGIN over standing
+    still: steady frames (silence, a held vowel) agree at every shift and say nothing.
     """
     frames = len(rows)
     agreement = {
         shift: float((rows[max(0, shift) : frames + min(0, shift)] * witness[max(0, -shift) : frames - max(0, shift)])
                      .sum(axis=1).mean())
         for shift in range(-LARGEST_SHIFT, LARGEST_SHIFT + 1)
-        if 2 * (frames - abs(shift)) >= frames
+        if not shift or frames - abs(shift) >= LEAST_OVERLAP
     }  # fmt: skip
     best = max(agreement, key=lambda shift: agreement[shift])
     return best if agreement[best] > agreement[0] + SHIFT_MARGIN else 0

@@ -318,6 +318,13 @@ def test_steady_frames_are_never_out_of_step():
     assert best_shift(silence[:1], silence[:1]) == 0
 
 
+def test_the_end_of_a_chunk_is_too_short_to_be_out_of_step():
+    rows = np.eye(len(VISEMES))[[3, 3, 7, 7]]
+    assert best_shift(np.roll(rows, 1, axis=0), rows) == 0
+    longer = np.eye(len(VISEMES))[np.arange(9)]
+    assert best_shift(np.roll(longer, 1, axis=0), longer) == 1
+
+
 def test_the_lenient_rule_by_hand():
     # The judge says 1 1 2 3, sure of all but the last frame, where it gives 0.3 to token 0.
     target = torch.eye(4)[[1, 1, 2, 3]]
