@@ -140,7 +140,7 @@ def calibrate(name: str, prompts: Sequence[Prompt], device: str = "cpu") -> dict
     table = target_table(row, prompts, device)
     # Rows are at the temperature in the file: logarithms times it are logits at temperature 1, up to a constant.
     logits = torch.from_numpy(np.log(table[PROBABILITIES].to_numpy().clip(1e-12)) * settings["temperature"])
-    truth = torch.from_numpy(table["truth"].map(VISEMES.index).to_numpy())
+    truth = torch.tensor(table["truth"].map(VISEMES.index).tolist())
     settings["temperature"] = round(best_temperature(logits, truth), 4)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
