@@ -413,8 +413,8 @@ def best_shift(rows: Float[np.ndarray, "t v"], witness: Float[np.ndarray, "t v"]
     """By how many frames rows run late against a witness of the same frames (negative: early); 0 unless it is plain.
 
     The agreement at a shift is the mean probability that the two name the same viseme, over the frames that overlap,
-    which must be LEAST_OVERLAP or more: the end of a chunk is too short to tell. It must gain SHIFT_MARGIN over standing
-    still: steady frames (silence, a held vowel) agree at every shift and say nothing.
+    which must be LEAST_OVERLAP or more: the end of a chunk is too short to tell. It must gain SHIFT_MARGIN over
+    standing still: steady frames (silence, a held vowel) agree at every shift and say nothing.
     """
     frames = len(rows)
     agreement = {

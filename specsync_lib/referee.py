@@ -431,10 +431,11 @@ def run_folder(speaker: str, words: pd.DataFrame) -> tuple[Path, str]:
     InputError : a file of weights is absent.
     """
     draft_name, probe_name, adapter = SPEAKERS[speaker]
-    weights = MODEL_DIR / adapter / "adapter_model.safetensors"
+    weights, settings = (MODEL_DIR / adapter / name for name in ("adapter_model.safetensors", "reasoner.json"))
     digest = hashlib.sha256(words.to_csv(index=False).encode())
     for path in (
         weights,
+        settings,
         *(DRAFT_DIR / f"{name}.safetensors" for name in (draft_name, probe_name)),
         *(Path(module.__file__) for module in (acceptance, reasoner)),
     ):
@@ -518,6 +519,9 @@ def judge_and_write() -> None:
     words = heard_words([*human_prompts("validation"), *human_prompts("test")])
     tables, judging = [], {}
     for speaker, (draft_name, probe_name, adapter) in SPEAKERS.items():
+        if speaker != "trained" and not (MODEL_DIR / adapter).is_dir():
+            print(f"row {speaker!r} is left out: no {provenance.display_path(MODEL_DIR / adapter)}", file=sys.stderr)
+            continue
         folder, digest = run_folder(speaker, words)
         validation, test = (
             gather(human_prompts(split), draft_name, probe_name, words) for split in ("validation", "test")

@@ -240,7 +240,8 @@ def record_headlines(facts: dict) -> None:
     likely, own = trained["recalibrated_confidence"], trained["draft_confidence"]
     for key, unit, numbers, name in (
         ("reasoner.accuracy", "fraction", target, "accuracy"),
-        ("reasoner.passes_ratio", "ratio", trained["passes"], "verified_ratio"),
+        ("reasoner.passes_ratio", "ratio", trained["passes"], "guessed_ratio"),
+        ("reasoner.passes_ratio_from_draft", "ratio", trained["passes"], "verified_ratio"),
         ("acceptance.at_085", "fraction", likely, "lenient"),
         ("acceptance.coverage_at_085", "fraction", likely, "coverage"),
         ("acceptance.exact_greedy_at_085", "fraction", likely, "exact_greedy"),
@@ -322,6 +323,7 @@ def acceptance_pattern(chunks: pd.DataFrame, judging: dict) -> dict:
         "what": {
             "accepted": "drafts that pass 1 lets stand in front, under the exact greedy rule",
             "passes": "forward passes until the chunk was decided, under that rule",
+            "guessed_passes": "the same where pass 1 verifies the probe's tokens in place of the draft's",
             "rejected_at": "frames of the chunk whose draft does not stand, under that rule",
             "lenient_rejected_at": f"the same under the lenient rule with threshold {THRESHOLD}, which takes one pass",
         },
@@ -332,6 +334,7 @@ def acceptance_pattern(chunks: pd.DataFrame, judging: dict) -> dict:
                 "frames": int(row.frames),
                 "accepted": int(row.first_accepted),
                 "passes": int(row.passes),
+                "guessed_passes": int(row.guessed_passes),
                 "rejected_at": numbers(row.rejected),
                 "lenient_rejected_at": numbers(row.lenient_rejected),
             }
