@@ -67,14 +67,14 @@ def policy_of(options: argparse.Namespace) -> Policy:
 def modes_of(options: argparse.Namespace) -> dict[str, Mode]:
     """The pipelines to compare; "in_flight" is the speculative one with up to 4 chunks, for its throughput."""
     policy = policy_of(options)
-    cores = usable_cores()
-    each = options.threads or max(1, cores // 2)
+    each = options.threads or max(1, usable_cores() // 2)
+    alone = options.serial_threads or usable_cores()
     return {
-        "serial": Mode(run_serial, cores),
+        "serial": Mode(run_serial, alone),
         "speculative": Mode(partial(run_speculative, policy=policy, ahead=1), each),
         "in_flight": Mode(partial(run_speculative, policy=policy), each, IN_FLIGHT_SHARE),
         "serial_reasoning": Mode(
-            partial(run_serial, reasoning_tokens=options.reasoning_tokens), cores, options.reasoning_share
+            partial(run_serial, reasoning_tokens=options.reasoning_tokens), alone, options.reasoning_share
         ),
     }
 
@@ -223,6 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--adapter", default="adapter", help='the reasoner\'s adapter; "none": the model as it comes')
     parser.add_argument("--steps", type=int, default=2, help="denoising steps")
     parser.add_argument("--threads", type=int, default=0, help="of each speculative stage; default: half of the cores")
+    parser.add_argument("--serial-threads", type=int, default=0, help="of the serial pipelines; default: all cores")
     parser.add_argument(
         "--hold-before",
         choices=("nothing", "decode", "last-step"),
