@@ -702,10 +702,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+@torch.no_grad()
 def main(arguments: Sequence[str]) -> int:
     """Measure one part; what fails ends in one line, and what was measured before it is in the file."""
     options = parse(arguments)
-    torch.set_grad_enabled(False)
     name = f"pipeline_{options.setup}" if options.part == "pipeline" else "stages_h200"
     if options.tiny:
         name = f"{options.part}_tiny"

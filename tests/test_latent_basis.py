@@ -417,7 +417,7 @@ def test_the_figure_shows_every_condition(lips):
     left, right = fig.axes
     assert len(left.lines) == 1 + len(latent_figures.TRACED)
     assert len(right.get_xticklabels()) == len(claim.CONDITIONS)
-    assert latent_figures.typical_utterance(lips) in left.get_title()
+    assert latent_figures.typical_utterance(lips) in left.get_title() + left.get_title("left")
     plt.close(fig)
 
 

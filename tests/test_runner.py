@@ -240,7 +240,9 @@ def test_a_process_that_dies_is_named(project):
         run(project)
 
 
-def test_an_interruption_ends_what_was_started():
+def test_an_interruption_ends_what_was_started(request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     started = []
 
     def work():
