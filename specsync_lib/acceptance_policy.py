@@ -19,7 +19,7 @@ from scipy.special import expit, log_softmax
 
 from specsync_lib.draft import MODEL_DIR, DraftPlan
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import write_text
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 
 POLICY_FILE = MODEL_DIR / "acceptance_policy.json"
@@ -174,8 +174,7 @@ class AcceptancePolicy:
     def save(self, path: Path = POLICY_FILE, **facts: object) -> None:
         """Write as JSON, with where it comes from."""
         content = {"frame_features": FRAME_FEATURES, "chunk_features": CHUNK_FEATURES, **asdict(self), **facts}
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def load_policy(path: Path = POLICY_FILE) -> AcceptancePolicy:

@@ -31,7 +31,7 @@ from kernels.project_latents.reference import ProjectionWeights
 from specsync_lib import latent_basis, latent_material, wan
 from specsync_lib.draft import load_draft
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_text
 from specsync_lib.latent_basis import Coder, LatentBasis
 from specsync_lib.latent_material import REFERENCE, Film, Material, Speech
 from specsync_lib.units import FRAMES_PER_SLOT
@@ -184,8 +184,7 @@ def write_lips(
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         table.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    with atomic_path(work / LIPS_FACTS) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    write_text(work / LIPS_FACTS, json.dumps(facts, indent=1))
     with atomic_path(work / PREVIEW) as temporary:
         Image.fromarray(sheet).save(temporary)
 

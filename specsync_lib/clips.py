@@ -19,7 +19,7 @@ from specsync_lib.alignment import Phone
 from specsync_lib.audio import write_flac
 from specsync_lib.corpus import CLIPS_DIR
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import write_text
 from specsync_lib.units import SAMPLE_RATE_HZ
 from specsync_lib.visemes import PIPER_TO_VISEME
 
@@ -172,8 +172,7 @@ def write_clips(directory: Path = CLIPS_DIR) -> None:
                 for p in phones
             ],
         }
-        with atomic_path(directory / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(row, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_text(directory / f"{name}.json", json.dumps(row, ensure_ascii=False, indent=1) + "\n")
         print(f"{name}: {len(samples) / SAMPLE_RATE_HZ:.2f} s, {len(phones)} phones")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import write_text
 
 Kind = Literal["drafted", "judged", "overruled", "unverified", "rolled back", "committed"]
 
@@ -55,8 +55,7 @@ class CommitLog:
 
     def write(self, path: str | Path) -> None:
         """JSON lines, one an entry."""
-        with atomic_path(path) as temporary:
-            temporary.write_text("".join(json.dumps(entry._asdict()) + "\n" for entry in self._entries), "utf-8")
+        write_text(path, "".join(json.dumps(entry._asdict()) + "\n" for entry in self._entries))
 
 
 def read_log(path: str | Path) -> tuple[Entry, ...]:

@@ -28,7 +28,7 @@ from specsync_lib.alignment import Phone, align, normalise_text, plan_from_phone
 from specsync_lib.assets import asset, cache_dir
 from specsync_lib.audio import load_audio
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_text
 from specsync_lib.units import VIDEO_FPS, VISEMES
 from specsync_lib.visemes import SyncPlan
 
@@ -265,8 +265,7 @@ def write_splits(path: Path = SPLITS_FILE) -> dict:
         "left_out": dict(left_out),
         "prompts": {name: {"split": sides[name], "frames": frames[name]} for name in sorted(frames)},
     }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(table, indent=1) + "\n")
     return table
 
 

@@ -21,7 +21,7 @@ from specsync_lib.audio import load_audio
 from specsync_lib.corpus import Prompt, aligned, human_prompts
 from specsync_lib.draft import MODEL_DIR, DraftPlan, draft_plan, load_draft
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import write_text
 from specsync_lib.metrics import Metric, bootstrap_by_group
 from specsync_lib.teacher import load_encoder, load_probe, teacher_logits
 from specsync_lib.units import VISEMES
@@ -123,8 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "command": options.command,
     }
     path: Path = MODEL_DIR / "metrics.json"
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(numbers, indent=1) + "\n")
     print(json.dumps(numbers, indent=1))
     return 0
 

@@ -30,7 +30,7 @@ from whisper.audio import mel_filters
 from kernels.project_latents.reference import ProjectionWeights, gather_windows
 from specsync_lib import augment, draft, features, teacher, units
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_text
 from specsync_lib.teacher import Probe, cosine
 from specsync_lib.visemes import OPENNESS_KERNEL, VISEME_INDEX, VISEME_OPENNESS
 from specsync_lib.voices import ESPEAK_VOICES, FLITE_VOICES, TEST_SPEAKER_SOURCES, UNKNOWN, Voices
@@ -505,8 +505,7 @@ def run(
         if trainee.variant.layers == 1:
             save_weights(trainee.average.weights(temperature), out / f"{name}.safetensors")
     result |= {"settings": asdict(settings), "seconds": time.monotonic() - began, "device": device.type}
-    with atomic_path(out / "training.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_text(out / "training.json", json.dumps(result, indent=1))
     return result
 
 

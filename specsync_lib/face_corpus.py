@@ -25,7 +25,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_text
 from specsync_lib.units import VIDEO_FPS
 
 if TYPE_CHECKING:  # the trainer reads a corpus on machines without the head's and the aligner's packages
@@ -105,8 +105,7 @@ def plan_jobs(clip_count: int, seed: int, manner: str = "varied") -> list[HeadJo
 
 def write_jobs(path: Path, jobs: list[HeadJob]) -> None:
     """Keep what is to be drawn, for a machine that has the face model but neither speech nor its aligner."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps([asdict(job) for job in jobs]), encoding="utf-8")
+    write_text(path, json.dumps([asdict(job) for job in jobs]))
 
 
 def read_jobs(path: Path) -> list[HeadJob]:
@@ -379,8 +378,7 @@ def write_listing(out: Path, jobs: list[HeadJob], seed: int) -> dict:
             hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
             heads.append(row | {"utterances": [clip[0] for clip in job.clips], "sha256": hashes})
     listing = {"size_px": SIZE_PX, "fps": VIDEO_FPS, "clip_frames": CLIP_FRAMES, "seed": seed, "heads": heads}
-    with atomic_path(out / "corpus.json") as temporary:
-        temporary.write_text(json.dumps(listing, indent=1), encoding="utf-8")
+    write_text(out / "corpus.json", json.dumps(listing, indent=1))
     return listing
 
 

@@ -41,7 +41,7 @@ from kernels.project_latents.reference import ProjectionOutput, ProjectionWeight
 from specsync_lib import latent_material, units, wan
 from specsync_lib.draft import DraftPlan, load_draft
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_text
 from specsync_lib.latent_material import Film, Material, Speech
 from specsync_lib.units import FRAMES_PER_CHUNK, FRAMES_PER_SLOT, SLOTS_PER_CHUNK
 
@@ -180,8 +180,7 @@ def save(fitted: LatentBasis, folder: Path) -> None:
     }
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
-    with atomic_path(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(config, indent=1), encoding="utf-8")
+    write_text(folder / CONFIG, json.dumps(config, indent=1))
 
 
 def load_rivals(work: Path, basis: LatentBasis) -> dict[str, Tensor]:
@@ -648,8 +647,7 @@ def run(
     with atomic_path(work / RIVALS) as temporary:
         save_file({name: head.contiguous() for name, head in fitted.rivals.items()}, temporary)
     for name, text in ((METRICS, json.dumps(metrics, indent=1)), ("README.md", model_card(metrics))):
-        with atomic_path(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     return fitted
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_text
 from specsync_lib.units import FRAMES_PER_SLOT, SAMPLE_RATE_HZ, VIDEO_FPS, VISEMES
 
 SIZE_PX = 256
@@ -225,8 +225,7 @@ def write(
         "films": [{"speech": name, "split": split, "identity": identity} for name, split, identity in films],
         "sha256": {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in files},
     }
-    with atomic_path(out / "material.json") as temporary:
-        temporary.write_text(json.dumps(listing, indent=1), encoding="utf-8")
+    write_text(out / "material.json", json.dumps(listing, indent=1))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

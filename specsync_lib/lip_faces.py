@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 
 from specsync_lib import face_corpus, lip_reader
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_text
 from specsync_lib.lip_reader import PICTURE_MM, PICTURE_PX
 from specsync_lib.units import VISEMES
 
@@ -194,8 +194,7 @@ def write_listing(out: Path, people: list[Person], seed: int) -> dict:
     """``people.json`` over drawn people; returns its content."""
     rows = [{**vars(person), "sha256": {name: digest(out / name) for name in person.files}} for person in people]
     listing = {"seed": seed, "people": rows}
-    with atomic_path(out / "people.json") as temporary:
-        temporary.write_text(json.dumps(listing, indent=1), encoding="utf-8")
+    write_text(out / "people.json", json.dumps(listing, indent=1))
     return listing
 
 

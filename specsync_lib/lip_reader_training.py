@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from specsync_lib import face_corpus, lip_faces, lip_reader
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_text
 from specsync_lib.lip_faces import KEPT_PX, LipFaces
 from specsync_lib.lip_reader import INPUT_PX, PICTURE_MM, PICTURE_PX, REGION_PX, TARGETS, LipNet, LipReader, fold
 from specsync_lib.metrics import Metric, bootstrap_by_group
@@ -449,8 +449,7 @@ def add_speech(folder: Path, corpus: Path) -> dict:
 def write_metrics(folder: Path, metrics: dict) -> None:
     """``metrics.json`` and the card beside it."""
     for name, text in ((lip_reader.METRICS, json.dumps(metrics, indent=1)), ("README.md", model_card(metrics))):
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
 
 
 def milliseconds_a_frame(reader: LipReader, frames: int = 256) -> float:

@@ -24,7 +24,7 @@ import torch
 from specsync_lib.audio import load_audio
 from specsync_lib.corpus import Prompt, clips, default_is_human, human_prompts
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import write_text
 from specsync_lib.full_scale import run_numbers, stage_numbers
 from specsync_lib.pipeline import PipelineReport, Policy, pieces, run_serial, run_speculative
 from specsync_lib.pipeline_stages import Models, load_models
@@ -239,8 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
         models = load_models(options.face, adapter=adapter, steps=options.steps, seed=options.seed)
 
         def save(results: Results) -> None:
-            with atomic_path(options.out) as temporary:
-                temporary.write_text(json.dumps(summary(models, options, results), indent=1) + "\n", encoding="utf-8")
+            write_text(options.out, json.dumps(summary(models, options, results), indent=1) + "\n")
 
         results = measure(models, options, save)
     except InputError as error:

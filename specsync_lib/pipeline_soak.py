@@ -18,7 +18,7 @@ import psutil
 
 from specsync_lib import units
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import write_text
 from specsync_lib.pipeline import AudioPiece, Pipeline, Policy, RealClock, Stages
 from specsync_lib.pipeline_synthetic import StageTimes, SyntheticGenerator, SyntheticTarget, synthetic_stages
 from specsync_lib.provenance import machine
@@ -114,8 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
         "stages": f"synthetic, {1000 * STAGE_S:g} ms each; every third draft rejected; 1 step in {FAILS_EVERY} fails",
         "machine": machine(),
     }
-    with atomic_path(options.out) as temporary:
-        temporary.write_text(json.dumps(content | result, indent=1) + "\n", encoding="utf-8")
+    write_text(options.out, json.dumps(content | result, indent=1) + "\n")
     for name in ("ended", "chunks", "wall_s", "first_tenth_p99_ms", "last_tenth_p99_ms", "p99_ratio", "rss_growth"):
         print(f"{name}: {result[name]}")
     return 0

@@ -39,7 +39,7 @@ from specsync_lib import units
 from specsync_lib.alignment import normalise_text, pronounce
 from specsync_lib.assets import asset, cache_dir, pins
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import write_text
 from specsync_lib.visemes import ARPABET_TO_VISEME, VISEME_INDEX
 
 MODEL_DIR = Path(__file__).resolve().parent.parent / "data" / "models" / "reasoner"
@@ -598,8 +598,7 @@ def dense_copy() -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         Path(temporary).rename(folder)
         Path(temporary).mkdir()
-    with atomic_path(listing) as temporary:
-        temporary.write_text(json.dumps(_digests(folder)), encoding="utf-8")
+    write_text(listing, json.dumps(_digests(folder)))
     return folder
 
 

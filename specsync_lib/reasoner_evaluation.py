@@ -29,7 +29,7 @@ from specsync_lib.draft import draft_plan, load_draft
 from specsync_lib.draft_evaluation import interval, teacher_plan
 from specsync_lib.errors import InputError
 from specsync_lib.features import Word
-from specsync_lib.files import atomic_path
+from specsync_lib.files import write_text
 from specsync_lib.metrics import Metric, bootstrap_by_group
 from specsync_lib.reasoner import MODEL_DIR, ReasonerStream, gather_evidence, load_reasoner
 from specsync_lib.reasoner_corpus import best_temperature, words_of
@@ -142,8 +142,7 @@ def calibrate(name: str, prompts: Sequence[Prompt], device: str = "cpu") -> dict
     logits = torch.from_numpy(np.log(table[PROBABILITIES].to_numpy().clip(1e-12)) * settings["temperature"])
     truth = torch.tensor(table["truth"].map(VISEMES.index).tolist())
     settings["temperature"] = round(best_temperature(logits, truth), 4)
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(settings, indent=1) + "\n")
     return {"temperature": settings["temperature"], "utterances": len(prompts), "frames": len(table)}
 
 
@@ -249,8 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "label": "measured", "resampling_unit": "utterance", "split": "test",
         "commit": provenance.commit(), "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
-    with atomic_path(METRICS_FILE) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    write_text(METRICS_FILE, json.dumps(metrics, indent=1) + "\n")
     print(json.dumps({name: metrics[name] for name in names} or metrics, indent=1))
     return 0
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_text
 from specsync_lib.reasoner import (
     DEFAULT_MODEL,
     WINDOW_TOKENS,
@@ -443,8 +443,7 @@ def write_adapter(trainee: Trainee, out: Path, facts: dict) -> None:
         "training.json": facts,
     }
     for name, content in contents.items():
-        with atomic_path(out / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(out / name, json.dumps(content, indent=1) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
 from specsync_lib import summary
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_text
 from specsync_lib.provenance import PLOTS_DIR, RUN_DIR, versions
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -377,8 +377,7 @@ def notebook_pages(executed: Path, folder: Path) -> list[dict[str, str]]:
         # Notebooks name files from notebooks/; the pages lie one level deeper.
         body = body.replace('"../plots/', '"../')
         page = folder / f"{path.stem}.html"
-        with atomic_path(page) as temporary:
-            temporary.write_text(body, encoding="utf-8")
+        write_text(page, body)
         pages.append({"page": page.name, "title": title, "question": question})
     return pages
 
@@ -424,6 +423,5 @@ def build(run_dir: Path = RUN_DIR, plots_dir: Path = PLOTS_DIR) -> Path:
         built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     index = folder / "index.html"
-    with atomic_path(index) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(index, text)
     return index

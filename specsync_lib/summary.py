@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import write_text
 from specsync_lib.provenance import RUN_DIR, display_path
 
 LABELS = ("measured", "real-shape", "simulated", "claimed")
@@ -98,8 +98,7 @@ def record(
 def write_json(path: Path, content: object) -> None:
     """Write strict JSON (no NaN) whole or not at all."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def merged(directory: Path | None = None) -> dict[str, dict[str, object]]:

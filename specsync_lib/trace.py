@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from specsync_lib.files import atomic_path
+from specsync_lib.files import write_text
 
 STAGES = ("audio", "draft", "judge", "generator", "commit")  # the Gantt's rows, top to bottom
 
@@ -83,5 +83,4 @@ class Trace:
 
     def write_perfetto(self, path: str | Path, name: str = "SpecSync") -> None:
         """Write :meth:`perfetto` as a file."""
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(self.perfetto(name), allow_nan=False), "utf-8")
+        write_text(path, json.dumps(self.perfetto(name), allow_nan=False))

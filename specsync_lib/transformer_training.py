@@ -37,7 +37,7 @@ from specsync_lib import generation, wan
 from specsync_lib.descent import Descent, cosine
 from specsync_lib.errors import InputError
 from specsync_lib.face_corpus import FaceCorpus, load_corpus
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_text
 from specsync_lib.generation import PLAN_BACK_FRAMES, TOKENS
 from specsync_lib.units import FRAMES_PER_CHUNK, FRAMES_PER_SLOT, SLOTS_PER_CHUNK
 from specsync_lib.wan_training import FoldedVae, device_facts, error_in_boxes, psnr_db
@@ -388,12 +388,7 @@ class Trainer:
         self.descent.save_point()
         self.averaged().half().save_pretrained(out / "transformer")
         wan.write_hashes(out)
-        self.write(out / "transformer_metrics.json", json.dumps(self.progress(), indent=1))
-
-    @staticmethod
-    def write(path: Path, text: str) -> None:
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(out / "transformer_metrics.json", json.dumps(self.progress(), indent=1))
 
     def progress(self) -> dict:
         """Everything of the metrics but the final quality."""
@@ -417,8 +412,8 @@ class Trainer:
             split: pixel_errors(model, self.vae, self.corpus, data, self.linear)
             for split, data in self.held_out.items()
         }
-        self.write(out / "transformer_metrics.json", json.dumps(metrics, indent=1))
-        self.write(out / "transformer_card.md", model_card(metrics))
+        write_text(out / "transformer_metrics.json", json.dumps(metrics, indent=1))
+        write_text(out / "transformer_card.md", model_card(metrics))
         preview(model, self.vae, self.corpus, self.held_out["validation"], self.linear, out / "transformer_preview.png")
         return metrics
 

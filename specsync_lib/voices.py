@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_text
 from specsync_lib.units import MEL_FRAMES_PER_SECOND, SAMPLE_RATE_HZ
 from specsync_lib.visemes import PHONE_TO_VISEME, VISEME_INDEX
 
@@ -42,8 +42,7 @@ class Voices:
         for name in ("samples", "labels"):
             with atomic_path(folder / f"{name}.npy") as temporary:
                 np.save(temporary, getattr(self, name), allow_pickle=False)
-        with atomic_path(folder / "table.json") as temporary:
-            temporary.write_text(json.dumps(self.table), encoding="utf-8")
+        write_text(folder / "table.json", json.dumps(self.table))
 
     @classmethod
     def load(cls, folder: Path) -> "Voices":

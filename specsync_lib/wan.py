@@ -324,15 +324,14 @@ def check_hashes(root: Path, part: Part) -> None:
 
 def write_hashes(root: Path) -> None:
     """Write ``SHA256SUMS`` over all JSON and safetensors files of a checkpoint's parts."""
-    from specsync_lib.files import atomic_path
+    from specsync_lib.files import write_text
 
     lines = []
     for path in sorted(path for path in root.glob("*/*") if path.suffix in {".json", ".safetensors"}):
         with path.open("rb") as handle:
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
         lines.append(f"{digest}  {path.relative_to(root).as_posix()}\n")
-    with atomic_path(root / CHECKSUMS) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_text(root / CHECKSUMS, "".join(lines))
 
 
 def _read_json(path: Path) -> dict:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from specsync_lib import generation, provenance, wan
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import write_text
 from specsync_lib.real_shape import FULL, TINY, ShapeDecoder, Shapes, build_transformer, build_vae, captured
 from specsync_lib.transformer_training import Size
 from specsync_lib.units import SLOTS_PER_CHUNK
@@ -239,8 +239,7 @@ def measure(
     }
     if device.type == "cuda":
         content["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    with atomic_path(out) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(out, json.dumps(content, indent=1))
     return content
 
 

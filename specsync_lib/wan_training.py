@@ -39,7 +39,7 @@ from specsync_lib import wan
 from specsync_lib.descent import Descent, cosine
 from specsync_lib.errors import InputError
 from specsync_lib.face_corpus import FaceCorpus, load_corpora
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_text
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -536,12 +536,7 @@ class Trainer:
         self.measure()
         self.descent.save_point()
         self.save_weights(out)
-        self.write(out / "metrics.json", json.dumps(self.progress(), indent=1))
-
-    @staticmethod
-    def write(path: Path, text: str) -> None:
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(out / "metrics.json", json.dumps(self.progress(), indent=1))
 
     def progress(self) -> dict:
         """Everything of metrics.json but the final quality."""
@@ -592,8 +587,8 @@ class Trainer:
             )
             for split in ("validation", "test")
         }
-        self.write(out / "metrics.json", json.dumps(metrics, indent=1))
-        self.write(out / "README.md", model_card(metrics))
+        write_text(out / "metrics.json", json.dumps(metrics, indent=1))
+        write_text(out / "README.md", model_card(metrics))
         self.preview(stored, out / "preview.png")
         return metrics
 

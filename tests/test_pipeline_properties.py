@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from specsync_lib import units
@@ -100,7 +100,7 @@ class ScheduledJudge(SyntheticJudge):
 
 
 MALFORMED: list[Callable] = [
-    lambda index, frames: Verdict(index, (0,) * (frames - 1)),
+    lambda index, frames: Verdict(index, (0,) * (frames - 1 or 2)),  # none at all is no mistake: the judge cannot say
     lambda index, frames: Verdict(index, (0,) * (frames + 1)),
     lambda index, frames: Verdict(index, (15,) * frames),
     lambda index, frames: Verdict(index, (-1,) * frames),
@@ -340,7 +340,6 @@ def test_rolling_back_gives_the_serial_pipelines_frames(situation, seed):
         situation.slowest_verdict_s, noise=situation.noise, generator_fails=situation.generator_fails,
     )  # fmt: skip
     played = play(situation, seed)
-    assume("verdicts abstaining" not in played.report.counts)  # a judge that cannot say ends the run: the policy
     clock, target = VirtualClock(), SyntheticTarget(seed)
     stages = synthetic_stages(clock, StageTimes(steps=situation.steps), target=target)
     serial = run_serial(sound(situation, np.random.default_rng(seed)), stages, clock=clock)
