@@ -25,6 +25,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -272,6 +273,8 @@ class Phase:
 
 # Images first, then motion on crops, then whole faces (the attention in the middle must see them) and a longer past.
 SCHEDULE = (Phase(0.15, 1, 128, 64), Phase(0.55, 9, 128, 12), Phase(0.30, 17, 256, 2))
+# A decoder alone: latents stay, so a transformer can learn on them meanwhile. Whole faces, one shape to compile for.
+DECODER_SCHEDULE = (Phase(1.0, 9, 256, 4),)
 SMOKE_SCHEDULE = (Phase(0.3, 1, 32, 2), Phase(0.4, 5, 32, 2), Phase(0.3, 9, 64, 1))
 
 
@@ -439,6 +442,7 @@ class Options:
     loss: LossWeights = field(default_factory=LossWeights)
     compiled: bool = True  # on CUDA: one kernel before each convolution
     captured: bool = True  # on CUDA: the step as one CUDA graph
+    decoder_only: bool = False  # the encoder and its latent statistics stay as resumed
     max_steps: int | None = None  # per phase, for smoke runs
 
 
@@ -460,12 +464,15 @@ class Trainer:
             self.rng = np.random.default_rng([options.seed, self.steps])
         self.cuda = device.type == "cuda"
         self.vae.to(device)
+        if options.decoder_only:
+            self.vae.encoder.requires_grad_(False)
+            self.vae.quant_conv.requires_grad_(False)
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.coders = {
             compiled: FoldedVae(self.vae, self.dtype, compiled) for compiled in {False, options.compiled and self.cuda}
         }
         self.descent = Descent(
-            self.vae.parameters(),
+            (parameter for parameter in self.vae.parameters() if parameter.requires_grad),
             device=device,
             ema=options.ema,
             compiled=options.compiled,
@@ -521,14 +528,15 @@ class Trainer:
     def _loss(self, phase: Phase, picks: Picks, coder: FoldedVae) -> Tensor:
         w = self.options.loss
         signal, weight = cut(self.frames, self.mouth_px, picks, phase.crop_px, w)
-        mean, log_variance = coder.encode(signal)
+        with torch.set_grad_enabled(not self.options.decoder_only):
+            mean, log_variance = coder.encode(signal)
         latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         return reconstruction_loss(coder.decode(latents), signal, weight, w) + w.kl * kl_per_element(mean, log_variance)
 
     def averaged(self) -> "AutoencoderKLWan":
         """A copy of the model with the averaged weights, in eval mode."""
-        model = type(self.vae).from_config(self.vae.config).to(self.device)
-        self.descent.load_average(model.parameters())
+        model = deepcopy(self.vae)
+        self.descent.load_average(parameter for parameter in model.parameters() if parameter.requires_grad)
         return model.eval().requires_grad_(False)
 
     def checkpoint(self, out: Path) -> None:
@@ -543,7 +551,7 @@ class Trainer:
         return {
             "trained_minutes": round(self.minutes, 3),
             "steps": self.steps,
-            "parameters": sum(parameter.numel() for parameter in self.descent.parameters),
+            "parameters": sum(parameter.numel() for parameter in self.vae.parameters()),
             "options": asdict(self.options),
             "corpus": self.corpus.facts,
             "device": device_facts(self.device),
@@ -571,8 +579,9 @@ class Trainer:
     def save_weights(self, out: Path) -> None:
         """Write the averaged weights (fp16) with their latent statistics, in diffusers' layout."""
         model = self.averaged()
-        some = self.train_clips[:: max(1, len(self.train_clips) // 32)]
-        model.register_to_config(**latent_statistics(model, self.corpus, some, self.options.held_out_frames))
+        if not self.options.decoder_only:
+            some = self.train_clips[:: max(1, len(self.train_clips) // 32)]
+            model.register_to_config(**latent_statistics(model, self.corpus, some, self.options.held_out_frames))
         model.half().save_pretrained(out / "vae")
         wan.write_hashes(out)
 
@@ -666,6 +675,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", type=Path, help="folder of an earlier piece")
     parser.add_argument("--minutes", type=float, default=8.0, help="training time of this piece")
     parser.add_argument("--total-minutes", type=float, help="of all pieces (default: those done plus this one)")
+    parser.add_argument("--decoder-only", action="store_true", help="resume, and leave the latents as they are")
     parser.add_argument("--base-dim", type=int, default=Options.base_dim)
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -675,8 +685,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--smoke-steps", type=int, help="tiny batches, this many steps a phase")
     given = parser.parse_args(arguments)
     try:
+        if given.decoder_only and not given.resume:
+            raise InputError("--decoder-only: there is no encoder to keep; give --resume DIR")
         corpus = load_corpora(given.data)
         done = json.loads((given.resume / "metrics.json").read_text())["trained_minutes"] if given.resume else 0.0
+        schedule = SMOKE_SCHEDULE if given.smoke_steps else DECODER_SCHEDULE if given.decoder_only else SCHEDULE
         options = Options(
             minutes=given.minutes,
             total_minutes=given.total_minutes or done + given.minutes,
@@ -686,7 +699,8 @@ def main(arguments: list[str] | None = None) -> int:
             measure_every_minutes=given.measure_every_minutes,
             compiled=not given.no_compile,
             captured=not given.no_graph,
-            schedule=SMOKE_SCHEDULE if given.smoke_steps else SCHEDULE,
+            schedule=schedule,
+            decoder_only=given.decoder_only,
             max_steps=given.smoke_steps,
         )
         metrics = train(corpus, options, given.out, given.resume)

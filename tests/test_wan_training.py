@@ -140,6 +140,27 @@ def test_two_steps_a_phase_train_save_load_and_resume(tmp_path):
     assert again["trained_minutes"] > stored["trained_minutes"]
 
 
+def test_a_decoder_trained_alone_leaves_the_latents_as_they_are(tmp_path):
+    corpus = toy_corpus()
+    wan_training.train(corpus, options(), tmp_path / "one")
+    wan_training.train(corpus, options(total_minutes=60, decoder_only=True), tmp_path / "two", resume=tmp_path / "one")
+    before, after = wan.load_vae(tmp_path / "one"), wan.load_vae(tmp_path / "two")
+    changed = {
+        name.split(".")[0]
+        for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
+        if not torch.equal(old, new)
+    }
+    assert changed == {"decoder", "post_quant_conv"}
+    assert after.config.latents_mean == before.config.latents_mean
+    assert after.config.latents_std == before.config.latents_std
+
+
+def test_a_decoder_needs_an_encoder_to_keep(tmp_path, capsys):
+    arguments = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--decoder-only"]
+    assert wan_training.main(arguments) == InputError.EXIT_CODE
+    assert "--resume" in capsys.readouterr().err
+
+
 def test_training_reduces_the_loss():
     torch.manual_seed(0)
     phase = wan_training.Phase(1.0, 5, 16, 2)
