@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -50,9 +50,9 @@ from specsync_lib.real_shape import (
     ShapeReasoner,
     Shapes,
 )
-from specsync_lib.simulate import CHUNK_SAMPLES, ChunkPattern, measured_pattern, random_pattern
+from specsync_lib.simulate import CHUNK_SAMPLES, POLICIES, ChunkPattern, measured_pattern, random_pattern
 from specsync_lib.summary import write_json
-from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
+from specsync_lib.units import FRAMES_PER_CHUNK, SAMPLE_RATE_HZ, SLOTS_PER_CHUNK, VISEMES
 
 LABEL = "real-shape"
 REASONING_TOKENS = 32
@@ -62,9 +62,20 @@ PREFILL_TOKENS = 512
 FP8_ROWS = (1, 12, 60)
 POLICY_RATES = (0.0, 0.25, 0.5)
 PIECE_MS = 100
+LEAST_S = 15  # less is no use to a case: its graphs are captured first
 
 
 # --- clock, timing, results -------------------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """One of the cases that the pipelines are measured in; parts: calls that decode a chunk."""
+
+    name: str
+    region: str
+    steps: int
+    chunks: int
+    parts: int
 
 
 @dataclass
@@ -336,18 +347,23 @@ def measure_compiled(session: Session, device: torch.device) -> None:
 
 @dataclass
 class ShapeWork:
-    """A chunk that is being generated: how many steps it has had, and under which plan the last one ran."""
+    """A chunk that is being generated: steps to come, the plan that the last one ran under, parts decoded so far."""
 
     steps_left: int
     tokens: Tokens
+    rendered: int = 0
 
 
 class ShapeStage:
-    """Work on one device in a stream of its own; a call returns when its result is there."""
+    """Work on one device in a stream of its own; a call returns when its result is there.
 
-    def __init__(self, device: torch.device) -> None:
+    Where stages share a device, an urgent one's kernels go first: until the judge has spoken nobody knows whether the
+    generator's work counts.
+    """
+
+    def __init__(self, device: torch.device, *, urgent: bool = False) -> None:
         self.device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device, priority=-urgent) if device.type == "cuda" else None
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -363,7 +379,7 @@ class ShapeDrafter(ShapeStage):
     """Log-mel of the last window and the sync kernel with drafted latents."""
 
     def __init__(self, listener: Listener, kernel: KernelDraft) -> None:
-        super().__init__(listener.device)
+        super().__init__(listener.device, urgent=True)
         self._listener, self._kernel = listener, kernel
 
     def draft(self, audio: ChunkAudio) -> Draft:
@@ -381,26 +397,33 @@ class ShapeDrafter(ShapeStage):
 
 
 class ShapeJudge(ShapeStage):
-    """Whisper's encoder and the reasoner do their work; the verdicts themselves are a measured pattern's, replayed."""
+    """Whisper's encoder, a probe and the reasoner do their work; what they say is a measured pattern's, replayed."""
 
     def __init__(self, listener: Listener, reasoner: ShapeReasoner, pattern: Sequence[ChunkPattern]) -> None:
-        super().__init__(reasoner.device)
+        super().__init__(reasoner.device, urgent=True)
         self._listener, self._reasoner, self.pattern = listener, reasoner, pattern
+        encoded = listener.encode()
+        self._probe = torch.randn(encoded.shape[-1], len(VISEMES), device=self.device, dtype=encoded.dtype)
         self.first_chunk = 0  # where in the pattern the stream begins
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
-        """A pass over evidence and draft; after a rejection the judge's own tokens are told at once, then verified."""
-        index, passes, tokens = request.audio.index, self._answer(request).passes, self._tokens(request)
+        """A pass over evidence and the probe's guess, or the draft; what a pass says is told at once, then verified."""
+        index, answer, tokens = request.audio.index, self._answer(request), self._tokens(request)
+        words = iter(answer.words(tokens))
+        said = request.draft.tokens
         with self._running():
-            self._hear(request.audio)
-            draft = self._padded(request.draft.tokens)
-            probabilities, _ = self._reasoner.read_and_score(draft)
-            for done in range(1, passes):
+            encoded = self._hear(request.audio)
+            if answer.guessed:
+                (encoded[0, -FRAMES_PER_CHUNK:] @ self._probe).argmax(-1).cpu()
+                said = next(words)
+                deliver(Verdict(index, said, 0, final=False))
+            probabilities, _ = self._reasoner.read_and_score(self._padded(said))
+            for done, said in enumerate(words, start=1):
                 probabilities.cpu()  # the acceptance rule looks at every pass before the next
-                deliver(Verdict(index, tokens, done, final=False))
-                probabilities, _ = self._reasoner.score(self._padded(tokens))
+                deliver(Verdict(index, said, done, final=False))
+                probabilities, _ = self._reasoner.score(self._padded(said))
             probabilities.cpu()
-        deliver(Verdict(index, tokens, passes))
+        deliver(Verdict(index, tokens, answer.passes))
 
     def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
         with self._running():
@@ -408,10 +431,10 @@ class ShapeJudge(ShapeStage):
             self._reasoner.plan(reasoning_tokens)[0].cpu()
         return self._tokens(request)
 
-    def _hear(self, audio: ChunkAudio) -> None:
+    def _hear(self, audio: ChunkAudio) -> torch.Tensor:
         self._listener.push(audio.samples)
         self._listener.hear()
-        self._listener.encode()
+        return self._listener.encode()
 
     def _padded(self, tokens: Tokens) -> torch.Tensor:
         padded = (*tokens, *[0] * (FRAMES_PER_CHUNK - len(tokens)))
@@ -425,7 +448,7 @@ class ShapeJudge(ShapeStage):
 
 
 class ShapeGenerator(ShapeStage):
-    """Denoising and decoding; frames come back to the host as whole pictures."""
+    """Denoising and decoding, part by part; frames come back to the host as whole pictures."""
 
     def __init__(self, denoiser: ShapeDenoiser, decoder: ShapeDecoder) -> None:
         super().__init__(denoiser.device)
@@ -446,11 +469,12 @@ class ShapeGenerator(ShapeStage):
             self._denoiser.step(self._denoiser.steps - work.steps_left)
         work.steps_left, work.tokens = work.steps_left - 1, tokens
 
-    def render(self, work: ShapeWork) -> np.ndarray:
+    def render(self, work: ShapeWork) -> np.ndarray | None:
         with self._running():
-            picture, self._after = self._decoder.run()
-            self._frames.copy_(picture, non_blocking=True)
-        return self._frames.numpy()
+            picture, self._after = self._decoder.run(work.rendered)
+            self._frames.chunk(self._decoder.parts)[work.rendered].copy_(picture, non_blocking=True)
+        work.rendered += 1
+        return self._frames.numpy() if work.rendered == self._decoder.parts else None
 
     def commit(self, work: ShapeWork) -> None:
         with self._running():
@@ -513,13 +537,20 @@ def rehearsal_stages(pattern: Sequence[ChunkPattern], *, region: str = "32px", s
 
 
 def stages_of(
-    shapes: Shapes, models: Models, region: str, steps: int, pattern: Sequence[ChunkPattern], *, compiled: bool = False
+    shapes: Shapes,
+    models: Models,
+    region: str,
+    steps: int,
+    pattern: Sequence[ChunkPattern],
+    *,
+    parts: int = 1,
+    compiled: bool = False,
 ) -> Stages:
     """The three stages for a region. They hold no plan of their own, so one set serves every stream."""
     size = shapes.regions[region]
     _, mel = models.draft_listener.hear()
     denoiser = ShapeDenoiser(models.transformer, shapes, *size, steps=steps)
-    decoder = ShapeDecoder(models.vae, shapes, denoiser.latents, compiled=compiled)
+    decoder = ShapeDecoder(models.vae, shapes, denoiser.latents, compiled=compiled, parts=parts)
     kernel = KernelDraft(*size, mel, models.draft_listener.device)
     return Stages(
         ShapeDrafter(models.draft_listener, kernel),
@@ -529,18 +560,12 @@ def stages_of(
 
 
 def measure_pipelines(session: Session, setup: str, options: argparse.Namespace) -> None:
-    """Both pipelines in turn, block by block, for each region; then a run at the pace of speech."""
+    """Both pipelines in turn, block by block, case by case. With the first case's stages, once no other case of its
+    region follows: the policies over rejection rates, and a run at the pace of speech."""
     generation, reasoning = devices(setup, options.tiny)
     pattern, source = measured_pattern()
-    replayed = [{"passes": one.passes, "rejected": list(one.rejected)} for one in pattern]
-    session.content |= {
-        "setup": setup,
-        "pattern": source,
-        "replayed": replayed,
-        "steps": options.steps,
-        "render_parts": 1,
-    }
-    session.content["regions"] = {}
+    replayed = [{"passes": one.passes, "rejected": list(one.rejected), "guessed": one.guessed} for one in pattern]
+    session.content |= {"setup": setup, "pattern": source, "replayed": replayed, "regions": {}}
     session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
     models, facts = build_models(
         session.shapes, setup, generation, reasoning, convolution=options.convolution, compiled=options.compile,
@@ -549,64 +574,82 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     session.content |= facts
     session.log(f"built: {facts['weight_gib']} GiB, reasoner in {facts['reasoner_precision']}")
     session.save()
-    for name, (region, steps, chunks) in options.cases.items():
-        if session.left() < 45:
-            session.log(f"no time left for {name}")
+    cases = list(options.cases.values())
+    first: tuple[Stages, dict] | tuple[()] = ()
+    for place, case in enumerate(cases):
+        if session.left() < LEAST_S:
+            session.log(f"no time left for {case.name}")
             continue
-        headline = not session.content["regions"]  # reasoning tokens and the pace of speech: in the first case alone
-        session.log(f"{name}: {steps} denoising steps, {chunks} chunks")
-        stages = stages_of(session.shapes, models, region, steps, pattern, compiled=options.compile)
-        session.content["regions"][name] = result = {"steps": steps, "runs": {}, "stages": {}}
-        run_blocks(session, stages, result, chunks, options.reasoning_chunks if headline else 0, options.block)
-        if headline and session.left() > 60:
-            run_policies(session, stages, result, options.policy_chunks)
-        if headline and session.left() > 20 + options.paced_chunks * 0.4:
-            run_paced(session, stages, result, options)
+        session.log(f"{case.name}: {case}")
+        stages = stages_of(
+            session.shapes, models, case.region, case.steps, pattern, parts=case.parts, compiled=options.compile
+        )
+        session.content["regions"][case.name] = result = {
+            "region": case.region, "steps": case.steps, "render_parts": case.parts, "runs": {}, "stages": {},
+        }  # fmt: skip
+        wanted = {
+            "serial": case.chunks,
+            "speculative": case.chunks,
+            "speculative_hold": min(case.chunks, options.hold_chunks),
+            "serial_reasoning": options.reasoning_chunks if place == 0 else 0,
+        }
+        if place == 0:
+            first = (stages, result)
+        run_blocks(session, stages, result, wanted, options.block)
+        if first and not any(one.region == cases[0].region for one in cases[place + 1 :]):
+            run_policies(session, *first, options.policy_chunks)
+            run_paced(session, *first, options.paced_chunks)
+            first = ()
         del stages
         free(generation)
 
 
 MODES: dict[str, Callable[..., PipelineReport]] = {
     "serial": run_serial,
-    "speculative": partial(run_speculative, policy=Policy(late="midflight"), ahead=1),
+    **{mode: partial(run_speculative, policy=policy, ahead=1) for mode, policy in POLICIES.items()},
     "serial_reasoning": partial(run_serial, reasoning_tokens=REASONING_TOKENS),
 }
 
 
-def run_blocks(
-    session: Session, stages: Stages, result: dict, chunks: int, reasoning_chunks: int, block_chunks: int
-) -> None:
+def run_blocks(session: Session, stages: Stages, result: dict, wanted: dict[str, int], block_chunks: int) -> None:
     """Streams of one block each, the modes in turn, every chunk's sound given when the chunk before is out."""
     samples = np.random.default_rng(0).normal(0, 0.1, block_chunks * CHUNK_SAMPLES).astype(np.float32)
     kept: dict[str, list[PipelineReport]] = {mode: [] for mode in MODES}
-    wanted = dict.fromkeys(MODES, chunks) | {"serial_reasoning": reasoning_chunks}
     for mode in ("serial", "speculative"):
         run_without_frames(MODES[mode], samples[: 2 * CHUNK_SAMPLES], stages)  # warm up
     slowest = 0.0
-    for block in range(-(-chunks // block_chunks)):
-        if session.left() < 15 + slowest:
-            session.log(f"no time left after {block} blocks")
+    for first_chunk in range(0, max(wanted.values()), block_chunks):
+        if session.left() < 5 + slowest:
+            session.log(f"no time left after {first_chunk} chunks")
             break
         began = time.monotonic()
-        stages.judge.first_chunk = block * block_chunks
-        for mode in MODES:
-            if block * block_chunks < wanted[mode]:
-                kept[mode].append(run_without_frames(MODES[mode], samples, stages))
+        stages.judge.first_chunk = first_chunk
+        for mode, run in MODES.items():
+            chunks = min(block_chunks, wanted[mode] - first_chunk)
+            if chunks > 0:
+                kept[mode].append(run_without_frames(run, samples[: chunks * CHUNK_SAMPLES], stages))
         keep(result, kept)
         session.save()
         slowest = max(slowest, time.monotonic() - began)
     for mode, numbers in result["runs"].items():
-        session.log(f"{mode}: p50 {numbers['p50_ms']:.1f}, p99 {numbers['p99_ms']:.1f} ms, {numbers['n']} chunks")
+        first_ms = np.median(numbers["first_ms"])
+        session.log(
+            f"{mode}: p50 {numbers['p50_ms']:.1f}, p99 {numbers['p99_ms']:.1f} ms, first frames {first_ms:.1f} ms, "
+            f"{numbers['n']} chunks, {numbers['counts']}"
+        )
 
 
 def keep(result: dict, kept: dict[str, list[PipelineReport]]) -> None:
-    """Everything seen so far, and whether both pipelines committed the same plans."""
+    """Everything seen so far, and whether all pipelines committed the same plans."""
     for mode, reports in kept.items():
         if reports:
             result["runs"][mode] = run_numbers(reports)
             result["stages"][mode] = stage_numbers(reports)
-    pairs = zip(kept["serial"], kept["speculative"], strict=True)
-    result["same_plan"] = all(np.array_equal(one.plan, other.plan) for one, other in pairs)
+    result["same_plan"] = all(
+        np.array_equal(one.plan[: len(other.plan)], other.plan[: len(one.plan)])
+        for reports in kept.values()
+        for one, other in zip(kept["serial"], reports, strict=False)
+    )
 
 
 def run_without_frames(
@@ -634,6 +677,8 @@ def run_policies(session: Session, stages: Stages, result: dict, chunks: int) ->
     for rate in POLICY_RATES:
         stages.judge.pattern = pattern = random_pattern(rate, chunks, np.random.default_rng(0))
         for policy in ("midflight", "rollback", "lenient"):
+            if session.left() < 5 + chunks * CHUNK_SAMPLES / SAMPLE_RATE_HZ:
+                continue
             report = run_without_frames(partial(run_speculative, policy=Policy(late=policy), ahead=1), samples, stages)
             wanted = [judged_tokens(one.drafted, pattern[one.index]) for one in report.commits]
             wrong = [one.tokens != tokens for one, tokens in zip(report.commits, wanted, strict=True)]
@@ -654,9 +699,12 @@ def judged_tokens(drafted: Tokens, answer: ChunkPattern) -> Tokens:
     return tuple((token + (frame in answer.rejected)) % len(VISEMES) for frame, token in enumerate(drafted))
 
 
-def run_paced(session: Session, stages: Stages, result: dict, options: argparse.Namespace) -> None:
+def run_paced(session: Session, stages: Stages, result: dict, chunks: int) -> None:
     """The speculative pipeline at the pace of speech: when every chunk of frames is out, against when it was heard."""
-    samples = np.zeros(options.paced_chunks * CHUNK_SAMPLES, np.float32)
+    samples = np.zeros(chunks * CHUNK_SAMPLES, np.float32)
+    if session.left() < 5 + len(samples) / SAMPLE_RATE_HZ:
+        session.log("no time left for the pace of speech")
+        return
     run = partial(run_speculative, policy=Policy(late="midflight"))
     report = run_without_frames(run, samples, stages, pace="real time")
     result["paced"] = paced_numbers(report)
@@ -676,12 +724,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--commit", default="unknown", help="commit of the measured tree, where git is missing")
     parser.add_argument("--seconds", type=float, default=480, help="no new group of numbers is begun after this")
     parser.add_argument("--repeats", type=int, default=40, help="timed calls of a stage")
-    parser.add_argument("--regions", help="comma-separated NAME[:STEPS[:CHUNKS]] (384px:4:200); default: all")
+    parser.add_argument("--regions", help="NAME[:STEPS[:CHUNKS[:PARTS]]],… (384px:4:200:3)")
     parser.add_argument(
         "--steps", type=int, default=2, help="denoising steps of a chunk where no other number is given"
     )
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline and region")
     parser.add_argument("--block", type=int, default=20, help="chunks of one stream; the pipelines take turns")
+    parser.add_argument("--hold-chunks", type=int, default=100, help="most chunks of speculative that waits for a pass")
     parser.add_argument("--reasoning-chunks", type=int, default=20, help="chunks of serial with reasoning tokens")
     parser.add_argument("--policy-chunks", type=int, default=20, help="chunks of each policy at each rejection rate")
     parser.add_argument("--paced-chunks", type=int, default=50, help="chunks at the pace of speech")
@@ -694,11 +743,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options.cases = {}
     for case in options.regions.split(",") if options.regions else shapes.regions:
         region, *numbers = case.split(":")
-        if region not in shapes.regions or len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
-            parser.error(f"--regions {case}: known are {','.join(shapes.regions)}, each with :STEPS:CHUNKS if wanted")
-        steps, chunks = (*map(int, numbers), *(options.steps, options.chunks)[len(numbers) :])
-        name = region if region not in options.cases else f"{region}_{steps}steps"
-        options.cases[name] = (region, steps, chunks)
+        if region not in shapes.regions or len(numbers) > 3 or not all(number.isdecimal() for number in numbers):
+            parser.error(f"--regions {case}: known are {','.join(shapes.regions)}, each with :STEPS:CHUNKS:PARTS")
+        given = (*map(int, numbers), *(options.steps, options.chunks, 1)[len(numbers) :])
+        steps, _, parts = given
+        if steps < 1 or SLOTS_PER_CHUNK % max(1, parts):
+            parser.error(f"--regions {case}: at least one step, and 1 or {SLOTS_PER_CHUNK} parts")
+        names = (region, f"{region}_{steps}steps", f"{region}_{steps}steps_{parts}parts")
+        name = next((name for name in names if name not in options.cases), "")
+        if not name or not parts:
+            parser.error(f"--regions {case}: given twice, or in no parts")
+        options.cases[name] = Case(name, region, *given)
     return options
 
 
@@ -715,7 +770,7 @@ def main(arguments: Sequence[str]) -> int:
         generation, _ = devices(options.setup, options.tiny)
         content = {"provenance": provenance(options.commit, arguments, options.tiny), "label": LABEL}
         shapes = TINY if options.tiny else FULL
-        regions = {region: shapes.regions[region] for region, _, _ in options.cases.values()}
+        regions = {case.region: shapes.regions[case.region] for case in options.cases.values()}
         path = options.out / f"{name}.json"
         session = Session(shapes, path, content, options.seconds, options.repeats, regions)
         if options.part == "stages":

@@ -124,7 +124,8 @@ def measured_rows(path: Path, rng: np.random.Generator) -> list[dict]:
                 run = result["runs"][mode]
                 interval = percentile_interval(run["latency_ms"], run["block"], 50, rng)
                 steps = result.get("steps", content.get("steps"))
-                parts = parts_of(result["stages"][mode], interval.value, steps, content["render_parts"])
+                renders = result.get("render_parts", content.get("render_parts", 1))
+                parts = parts_of(result["stages"][mode], interval.value, steps, renders)
                 rows += _rows(f"{content['setup']} {region}", content["label"], mode, parts, interval)
     return rows
 

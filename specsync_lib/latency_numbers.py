@@ -1,8 +1,9 @@
 """A pipeline's runs as numbers: what ``data/measurements/pipeline_*.json`` holds and every latency figure reads.
 
-Layout of such a file: setup, label, render_parts, replayed (per chunk: passes, rejected frames), and per region
-``steps``, ``runs`` (by mode: see :func:`run_numbers`), ``stages`` (by mode: see :func:`stage_numbers`) and, where there
-was such a run, ``paced`` (see :func:`paced_numbers`). Modes: serial, serial_reasoning, speculative. Times are in ms.
+Layout of such a file: setup, label, replayed (per chunk: passes, rejected frames, guessed), and per region ``steps``,
+``render_parts``, ``runs`` (by mode: see :func:`run_numbers`), ``stages`` (by mode: see :func:`stage_numbers`) and,
+where there was such a run, ``paced`` (see :func:`paced_numbers`). Modes: serial, serial_reasoning, speculative, and
+speculative_hold, which waits for the judge's first pass before its last step. Times are in ms.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,11 @@ def spread(milliseconds: Sequence[float]) -> dict[str, float]:
 
 
 def run_numbers(reports: Sequence[PipelineReport]) -> dict:
-    """Every chunk's latency and its block (stream), percentiles over all, and what became of the drafts."""
+    """Every chunk's latency and its block (stream), percentiles over all, and what became of the drafts.
+
+    first_ms: until the first part of the frames was on the host and the chunk's plan decided; the latency, where a
+    chunk is decoded as a whole, but for its commit.
+    """
     tables = [report.chunks() for report in reports]
     latency_ms = np.concatenate([table["latency_ms"].to_numpy() for table in tables])
     p50, p95, p99 = (round(float(value), 3) for value in np.percentile(latency_ms, [50, 95, 99]))
@@ -52,17 +57,33 @@ def run_numbers(reports: Sequence[PipelineReport]) -> dict:
         "p95_ms": p95,
         "p99_ms": p99,
         "latency_ms": [round(float(value), 3) for value in latency_ms],
+        "first_ms": [round(1e3 * value, 3) for report in reports for value in first_frames_s(report)],
         "block": [block for block, table in enumerate(tables) for _ in range(len(table))],
         "counts": counts,
     }
 
 
+def first_frames_s(report: PipelineReport) -> list[float]:
+    """By chunk: from its last sample until the first part of its frames was decoded and its plan decided."""
+    decoded_s: dict[tuple[int, int], float] = {}
+    for event in report.trace.events:
+        if event.what == "render":
+            decoded_s.setdefault((event.chunk, event.attempt), event.end_s)
+    return [max(decoded_s[one.index, one.attempts], one.decided_s) - one.heard_s for one in report.commits]
+
+
 def stage_numbers(reports: Sequence[PipelineReport]) -> dict[str, dict]:
-    """The spread of every kind of work, as it ran in the pipeline; verifications by their number of passes."""
+    """The spread of every kind of work, as it ran in the pipeline; verifications by their number of passes.
+
+    guess: from the verification's start until the probe's guess was told.
+    """
     durations: dict[str, list[float]] = {}
     for report in reports:
         passes = {commit.index: commit.passes for commit in report.commits}
+        asked_s = {event.chunk: event.start_s for event in report.trace.events if event.what == "verify"}
         for event in report.trace.events:
+            if event.what == "verdict" and event.note == "guessed" and event.chunk in asked_s:
+                durations.setdefault("guess", []).append(1e3 * (event.end_s - asked_s[event.chunk]))
             if event.stage == "audio" or event.what in ("verdict", "rolled back", "lost"):
                 continue
             what = event.what.split()[0]

@@ -75,9 +75,9 @@ class Request:
 class Verdict:
     """The judge's tokens for a chunk, one a frame.
 
-    passes: forward passes so far. Not final: what the judge thinks now, of which nothing is decided; an unfinished
-    chunk is generated under it, because it is a better guess than the draft. Final and without tokens: the judge cannot
-    say, and the policy for silence applies at once.
+    passes: forward passes so far; 0 for what is guessed before the first. Not final: what the judge thinks now, of
+    which nothing is decided; an unfinished chunk is generated under it, because it is a better guess than the draft.
+    Final and without tokens: the judge cannot say, and the policy for silence applies at once.
     """
 
     chunk: int
@@ -170,8 +170,8 @@ class Policy:
     start_confidence
         Chunks whose mean confidence is lower are not begun before their verdict.
     hold_before
-        Where a chunk waits for the judge's first word (a verdict, final or not), because what follows would be lost
-        with a rejection: ``last step`` (then a correction costs no more than the wait), ``decode``, or ``nothing``.
+        Where a chunk waits for the judge's first pass (a verdict on it, final or not), because what follows would be
+        lost with a rejection: ``last step`` (then a correction costs no more than the wait), ``decode`` or ``nothing``.
     generator_retries
         How often a chunk whose generation raised is begun again before the stream ends with one line.
     judge_backlog
@@ -508,8 +508,8 @@ class Conductor:
         return self._generation(chunk, "commit", ready_s, lambda: generator.commit(work))
 
     def _held(self, chunk: _Chunk, steps_left: int) -> bool:
-        """Whether the next job waits for the judge's first word."""
-        if chunk.decided is not None or chunk.guess is not None:
+        """Whether the next job waits for the judge's first pass."""
+        if chunk.decided is not None or (chunk.guess is not None and chunk.passes > 0):
             return False
         return (
             steps_left == 0
@@ -621,8 +621,8 @@ class Conductor:
             return "malformed"
         tokens = tuple(int(token) for token in verdict.tokens)
         if not verdict.final:
-            chunk.guess = tokens
-            return "not final"
+            chunk.guess, chunk.passes = tokens, int(verdict.passes)
+            return "not final" if verdict.passes else "guessed"
         self._verdicts[index] = tokens
         self._verdicts.pop(index - VERDICTS_REMEMBERED, None)
         chunk.verdict, chunk.judged_s, chunk.passes = tokens, now_s, int(verdict.passes)

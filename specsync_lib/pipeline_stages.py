@@ -8,7 +8,7 @@ judge has none; ``words`` is for speech whose text and times are known beforehan
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -182,15 +182,22 @@ class ReasonerJudge:
         self.faults: list[str] = []
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
-        """One pass, and one more after most rejections; what it thinks in between is told at once."""
+        """One pass, and one more after most rejections; what it thinks before and in between is told at once.
+
+        The first pass of an exact rule verifies what the probe hears, which it knows by then and the draft did not.
+        """
         index, draft = request.audio.index, request.draft
         evidence = self._read_up_to(request)
+        guess = None if self._rule == "lenient" else evidence.probe
+        if guess is not None:
+            deliver(Verdict(index, guess.argmax(axis=1).tolist(), 0, final=False))
         verdict = verify_chunk(
             self._stream,
             DraftPlan(draft.probabilities, draft.confidence, draft.openness),
             rule=self._rule,
             threshold=self._threshold,
             generator=self._generator,
+            guess=guess,
             witness=evidence.probe,
             on_pass=lambda tokens, fixed: deliver(Verdict(index, tokens.tolist(), final=False)),
         )
@@ -219,53 +226,15 @@ class ReasonerJudge:
         return evidence
 
 
-class RenderedFace(generation.FaceGenerator):
-    """A face generator whose chunk may be decoded, slot by slot, before it is known whether it will be committed."""
-
-    _ready: tuple[np.ndarray, tuple] | None = None
-
-    def decode_slot(
-        self, chunk: generation.ChunkInProgress, slot: int, place: tuple | None
-    ) -> tuple[np.ndarray, tuple]:
-        """Frames [4, px, px, 3] of a finished chunk's slot, and the decoder's place behind it; nothing advances.
-
-        ``place``: what the call for the slot before gave; None for the chunk's first.
-        """
-        self._check_turn(chunk)
-        start = self._decoder.state()
-        try:
-            if place is not None:
-                self._decoder.restore(place)
-            frames = self._decode(chunk.latents[:, slot : slot + 1])
-            return frames, self._decoder.state()
-        finally:
-            self._decoder.restore(start)
-
-    def commit_decoded(self, chunk: generation.ChunkInProgress, frames: np.ndarray, place: tuple) -> np.ndarray:
-        """Commit a chunk that is decoded already."""
-        self._ready = frames, place
-        try:
-            return self.commit(chunk)
-        finally:
-            self._ready = None
-
-    def _decode(self, latents: torch.Tensor) -> np.ndarray:
-        if self._ready is None:
-            return super()._decode(latents)
-        frames, place = self._ready
-        self._decoder.restore(place)
-        return frames
-
-
 @dataclass
 class FaceWork:
-    """A chunk being generated, its slots decoded so far and the decoder's place behind them."""
+    """A chunk being generated, and its slots decoded so far."""
 
     chunk: generation.ChunkInProgress
     draft: Draft
     tokens: Tokens
-    decoded: list[np.ndarray] = field(default_factory=list)
-    place: tuple | None = None
+    slots: int = 0
+    decoded: generation.Decoded | None = None
 
     @property
     def steps_left(self) -> int:
@@ -282,7 +251,9 @@ class FaceStage:
         How much of the drafted latents is drowned; chunks without drafted latents start from noise alone.
     """
 
-    def __init__(self, face: RenderedFace, *, steps: int = 2, noise_level: float = 0.6, seed: int = 0) -> None:
+    def __init__(
+        self, face: generation.FaceGenerator, *, steps: int = 2, noise_level: float = 0.6, seed: int = 0
+    ) -> None:
         self._face, self._steps, self._noise_level, self._seed = face, steps, noise_level, seed
 
     def begin(self, audio: ChunkAudio, draft: Draft, tokens: Tokens) -> FaceWork:
@@ -300,13 +271,13 @@ class FaceStage:
 
     def render(self, work: FaceWork) -> np.ndarray | None:
         """Decode one more slot; the frames with the last one."""
-        frames, work.place = self._face.decode_slot(work.chunk, len(work.decoded), work.place)
-        work.decoded.append(frames)
-        return np.concatenate(work.decoded) if len(work.decoded) == units.SLOTS_PER_CHUNK else None
+        work.decoded = self._face.decode(work.chunk, slice(work.slots, work.slots + 1), work.decoded)
+        work.slots += 1
+        return work.decoded.frames if work.slots == units.SLOTS_PER_CHUNK else None
 
     def commit(self, work: FaceWork) -> None:
         """The chunk becomes the past."""
-        self._face.commit_decoded(work.chunk, np.concatenate(work.decoded), work.place)
+        self._face.commit(work.chunk, work.decoded)
 
 
 @dataclass(frozen=True)
@@ -328,7 +299,7 @@ class Models:
         self, *, words: Sequence[HeardWord] = (), rule: Rule = "exact-greedy", threshold: float = 0.0, seed: int = 0
     ) -> Stages:
         """The stages of one stream."""
-        face = RenderedFace(self.vae, self.transformer, self.reference)
+        face = generation.FaceGenerator(self.vae, self.transformer, self.reference)
         return Stages(
             SpeechDrafter(self.kernel),
             ReasonerJudge(self.reasoner, Listener(self.encoder, self.probe, words), rule=rule, threshold=threshold),

@@ -16,6 +16,7 @@ Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -623,10 +624,11 @@ def lean_convolutions(vae: "AutoencoderKLWan", method: ConvMethod) -> None:
 
 
 class ShapeDecoder:
-    """Wan's decoder on the three slots of a chunk at once, with its causal cache in place, and the pasted picture.
+    """Wan's decoder on the three slots of a chunk, with its causal cache in place, and the pasted picture.
 
-    ``run`` gives a chunk's 12 frames and the cache as it would be after them; ``commit`` makes that the cache. Decoding
-    again before a commit starts from the same past, so a rejected chunk leaves no trace.
+    ``run`` gives a chunk's 12 frames, or those of one of ``parts`` equal parts, in order, and the cache as it would be
+    after them; ``commit`` makes that the cache. Decoding again before a commit starts from the same past, so a rejected
+    chunk leaves no trace.
     """
 
     def __init__(
@@ -637,15 +639,25 @@ class ShapeDecoder:
         *,
         graphs: bool = True,
         compiled: bool = False,
+        parts: int = 1,
     ) -> None:
-        self._vae, self.latents = vae, latents
+        self._vae, self.latents, self.parts = vae, latents, parts
         self.device = latents.device
         height, width = shapes.picture
         self.picture_shape = (FRAMES_PER_CHUNK, height, width, 3)
         self._background = torch.zeros(self.picture_shape, dtype=torch.uint8, device=latents.device)
         self._cache = self._warm_cache()
         self._decode = torch.compile(self._decode_plain, dynamic=False) if compiled else self._decode_plain
-        self.run = captured(self._run, latents.device) if graphs else self._run
+        self._places = [self._cache] * (parts + 1)  # the cache before every part, and after the last
+        self._runs: list[Callable[[], tuple[Tensor, list[Tensor]]]] = []
+        for part in range(parts):
+            run = partial(self._run, part)
+            self._runs.append(captured(run, latents.device) if graphs else run)
+            self._runs[-1]()  # the next part's graph reads what this one's leaves behind
+
+    def run(self, part: int = 0) -> tuple[UInt8[Tensor, "frames H W 3"], list[Tensor]]:
+        """Decode a part whose predecessors have been decoded."""
+        return self._runs[part]()
 
     @torch.no_grad()
     def _warm_cache(self) -> list[Tensor]:
@@ -663,12 +675,13 @@ class ShapeDecoder:
         return frames.permute(1, 2, 3, 0), after  # [frames, h, w, 3]
 
     @torch.no_grad()
-    def _run(self) -> tuple[UInt8[Tensor, "12 H W 3"], list[Tensor]]:
-        face, after = self._decode(self.latents, self._cache)
+    def _run(self, part: int) -> tuple[UInt8[Tensor, "frames H W 3"], list[Tensor]]:
+        face, after = self._decode(self.latents.chunk(self.parts, dim=2)[part], self._places[part])
+        self._places[part + 1] = after
         top, left = (
             (whole - part) // 2 for whole, part in zip(self._background.shape[1:3], face.shape[1:3], strict=True)
         )
-        picture = self._background.clone()
+        picture = self._background[: len(face)].clone()
         picture[:, top : top + face.shape[1], left : left + face.shape[2]] = face
         return picture, after
 

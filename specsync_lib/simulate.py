@@ -43,7 +43,7 @@ from specsync_lib.pipeline_synthetic import (
     SyntheticWork,
 )
 from specsync_lib.provenance import PROJECT_ROOT, display_path
-from specsync_lib.units import FRAMES_PER_CHUNK, SAMPLE_RATE_HZ, VIDEO_FPS
+from specsync_lib.units import FRAMES_PER_CHUNK, SAMPLE_RATE_HZ, VIDEO_FPS, VISEMES
 
 LABEL = "simulated"
 MEASUREMENTS_DIR = PROJECT_ROOT / "data" / "measurements"
@@ -55,6 +55,8 @@ CHUNK_SAMPLES = SAMPLE_RATE_HZ * FRAMES_PER_CHUNK // VIDEO_FPS
 PIECE_MS = 100
 MODES = ("serial", "serial_reasoning", "speculative")
 Mode = Literal["serial", "serial_reasoning", "speculative"]
+# The speculative pipeline as it is measured: never waiting, or waiting where a rejection would cost a generation.
+POLICIES = {"speculative": Policy(), "speculative_hold": Policy(hold_before="last step")}
 REASONING_TOKENS = 32
 TOLERANCE = 0.05  # how near the model must come to every measured median
 ASSUMED_REJECTION_RATE = 0.3  # where no pattern has been measured
@@ -65,10 +67,26 @@ ASSUMED_REJECTION_RATE = 0.3  # where no pattern has been measured
 
 @dataclass(frozen=True)
 class ChunkPattern:
-    """What becomes of a chunk's draft: the judge's forward passes, and the frames (0 .. 11) that it rejects."""
+    """What becomes of a chunk's draft: the judge's forward passes, and the frames (0 .. 11) that it rejects.
+
+    guessed: the first pass verifies the probe's guess in place of the draft; the guess is told before.
+    """
 
     passes: int = 1
     rejected: tuple[int, ...] = ()
+    guessed: bool = False
+
+    def words(self, tokens: Tokens) -> list[Tokens]:
+        """What the judge tells before its final word, given that: the probe's guess if there is one, and what it
+        thinks after every pass but the last.
+
+        The last of these is what the last pass confirms, so it is the final plan. Those before it were not confirmed:
+        one frame in the middle, which the measured pattern does not name, stands for what was wrong with them.
+        """
+        count = self.passes - (not self.guessed)
+        middle = len(tokens) // 2
+        wrong = (*tokens[:middle], (tokens[middle] + 1) % len(VISEMES), *tokens[middle + 1 :])
+        return [tokens if word == count - 1 else wrong for word in range(count)]
 
 
 def random_pattern(rate: float, chunks: int, rng: np.random.Generator, passes_on_reject: int = 2) -> list[ChunkPattern]:
@@ -88,15 +106,28 @@ def random_pattern(rate: float, chunks: int, rng: np.random.Generator, passes_on
     ]
 
 
-def measured_pattern(path: Path | None = None) -> tuple[list[ChunkPattern], str]:
-    """The judge's measured answers, chunk by chunk, and where they come from; drawn at a stated rate where absent."""
+def measured_pattern(path: Path | None = None, *, guess: bool = True) -> tuple[list[ChunkPattern], str]:
+    """The judge's measured answers, chunk by chunk, and where they come from; drawn at a stated rate where absent.
+
+    guess: the first pass verifies what the probe hears, as the live judge does (`pipeline_stages.ReasonerJudge`).
+    """
     path = path or MEASUREMENTS_DIR / PATTERN_NAME
     if not path.is_file():
         pattern = random_pattern(ASSUMED_REJECTION_RATE, 500, np.random.default_rng(0))
         return pattern, f"drawn: {ASSUMED_REJECTION_RATE:.0%} of chunks rejected ({path.name} is not measured yet)"
     chunks = json.loads(path.read_text(encoding="utf-8"))["chunks"]
-    pattern = [ChunkPattern(int(chunk["passes"]), tuple(chunk["rejected_at"])) for chunk in chunks]
-    return pattern, display_path(path)
+    guess = guess and all("guessed_passes" in chunk for chunk in chunks)
+    passes = "guessed_passes" if guess else "passes"
+    pattern = [ChunkPattern(int(chunk[passes]), tuple(chunk["rejected_at"]), guess) for chunk in chunks]
+    return pattern, f"{display_path(path)}, {passes.replace('_', ' ')}"
+
+
+def replayed_pattern(content: Mapping) -> list[ChunkPattern]:
+    """The answers that a measured pipeline replayed, from its file."""
+    return [
+        ChunkPattern(int(one["passes"]), tuple(one["rejected"]), one.get("guessed", False))
+        for one in content["replayed"]
+    ]
 
 
 def rejection_rate(pattern: Sequence[ChunkPattern]) -> float:
@@ -161,7 +192,8 @@ def exactly(milliseconds: float) -> Spread:
 class Setup:
     """Stage times of one machine and model set.
 
-    plan: the judge's 12 tokens one by one; token: one more token; verify: by number of passes; step: one of ``steps``
+    plan: the judge's 12 tokens one by one; token: one more token; verify: by number of passes; guess: until the probe's
+    guess is there, within the verification; step: one of ``steps``
     denoising steps; render: one of ``render_parts`` calls that decode a chunk to frames on the host. label: of the
     times that went in. stretch: how much slower judge and generator run while both work: 1 on two chips.
     """
@@ -180,6 +212,7 @@ class Setup:
     steps: int
     render_parts: int = 1
     stretch: float = 1.0
+    guess: Spread = NOTHING
 
     @property
     def job_ms(self) -> list[float]:
@@ -247,18 +280,18 @@ class SimulatedJudge(SyntheticJudge):
         self._setup, self._pattern, self._spend, self._rng = setup, pattern, spend, rng
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
-        """One pass; after a rejection the judge's own tokens are told at once, not yet final, and verified in turn.
-
-        The first guess is taken to be the final plan.
-        """
+        """The probe's guess and every pass are told at once; after a rejection the judge's own tokens are verified."""
         index, tokens = request.audio.index, self.answer(request)
-        passes = self._pattern[index % len(self._pattern)].passes
-        total_s, spent = self._setup.verify_ms(passes).draw_s(self._rng), 0.0
-        for done in range(1, passes + 1):
-            share = self._setup.verify_ms(done).median_ms / max(self._setup.verify_ms(passes).median_ms, 1e-9)
+        answer = self._pattern[index % len(self._pattern)]
+        total_s, spent = self._setup.verify_ms(answer.passes).draw_s(self._rng), 0.0
+        whole_ms = max(self._setup.verify_ms(answer.passes).median_ms, 1e-9)
+        told = range(not answer.guessed, answer.passes + 1)
+        for done, said in zip(told, [*answer.words(tokens), tokens], strict=True):
+            until_ms = self._setup.verify_ms(done).median_ms if done else self._setup.guess.median_ms
+            share = min(1.0, max(spent, until_ms / whole_ms))
             self._spend((share - spent) * total_s)
             spent = share
-            deliver(Verdict(index, tokens, done, final=done == passes))
+            deliver(Verdict(index, said, done, final=done == answer.passes))
 
     def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
         self._spend(self._setup.plan.draw_s(self._rng))
@@ -431,7 +464,8 @@ def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
                 render=spreads["render"],
                 commit=spreads["commit"],
                 steps=result.get("steps", content.get("steps")),
-                render_parts=content.get("render_parts", 1),
+                render_parts=result.get("render_parts", content.get("render_parts", 1)),
+                guess=spreads.get("guess", NOTHING),
             )
     return found
 
@@ -444,12 +478,12 @@ def check_measured(rng: np.random.Generator, directory: Path | None = None, *, c
     rows = []
     for path in measured_files(directory):
         content = json.loads(path.read_text(encoding="utf-8"))
-        pattern = [ChunkPattern(int(one["passes"]), tuple(one["rejected"])) for one in content["replayed"]]
+        pattern = replayed_pattern(content)
         for region, setups in measured_setups(path).items():
             for mode, setup in setups.items():
                 # A measured plan with reasoning already holds its reasoning tokens.
-                ran = "serial" if mode == "serial_reasoning" else mode
-                report = simulate(setup, ran, pattern, rng, chunks=chunks)
+                ran = "serial" if mode == "serial_reasoning" else mode.removesuffix("_hold")
+                report = simulate(setup, ran, pattern, rng, chunks=chunks, policy=POLICIES.get(mode))
                 measured_ms = content["regions"][region]["runs"][mode]["p50_ms"]
                 p50_ms = summary_row(report)["p50_ms"]
                 rows.append((content["setup"], region, mode, measured_ms, p50_ms, abs(p50_ms / measured_ms - 1)))

@@ -179,34 +179,63 @@ def test_the_rehearsal_measures_every_stage(tmp_path):
     assert all(row["median_ms"] > 0 and row["n"] >= 2 for row in content["stages"])
 
 
-def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path):
-    arguments = ["--part", "pipeline", "--tiny", "--regions", "32px:2:6", "--block", "3", "--out"]
-    arguments += [
-        str(tmp_path),
-        "--reasoning-chunks",
-        "3",
-        "--paced-chunks",
-        "2",
-        "--policy-chunks",
-        "4",
-        "--seconds",
-        "600",
+def test_parts_decode_as_the_whole_and_leave_the_same_past(vae):
+    latents = torch.randn(1, 16, 3, 4, 4)
+    whole, parts = (real_shape.ShapeDecoder(vae, TINY, latents, parts=count) for count in (1, 3))
+    for _ in range(2):  # the second chunk starts from the first one's cache
+        frames, after = whole.run()
+        pieces = [parts.run(part) for part in range(3)]
+        joined = torch.cat([picture for picture, _ in pieces])
+        assert (joined.int() - frames.int()).abs().max() <= 1
+        whole.commit(after)
+        parts.commit(pieces[-1][1])
+
+
+def pattern_file(path, guessed_passes=(1, 2, 1, 3)):
+    chunks = [
+        {"passes": 1 + bool(rejected), "guessed_passes": passes, "rejected_at": rejected}
+        for passes, rejected in zip(guessed_passes, ([], [4], [2, 7], []), strict=True)
     ]
-    assert full_scale.main(arguments) == 0
+    path.write_text(json.dumps({"chunks": chunks}))
+    return path
+
+
+def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path, monkeypatch):
+    pattern = simulate.measured_pattern(pattern_file(tmp_path / "pattern.json"))
+    monkeypatch.setattr(full_scale, "measured_pattern", lambda: pattern)
+    arguments = ["--part", "pipeline", "--tiny", "--regions", "32px:2:6,32px:4:4:3", "--block", "4", "--out"]
+    arguments += [str(tmp_path), "--reasoning-chunks", "3", "--paced-chunks", "2", "--policy-chunks", "4"]
+    assert full_scale.main([*arguments, "--hold-chunks", "4", "--seconds", "600"]) == 0
     content = json.loads((tmp_path / "pipeline_tiny.json").read_text())
-    runs = content["regions"]["32px"]["runs"]
-    assert content["regions"]["32px"]["same_plan"] is True
-    assert {mode: run["n"] for mode, run in runs.items()} == {"serial": 6, "speculative": 6, "serial_reasoning": 3}
-    assert runs["speculative"]["counts"].get("accepted", 0) + runs["speculative"]["counts"].get("corrected", 0) == 6
-    rejected = sum(bool(one["rejected"]) for one in content["replayed"][:6])
-    assert runs["serial"]["counts"].get("corrected", 0) == rejected  # the pattern was replayed, chunk by chunk
-    assert set(content["regions"]["32px"]["stages"]["serial"]) == {"draft", "plan", "begin", "step", "render", "commit"}
-    policies = {(row["policy"], row["rate"]): row for row in content["regions"]["32px"]["policies"]}
+    assert list(content["regions"]) == ["32px", "32px_4steps"]
+    result = content["regions"]["32px"]
+    runs = result["runs"]
+    assert result["same_plan"] is True and content["regions"]["32px_4steps"]["same_plan"] is True
+    counted = {"serial": 6, "speculative": 6, "speculative_hold": 4, "serial_reasoning": 3}
+    assert {mode: run["n"] for mode, run in runs.items()} == counted
+    assert all(len(run["first_ms"]) == run["n"] for run in runs.values())
+    counts = runs["speculative"]["counts"]
+    assert counts.get("accepted", 0) + counts.get("corrected", 0) == 6
+    assert counts["verdicts guessed"] == 6  # the probe's guess was told before each first pass
+    assert runs["serial"]["counts"]["corrected"] == 3  # the pattern was replayed, chunk by chunk
+    assert set(result["stages"]["serial"]) == {"draft", "plan", "begin", "step", "render", "commit"}
+    assert {"guess", "verify 1", "verify 2", "verify 3"} <= set(result["stages"]["speculative"])
+    in_parts = content["regions"]["32px_4steps"]
+    assert in_parts["render_parts"] == 3
+    serial = in_parts["runs"]["serial"]
+    assert all(first < last for first, last in zip(serial["first_ms"], serial["latency_ms"], strict=True))
+    policies = {(row["policy"], row["rate"]): row for row in result["policies"]}
     assert len(policies) == 9
     assert all(row["plan_error"] == 0 for (policy, _), row in policies.items() if policy != "lenient")
     assert policies["lenient", 0.5]["plan_error"] > 0
     table = simulate.check_measured(simulate.np.random.default_rng(0), tmp_path, chunks=20)
     assert set(table["mode"]) == set(runs) and (table["measured_ms"] > 0).all()
+
+
+@pytest.mark.parametrize("regions", ["32px:2:6:2", "32px:0:6", "7px", "32px:x", "32px:2:6,32px:2:6,32px:2:6,32px:2:6"])
+def test_a_case_that_cannot_be_is_refused(regions, tmp_path):
+    with pytest.raises(SystemExit):
+        full_scale.parse(["--part", "pipeline", "--tiny", "--regions", regions, "--out", str(tmp_path)])
 
 
 def test_a_setup_that_is_not_there_is_one_line(tmp_path, capsys):
