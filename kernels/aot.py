@@ -52,16 +52,16 @@ def jobs() -> list[dict]:
         "heads_ptr": half,
         "w_coef_ptr": half,
         **dict.fromkeys(("head_sums_ptr", "coef_sums_ptr", "broken_ptr"), "*i32"),
-        **dict.fromkeys(("tickets_ptr", "turn_ptr", "arrivals_ptr"), "*i32"),
+        **dict.fromkeys(("tickets_ptr", "turn_ptr"), "*i32"),
         "coef_operand_ptr": latent_type,
         "basis_ptr": latent_type,
     }
     found = []
     streamed_types = draft_types | dict.fromkeys(("z0_ptr", "z_ptr", "basis_rows"), latent_type)
-    for config in dict.fromkeys([*project.CONFIGS, *project.VERSIONS.values(), *project.CANDIDATES.values()]):
+    for config in dict.fromkeys([*project.CONFIGS, *project.VERSIONS.values()]):
         early = config.early_launch
         slabs = HIDDEN // config.block_hidden
-        for coef in () if config.single_launch else (COEFFICIENTS, 0):
+        for coef in (COEFFICIENTS, 0):
             found.append(
                 {
                     "kernel": "draft" if coef else "draft, plan only",
@@ -73,7 +73,7 @@ def jobs() -> list[dict]:
                     "types": draft_types,
                 }
             )
-        for slots in (8,) if config.single_launch else (8, 32):
+        for slots in (8, 32):
             latents = {
                 "kernel": "latents",
                 "fn": kernels.latents_kernel,
@@ -85,10 +85,9 @@ def jobs() -> list[dict]:
                 "multiples_of_16": ["latent"],
             }
             streamed = {
-                "kernel": "latents, one launch" if config.single_launch else "latents, streamed",
+                "kernel": "latents, streamed",
                 "fn": kernels.stream_kernel,
-                "constants": project.stream_constants(config, slabs, slots, COEFFICIENTS, early, True, itemsize=2),
-                "options": latents["options"] | (project.ONE_LAUNCH_OPTIONS if config.single_launch else {}),
+                "constants": project.stream_constants(config, slots, COEFFICIENTS, early, True, itemsize=2),
                 "types": streamed_types | ({"basis_rows": tile_type(config)} if config.copy_engine else {}),
             }
             found.append(latents | streamed if config.stream_kib else latents)

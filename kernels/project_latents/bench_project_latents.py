@@ -1,6 +1,6 @@
 """Benchmark of project_latents: checked first, then against eager, torch.compile and cuBLAS, caches cold and warm.
 
-The candidates of `triton_impl.py` are timed beside the measured versions, in turns, each gated by its own check; the
+Every version of `triton_impl.py` and what else the search tries are timed in turns, each gated by its own check; the
 fastest then stands for the kernel. What is worth most comes first, and the result is saved after every part.
 """
 
@@ -21,12 +21,14 @@ from kernels import timing
 from kernels.project_latents import reference
 from kernels.project_latents.random_case import random_inputs, random_weights
 from kernels.project_latents.reference import FRAMES_PER_SLOT, MEL_BANDS, WINDOW_MEL_FRAMES, ProjectionWeights
-from kernels.project_latents.triton_impl import CANDIDATES, CONFIGS, HEADS, VERSIONS, Config, ProjectionPlan
+from kernels.project_latents.triton_impl import CONFIGS, HEADS, VERSIONS, Config, ProjectionPlan
 
 HIDDEN, COEFFICIENTS = 1024, 64
 SLOTS = (1, 3, 8, 32)
 LATENTS = {"256px": 16 * 32 * 32, "384px": 16 * 48 * 48, "512px": 16 * 64 * 64, "720p": 16 * 90 * 160}
 TOLERANCE = 1e-2  # bf16: see test_project_latents.py
+# All that is timed beside each other.
+TIMED = VERSIONS | {config.label: config for config in CONFIGS if config not in VERSIONS.values()}
 COMPILED_SLOTS = (3, 8)  # torch.compile's autotuning takes up to half a minute a shape
 SECONDS_TO_COMPILE, SECONDS_A_SHAPE, SECONDS_TO_PROFILE = 50, 15, 40
 COUNTERS = {
@@ -186,8 +188,10 @@ def compiled_facts(problem: Problem, config: Config) -> dict[str, dict]:
     """What this machine's compiler made of a config's launches."""
     plan = ProjectionPlan(problem.weights[0], FRAMES_PER_SLOT * problem.slots, config=config)
     mel, z0 = problem.inputs[0]
-    launches = {} if plan.single_launch else {"launch 1": plan._launch_draft(mel, 0, 0)}
-    launches["launch 2"] = plan._launch_stream(mel, z0, 0, 0) if plan.streamed else plan._launch_latents(z0)
+    launches = {
+        "launch 1": plan._launch_draft(mel, 0, 0),
+        "launch 2": plan._launch_stream(z0) if plan.streamed else plan._launch_latents(z0),
+    }
     return {
         name: {"registers": kernel.n_regs, "spills": kernel.n_spills, "shared_bytes": kernel.metadata.shared}
         for name, kernel in launches.items()
@@ -222,8 +226,7 @@ def stages(problem: Problem) -> list[dict]:
     """Where the time goes: each launch alone, in a rotating graph; enough sets that launch 1's 3 MB are cold too."""
     frames = FRAMES_PER_SLOT * problem.slots
     alone = {"early_launch": False, "prefetch": False}
-    plain = replace(CONFIGS[0], **alone)
-    streamed = replace(CANDIDATES["c4 copy engine"], **alone)
+    plain, streamed = replace(VERSIONS["v3 L2 prefetch"], **alone), replace(CONFIGS[0], **alone)
     small = replace(problem.weights[0], basis=problem.weights[0].basis[:, :4096].contiguous())
     mel = problem.inputs[0][0]
     calls = {}
@@ -235,7 +238,7 @@ def stages(problem: Problem) -> list[dict]:
         plans = [ProjectionPlan(w, frames, config=config) for w in problem.weights]
         pairs = zip(plans, problem.inputs, strict=True)
         if config.stream_kib:
-            latents = [lambda p=p, i=i: p._launch_stream(*i, 0, 0) for p, i in pairs]
+            latents = [lambda p=p, i=i: p._launch_stream(i[1]) for p, i in pairs]
         else:
             latents = [lambda p=p, i=i: p._launch_latents(i[1]) for p, i in pairs]
         calls |= {f"launch 2 alone, cold{kind}": latents, f"launch 2 alone, warm{kind}": latents[:1]}
@@ -244,14 +247,14 @@ def stages(problem: Problem) -> list[dict]:
     return [{"stage": n, "slots": problem.slots, "region": problem.region, **t.row()} for n, t in seen.items()]
 
 
-def profile(name: str, launches: int, seconds: float) -> dict:
+def profile(name: str, seconds: float) -> dict:
     """Hardware counters of one call at 720p, 8 slots, from Nsight Compute; or why there are none."""
     ncu = which("ncu")
     if ncu is None:
         return {"missing": "ncu is not installed"}
     command = [ncu, "--clock-control", "none", "--csv", "--metrics", ",".join(COUNTERS.values()), "--kernel-name",
                "regex:draft_kernel|latents_kernel|stream_kernel",
-               "--launch-skip", str(2 * launches), "--launch-count", str(launches),
+               "--launch-skip", "4", "--launch-count", "2",
                sys.executable, "-m", "kernels.project_latents.bench_project_latents", name]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
@@ -267,15 +270,9 @@ def profile(name: str, launches: int, seconds: float) -> dict:
     return counters or {"missing": (done.stdout + done.stderr)[-500:]}
 
 
-def everything(one_launch: bool) -> dict[str, Config]:
-    """All that is timed beside each other; the one-launch candidate only after its own check was green."""
-    configs = {"default": CONFIGS[0], **VERSIONS, **CANDIDATES, **{config.label: config for config in CONFIGS[1:]}}
-    return {name: config for name, config in configs.items() if one_launch or not config.single_launch}
-
-
-def fastest(rows: list[dict], slots: int) -> str:
+def fastest(rows: list[dict]) -> str:
     """The config with the smallest median of both times it was timed, among those that were."""
-    timed = [row for row in rows if row["slots"] == slots and "median_us" in row]
+    timed = [row for row in rows if "median_us" in row]
     return min(timed, key=lambda row: row["median_us"] + row["again_median_us"])["name"]
 
 
@@ -301,14 +298,14 @@ def run(
     log(
         f"copy: {result['copy'][0]['gb_per_s']} GB/s for 4 GiB, {result['copy'][1]['gb_per_s']} for the headline's size"
     )
-    configs = everything(result["checks"].get("one launch", {}).get("green", False))
-    result.update(configs=[], results=[], config={}, profile={})
+    result.update(configs=[], versions=[], results=[], config={}, profile={})
 
     def search(region: str, slots: int) -> None:
         problem = headline if (region, slots) == ("720p", 8) else make_problem(slots, region)
-        fitting = {n: c for n, c in configs.items() if slots <= 16 or not c.single_launch}
-        rows = measure_configs(problem, fitting)
+        rows = measure_configs(problem, TIMED)
         result["configs"] += rows
+        result["versions"] += [row for row in rows if row["name"] in VERSIONS]
+        result["config"][str(slots)] = fastest(rows)
         for row in rows:
             again = row.get("failed") or f"{row['median_us']} ({row['again_median_us']}) us {row['compiled']}"
             log(f"  {region} {slots} slots {row['name']}: {again}")
@@ -323,15 +320,13 @@ def run(
             result["copy"].append(timing.copy_bandwidth(problem.bytes))
         may_compile = slots in COMPILED_SLOTS and seconds_left() > SECONDS_TO_COMPILE
         compile_seconds = lambda: compile_ends - time.monotonic() if may_compile else 0.0  # noqa: E731
-        rows = measure_shape(problem, configs[result["config"][str(8 if slots <= 16 else 32)]], compile_seconds, flush)
+        rows = measure_shape(problem, TIMED[result["config"][str(8 if slots <= 16 else 32)]], compile_seconds, flush)
         result["results"] += rows
         cold = [r for r in rows if (r["method"], r["cache"]) == ("rotating graph", "cold")]
         log(f"{region} {slots} slots, cold: { {r['implementation']: r['median_us'] for r in cold} }")
         save()
 
     search("720p", 8)
-    result["versions"] = [row for row in result["configs"] if row["name"] in VERSIONS]
-    result["config"]["8"] = fastest(result["configs"], 8)
     result["stages"] = stages(headline)
     for row in result["stages"]:
         log(f"  {row['stage']}: {row['median_us']} us")
@@ -340,12 +335,11 @@ def run(
     if quick:
         return
     search("720p", 32)
-    result["config"]["32"] = fastest(result["configs"], 32)
     for slots in (32, 3, 1):
         shape("720p", slots)
-    for name in dict.fromkeys((result["config"]["8"], "default", "c1 whole lines")):
+    for name in dict.fromkeys((result["config"]["8"], "v3 L2 prefetch")):
         if seconds_left() > SECONDS_TO_PROFILE:
-            result["profile"][name] = profile(name, 1 if configs[name].single_launch else 2, seconds=30)
+            result["profile"][name] = profile(name, seconds=30)
             log(f"profile of {name}: {result['profile'][name]}")
             save()
     for slots in (8, 3, 32, 1):  # a count's products are tuned once: of a second region only the last one is new
@@ -356,7 +350,7 @@ def run(
 def profiled_calls(name: str) -> None:
     """What ncu runs: three calls, of which it reads the last."""
     problem = make_problem(8, "720p")
-    plan = ProjectionPlan(problem.weights[0], 32, config=everything(one_launch=True)[name])
+    plan = ProjectionPlan(problem.weights[0], 32, config=TIMED[name])
     for _ in range(3):
         plan(*problem.inputs[0])
     torch.cuda.synchronize()

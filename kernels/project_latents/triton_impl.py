@@ -5,11 +5,10 @@ from the mel, multiplies them with its slab of W1 on the tensor cores, and adds 
 coefficients to a small workspace, in fixed point: integer sums have the same bits in any order. The last program of a
 row block to arrive (it draws the last ticket) turns the sums into logits, confidence, openness and c.
 
-Launch 2 (`latents_kernel`) streams the basis once: z = z0 + c B, one tile of columns per program. It starts early
-(programmatic dependent launch): its tiles of B and z0 are on their way while launch 1 still runs.
-
-CANDIDATES are other ways through the same work, by `stream_kernel`: fewer programs that each keep many tiles of B on
-their way to shared memory and finish the plan themselves, after a lean launch 1 or in one cooperative launch.
+Launch 2 reads the basis once: z = z0 + c B. It starts early (programmatic dependent launch): its tiles of B and z0 are
+on their way while launch 1 still runs. It has two forms. `stream_kernel`, the default up to 32 slots: few programs that
+each keep several tiles of B on their way to shared memory; the last ones write the plan in launch 1's place.
+`latents_kernel`: one tile of columns per program, for any number of slots.
 
 README.md has the derivation, the byte floor and the reasons for each choice. The device code is in `triton_kernels.py`.
 """
@@ -51,9 +50,7 @@ LATENT_BLOCK_SLOTS = 32  # slots per program of launch 2, at most: up to 32 slot
 # scaled to this. A 64th part is then rounded to 1e-9 of the bound, and no sum can overflow.
 FIXED_POINT_RANGE = 2.0**30
 MOST_TILES_HELD = 12
-# A cooperative launch is refused unless its whole grid is resident; two programs an SM must share its registers.
-ONE_LAUNCH_SLOTS = 16  # more would spill at that many registers
-ONE_LAUNCH_OPTIONS = {"launch_cooperative_grid": True, "maxnreg": 128}
+MOST_STREAMED_COEFFICIENTS = 64  # of a default config: more were not measured
 INTERPRETED_PROGRAMS = 16  # of a streaming launch in the interpreter: few, so that each takes several turns
 STREAM_BLOCK_BYTES = 100 * 1024  # of an SM's shared memory, for one streaming program and the system's 1 KiB
 
@@ -69,14 +66,13 @@ class Config:
     early_launch: bool = True  # programmatic dependent launch of launch 2 (sm_90 and later)
     prefetch: bool = True  # launch 1 pulls B into L2 while it works
     swap_operands: bool = False  # z^T = B^T c^T, so that the tall operand is B and Hopper can use wgmma
-    bulk: bool = False  # prefetches ask for runs of 1024 bytes (sm_90 and later) instead of lines, of which half comes
+    bulk: bool = False  # prefetches ask for runs of 1024 bytes (sm_90 and later) instead of lines
     part_values: int = 64  # values of a split per step of the hidden layer
     parts_ahead: int = 3  # steps whose loads are on their way at once, in registers
     lean: bool = False  # launch 1 sums its splits free of bank conflicts and gives each warp its own part of c
     draft_registers: int = 0  # the most a thread of launch 1 may take where launch 2 follows; 0: as many as it likes
     stream_kib: int = 0  # tiles of B and z0 that a program of launch 2 keeps on their way; 0: one tile a program
     copy_engine: bool = False  # those tiles of B come by the bulk copy engine (sm_90 and later)
-    single_launch: bool = False  # the streaming launch does the hidden layer too, before a barrier across the grid
 
     @property
     def label(self) -> str:
@@ -88,52 +84,40 @@ class Config:
             f"lean{self.parts_ahead}x{self.part_values}" if self.lean else "",
             f"stream{self.stream_kib}" if self.stream_kib else "",
             "engine" if self.copy_engine else "",
-            "single" if self.single_launch else "",
         ]
         return "-".join([f"{draft}-d{self.block_latent}w{self.latent_warps}-{launch}", *filter(None, added)])
 
 
-# The first is the default; the others are what the search tries. Kept small: each is here because of one question.
-CONFIGS = (
-    Config(block_latent=64, latent_warps=2),  # the fastest measured, by less than two runs differ
-    Config(),
-    Config(block_latent=256, latent_warps=8),  # do larger tiles in flight beat more of them?
-    Config(block_latent=128, swap_operands=True),  # wgmma on Hopper: B from shared memory instead of registers
+# How the kernel came to be: each version is the one before with one thing changed, but for the last, which is v5 with
+# larger blocks in launch 1 and the copy engine (README.md and notebook 02: what was predicted, what moved).
+_LEAN = Config(bulk=True, lean=True)
+# Beside a program of launch 1 an SM's 65,536 registers hold two streaming ones: 256 x 168 + 2 x 128 x 80; of v6 one.
+_STREAM = replace(_LEAN, prefetch=False, block_latent=64, stream_kib=90, draft_registers=168)
+_WIDE = replace(_STREAM, copy_engine=True, block_latent=128, stream_kib=80)
+_TALL = replace(
+    _STREAM,
+    copy_engine=True,
+    block_rows=32,
+    block_hidden=32,
+    part_values=16,
+    parts_ahead=2,
+    draft_registers=192,
 )
-# How the kernel came to be: each version is the one before with one thing changed (README.md, notebook 02).
 VERSIONS = {
     "v1 two launches": Config(early_launch=False, prefetch=False),
     "v2 early launch": Config(prefetch=False),
     "v3 L2 prefetch": Config(),
+    "v4 lean launch 1": _LEAN,
+    "v5 streamed": _STREAM,
+    "v6 copy engine, wide tiles": _WIDE,
+    "v7 blocks of 32 frames": _TALL,
 }
-# Prepared, not yet measured: README.md says what each is expected to bring. None is a default before it is measured.
-_LEAN = Config(bulk=True, lean=True)
-# Two streaming programs and one of launch 1 share an SM's registers: 2 x 128 x 80 + 256 x 168 <= 65,536.
-_STREAM = replace(_LEAN, prefetch=False, block_latent=64, stream_kib=90, draft_registers=168)
-_ENGINE = replace(_STREAM, copy_engine=True)
-CANDIDATES = {
-    "c1 whole lines": Config(bulk=True),
-    "c2 lean launch 1": _LEAN,
-    "c3 streamed": _STREAM,
-    "c4 copy engine": _ENGINE,
-    "c5 copy engine, prefetch": replace(_ENGINE, prefetch=True),
-    "c6 copy engine, wide tiles": replace(_ENGINE, block_latent=128, stream_kib=80),
-    "c7 one launch": Config(
-        bulk=True,
-        lean=True,
-        part_values=16,
-        parts_ahead=2,
-        block_latent=64,
-        latent_warps=DRAFT_WARPS,
-        stream_kib=76,
-        copy_engine=True,
-        early_launch=False,
-        single_launch=True,
-    ),
-    "c8 blocks of 32 frames": replace(
-        _ENGINE, block_rows=32, block_hidden=32, part_values=16, parts_ahead=2, draft_registers=192
-    ),
-}
+# What the search times beside the versions. The first is the default up to 16 slots, the second up to 32.
+CONFIGS = (
+    _WIDE,
+    _TALL,
+    Config(swap_operands=True),  # wgmma on Hopper: B from shared memory instead of registers
+)
 
 
 def draft_options(config: Config, coef_block: int) -> dict:
@@ -177,24 +161,17 @@ def latents_constants(config: Config, slots: int, coef_block: int, early_launch:
 
 
 def stream_constants(
-    config: Config, slabs: int, slots: int, coef_block: int, early_launch: bool, compiled: bool, itemsize: int
+    config: Config, slots: int, coef_block: int, early_launch: bool, compiled: bool, itemsize: int
 ) -> dict:
-    """Compile-time constants of the streaming launch 2, or of the only launch."""
+    """Compile-time constants of the streaming launch 2."""
     constants = latents_constants(config, slots, coef_block, early_launch)
     del constants["SWAP_OPERANDS"]
     tile_bytes = (coef_block + constants["BLOCK_SLOTS"]) * config.block_latent * itemsize
     tiles_held = min(MOST_TILES_HELD, max(1, config.stream_kib * 1024 // tile_bytes))
     return constants | {
-        "SLABS": slabs,
         "BLOCK_ROWS": config.block_rows,
-        "BLOCK_HIDDEN": config.block_hidden,
-        "PART_VALUES": config.part_values,
-        "PARTS_AHEAD": config.parts_ahead,
-        "LEAN": config.lean,
         "STAGES": tiles_held + 1,  # the pipeliner holds one tile fewer than it has stages
-        "SINGLE_LAUNCH": config.single_launch and compiled,  # programs of the interpreter run one after the other
         "COMPILED": compiled,
-        "PREFETCH": prefetch_stride(config) if config.single_launch and compiled else 0,
         "COPY_ENGINE": config.copy_engine,
     }
 
@@ -212,15 +189,23 @@ def _fixed_point_scale(weights: Tensor) -> Tensor:
     return (FIXED_POINT_RANGE / torch.where(bound > 0, bound, 1.0)).float()
 
 
-def default_config(slots: int, latent: int) -> Config:
-    """The config that measured best for a shape (data/measurements/kernel_project_latents_h200.json)."""
-    return CONFIGS[0]
+def default_config(slots: int, coefficients: int, copy_engine: bool = True) -> Config:
+    """The config that measured best for a shape (data/measurements/kernel_project_latents_h200.json).
+
+    Streaming was measured up to 32 slots and 64 coefficients. What is larger, and a chip without the copy engine
+    (before sm_90), takes the best version whose programs hold one tile each: it fits any shape.
+    """
+    if not copy_engine:
+        return VERSIONS["v3 L2 prefetch"]
+    if slots > LATENT_BLOCK_SLOTS or coefficients > MOST_STREAMED_COEFFICIENTS:
+        return VERSIONS["v4 lean launch 1"]
+    return CONFIGS[0] if slots <= 16 else CONFIGS[1]
 
 
 class ProjectionPlan:
     """Packed weights, workspace and outputs for one shape: make it once, call it for every chunk.
 
-    A call launches one kernel or two, allocates nothing and never waits for the device, so it can be captured in a
+    A call launches two kernels at most, allocates nothing and never waits for the device, so it can be captured in a
     CUDA graph. The outputs are the plan's own buffers: the next call overwrites them.
 
     Parameters
@@ -256,19 +241,17 @@ class ProjectionPlan:
         self.slots = frames // FRAMES_PER_SLOT if latents else 0
         self.latent = weights.basis.shape[1] if latents else 0
         self.coefficients_count = weights.basis.shape[0] if latents else 0
-        self.config = config or default_config(self.slots, self.latent)
         self.compiled = not triton.knobs.runtime.interpret
-        self.early_launch = bool(
-            self.compiled
-            and latents
-            and self.config.early_launch
-            and torch.cuda.get_device_capability(self.device)[0] >= 9
-        )
-        self._require_config()
+        capability = torch.cuda.get_device_capability(self.device) if self.compiled else (9, 0)
+        hopper_or_later = capability >= (9, 0)
+        self.config = config or default_config(self.slots, self.coefficients_count, hopper_or_later)
+        # A config that this device or its other options cannot honour is refused, never bent.
+        if self.config.copy_engine and not self.config.stream_kib:
+            raise ValueError(f"config: copy_engine needs stream_kib > 0, got {self.config.label}")
+        if (self.config.bulk or self.config.copy_engine) and not hopper_or_later:
+            raise ValueError(f"config: bulk and copy_engine need compute capability 9.0, got {capability}")
+        self.early_launch = bool(self.compiled and latents and self.config.early_launch and hopper_or_later)
         self.streamed = bool(self.slots and self.config.stream_kib)
-        if self.config.single_launch and self.slots > ONE_LAUNCH_SLOTS:
-            raise ValueError(f"config: single_launch holds c of at most {ONE_LAUNCH_SLOTS} slots, got {self.slots}")
-        self.single_launch = self.streamed and self.config.single_launch and self.compiled
         self._pack(weights)
         self._allocate()
         if self.streamed:
@@ -276,18 +259,6 @@ class ProjectionPlan:
             rows = self.basis.view(-1, self.config.block_latent)
             block = [self.coef_block, self.config.block_latent]
             self.basis_rows = TensorDescriptor.from_tensor(rows, block) if self.config.copy_engine else self.basis
-
-    def _require_config(self) -> None:
-        """A config that this device or the other options cannot honour is refused, never bent."""
-        config = self.config
-        if (config.single_launch or config.copy_engine) and not config.stream_kib:
-            raise ValueError(f"config: single_launch and copy_engine need stream_kib > 0, got {config.label}")
-        if config.single_launch and not (config.bulk and config.latent_warps == DRAFT_WARPS):
-            raise ValueError(f"config: single_launch needs bulk and latent_warps={DRAFT_WARPS}, got {config.label}")
-        if self.compiled and (config.bulk or config.copy_engine):
-            capability = torch.cuda.get_device_capability(self.device)
-            if capability[0] < 9:
-                raise ValueError(f"config: bulk and copy_engine need compute capability 9.0, got {capability}")
 
     def _pack(self, weights: ProjectionWeights) -> None:
         """Weights in the kernels' layout.
@@ -335,7 +306,7 @@ class ProjectionPlan:
         zeros = lambda *shape: torch.zeros(shape, device=self.device, dtype=torch.int32)  # noqa: E731
         self.head_sums, self.coef_sums = zeros(2, rows, HEADS.value), zeros(2, rows // FRAMES_PER_SLOT, self.coef_block)
         self.broken, self.tickets = zeros(2, rows), zeros(self.row_blocks)
-        self.turn, self.arrivals = zeros(2), zeros(1)
+        self.turn = zeros(2)
         self.logits = empty(self.frames, VISEMES)
         self.confidence, self.openness = empty(self.frames), empty(self.frames)
         self.coefficients = empty(self.slots, self.coef_block)
@@ -365,12 +336,11 @@ class ProjectionPlan:
         if z0 is not None:
             require(z0, "z0", (self.slots, self.latent), self.dtype, self.device)
         with torch.cuda.device(self.device) if self.compiled else nullcontext():
-            if not self.single_launch:
-                self._launch_draft(mel, first_frame, first_mel_frame)
+            self._launch_draft(mel, first_frame, first_mel_frame)
             if z0 is None:
                 return ProjectionOutput(self.logits, self.confidence, self.openness)
             if self.streamed:
-                self._launch_stream(mel, z0, first_frame, first_mel_frame)
+                self._launch_stream(z0)
             else:
                 self._launch_latents(z0)
         coefficients = self.coefficients[:, : self.coefficients_count]
@@ -422,7 +392,7 @@ class ProjectionPlan:
 
     def _stream_constants(self) -> dict:
         return stream_constants(
-            self.config, self.slabs, self.slots, self.coef_block, self.early_launch, self.compiled, self.basis.itemsize
+            self.config, self.slots, self.coef_block, self.early_launch, self.compiled, self.basis.itemsize
         )
 
     def _grid_of_streams(self) -> tuple[int, int]:
@@ -440,15 +410,10 @@ class ProjectionPlan:
             )
         return streams + self.row_blocks, slot_blocks
 
-    def _launch_stream(self, mel: Tensor, z0: Tensor, first_frame: int, first_mel_frame: int) -> CompiledKernel:
+    def _launch_stream(self, z0: Tensor) -> CompiledKernel:
         return stream_kernel[self._stream_grid](
-            mel,
-            self.w1,
-            self.b1,
-            self.heads,
             self.heads_bias,
             self.heads_scale,
-            self.w_coef,
             self.coef_scale,
             self.basis,
             self.basis_rows,
@@ -456,7 +421,6 @@ class ProjectionPlan:
             self.coef_sums,
             self.broken,
             self.turn,
-            self.arrivals,
             self.logits,
             self.confidence,
             self.openness,
@@ -464,18 +428,14 @@ class ProjectionPlan:
             self.coef_operand,
             z0,
             self.latents,
-            len(mel),
             self.frames,
-            first_frame,
-            first_mel_frame,
             self.slots,
             self.latent,
             self.tiles,
             self.row_blocks,
             **self._stream_constants(),
             num_warps=self.config.latent_warps,
-            launch_pdl=self.early_launch and not self.single_launch,
-            **(ONE_LAUNCH_OPTIONS if self.single_launch else {}),
+            launch_pdl=self.early_launch,
         )
 
 

@@ -1,9 +1,8 @@
-"""The device code of the Speculative Sync Kernel: hidden layer, finished plan, latents, and a barrier across the grid.
+"""The device code of the Speculative Sync Kernel: hidden layer, finished plan, latents.
 
 Three kernels are put together from them. `draft_kernel` is launch 1. `latents_kernel` and `stream_kernel` are two forms
-of launch 2: one tile of B a program, or a few programs that each keep many tiles on their way. `stream_kernel` can also
-do the hidden layer itself, before a barrier across the grid, and is then the only launch. `triton_impl.py` launches
-them.
+of launch 2: one tile of B a program, or a few programs that each keep many tiles on their way. `triton_impl.py`
+launches them.
 """
 
 import triton
@@ -37,7 +36,7 @@ LINE, HALF_LINE = tl.constexpr(128), tl.constexpr(64)
 
 @triton.jit
 def prefetch_lines(pointers):
-    """Ask for the memory under some addresses to come to L2, and go on. Of each 128-byte line 64 bytes come."""
+    """Ask for the memory under some addresses to come to L2, and go on."""
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers], dtype=tl.int32, is_pure=False, pack=1
     )
@@ -404,30 +403,10 @@ def latents_kernel(
     tl.store(z_ptr + at, (z0.to(tl.float32) + moved).to(z_ptr.dtype.element_ty), mask=kept)
 
 
-@triton.jit
-def grid_barrier(arrivals_ptr, target, COMPILED: tl.constexpr):
-    """Goes on when every program of the grid has come here. README.md: why it cannot hang."""
-    if COMPILED:
-        # All of this program's threads have added their sums before its one arrival publishes them. `tl.debug_barrier`
-        # would be the same instruction, but a loop that holds one is not pipelined.
-        tl.inline_asm_elementwise("bar.sync 0; mov.u32 $0, 0;", "=r", [], dtype=tl.int32, is_pure=False, pack=1)
-    tl.atomic_add(arrivals_ptr, 1, sem="release")
-    # Counts run on from call to call; the difference stays right when they wrap.
-    while tl.atomic_add(arrivals_ptr, 0, sem="acquire") - target < 0:
-        pass
-
-
-@triton.jit(
-    do_not_specialize=["mel_frames", "frames", "first_frame", "first_mel_frame", "slots", "tiles", "row_blocks"]
-)
+@triton.jit(do_not_specialize=["frames", "slots", "tiles", "row_blocks"])
 def stream_kernel(
-    mel_ptr,
-    w1_ptr,
-    b1_ptr,
-    heads_ptr,
     heads_bias_ptr,
     heads_scale_ptr,
-    w_coef_ptr,
     coef_scale_ptr,
     basis_ptr,  # [tiles, COEF, BLOCK_LATENT]
     basis_rows,  # a descriptor of the same memory as [tiles * COEF, BLOCK_LATENT], for COPY_ENGINE
@@ -435,7 +414,6 @@ def stream_kernel(
     coef_sums_ptr,
     broken_ptr,
     turn_ptr,
-    arrivals_ptr,  # [1] int32: programs that ever came to the barrier
     logits_ptr,
     confidence_ptr,
     openness_ptr,
@@ -443,28 +421,18 @@ def stream_kernel(
     coef_operand_ptr,
     z0_ptr,  # [slots, latent]
     z_ptr,  # [slots, latent]
-    mel_frames,
     frames,
-    first_frame,
-    first_mel_frame,
     slots,
     latent,
     tiles,
     row_blocks,
-    SLABS: tl.constexpr,
     COEF: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
-    BLOCK_HIDDEN: tl.constexpr,
-    PART_VALUES: tl.constexpr,
-    PARTS_AHEAD: tl.constexpr,
-    LEAN: tl.constexpr,
     BLOCK_SLOTS: tl.constexpr,
     BLOCK_LATENT: tl.constexpr,
     STAGES: tl.constexpr,
-    SINGLE_LAUNCH: tl.constexpr,  # the hidden layer is done here too
     EARLY_LAUNCH: tl.constexpr,
     COMPILED: tl.constexpr,
-    PREFETCH: tl.constexpr,
     COPY_ENGINE: tl.constexpr,  # tiles of B come by the bulk copy engine: no thread waits in line to ask for them
 ):
     """All but the last programs stream tiles of B; the last ones, one a row block, write the plan meanwhile."""
@@ -473,12 +441,6 @@ def stream_kernel(
     rows = row_blocks * BLOCK_ROWS
     head_values = rows * HEADS
     coef_values = rows // SLOT_FRAMES * COEF
-    if SINGLE_LAUNCH:
-        turn = tl.load(turn_ptr)
-        target = (turn + 1) * tl.num_programs(0) * tl.num_programs(1)
-        if COMPILED:  # the hidden layer's inputs, before B fills the memory's queues
-            prefetch(w1_ptr, SLABS * BLOCK_HIDDEN * SPLITS * SPLIT_VALUES, program, tl.num_programs(0), BULK)
-            prefetch(mel_ptr, mel_frames * BANDS, program, tl.num_programs(0), HALF_LINE)
     if program < streams:
         coefs = tl.arange(0, COEF)
         lane = tl.arange(0, BLOCK_LATENT)
@@ -495,31 +457,12 @@ def stream_kernel(
             else:
                 at_tile = tile * (COEF * BLOCK_LATENT) + coefs[:, None] * BLOCK_LATENT
                 basis = tl.load(basis_ptr + at_tile + lane[None, :])
-            # The pipeliner asks for this program's first tiles before the loop, so all that the first turn does
-            # before it needs c is done while they are on their way to shared memory.
+            # The pipeliner asks for this program's first tiles before the loop, so the wait for launch 1 stands here,
+            # in the first turn: while they are on their way to shared memory.
             if tile == program:
-                if SINGLE_LAUNCH:
-                    if PREFETCH:  # the tiles that find no room yet come as far as L2
-                        held = (STAGES - 1) * streams
-                        prefetch(
-                            basis_ptr + held * (COEF * BLOCK_LATENT), (tiles - held) * (COEF * BLOCK_LATENT),
-                            program, streams, PREFETCH,
-                        )  # fmt: skip
-                    first_job, jobs = tl.program_id(1) * streams + program, SLABS * row_blocks
-                    for job in tl.range(first_job, jobs, tl.num_programs(1) * streams, num_stages=1):
-                        hidden_sums(
-                            mel_ptr, w1_ptr, b1_ptr, heads_ptr, heads_scale_ptr, w_coef_ptr, coef_scale_ptr, basis_ptr,
-                            head_sums_ptr + (turn & 1) * head_values, coef_sums_ptr + (turn & 1) * coef_values,
-                            broken_ptr + (turn & 1) * rows, mel_frames, frames, first_frame, first_mel_frame, 0,
-                            job % SLABS, job // SLABS, SLABS, COEF, BLOCK_ROWS, BLOCK_HIDDEN, PART_VALUES,
-                            PARTS_AHEAD, LEAN, False, COMPILED, 0, False,
-                        )  # fmt: skip
-                    grid_barrier(arrivals_ptr, target, COMPILED)
-                    half = turn & 1
-                else:
-                    if EARLY_LAUNCH:
-                        gdc_wait()
-                    half = tl.load(turn_ptr + 1) & 1
+                if EARLY_LAUNCH:
+                    gdc_wait()
+                half = tl.load(turn_ptr + 1) & 1
                 # Both workspaces are read before it is known which one counts: one wait instead of two.
                 sums = coef_sums_ptr + slot[:, None] * COEF + coefs[None, :]
                 known = (slot < slots)[:, None]
@@ -534,17 +477,14 @@ def stream_kernel(
             at = slot[:, None] * latent + column[None, :]
             tl.store(z_ptr + at, (z0.to(tl.float32) + moved).to(z_ptr.dtype.element_ty), mask=kept)
     else:
-        if SINGLE_LAUNCH:
-            grid_barrier(arrivals_ptr, target, COMPILED)
-        else:
-            if EARLY_LAUNCH:
-                gdc_wait()
-            turn = tl.load(turn_ptr + 1)
+        if EARLY_LAUNCH:
+            gdc_wait()
+        turn = tl.load(turn_ptr + 1)
         if tl.program_id(1) == 0:
             now, later = turn & 1, (turn + 1) & 1
             row_block = program - streams
             if row_block == 0:
-                tl.store(turn_ptr, turn + 1)  # every program has read it: this launch's before the barrier
+                tl.store(turn_ptr, turn + 1)  # launch 1 has left the copy that every program here reads
             finish_rows(
                 head_sums_ptr + now * head_values, coef_sums_ptr + now * coef_values, broken_ptr + now * rows,
                 head_sums_ptr + later * head_values, coef_sums_ptr + later * coef_values, broken_ptr + later * rows,
