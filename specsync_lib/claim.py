@@ -16,7 +16,7 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +60,7 @@ SUMMARY_KEYS = {
 LAG_NEEDS_R = 0.2  # a curve that does not follow another has no lag behind it
 PREVIEW_COLUMNS = 8
 
-Reader = Callable[[np.ndarray], np.ndarray]  # frames [n, px, px, 3] uint8 -> gap between the lips [n] in mm
+Reader = Callable[[Iterable[np.ndarray]], np.ndarray]  # pictures [px, px, 3] uint8 -> gap between the lips [n] in mm
 
 
 # --- drafting, decoding, reading --------------------------------------------------------------------------------------
@@ -126,15 +126,15 @@ def read_films(
     still: dict[str, tuple[Tensor, Tensor]] = {}
     for film in tqdm(films, desc="claim", unit="film"):
         if film.identity not in still:
-            still[film.identity] = latent_basis.rest_latents(coder, film.frames[0])
-        reference, z0 = still[film.identity]
+            still[film.identity] = coder.still(film.frames[0])
+        z0, reference = still[film.identity]
         truth = latent_basis.film_latents(coder, film, z0)
         other = test[(test.index(material.speech[film.speech]) + 1) % len(test)]
         moved = moves(film, other, truth, material, z0, basis, weights, rivals, rng)
         clips = torch.stack([latent_basis.clip_latents(reference, z0, moved[name]) for name in CONDITIONS])
         pictures = {"truth": film.frames[1:]}
         pictures |= dict(zip(CONDITIONS, coder.decode(clips)[:, 1:], strict=True))
-        gaps = {f"{name}_mm": reader(frames) for name, frames in pictures.items()}
+        gaps = {f"{name}_mm": reader(material.seen(film.identity, frames)) for name, frames in pictures.items()}
         for k in range(len(film.gap_mm)):
             row = {"utterance": film.speech, "identity": film.identity, "frame": k, "mesh_mm": float(film.gap_mm[k])}
             rows.append(row | {name: float(gap[k]) for name, gap in gaps.items()})
@@ -145,7 +145,12 @@ def read_films(
 
 
 def write_lips(
-    vae_source: str | Path, basis_folder: Path, work: Path, device: str | torch.device = "cpu", seed: int = 0
+    vae_source: str | Path,
+    basis_folder: Path,
+    work: Path,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """The first stage: ``lips.csv``, ``lips.json`` and ``preview.png`` in ``work``.
 
@@ -165,7 +170,7 @@ def write_lips(
     lips = load_lip_reader(device=device)
     rows, sheet = read_films(
         material,
-        latent_basis.WanCoder(vae),
+        latent_basis.WanCoder(vae, dtype),
         basis,
         load_draft(),
         latent_basis.load_rivals(work, basis),
@@ -174,6 +179,7 @@ def write_lips(
     )
     facts = {
         **device_facts(torch.device(device)),
+        "dtype": str(dtype).removeprefix("torch."),
         "seconds": round(time.perf_counter() - started, 1),
         "seed": seed,
         "material": material.facts,
@@ -345,13 +351,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=MEASUREMENTS_DIR)
     parser.add_argument("--stage", choices=("all", "lips", "table"), default="all")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=latent_basis.DTYPES, default="float32", help="the VAE's arithmetic")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     try:
         if given.stage != "table":
             if given.vae is None:
                 raise InputError("claim: --vae is missing; give a checkpoint in diffusers' layout")
-            write_lips(given.vae, given.basis, given.work, given.device, given.seed)
+            write_lips(given.vae, given.basis, given.work, given.device, given.seed, latent_basis.DTYPES[given.dtype])
         if given.stage != "lips":
             claim = write_table(given.work, given.out, "python -m specsync_lib.claim")
             print(claim.table.round(3).to_string(index=False))

@@ -35,7 +35,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -47,6 +46,7 @@ from specsync_lib.units import FRAMES_PER_CHUNK, FRAMES_PER_SLOT, SLOTS_PER_CHUN
 from specsync_lib.visemes import SyncPlan
 
 if TYPE_CHECKING:
+    import pandas as pd
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
     from specsync_lib.head import FaceTracks
@@ -181,6 +181,14 @@ class ChunkInProgress:
         self.times = self.times[1:]
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """Frames [n, px, px, 3] uint8 of a chunk that is not committed yet, and the decoder's place behind them."""
+
+    frames: np.ndarray
+    place: tuple
+
+
 class FaceGenerator:
     """One person speaking, chunk by chunk.
 
@@ -218,9 +226,9 @@ class FaceGenerator:
     def reset(self) -> None:
         """Back to before the first chunk."""
         with self._memory(), torch.no_grad():
-            self.still, first_slot = still_latents(self.vae, self.reference, self.device)
+            self.still, first = still_latents(self.vae, self.reference, self.device)
             self._decoder = wan.ChunkDecoder(self.vae)
-            self._decoder.push(first_slot.to(self.vae.dtype))
+            self._decoder.push(wan.denormalise_latents(first[None, :, None], self.vae).to(self.vae.dtype))
         self.last = self.still
         self.chunks = 0
         self._said = SyncPlan(np.zeros(0, np.int8), np.zeros(0, np.float32)), np.zeros((0, IDLE_FEATURES), np.float32)
@@ -323,29 +331,53 @@ class FaceGenerator:
         arrays = (torch.from_numpy(values)[None] for values in (visemes, openness, idle, known))
         return plan_tokens(*arrays)[0]
 
-    def commit(self, chunk: ChunkInProgress) -> np.ndarray:
-        """The chunk's frames [12, px, px, 3] uint8, for good: the next chunk starts from them.
+    def decode(self, chunk: ChunkInProgress, slots: slice = slice(None), after: Decoded | None = None) -> Decoded:
+        """Frames of a finished chunk, or of some of its slots, before it is known whether it will be committed.
+
+        Parameters
+        ----------
+        slots : slice
+            Which of the chunk's 3 slots.
+        after : Decoded, optional
+            What the slots before gave; None: they are the chunk's first.
 
         Raises
         ------
         InputError: steps are left, or it is not the chunk that follows the last committed one.
         """
         self._check_turn(chunk)
-        frames = self._decode(chunk.latents)
+        start = self._decoder.state()
+        try:
+            if after is not None:
+                self._decoder.restore(after.place)
+            with self._memory():
+                raw = wan.denormalise_latents(chunk.latents[None, :, slots], self.vae).to(self.vae.dtype)
+                frames = wan.to_frames(self._decoder.push(raw))[0].cpu().numpy()
+            return Decoded(frames if after is None else np.concatenate([after.frames, frames]), self._decoder.state())
+        finally:
+            self._decoder.restore(start)
+
+    def commit(self, chunk: ChunkInProgress, decoded: Decoded | None = None) -> np.ndarray:
+        """The chunk's frames [12, px, px, 3] uint8, for good: the next chunk starts from them.
+
+        ``decoded``: what :meth:`decode` gave for the whole chunk, if it is decoded already.
+
+        Raises
+        ------
+        InputError: steps are left, it is not the chunk that follows the last committed one, or it is decoded in part.
+        """
+        self._check_turn(chunk)
+        decoded = self.decode(chunk) if decoded is None else decoded
+        if len(decoded.frames) != FRAMES_PER_CHUNK:
+            raise InputError(
+                f"face generator: chunk {chunk.number} is decoded to {len(decoded.frames)} of {FRAMES_PER_CHUNK} frames"
+            )
+        self._decoder.restore(decoded.place)
         self.last = chunk.latents[:, -1]
         back = slice(FRAMES_PER_CHUNK - PLAN_BACK_FRAMES, FRAMES_PER_CHUNK)
         self._said = SyncPlan(chunk.plan.visemes[back], chunk.plan.openness[back]), chunk.idle[back]
         self.chunks += 1
-        return frames
-
-    def preview(self, chunk: ChunkInProgress) -> np.ndarray:
-        """The frames that a commit would give now; nothing advances."""
-        self._check_turn(chunk)
-        place = self._decoder.state()
-        try:
-            return self._decode(chunk.latents)
-        finally:
-            self._decoder.restore(place)
+        return decoded.frames
 
     def _check_turn(self, chunk: ChunkInProgress) -> None:
         if chunk.generator is not self or chunk.number != self.chunks:
@@ -354,11 +386,6 @@ class FaceGenerator:
             )
         if chunk.steps_left:
             raise InputError(f"face generator: chunk {chunk.number} has {chunk.steps_left} denoising steps left")
-
-    def _decode(self, latents: Tensor) -> np.ndarray:
-        with self._memory():
-            raw = wan.denormalise_latents(latents[None], self.vae).to(self.vae.dtype)
-            return wan.to_frames(self._decoder.push(raw))[0].cpu().numpy()
 
     @contextmanager
     def _memory(self) -> Iterator[None]:
@@ -377,11 +404,12 @@ class FaceGenerator:
 @torch.no_grad()
 def still_latents(
     vae: "AutoencoderKLWan", reference: np.ndarray, device: torch.device
-) -> tuple[Float[Tensor, "16 h w"], Float[Tensor, "1 16 1 h w"]]:
-    """Of a picture that stands still: its later slot, normalised, and its slot 0, as the decoder takes it."""
+) -> tuple[Float[Tensor, "16 h w"], Float[Tensor, "16 h w"]]:
+    """Of a picture that stands still: its later slot and its slot 0, normalised."""
     clip = torch.from_numpy(reference).to(device).expand(1, STILL_FRAMES, -1, -1, -1)
     latents = wan.encode_clip(vae, wan.to_signal(clip).to(vae.dtype)).chunk(2, dim=1)[0].float()
-    return wan.normalise_latents(latents, vae)[0, :, -1], latents[:, :, :1]
+    normalised = wan.normalise_latents(latents, vae)[0]
+    return normalised[:, -1], normalised[:, 0]
 
 
 # --- a whole recording ------------------------------------------------------------------------------------------------
@@ -427,7 +455,7 @@ def generate_clip(
 # --- measures ---------------------------------------------------------------------------------------------------------
 
 
-def seam_table(frames: np.ndarray) -> pd.DataFrame:
+def seam_table(frames: np.ndarray) -> "pd.DataFrame":
     """How far the picture jumps at each border between chunks, against the steps inside the chunks around it.
 
     Parameters
@@ -441,6 +469,8 @@ def seam_table(frames: np.ndarray) -> pd.DataFrame:
         Columns border (frame), jump, inside (mean absolute change in grey levels from one frame to the next; inside:
         the mean over both chunks), ratio. A seam shows as a ratio above that of a reference clip with the same motion.
     """
+    import pandas as pd
+
     change = np.array(
         [np.abs(b.astype(np.int16) - a).mean() for a, b in pairwise(frames)]
     )  # change[k]: from frame k to k + 1
@@ -465,7 +495,7 @@ def repair_table(
     right_draft: Tensor | None = None,
     wrong_draft: Tensor | None = None,
     idle: np.ndarray | None = None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """How much of a wrong draft the remaining steps repair: the plan is set right after step k of n, for every k.
 
     Parameters
@@ -487,12 +517,14 @@ def repair_table(
         error that is gone).
     """
 
+    import pandas as pd
+
     def reading(first: SyncPlan, then: SyncPlan, draft: Tensor | None, switch: int) -> np.ndarray:
         noise = torch.Generator().manual_seed(seed)
         chunk = generator.begin(first, draft, noise_level, steps, noise, idle)
         for k in range(steps):
             chunk.step(plan=then if k == switch else None)
-        return np.asarray(read(generator.preview(chunk)), float)
+        return np.asarray(read(generator.decode(chunk).frames), float)
 
     target = reading(right, right, right_draft, steps)
     errors = [np.abs(reading(wrong, right, wrong_draft, k) - target).mean() for k in range(steps + 1)]

@@ -786,7 +786,10 @@ class Head:
         columns = np.linspace(-0.006, 0.006, 7)
         gaps = []
         for x in columns:
-            above, below = (side[np.abs(side[:, 0] - x) < 0.0015, 2] for side in (upper, lower))
+            # in a wide face no vertex may be so near: then the nearest ones stand for the column
+            away = [np.abs(side[:, 0] - x) for side in (upper, lower)]
+            near = [far <= max(0.0015, far.min()) for far in away]
+            above, below = (side[rows, 2] for side, rows in zip((upper, lower), near, strict=True))
             gaps.append(max(0.0, above.min() - below.max()))
         return float(1000 * np.median(gaps))
 

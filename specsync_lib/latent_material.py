@@ -2,12 +2,14 @@
 
     python -m specsync_lib.latent_material --out DIR
 
-*Speech* is sound as the draft hears it, with the face units of its truth. *Films* are its renders: one picture of the
-resting face, then the sentence, with the head still, so that the mouth is all that moves. Fitting takes the training
-split alone (human prompts, and the shipped synthetic clips); settings are chosen on validation; the claim is tested on
-sentences of the test split, spoken by the reference person and by one that training never sees.
+*Speech* is sound as the draft hears it, with the face units of its truth. *Films* are its renders, the square that
+:mod:`compositing` pastes: one picture of the resting face, then the sentence, with the head still, so that the mouth is
+all that moves. Lips are read with the resting picture around a film (``around_WHO.png``), as in the video. Fitting
+takes the training split alone (human prompts, and the shipped synthetic clips); settings are chosen on validation; the
+claim is tested on sentences of the test split, spoken by the reference person and by one that training never sees.
 
-Files: ``material.json``; ``speech.safetensors``; per film ``film_NNN.avif``; ``films.safetensors`` (lip gaps in mm).
+Files: ``material.json``; ``speech.safetensors``; per film ``film_NNN.avif``; ``films.safetensors`` (lip gaps in mm);
+per person ``around_WHO.png``.
 The command can be interrupted: films already drawn are kept. A machine without the head's and the aligner's packages
 can read what another drew.
 """
@@ -16,8 +18,9 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -25,14 +28,23 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from specsync_lib.compositing import FACE_BOX, Box, composite, cut, view_box
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
-from specsync_lib.units import FRAMES_PER_SLOT, SAMPLE_RATE_HZ, VIDEO_FPS, VISEMES
+from specsync_lib.units import (
+    FRAMES_PER_SLOT,
+    SAMPLE_RATE_HZ,
+    VIDEO_FPS,
+    VIDEO_HEIGHT_PX,
+    VIDEO_WIDTH_PX,
+    VISEMES,
+)
 
+FRAME_PX = (VIDEO_WIDTH_PX, VIDEO_HEIGHT_PX)
 SIZE_PX = 256
 SPLITS = ("train", "validation", "test")
 REFERENCE, STRANGER = "reference", "mei"  # face_corpus.TEST_IDENTITIES: no network was trained on the second
-FILM_SECONDS = (1.5, 6.0)
+SHORTEST_SECONDS = 1.5
 MAX_SILENCE = 0.3  # of a test film: a mouth at rest says nothing about sync
 AVIF_OPTIONS = {"quality": 90, "speed": 8, "subsampling": "4:4:4", "max_threads": 1}  # as the face corpus
 LOOK_AHEAD_SAMPLES = SAMPLE_RATE_HZ // 10  # of silence after the end: more than the draft's window looks ahead
@@ -40,12 +52,13 @@ LOOK_AHEAD_SAMPLES = SAMPLE_RATE_HZ // 10  # of silence after the end: more than
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much is drawn; the defaults take 4 minutes on 2 cores."""
+    """How much is drawn; the defaults take 10 minutes on 2 cores."""
 
     train_frames: int = 1800
     validation_frames: int = 300
     test_utterances: int = 20
     stranger_utterances: int = 6
+    longest_seconds: float = 6.0  # of a film: shorter ones make more sentences of as many frames
     size_px: int = SIZE_PX
 
 
@@ -76,11 +89,24 @@ class Film:
 
 @dataclass(frozen=True)
 class Material:
-    """All speech by name, the films, and what a model card says about them."""
+    """All speech by name, the films, and what a model card says about them.
+
+    ``around``: of each person at rest, the square picture that the lip reader looks at; ``inner``: where a film's
+    pictures lie in it. Without them films are such squares themselves.
+    """
 
     speech: dict[str, Speech]
     films: list[Film]
     facts: dict
+    around: dict[str, np.ndarray] = field(default_factory=dict)
+    inner: Box | None = None
+
+    def seen(self, identity: str, frames: np.ndarray) -> Iterator[np.ndarray]:
+        """A film's pictures [n, px, px, 3] as the lip reader wants them."""
+        if self.inner is None:
+            yield from frames
+        else:
+            yield from (composite(self.around[identity], frame, self.inner) for frame in frames)
 
     def films_of(self, split: str, identity: str = REFERENCE) -> list[Film]:
         """The films of a split with one person.
@@ -134,7 +160,7 @@ def choose_films(
     ------
     InputError: the corpus holds too few sentences of the right length.
     """
-    shortest, longest = (seconds * VIDEO_FPS for seconds in FILM_SECONDS)
+    shortest, longest = (seconds * VIDEO_FPS for seconds in (SHORTEST_SECONDS, amounts.longest_seconds))
     chosen = []
     for split in SPLITS:
         fit = [s for s in speech if s.split == split and shortest <= len(s.units) <= longest]
@@ -158,21 +184,41 @@ def choose_films(
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
+def outer_box() -> Box:
+    """What the lip reader sees of the video's frame."""
+    from specsync_lib.head import CAMERAS
+
+    return view_box(CAMERAS["face"], CAMERAS["portrait"], FRAME_PX)
+
+
+def around_name(identity: str) -> str:
+    """The file that holds what is around a person's films."""
+    return f"around_{identity}.png"
+
+
 def draw_films(jobs: list[tuple[int, str, np.ndarray]], out: Path, size_px: int) -> dict[str, np.ndarray]:
-    """Draw (number, identity, units) into ``film_NNN.avif`` unless it is there; the lip gaps in mm by number."""
+    """Draw (number, identity, units) into ``film_NNN.avif`` unless it is there; the lip gaps in mm by number.
+
+    What is around each person's films goes into ``around_WHO.png``.
+    """
     from PIL import Image
 
     from specsync_lib.head import Head
+    from specsync_lib.head_mesh import unit_names
 
     gaps = {}
     for identity, group in groupby(sorted(jobs, key=lambda job: job[1]), key=lambda job: job[1]):
-        with Head(identity, (size_px, size_px), camera="face", threads=1) as head:
+        with Head(identity, FRAME_PX, threads=1) as head:
+            whole = head.render(np.zeros(len(unit_names()), np.float32))
+            with atomic_path(out / around_name(identity)) as temporary:
+                Image.fromarray(whole[outer_box().slices]).save(temporary)
             for number, _, units in group:
                 gaps[f"{number:03d}"] = np.array([head.lip_aperture(row) for row in units], np.float32)
                 path = out / f"film_{number:03d}.avif"
                 if path.is_file():
                     continue
-                pictures = [Image.fromarray(head.render(row)) for row in (np.zeros_like(units[0]), *units)]
+                frames = (whole, *map(head.render, units))
+                pictures = [Image.fromarray(cut(frame, FACE_BOX, size_px)) for frame in frames]
                 with atomic_path(path) as temporary:
                     pictures[0].save(
                         temporary, save_all=True, append_images=pictures[1:], duration=1000 // VIDEO_FPS, **AVIF_OPTIONS
@@ -204,13 +250,20 @@ def build(out: Path, amounts: Amounts, seed: int, workers: int) -> None:
         ):
             gaps |= part
     filmed = {name for name, _, _ in chosen}
-    write(out, [s for s in speech if s.split != "test" or s.name in filmed], chosen, gaps, settings)
+    outer = outer_box()
+    inner = Box(FACE_BOX.left - outer.left, FACE_BOX.top - outer.top, FACE_BOX.side)
+    write(out, [s for s in speech if s.split != "test" or s.name in filmed], chosen, gaps, settings, inner)
 
 
 def write(
-    out: Path, speech: list[Speech], films: list[tuple[str, str, str]], gaps: dict[str, np.ndarray], settings: dict
+    out: Path,
+    speech: list[Speech],
+    films: list[tuple[str, str, str]],
+    gaps: Mapping[str, np.ndarray],
+    settings: dict,
+    inner: Box | None = None,
 ) -> None:
-    """The listing and the tables over films that are there."""
+    """The listing and the tables over films that are there; ``inner`` as in :class:`Material`."""
     tables = {f"{s.name}.{part}": getattr(s, part).astype(np.float16) for s in speech for part in ("mel", "units")}
     for name, arrays in (("speech", tables), ("films", gaps)):
         with atomic_path(out / f"{name}.safetensors") as temporary:
@@ -218,11 +271,13 @@ def write(
     files = [
         *(f"{name}.safetensors" for name in ("speech", "films")),
         *(f"film_{k:03d}.avif" for k in range(len(films))),
+        *(around_name(identity) for identity in dict.fromkeys(who for *_, who in films) if inner),
     ]
     listing = {
         "settings": settings,
         "speech": [{"name": s.name, "split": s.split} for s in speech],
         "films": [{"speech": name, "split": split, "identity": identity} for name, split, identity in films],
+        "inner_box": inner and asdict(inner),
         "sha256": {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in files},
     }
     write_text(out / "material.json", json.dumps(listing, indent=1))
@@ -276,13 +331,17 @@ def load_material(folder: str | Path) -> Material:
         for split in SPLITS
     }
     facts = {**listing["settings"], "counts": counts, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    return Material(speech, films, facts)
+    inner, around = listing["inner_box"] and Box(**listing["inner_box"]), {}
+    for identity in dict.fromkeys(film.identity for film in films if inner):
+        with Image.open(folder / around_name(identity)) as image:
+            around[identity] = np.asarray(image.convert("RGB"))
+    return Material(speech, films, facts, around, inner)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of :class:`Amounts`, the seed and the workers."""
     for name, value in asdict(Amounts()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
 

@@ -1,5 +1,6 @@
 """A world where everything is linear: a mouth painted from the draft's own hidden layer, and an orthonormal 'VAE'."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,9 +51,14 @@ class PatchCoder:
         pictures = ((grey + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return pictures[:, 3:, :, :, None].expand(-1, -1, -1, -1, 3).numpy()
 
+    def still(self, picture: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        latents = self.encode(np.repeat(picture[None], 9, axis=0))
+        return latents[:, -1], latents[:, 0]
 
-def read_gap(frames: np.ndarray) -> np.ndarray:
+
+def read_gaps(pictures: Iterable[np.ndarray]) -> np.ndarray:
     """The lip reader of this world: how dark the mouth is, 10 mm at black."""
+    frames = np.stack(list(pictures))
     return 10 * (200 - frames[:, MOUTH[0], MOUTH[1], 0].reshape(len(frames), -1).mean(axis=1).astype(np.float32)) / 200
 
 

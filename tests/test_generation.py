@@ -142,10 +142,10 @@ def test_a_chunk_is_twelve_frames_and_the_clip_is_what_a_whole_decode_gives(gene
         frames.append(generator.commit(chunk))
         assert frames[-1].shape == (FRAMES_PER_CHUNK, PX, PX, 3)
         assert frames[-1].dtype == np.uint8
-    _, slot = generation.still_latents(generator.vae, generator.reference, generator.device)
-    later = wan.denormalise_latents(torch.cat(chunks, dim=1)[None], generator.vae)
+    _, first = generation.still_latents(generator.vae, generator.reference, generator.device)
+    clip = wan.denormalise_latents(torch.cat([first[:, None], *chunks], dim=1)[None], generator.vae)
     with torch.no_grad():
-        whole = wan.to_frames(generator.vae.decode(torch.cat([slot, later], dim=2)).sample)[0, 1:].numpy()
+        whole = wan.to_frames(generator.vae.decode(clip).sample)[0, 1:].numpy()
     difference = np.abs(np.concatenate(frames).astype(int) - whole)
     assert difference.max() <= 1
 
@@ -179,15 +179,31 @@ def test_an_abandoned_chunk_leaves_no_trace(generator):
     generator.reset()
     first = generator.commit(run(generator, toy_plan(12, 0), seed=0))
     wrong = run(generator, toy_plan(12, 7), seed=9)
-    assert (generator.preview(wrong) != straight[1]).any()
+    assert (generator.decode(wrong).frames != straight[1]).any()
     second = generator.commit(run(generator, toy_plan(12, 1), seed=1))
     np.testing.assert_array_equal(first, straight[0])
     np.testing.assert_array_equal(second, straight[1])
 
 
-def test_a_preview_is_what_the_commit_gives(generator):
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+def test_what_is_decoded_before_the_commit_is_what_the_commit_gives(pieces):
+    """In one piece or slot by slot; the chunk after it goes on from there."""
+    seen = []
+    for early in (False, True):
+        generator, decoded = toy_generator(), None
+        chunk = run(generator, toy_plan(12))
+        for slots in np.array_split(range(3), pieces) if early else ():
+            decoded = generator.decode(chunk, slice(slots[0], slots[-1] + 1), decoded)
+        seen.append([generator.commit(chunk, decoded), generator.commit(run(generator, toy_plan(12, 1)))])
+    for plain, piecewise in zip(*seen, strict=True):
+        np.testing.assert_array_equal(plain, piecewise)
+
+
+def test_a_chunk_decoded_in_part_is_not_committed(generator):
     chunk = run(generator, toy_plan(12))
-    np.testing.assert_array_equal(generator.preview(chunk), generator.commit(chunk))
+    with pytest.raises(InputError, match="decoded to 4 of 12 frames"):
+        generator.commit(chunk, generator.decode(chunk, slice(0, 1)))
+    assert generator.chunks == 0
 
 
 def test_no_steps_decode_the_draft_itself(generator):
@@ -221,9 +237,9 @@ def test_a_plan_given_between_steps_counts_from_then_on(generator):
 
 
 def test_the_same_noise_gives_the_same_frames(generator):
-    one = generator.preview(run(generator, toy_plan(12), seed=5))
-    np.testing.assert_array_equal(one, generator.preview(run(generator, toy_plan(12), seed=5)))
-    assert (one != generator.preview(run(generator, toy_plan(12), seed=6))).any()
+    one = generator.decode(run(generator, toy_plan(12), seed=5)).frames
+    np.testing.assert_array_equal(one, generator.decode(run(generator, toy_plan(12), seed=5)).frames)
+    assert (one != generator.decode(run(generator, toy_plan(12), seed=6)).frames).any()
 
 
 # --- whole recordings and measures ------------------------------------------------------------------------------------

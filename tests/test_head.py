@@ -65,6 +65,16 @@ def test_lower_lip_reaches_the_teeth_on_ff(head):
     assert head.lip_aperture(weights) < 3
 
 
+@pytest.mark.parametrize("wide", [1.0, 1.6, 4.0])
+def test_a_mouth_with_few_vertices_has_a_gap(head, monkeypatch, wide):
+    """A wide mouth, or one whose vertices leave a column of the middle empty: the nearest ones stand for it."""
+    points = head._lip_points(head._weights({"jawOpen": 0.5})) * [wide, 1, 1]
+    assert head._gap_mm(points) == pytest.approx(head.lip_aperture({"jawOpen": 0.5}), rel=0.25)
+    few = np.array([[0.0, 0, 0.004], [0.02, 0, 0.004], [0.0, 0, 0.001]])
+    monkeypatch.setattr(head, "_upper_count", 2)
+    assert head._gap_mm(few) == pytest.approx(3.0)
+
+
 def test_silence_is_rest(head):
     still = face_tracks(plan_of([0] * 60), still=True)
     assert not still.units.any() and not still.pose.any()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linear_faces import PX, PatchCoder, linear_draft, linear_material, read_gap, write_films
+from linear_faces import PX, PatchCoder, linear_draft, linear_material, read_gaps, write_films
 from safetensors.torch import load_file, save_file
 
 from kernels.project_latents import reference
@@ -42,7 +42,7 @@ def fitted(draft, material):
 
 @pytest.fixture(scope="module")
 def lips(draft, material, fitted):
-    rows, sheet = claim.read_films(material, PatchCoder(), fitted.basis, draft, fitted.rivals, read_gap)
+    rows, sheet = claim.read_films(material, PatchCoder(), fitted.basis, draft, fitted.rivals, read_gaps)
     assert sheet.shape == ((1 + len(claim.CONDITIONS)) * PX, claim.PREVIEW_COLUMNS * PX, 3)
     return pd.DataFrame(rows)
 
@@ -88,7 +88,7 @@ def test_a_linear_world_is_recovered(fitted, lips):
 def test_motion_inside_slots_needs_a_pool_with_order(draft):
     material = linear_material(draft, moving_inside_slots=True)
     fitted = latent_basis.fit(material, PatchCoder(), draft, "0" * 64, COEFFICIENTS)
-    rows, _ = claim.read_films(material, PatchCoder(), fitted.basis, draft, fitted.rivals, read_gap)
+    rows, _ = claim.read_films(material, PatchCoder(), fitted.basis, draft, fitted.rivals, read_gaps)
     table = claim.tabulate(pd.DataFrame(rows)).set_index(["identity", "condition"]).loc["reference"]
     assert table.loc["ordered", "inside_slot_r"] > table.loc["kernel", "inside_slot_r"] + 0.1
     assert table.loc["truth_coefficients", "inside_slot_r"] > 0.95
@@ -97,13 +97,13 @@ def test_motion_inside_slots_needs_a_pool_with_order(draft):
 def test_z0_is_where_a_still_clip_settles(material):
     picture = material.films[0].frames[0]
     coder = latent_basis.WanCoder(wan_training.new_vae(4, seed=0).eval().requires_grad_(False))
-    reference_slot, z0 = latent_basis.rest_latents(coder, picture)
-    longer = coder.encode(np.repeat(picture[None], wan.clip_frames(2 * latent_basis.STILL_SLOTS), axis=0))
+    z0, reference_slot = coder.still(picture)
+    longer = coder.encode(np.repeat(picture[None], wan.clip_frames(12), axis=0))
     torch.testing.assert_close(longer[:, -1], z0, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(longer[:, 0], reference_slot, atol=1e-5, rtol=1e-5)
 
 
-def test_a_chunk_wise_coder_gives_the_whole_clips_latents_and_frames():
+def test_the_folded_coder_gives_diffusers_latents_and_frames():
     vae = wan_training.new_vae(8, seed=0).eval().requires_grad_(False)
     with torch.no_grad():  # leave the frame-wise start
         for parameter in vae.parameters():
@@ -370,7 +370,7 @@ def test_one_command_after_the_other_from_vae_to_table(material, tmp_path, monke
 
     class Reader:
         def read(self, frames):
-            return type("Track", (), {"gap_mm": read_gap(frames)})
+            return type("Track", (), {"gap_mm": read_gaps(frames)})
 
     monkeypatch.setattr("specsync_lib.lip_reader.load_lip_reader", lambda device: Reader())
     work, out, results = tmp_path / "work", tmp_path / "basis", tmp_path / "results"

@@ -14,6 +14,7 @@ from specsync_lib import pipeline_bench, units
 from specsync_lib.draft import draft_plan, load_draft
 from specsync_lib.errors import InputError
 from specsync_lib.features import Word
+from specsync_lib.generation import FaceGenerator
 from specsync_lib.pipeline import (
     Draft,
     Policy,
@@ -32,7 +33,6 @@ from specsync_lib.pipeline_stages import (
     Listener,
     Models,
     ReasonerJudge,
-    RenderedFace,
     SpeechDrafter,
     kernel_of,
     load_models,
@@ -105,7 +105,7 @@ def weights():
 
 
 def toy_stages(weights, steps=2) -> Stages:
-    face = FaceStage(RenderedFace(VAE, TRANSFORMER, toy_reference()), steps=steps)
+    face = FaceStage(FaceGenerator(VAE, TRANSFORMER, toy_reference()), steps=steps)
     return Stages(SpeechDrafter(kernel_of(weights)), ReasonerJudge(ToyReasoner(), toy_listener()), face)
 
 
@@ -148,8 +148,8 @@ def test_broken_sound_has_no_confidence(weights):
 
 
 def test_slots_decoded_before_the_commit_are_the_commits():
-    whole = RenderedFace(VAE, TRANSFORMER, toy_reference())
-    split = RenderedFace(VAE, TRANSFORMER, toy_reference())
+    whole = FaceGenerator(VAE, TRANSFORMER, toy_reference())
+    split = FaceGenerator(VAE, TRANSFORMER, toy_reference())
     stage = FaceStage(split, steps=1)
     (audio, *_), rng = chunks(), np.random.default_rng(1)
     for _ in range(2):
