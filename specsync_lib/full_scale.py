@@ -62,6 +62,7 @@ PREFILL_TOKENS = 512
 FP8_ROWS = (1, 12, 60)
 POLICY_RATES = (0.0, 0.25, 0.5)
 PIECE_MS = 100
+SLOWER_IN_PARTS = 1.1  # at most, for decoding slot by slot to be worth it
 LEAST_S = 15  # less is no use to a case: its graphs are captured first
 
 
@@ -69,7 +70,7 @@ LEAST_S = 15  # less is no use to a case: its graphs are captured first
 
 
 class Case(NamedTuple):
-    """One of the cases that the pipelines are measured in; parts: calls that decode a chunk."""
+    """One of the cases that the pipelines are measured in; parts: calls that decode a chunk, 0: :func:`parts_for`."""
 
     name: str
     region: str
@@ -581,16 +582,18 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
             session.log(f"no time left for {case.name}")
             continue
         session.log(f"{case.name}: {case}")
+        parts = case.parts or parts_for(session, models, case.region)
         stages = stages_of(
-            session.shapes, models, case.region, case.steps, pattern, parts=case.parts, compiled=options.compile
+            session.shapes, models, case.region, case.steps, pattern, parts=parts, compiled=options.compile
         )
         session.content["regions"][case.name] = result = {
-            "region": case.region, "steps": case.steps, "render_parts": case.parts, "runs": {}, "stages": {},
+            "region": case.region, "steps": case.steps, "render_parts": parts, "runs": {}, "stages": {},
+            "hold_before": {mode: policy.hold_before for mode, policy in POLICIES.items()},
         }  # fmt: skip
         wanted = {
             "serial": case.chunks,
             "speculative": case.chunks,
-            "speculative_hold": min(case.chunks, options.hold_chunks),
+            "speculative_eager": min(case.chunks, options.eager_chunks),
             "serial_reasoning": options.reasoning_chunks if place == 0 else 0,
         }
         if place == 0:
@@ -602,6 +605,21 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
             first = ()
         del stages
         free(generation)
+
+
+def parts_for(session: Session, models: Models, region: str) -> int:
+    """Slot by slot, which frees the generator sooner for a rejection, unless that decodes a tenth slower."""
+    latents = chunk_latents(session.shapes.regions[region], models.vae)
+    took_ms = {}
+    for parts in (1, SLOTS_PER_CHUNK):
+        decoder = ShapeDecoder(models.vae, session.shapes, latents, parts=parts)
+        decode = lambda decoder=decoder: [decoder.run(part) for part in range(decoder.parts)]  # noqa: E731
+        took_ms[parts] = timed(decode, latents.device, 7)["median_ms"]
+        del decoder, decode
+        free(latents.device)
+    session.content.setdefault("decode_ms", {})[region] = took_ms
+    session.log(f"decoding at {region} in 1 or {SLOTS_PER_CHUNK} parts: {took_ms}")
+    return SLOTS_PER_CHUNK if took_ms[SLOTS_PER_CHUNK] <= SLOWER_IN_PARTS * took_ms[1] else 1
 
 
 MODES: dict[str, Callable[..., PipelineReport]] = {
@@ -705,7 +723,7 @@ def run_paced(session: Session, stages: Stages, result: dict, chunks: int) -> No
     if session.left() < 5 + len(samples) / SAMPLE_RATE_HZ:
         session.log("no time left for the pace of speech")
         return
-    run = partial(run_speculative, policy=Policy(late="midflight"))
+    run = partial(run_speculative, policy=POLICIES["speculative"])
     report = run_without_frames(run, samples, stages, pace="real time")
     result["paced"] = paced_numbers(report)
     session.log(f"at the pace of speech: p99 {np.percentile(result['paced']['latency_ms'], 99):.1f} ms")
@@ -730,7 +748,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline and region")
     parser.add_argument("--block", type=int, default=20, help="chunks of one stream; the pipelines take turns")
-    parser.add_argument("--hold-chunks", type=int, default=100, help="most chunks of speculative that waits for a pass")
+    parser.add_argument("--eager-chunks", type=int, default=100, help="most chunks of speculative that never waits")
     parser.add_argument("--reasoning-chunks", type=int, default=20, help="chunks of serial with reasoning tokens")
     parser.add_argument("--policy-chunks", type=int, default=20, help="chunks of each policy at each rejection rate")
     parser.add_argument("--paced-chunks", type=int, default=50, help="chunks at the pace of speech")
@@ -745,14 +763,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         region, *numbers = case.split(":")
         if region not in shapes.regions or len(numbers) > 3 or not all(number.isdecimal() for number in numbers):
             parser.error(f"--regions {case}: known are {','.join(shapes.regions)}, each with :STEPS:CHUNKS:PARTS")
-        given = (*map(int, numbers), *(options.steps, options.chunks, 1)[len(numbers) :])
+        given = (*map(int, numbers), *(options.steps, options.chunks, 0)[len(numbers) :])
         steps, _, parts = given
-        if steps < 1 or SLOTS_PER_CHUNK % max(1, parts):
-            parser.error(f"--regions {case}: at least one step, and 1 or {SLOTS_PER_CHUNK} parts")
+        if steps < 1 or parts not in (0, 1, SLOTS_PER_CHUNK):
+            parser.error(f"--regions {case}: at least one step, and 0, 1 or {SLOTS_PER_CHUNK} parts")
         names = (region, f"{region}_{steps}steps", f"{region}_{steps}steps_{parts}parts")
         name = next((name for name in names if name not in options.cases), "")
-        if not name or not parts:
-            parser.error(f"--regions {case}: given twice, or in no parts")
+        if not name:
+            parser.error(f"--regions {case}: given twice")
         options.cases[name] = Case(name, region, *given)
     return options
 

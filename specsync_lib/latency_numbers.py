@@ -1,9 +1,9 @@
 """A pipeline's runs as numbers: what ``data/measurements/pipeline_*.json`` holds and every latency figure reads.
 
 Layout of such a file: setup, label, replayed (per chunk: passes, rejected frames, guessed), and per region ``steps``,
-``render_parts``, ``runs`` (by mode: see :func:`run_numbers`), ``stages`` (by mode: see :func:`stage_numbers`) and,
-where there was such a run, ``paced`` (see :func:`paced_numbers`). Modes: serial, serial_reasoning, speculative, and
-speculative_hold, which waits for the judge's first pass before its last step. Times are in ms.
+``render_parts``, ``hold_before`` (by mode), ``runs`` (by mode: see :func:`run_numbers`), ``stages`` (by mode: see
+:func:`stage_numbers`) and, where there was such a run, ``paced`` (see :func:`paced_numbers`). Modes: serial,
+serial_reasoning, speculative, and speculative_eager, which never waits for the judge's first pass. Times are in ms.
 """
 
 from collections.abc import Sequence

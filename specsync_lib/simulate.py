@@ -55,8 +55,9 @@ CHUNK_SAMPLES = SAMPLE_RATE_HZ * FRAMES_PER_CHUNK // VIDEO_FPS
 PIECE_MS = 100
 MODES = ("serial", "serial_reasoning", "speculative")
 Mode = Literal["serial", "serial_reasoning", "speculative"]
-# The speculative pipeline as it is measured: never waiting, or waiting where a rejection would cost a generation.
-POLICIES = {"speculative": Policy(), "speculative_hold": Policy(hold_before="last step")}
+# The speculative pipeline as it is measured: the last step waits for the judge's first pass, because this judge rejects
+# most drafts and a rejection after that step costs a generation; or nothing waits.
+POLICIES = {"speculative": Policy(hold_before="last step"), "speculative_eager": Policy()}
 REASONING_TOKENS = 32
 TOLERANCE = 0.05  # how near the model must come to every measured median
 ASSUMED_REJECTION_RATE = 0.3  # where no pattern has been measured
@@ -482,8 +483,10 @@ def check_measured(rng: np.random.Generator, directory: Path | None = None, *, c
         for region, setups in measured_setups(path).items():
             for mode, setup in setups.items():
                 # A measured plan with reasoning already holds its reasoning tokens.
-                ran = "serial" if mode == "serial_reasoning" else mode.removesuffix("_hold")
-                report = simulate(setup, ran, pattern, rng, chunks=chunks, policy=POLICIES.get(mode))
+                ran = "serial" if mode == "serial_reasoning" else mode.removesuffix("_eager")
+                held = content["regions"][region].get("hold_before", {})
+                policy = Policy(hold_before=held.get(mode, "nothing"))
+                report = simulate(setup, ran, pattern, rng, chunks=chunks, policy=policy)
                 measured_ms = content["regions"][region]["runs"][mode]["p50_ms"]
                 p50_ms = summary_row(report)["p50_ms"]
                 rows.append((content["setup"], region, mode, measured_ms, p50_ms, abs(p50_ms / measured_ms - 1)))

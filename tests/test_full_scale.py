@@ -203,15 +203,25 @@ def pattern_file(path, guessed_passes=(1, 2, 1, 3)):
 def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path, monkeypatch):
     pattern = simulate.measured_pattern(pattern_file(tmp_path / "pattern.json"))
     monkeypatch.setattr(full_scale, "measured_pattern", lambda: pattern)
-    arguments = ["--part", "pipeline", "--tiny", "--regions", "32px:2:6,32px:4:4:3", "--block", "4", "--out"]
+    arguments = [
+        "--part",
+        "pipeline",
+        "--tiny",
+        "--regions",
+        "32px:2:6:1,32px:4:4:3,48x64px:2:2",
+        "--block",
+        "4",
+        "--out",
+    ]
     arguments += [str(tmp_path), "--reasoning-chunks", "3", "--paced-chunks", "2", "--policy-chunks", "4"]
-    assert full_scale.main([*arguments, "--hold-chunks", "4", "--seconds", "600"]) == 0
+    assert full_scale.main([*arguments, "--eager-chunks", "4", "--seconds", "600"]) == 0
     content = json.loads((tmp_path / "pipeline_tiny.json").read_text())
-    assert list(content["regions"]) == ["32px", "32px_4steps"]
+    assert list(content["regions"]) == ["32px", "32px_4steps", "48x64px"]
+    assert set(content["decode_ms"]) == {"48x64px"}  # where no number of parts was given, the faster is taken
     result = content["regions"]["32px"]
     runs = result["runs"]
     assert result["same_plan"] is True and content["regions"]["32px_4steps"]["same_plan"] is True
-    counted = {"serial": 6, "speculative": 6, "speculative_hold": 4, "serial_reasoning": 3}
+    counted = {"serial": 6, "speculative": 6, "speculative_eager": 4, "serial_reasoning": 3}
     assert {mode: run["n"] for mode, run in runs.items()} == counted
     assert all(len(run["first_ms"]) == run["n"] for run in runs.values())
     counts = runs["speculative"]["counts"]
