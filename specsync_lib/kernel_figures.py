@@ -72,11 +72,11 @@ def aims_table(measured: dict | None) -> pd.DataFrame:
 
 
 def versions_table(measured: dict | None) -> pd.DataFrame:
-    """Each version's time, the same graph timed again, and what moved against the version before; may be empty."""
+    """Each version's time by slots, the same graph again, and what moved against the version before; may be empty."""
     if measured is None:
-        return pd.DataFrame(columns=["name", "median_us", "again_median_us", "moved_us"])
+        return pd.DataFrame(columns=["name", "slots", "median_us", "again_median_us", "moved_us"])
     versions = pd.DataFrame(measured["versions"])
-    return versions.assign(moved_us=versions["median_us"].diff())
+    return versions.assign(moved_us=versions.groupby("slots")["median_us"].diff())
 
 
 def profile_table(measured: dict | None) -> pd.DataFrame:
@@ -140,12 +140,12 @@ def draw_roofline(table: pd.DataFrame, copy: list[dict], ax: Axes) -> None:
 
 
 def draw_versions(versions: pd.DataFrame, floor_us: float, ax: Axes) -> None:
-    """Time of each version as a bar, the byte floor as a line."""
+    """Time of each version at one number of slots as a bar, the byte floor as a line."""
     if versions.empty:
         return draw_not_measured(ax)
     ax.barh(versions["name"], versions["median_us"], color=ROLE_COLOURS["accepted"],
             xerr=[versions["median_us"] - versions["p20_us"], versions["p80_us"] - versions["median_us"]],
-            label=labelled("720p, 8 slots, cold cache", "measured"))  # fmt: skip
+            label=labelled(f"720p, {versions['slots'].iloc[0]} slots, cold cache", "measured"))  # fmt: skip
     ax.axvline(floor_us, color=ROLE_COLOURS["target"], ls="--", label="bytes over the copy bandwidth")
     ax.invert_yaxis()
     ax.set(xlabel="device time per call (µs)")

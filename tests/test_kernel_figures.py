@@ -56,6 +56,19 @@ def test_without_a_measurement_everything_says_so():
     plt.close(fig)
 
 
+def test_versions_move_against_the_one_before_at_the_same_slots(measured):
+    rows = [("v1", 8, 20.0), ("v2", 8, 16.0), ("v1", 32, 40.0), ("v2", 32, 41.0)]
+    shared = {"p20_us": 0.0, "p80_us": 99.0}
+    measured["versions"] = [{"name": name, "slots": slots, "median_us": us, **shared} for name, slots, us in rows]
+    versions = kernel_figures.versions_table(measured)
+    assert versions["moved_us"].dropna().tolist() == [-4.0, 1.0]
+    fig, ax = plt.subplots()
+    kernel_figures.draw_versions(versions[versions["slots"] == 32], 9.0, ax)
+    assert [bar.get_width() for bar in ax.patches] == [40.0, 41.0]
+    assert "720p, 32 slots, cold cache (measured)" in ax.get_legend_handles_labels()[1]
+    plt.close(fig)
+
+
 def test_counters_of_one_configuration_or_of_several_make_one_table(measured):
     counters = {"draft_kernel": {"registers": "192"}, "latents_kernel": {"registers": "48"}}
     one = kernel_figures.profile_table(measured | {"profile": counters})
