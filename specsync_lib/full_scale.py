@@ -29,7 +29,6 @@ from specsync_lib.pipeline import (
     ChunkAudio,
     Draft,
     PipelineReport,
-    Policy,
     Request,
     Stages,
     Tokens,
@@ -50,7 +49,7 @@ from specsync_lib.real_shape import (
     ShapeReasoner,
     Shapes,
 )
-from specsync_lib.simulate import CHUNK_SAMPLES, POLICIES, ChunkPattern, measured_pattern, random_pattern
+from specsync_lib.simulate import CHUNK_SAMPLES, LATE_POLICIES, POLICIES, ChunkPattern, measured_pattern, random_pattern
 from specsync_lib.summary import write_json
 from specsync_lib.units import FRAMES_PER_CHUNK, SAMPLE_RATE_HZ, SLOTS_PER_CHUNK, VISEMES
 
@@ -704,16 +703,16 @@ def run_policies(session: Session, stages: Stages, result: dict, chunks: int) ->
     stages.judge.first_chunk = 0
     for rate in POLICY_RATES:
         stages.judge.pattern = pattern = random_pattern(rate, chunks, np.random.default_rng(0))
-        for policy in ("midflight", "rollback", "lenient"):
+        for name, policy in LATE_POLICIES.items():
             if session.left() < 5 + chunks * CHUNK_SAMPLES / SAMPLE_RATE_HZ:
                 continue
-            report = run_without_frames(partial(run_speculative, policy=Policy(late=policy), ahead=1), samples, stages)
+            report = run_without_frames(partial(run_speculative, policy=policy, ahead=1), samples, stages)
             wanted = [judged_tokens(one.drafted, pattern[one.index]) for one in report.commits]
             wrong = [one.tokens != tokens for one, tokens in zip(report.commits, wanted, strict=True)]
             frames = np.concatenate([np.not_equal(a.tokens, b) for a, b in zip(report.commits, wanted, strict=True)])
             latency_ms = report.chunks()["latency_ms"]
             result["policies"].append({
-                "policy": policy, "rate": rate, "n": chunks, "mean_ms": round(float(latency_ms.mean()), 3),
+                "policy": name, "rate": rate, "n": chunks, "mean_ms": round(float(latency_ms.mean()), 3),
                 "latency_ms": [round(float(value), 3) for value in latency_ms], "chunks_not_as_judged": sum(wrong),
                 "plan_error": round(float(frames.mean()), 5), "counts": report.counts,
             })  # fmt: skip

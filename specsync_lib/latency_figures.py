@@ -24,7 +24,7 @@ from matplotlib.patches import Patch
 from specsync_lib.figures import ROLE_COLOURS, ROLE_MARKERS, labelled
 from specsync_lib.kernel_figures import measurement, results_table, select
 from specsync_lib.latency_numbers import Interval, buffer_for, percentile_interval, playout
-from specsync_lib.pipeline import PipelineReport, Policy
+from specsync_lib.pipeline import PipelineReport
 from specsync_lib.provenance import display_path
 from specsync_lib.simulate import (
     CHUNK_MS,
@@ -54,8 +54,9 @@ PARTS = {
     "decode": "coverage",
     "verdict and roll-back": "rejected",
 }
-POLICY_ROLES = {"midflight": "corrected", "rollback": "rejected", "lenient": "draft"}
+POLICY_ROLES = {"hold": "accepted", "midflight": "corrected", "rollback": "rejected", "lenient": "draft"}
 POLICY_NAMES = {
+    "hold": "last step waits for a pass",
     "midflight": "corrected mid-flight",
     "rollback": "always rolled back",
     "lenient": "lenient: the draft stands",
@@ -66,6 +67,7 @@ GANTT_ROLES = {"draft": "draft", "plan": "target", "verify": "target", "step": "
 GANTT_NAMES = {"plan": "write the plan", "step": "denoise", "render": "decode"}
 # The judge's word: colour and legend by how the pipeline took it.
 VERDICT_ROLES = {
+    "guessed": ("draft", "the probe's guess"),
     "not final": ("corrected", "first opinion"),
     "accepting": ("accepted", "verdict: accepts"),
     "rejecting": ("rejected", "verdict: rejects"),
@@ -672,7 +674,7 @@ def live_runs(
     """Both pipelines at the pace of speech, simulated: when each chunk was out, from when the first was heard."""
     runs = {}
     for mode in ("serial", "speculative"):
-        report = simulate(setup, mode, pattern, rng, chunks=chunks, pace="real time", policy=Policy())
+        report = simulate(setup, mode, pattern, rng, chunks=chunks, pace="real time")
         table = report.chunks()[:-1]  # the last chunk waits for no look-ahead
         runs[MODE_NAMES[mode]] = list(table["committed_s"] - table["heard_s"].iloc[0])
     return runs

@@ -178,6 +178,7 @@ def summary(models: Models, options: argparse.Namespace, results: Results) -> di
             {
                 "passes": commit.passes,
                 "rejected": [k for k, (a, b) in enumerate(zip(commit.drafted, commit.tokens, strict=True)) if a != b],
+                "guessed": True,  # an exact rule verifies what the probe hears first
             }
             for commit in judged
         ],
@@ -187,6 +188,7 @@ def summary(models: Models, options: argparse.Namespace, results: Results) -> di
         "utterances_with_unequal_plans": results.unequal_plans,
         "regions": {
             region: {
+                "hold_before": {"speculative": policy_of(options).hold_before},
                 "runs": {mode: numbers for mode, numbers in runs.items() if mode != "in_flight"},
                 "in_flight": runs.get("in_flight"),
                 "throughput_s_per_chunk": throughput,

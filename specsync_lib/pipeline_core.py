@@ -483,11 +483,9 @@ class Conductor:
                 self._stand(chunk, self._now)
         wanted = chunk.decided or chunk.guess or chunk.draft.tokens
         steps_left = 0 if chunk.work is None else chunk.work.steps_left
-        if chunk.work is not None and chunk.used != wanted:
-            if self.policy.late == "midflight" and steps_left >= self.policy.min_steps_left:
-                self.counts["corrected mid-flight"] += 1
-            else:
-                self._roll_back(chunk, "rolled back")
+        changed = chunk.work is not None and chunk.used != wanted
+        if changed and not (self.policy.late == "midflight" and steps_left >= self.policy.min_steps_left):
+            self._roll_back(chunk, "rolled back")
         generator, audio, draft, work = self.stages.generator, chunk.audio, chunk.draft, chunk.work
         if work is None:
             begin_s = max(chunk.drafted_s, self._committed_s)
@@ -497,6 +495,8 @@ class Conductor:
         if self._held(chunk, steps_left):
             return None
         if steps_left > 0:
+            if changed:
+                self.counts["corrected mid-flight"] += 1
             return self._generation(
                 chunk, f"step {chunk.steps_here + 1}", self._now, lambda: generator.step(work, wanted), wanted
             )

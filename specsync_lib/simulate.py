@@ -49,6 +49,7 @@ LABEL = "simulated"
 MEASUREMENTS_DIR = PROJECT_ROOT / "data" / "measurements"
 CLAIMS_PATH = PROJECT_ROOT / "data" / "claims.json"
 PATTERN_NAME = "acceptance_pattern.json"
+STAGES_NAME = "stages_h200.json"
 REFERENCE_NAME = "stages_h200_reference.json"
 CHUNK_MS = 1000 * FRAMES_PER_CHUNK / VIDEO_FPS  # 400
 CHUNK_SAMPLES = SAMPLE_RATE_HZ * FRAMES_PER_CHUNK // VIDEO_FPS
@@ -58,7 +59,15 @@ Mode = Literal["serial", "serial_reasoning", "speculative"]
 # The speculative pipeline as it is measured: the last step waits for the judge's first pass, because this judge rejects
 # most drafts and a rejection after that step costs a generation; or nothing waits.
 POLICIES = {"speculative": Policy(hold_before="last step"), "speculative_eager": Policy()}
+# What becomes of a late verdict, by name: "hold" is the measured speculative pipeline.
+LATE_POLICIES = {
+    "hold": POLICIES["speculative"],
+    "midflight": POLICIES["speculative_eager"],
+    "rollback": Policy(late="rollback"),
+    "lenient": Policy(late="lenient"),
+}
 REASONING_TOKENS = 32
+EVIDENCE_TOKENS = 48  # of a chunk, as the full-scale reasoner reads them
 TOLERANCE = 0.05  # how near the model must come to every measured median
 ASSUMED_REJECTION_RATE = 0.3  # where no pattern has been measured
 
@@ -368,7 +377,7 @@ def simulate(
     source = pieces(np.zeros(chunks * CHUNK_SAMPLES, np.float32), pace=pace, piece_ms=PIECE_MS)
     if mode == "speculative":
         ahead = 1 if pace == "fast" else 4
-        return run_speculative(source, stages, policy or Policy(), clock=clock, ahead=ahead)
+        return run_speculative(source, stages, policy or POLICIES["speculative"], clock=clock, ahead=ahead)
     return run_serial(source, stages, reasoning_tokens=REASONING_TOKENS * (mode == "serial_reasoning"), clock=clock)
 
 
@@ -397,38 +406,52 @@ def summary_row(report: PipelineReport) -> dict[str, float]:
 # --- setups from files ------------------------------------------------------------------------------------------------
 
 
+def stages_path(directory: Path | None = None) -> Path:
+    """The file of single stage times: the suite's own measurement, or, where it is missing, the exploratory medians."""
+    directory = directory or MEASUREMENTS_DIR
+    measured = directory / STAGES_NAME
+    return measured if measured.is_file() else directory / REFERENCE_NAME
+
+
 def reference_setup(region: str = "384px", *, steps: int = 2, path: Path | None = None) -> Setup:
-    """Two H200s from single stage times (label real-shape): the reasoner in bf16 alone on the second.
+    """Two H200s from medians of single stages (label real-shape): the reasoner in bf16 alone on the second.
+
+    The first pass reads a chunk's evidence with the guess that it verifies, every later one only another draft.
 
     Raises
     ------
     InputError: the region has not been measured.
     """
-    path = path or MEASUREMENTS_DIR / REFERENCE_NAME
+    path = path or stages_path()
     rows = pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["stages"])
 
     def median(stage: str, **facts: object) -> float:
-        found = rows[(rows["stage"] == stage) & np.logical_and.reduce([rows[k] == v for k, v in facts.items()])]
+        known = {name: value for name, value in facts.items() if name in rows}
+        found = rows[(rows["stage"] == stage) & np.logical_and.reduce([rows[k] == v for k, v in known.items()])]
         if found.empty:
-            raise InputError(f"{path.name}: no {stage} with {facts}; known regions: {', '.join(known)}")
+            regions = ", ".join(sorted(rows["region"].dropna().unique()))
+            raise InputError(f"{path.name}: no {stage} with {facts}; known regions: {regions}")
         return float(found["median_ms"].min())  # a graph's where there is one
 
-    known = sorted(rows["region"].dropna().unique())
-    token = median("token", tokens=1)
-    score = float(np.interp(FRAMES_PER_CHUNK, [8, 32], [median("verify", tokens=8), median("verify", tokens=32)]))
-    encoder, decode = median("encoder", mode="eager"), median("decode", region=region)
-    per_frame = decode / float(rows[rows["stage"] == "decode"]["frames"].iloc[0])
+    def score(tokens: int) -> float:
+        counts = sorted(rows.loc[(rows["stage"] == "verify") & (rows["precision"] == "bf16"), "tokens"].unique())
+        return float(np.interp(tokens, counts, [median("verify", tokens=n, precision="bf16") for n in counts]))
+
+    token, encoder = median("token", tokens=1, precision="bf16"), median("encoder", window_s=30)
+    decoded = rows.loc[rows["stage"] == "decode", "frames"].iloc[0] if "frames" in rows else FRAMES_PER_CHUNK
+    first = encoder + score(EVIDENCE_TOKENS + FRAMES_PER_CHUNK)
     return Setup(
         name=f"h200x2 {region}, {steps} steps",
         label="real-shape",
         source=display_path(path),
-        draft=exactly(median("features", mode="eager")),
-        plan=exactly(encoder + FRAMES_PER_CHUNK * token),
+        draft=exactly(median("features", window_s=30)),
+        plan=exactly(encoder + score(EVIDENCE_TOKENS) + (FRAMES_PER_CHUNK - 1) * token),
         token=exactly(token),
-        verify={1: exactly(encoder + score), 2: exactly(encoder + 2 * score)},
+        verify={1: exactly(first), 2: exactly(first + score(FRAMES_PER_CHUNK))},
+        guess=exactly(encoder),
         begin=NOTHING,
-        step=exactly(median("denoise", region=region, slots=3.0)),
-        render=exactly(FRAMES_PER_CHUNK * per_frame),
+        step=exactly(median("denoise", region=region, steps=1, slots=3.0)),
+        render=exactly(median("decode", region=region) * FRAMES_PER_CHUNK / float(decoded)),
         commit=NOTHING,
         steps=steps,
     )
@@ -471,8 +494,8 @@ def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
     return found
 
 
-def check_measured(rng: np.random.Generator, directory: Path | None = None, *, chunks: int = 200) -> pd.DataFrame:
-    """The model beside every measured run: setup, region, mode, measured and simulated p50, relative error.
+def check_measured(rng: np.random.Generator, directory: Path | None = None) -> pd.DataFrame:
+    """The model beside every measured run, over the same chunks: setup, region, mode, both p50, relative error.
 
     Empty where nothing has been measured. ``max_relative_error`` of the summary is the largest in the last column.
     """
@@ -486,8 +509,9 @@ def check_measured(rng: np.random.Generator, directory: Path | None = None, *, c
                 ran = "serial" if mode == "serial_reasoning" else mode.removesuffix("_eager")
                 held = content["regions"][region].get("hold_before", {})
                 policy = Policy(hold_before=held.get(mode, "nothing"))
-                report = simulate(setup, ran, pattern, rng, chunks=chunks, policy=policy)
-                measured_ms = content["regions"][region]["runs"][mode]["p50_ms"]
+                run = content["regions"][region]["runs"][mode]
+                report = simulate(setup, ran, pattern, rng, chunks=run["n"], policy=policy)
+                measured_ms = run["p50_ms"]
                 p50_ms = summary_row(report)["p50_ms"]
                 rows.append((content["setup"], region, mode, measured_ms, p50_ms, abs(p50_ms / measured_ms - 1)))
     return pd.DataFrame(rows, columns=["setup", "region", "mode", "measured_ms", "simulated_ms", "relative_error"])
@@ -496,14 +520,14 @@ def check_measured(rng: np.random.Generator, directory: Path | None = None, *, c
 # --- in closed form ---------------------------------------------------------------------------------------------------
 
 
-def expected_ms(setup: Setup, rate: float, mode: Literal["serial", "speculative"], policy: str = "midflight") -> float:
+def expected_ms(setup: Setup, rate: float, mode: Literal["serial", "speculative"], policy: str = "hold") -> float:
     """Mean latency of a chunk by hand, from medians: what the simulation is held against.
 
     serial: draft + plan + generation + commit. Speculative, accepted: draft + the longer of generation and one pass.
     Rejected: the judge's own tokens are known after one pass and final after two. If a denoising step is still to begin
     after the first and the policy corrects mid-flight, generation goes on under them; otherwise it begins anew as soon
-    as the running job is done. Either way the frames wait for the second pass. Chips that are shared are left to the
-    simulation.
+    as the running job is done. A held chunk begins its last step when the first pass is done, and not before. In any
+    case the frames wait for the second pass. Chips that are shared are left to the simulation.
     """
     generation = setup.generation_ms
     ends = setup.draft.median_ms + setup.commit.median_ms
@@ -511,41 +535,46 @@ def expected_ms(setup: Setup, rate: float, mode: Literal["serial", "speculative"
         return ends + setup.plan.median_ms + generation
     if policy == "lenient":
         return ends + generation
-    accepted = ends + max(generation, setup.verify_ms(1).median_ms)
     guessed, final = setup.verify_ms(1).median_ms, setup.verify_ms(2).median_ms
     starts = np.cumsum([0.0, *setup.job_ms])  # of every job, and the end
-    if policy == "midflight" and guessed <= starts[setup.steps]:
+    accepted_frames = generation
+    if policy == "hold":
+        accepted_frames = frames = max(starts[setup.steps], guessed) + generation - starts[setup.steps]
+    elif policy == "midflight" and guessed <= starts[setup.steps]:
         frames = generation
     else:
         frames = float(min(starts[starts >= guessed], default=guessed)) + generation
+    accepted = ends + max(accepted_frames, guessed)
     rejected = ends + max(frames, final)
     return (1 - rate) * accepted + rate * rejected
 
 
-def break_even_rate(setup: Setup, policy: str = "midflight") -> float:
+def break_even_rate(setup: Setup, policy: str = "hold") -> float:
     """The share of rejected chunks above which the serial pipeline is faster on average; inf where none is.
 
     A mean over accepted (A) and rejected (B) chunks meets the serial latency S at r = (S - A) / (B - A).
     """
     serial = expected_ms(setup, 0, "serial")
     accepted, rejected = (expected_ms(setup, rate, "speculative", policy) for rate in (0, 1))
+    return _crossing(serial, accepted, rejected)
+
+
+def _crossing(serial: float, accepted: float, rejected: float) -> float:
+    """The share of rejected chunks at which the mean of the other two is the first."""
     if rejected <= serial:
         return inf
-    return max(0.0, (serial - accepted) / (rejected - accepted))
+    return 0.0 if accepted >= serial else (serial - accepted) / (rejected - accepted)
 
 
-def simulated_break_even(
-    setup: Setup, rng: np.random.Generator, *, policy: str = "midflight", chunks: int = 400
-) -> float:
+def simulated_break_even(setup: Setup, rng: np.random.Generator, *, policy: str = "hold", chunks: int = 400) -> float:
     """The same rate out of the simulation: where the mean latencies of two rates cross the serial one's."""
     serial = summary_row(simulate(setup, "serial", [ChunkPattern()], rng, chunks=chunks))["mean_ms"]
     ends = []
     for rate in (0.0, 1.0):
         pattern = random_pattern(rate, chunks, rng)
-        report = simulate(setup, "speculative", pattern, rng, chunks=chunks, policy=Policy(late=policy))
+        report = simulate(setup, "speculative", pattern, rng, chunks=chunks, policy=LATE_POLICIES[policy])
         ends.append(summary_row(report)["mean_ms"])
-    accepted, rejected = ends
-    return inf if rejected <= serial else max(0.0, (serial - accepted) / (rejected - accepted))
+    return _crossing(serial, *ends)
 
 
 def late_verdicts(
@@ -553,7 +582,7 @@ def late_verdicts(
     rates: Sequence[float],
     rng: np.random.Generator,
     *,
-    policies: Sequence[str] = ("midflight", "rollback", "lenient"),
+    policies: Sequence[str] = tuple(LATE_POLICIES),
     chunks: int = 200,
 ) -> pd.DataFrame:
     """What each policy costs over rejection rates: latency, and frames whose committed viseme is not the judge's."""
@@ -561,7 +590,7 @@ def late_verdicts(
     for rate in rates:
         pattern = random_pattern(rate, chunks, rng)
         for policy in policies:
-            report = simulate(setup, "speculative", pattern, rng, chunks=chunks, policy=Policy(late=policy))
+            report = simulate(setup, "speculative", pattern, rng, chunks=chunks, policy=LATE_POLICIES[policy])
             by_hand = {"expected_ms": expected_ms(setup, rejection_rate(pattern), "speculative", policy)}
             rows.append({"setup": setup.name, "policy": policy, "rate": rate} | summary_row(report) | by_hand)
     return pd.DataFrame(rows).assign(label=LABEL)
@@ -650,7 +679,7 @@ def stage_works(setup: Setup, region: str, precision: Literal["bf16", "fp8"] = "
     moved, fp8 = REASONER_GB[precision], precision == "fp8"
     share = moved / REASONER_GB["bf16"]
     tflop = 2 * REASONER_PARAMETERS / 1e12
-    encoder = StageWork("encoder", min(10.8, setup.verify_ms(1).median_ms), ENCODER_GB, TFLOP["encoder"])
+    encoder = StageWork("encoder", setup.guess.median_ms, ENCODER_GB, TFLOP["encoder"])
     score = setup.verify_ms(2).median_ms - setup.verify_ms(1).median_ms
     return {
         "draft": StageWork("draft", setup.draft.median_ms, 0.0, 0.0),
@@ -685,15 +714,23 @@ def on_chip(
     works = stage_works(setup, region, precision)
     scaled = {name: work.on(here, there) for name, work in works.items()}
     holders = chips_for_reasoner(there, precision, OTHERS_GIB if shared else 0.0)
-    token, score = scaled["token"] / holders, scaled["verify"] / holders
+    token = scaled["token"] / holders
+    slower = token / setup.token.median_ms
+    pass_slower = scaled["verify"] / holders / (setup.verify_ms(2).median_ms - setup.verify_ms(1).median_ms)
+
+    def judged(alone: Spread, factor: float) -> Spread:
+        """The encoder, and behind it passes of the reasoner."""
+        return exactly(scaled["encoder"] + factor * (alone.median_ms - works["encoder"].time_ms))
+
     return replace(
         setup,
         name=f"{chip}, {precision}",
         label=LABEL,
         draft=exactly(scaled["draft"]),
-        plan=exactly(scaled["encoder"] + FRAMES_PER_CHUNK * token),
+        plan=judged(setup.plan, slower),
         token=exactly(token),
-        verify={passes: exactly(scaled["encoder"] + passes * score) for passes in (1, 2)},
+        verify={passes: judged(setup.verify_ms(passes), pass_slower) for passes in (1, 2)},
+        guess=exactly(scaled["encoder"]),
         step=exactly(scaled["step"]),
         render=exactly(scaled["render"]),
         stretch=2.0 if shared else 1.0,

@@ -103,7 +103,8 @@ def test_the_comparison_has_every_label_and_adds_up(tmp_path, rng, pattern, monk
 
 def test_the_gantt_shows_what_was_dropped(rng):
     late = simulate.replace(simulate.reference_setup(), steps=1)
-    report = simulate.simulate(late, "speculative", [ChunkPattern(2, (3,))], rng, chunks=3)
+    eager = simulate.POLICIES["speculative_eager"]
+    report = simulate.simulate(late, "speculative", [ChunkPattern(2, (3,))], rng, chunks=3, policy=eager)
     assert report.counts["rolled back"]
     fig, ax = plt.subplots()
     latency_figures.draw_gantt(report, ax, chunks=3, label="simulated")

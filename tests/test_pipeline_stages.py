@@ -255,7 +255,7 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
     assert content["utterances_with_unequal_plans"] == []
     assert len(content["replayed"]) == region["runs"]["speculative"]["n"]
     assert {"draft", "plan", "begin", "step", "render", "commit"} == set(region["stages"]["serial"])
-    table = check_measured(np.random.default_rng(0), tmp_path, chunks=20)
+    table = check_measured(np.random.default_rng(0), tmp_path)
     assert len(table) == 3 and (table["simulated_ms"] > 0).all()
     assert "p50" in capsys.readouterr().out
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from specsync_lib import simulate
 from specsync_lib.errors import InputError
 from specsync_lib.latency_numbers import buffer_for, percentile_interval, playout, run_numbers, stage_numbers
-from specsync_lib.pipeline import Policy
 from specsync_lib.provenance import PROJECT_ROOT
 from specsync_lib.simulate import ChunkPattern, Setup, Spread, exactly
 
@@ -47,12 +46,12 @@ times = st.floats(0.1, 100)
         steps=st.integers(1, 4), render_parts=st.integers(1, 3),
     ),
     rate=st.floats(0, 1),
-    policy=st.sampled_from(["midflight", "rollback", "lenient"]),
+    policy=st.sampled_from(list(simulate.LATE_POLICIES)),
 )  # fmt: skip
 def test_simulation_and_closed_form_agree_whatever_the_times(setup, rate, policy):
     rng = np.random.default_rng(0)
     pattern = simulate.random_pattern(rate, CHUNKS, rng)
-    report = simulate.simulate(setup, "speculative", pattern, rng, chunks=CHUNKS, policy=Policy(late=policy))
+    report = simulate.simulate(setup, "speculative", pattern, rng, chunks=CHUNKS, policy=simulate.LATE_POLICIES[policy])
     found = simulate.summary_row(report)
     by_hand = simulate.expected_ms(setup, simulate.rejection_rate(pattern), "speculative", policy)
     assert found["mean_ms"] == pytest.approx(by_hand, rel=1e-6, abs=1e-3)
@@ -63,12 +62,35 @@ def test_simulation_and_closed_form_agree_whatever_the_times(setup, rate, policy
     assert serial["mean_ms"] == pytest.approx(simulate.expected_ms(setup, rate, "serial"), rel=1e-6, abs=1e-3)
 
 
+def test_words_lead_to_the_final_plan_and_only_the_last_is_it():
+    tokens = tuple(range(12))
+    for passes in range(1, 5):
+        for guessed in (False, True):
+            words = ChunkPattern(passes, (), guessed).words(tokens)
+            assert len(words) == passes - (not guessed)
+            assert [word == tokens for word in words] == [False] * (len(words) - 1) + [True] * bool(words)
+            assert all(len(word) == 12 and set(word) <= set(range(15)) for word in words)
+
+
+def test_a_right_guess_costs_nothing_and_a_wrong_one_a_pass(rng):
+    """Two steps of 10 ms; the guess is there after 5 ms, before the second step."""
+    setup = replace(setup_of(verify=(25.0, 45.0)), guess=simulate.exactly(5.0))
+    run = lambda *chunk: simulate.simulate(setup, "speculative", [ChunkPattern(*chunk)], rng, chunks=6)  # noqa: E731
+    accepted, guessed, missed = run(1, (), True), run(1, (3,), True), run(2, (3,), True)
+    latency = lambda report: simulate.summary_row(report)["mean_ms"]  # noqa: E731
+    assert latency(accepted) == latency(guessed) <= latency(missed)
+    assert guessed.counts["corrected mid-flight"] == 6 and "rolled back" not in guessed.counts
+    for report in (accepted, guessed, missed):
+        assert simulate.summary_row(report)["plan_error"] == 0 and report.counts["verdicts guessed"] == 6
+
+
 def test_break_even_is_where_the_means_cross(rng):
     setup = setup_of(plan=20.0, verify=(30.0, 60.0), steps=1)
-    rate = simulate.break_even_rate(setup)
+    rate = simulate.break_even_rate(setup, "midflight")
     assert 0 < rate < 1
-    assert simulate.simulated_break_even(setup, rng, chunks=CHUNKS) == pytest.approx(rate, abs=1e-6)
-    below, above = (simulate.expected_ms(setup, rate + shift, "speculative") for shift in (-0.1, 0.1))
+    found = simulate.simulated_break_even(setup, rng, policy="midflight", chunks=CHUNKS)
+    assert found == pytest.approx(rate, abs=1e-6)
+    below, above = (simulate.expected_ms(setup, rate + shift, "speculative", "midflight") for shift in (-0.1, 0.1))
     assert below < simulate.expected_ms(setup, 0, "serial") < above
 
 
@@ -103,7 +125,8 @@ def write_measured(path, setup: Setup, pattern, rng, *, slower: float = 1.0) -> 
         runs[mode]["p50_ms"] *= slower
     replayed = [{"passes": one.passes, "rejected": list(one.rejected)} for one in pattern]
     content = {"setup": "toy", "label": "measured", "render_parts": setup.render_parts, "replayed": replayed}
-    content["regions"] = {"all": {"steps": setup.steps, "runs": runs, "stages": stages}}
+    held = {"speculative": "last step"}
+    content["regions"] = {"all": {"steps": setup.steps, "hold_before": held, "runs": runs, "stages": stages}}
     path.write_text(json.dumps(content))
 
 
@@ -112,15 +135,15 @@ def test_the_model_meets_a_measured_file_and_notices_one_that_it_cannot_explain(
     setup = replace(setup_of(render_parts=3), step=noisy, verify={1: noisy.times(3), 2: noisy.times(5.5)})
     pattern = simulate.random_pattern(0.3, 30, rng)
     write_measured(tmp_path / "pipeline_toy.json", setup, pattern, rng)
-    table = simulate.check_measured(rng, tmp_path, chunks=60)
+    table = simulate.check_measured(rng, tmp_path)
     assert set(table["mode"]) == {"serial", "speculative"}
     assert table["relative_error"].max() < simulate.TOLERANCE
     write_measured(tmp_path / "pipeline_toy.json", setup, pattern, rng, slower=1.3)
-    assert simulate.check_measured(rng, tmp_path, chunks=60)["relative_error"].min() > simulate.TOLERANCE
+    assert simulate.check_measured(rng, tmp_path)["relative_error"].min() > simulate.TOLERANCE
 
 
 def test_every_committed_measurement_is_met(rng):
-    table = simulate.check_measured(rng, chunks=120)
+    table = simulate.check_measured(rng)
     if table.empty:
         pytest.skip("no pipeline has been measured yet")
     assert (table["relative_error"] <= simulate.TOLERANCE).all(), table.to_string()
@@ -222,6 +245,12 @@ def test_an_absent_pattern_is_said_to_be_drawn(tmp_path):
     (tmp_path / "acceptance_pattern.json").write_text(json.dumps(measured))
     pattern, source = simulate.measured_pattern(tmp_path / "acceptance_pattern.json")
     assert pattern == [ChunkPattern(2, (3, 7)), ChunkPattern(1, ())] and "not measured" not in source
+    for chunk, passes in zip(measured["chunks"], (1, 3), strict=True):
+        chunk["guessed_passes"] = passes
+    (tmp_path / "acceptance_pattern.json").write_text(json.dumps(measured))
+    for guess, passes in ((True, (1, 3)), (False, (2, 1))):
+        pattern, source = simulate.measured_pattern(tmp_path / "acceptance_pattern.json", guess=guess)
+        assert [(one.passes, one.guessed) for one in pattern] == [(count, guess) for count in passes]
 
 
 def test_the_command_writes_its_plots_from_any_folder_and_labels_everything(tmp_path):
