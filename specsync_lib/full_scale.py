@@ -9,6 +9,7 @@ numbers, so that an interrupted run keeps what it has. ``--tiny`` runs everythin
 """
 
 import argparse
+import faulthandler
 import gc
 import sys
 import time
@@ -68,6 +69,7 @@ DEFAULT_CASES = {
     ("pipeline", True): ",".join(TINY.regions),
 }
 SLOWER_IN_PARTS = 1.1  # at most, for decoding slot by slot to be worth it
+SILENCE_S = 150  # a device that says nothing for so long hangs; the file has what came before
 LEAST_S = 15  # less is no use to a case: its graphs are captured first
 
 
@@ -97,6 +99,8 @@ class Session:
     started: float = field(default_factory=time.monotonic)
 
     def log(self, line: str) -> None:
+        """Print a line; when none comes for long, every thread's stack is printed instead and the command ends."""
+        faulthandler.dump_traceback_later(SILENCE_S, exit=True, file=sys.__stderr__)
         print(f"[{time.monotonic() - self.started:6.1f} s] {line}", flush=True)
 
     def left(self) -> float:
@@ -571,7 +575,7 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     generation, reasoning = devices(setup, options.tiny)
     pattern, source = measured_pattern()
     replayed = [{"passes": one.passes, "rejected": list(one.rejected), "guessed": one.guessed} for one in pattern]
-    session.content |= {"setup": setup, "pattern": source, "replayed": replayed, "regions": {}}
+    session.content |= {"setup": setup, "pattern": source, "replayed": replayed, "regions": {}, "failed": {}}
     session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
     models, facts = build_models(
         session.shapes, setup, generation, reasoning, convolution=options.convolution, compiled=options.compile,
@@ -587,31 +591,49 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
             session.log(f"no time left for {case.name}")
             continue
         session.log(f"{case.name}: {case}")
-        parts = case.parts or parts_for(session, models, case.region)
-        stages = stages_of(
-            session.shapes, models, case.region, case.steps, pattern, parts=parts, compiled=options.compile
-        )
-        session.content["regions"][case.name] = result = {
-            "region": case.region, "steps": case.steps, "render_parts": parts, "runs": {}, "stages": {},
-            "hold_before": {mode: policy.hold_before for mode, policy in POLICIES.items()},
-        }  # fmt: skip
-        wanted = {
-            "serial": case.chunks,
-            "speculative": case.chunks,
-            "speculative_eager": min(case.chunks, options.eager_chunks),
-            "serial_reasoning": options.reasoning_chunks if place == 0 else 0,
-        }
-        if place == 0:
-            first = (stages, result)
-        # The first case may take all the time there is; a later one leaves what the policies and the pace need.
-        owed_s = CHUNK_SAMPLES / SAMPLE_RATE_HZ * (5 * options.policy_chunks + options.paced_chunks)
-        run_blocks(session, stages, result, wanted, options.block, owed_s if first and place else 0.0)
-        if first and not any(one.region == cases[0].region for one in cases[place + 1 :]):
-            run_policies(session, *first, options.policy_chunks)
-            run_paced(session, *first, options.paced_chunks)
-            first = ()
-        del stages
+        session.save()
+        try:
+            measured = measure_case(session, models, case, pattern, options, owed=bool(first), reasoning=place == 0)
+            first = first if place else measured
+            if first and not any(one.region == cases[0].region for one in cases[place + 1 :]):
+                run_policies(session, *first, options.policy_chunks)
+                run_paced(session, *first, options.paced_chunks)
+                first = ()
+        except (InputError, RuntimeError) as error:  # one case's failure is written down and costs no other its numbers
+            session.content["failed"][case.name] = str(error).splitlines()[0]
+            session.log(f"{case.name} FAILED: {session.content['failed'][case.name]}")
+            session.save()
         free(generation)
+
+
+def measure_case(
+    session: Session,
+    models: Models,
+    case: Case,
+    pattern: Sequence[ChunkPattern],
+    options: argparse.Namespace,
+    *,
+    owed: bool,
+    reasoning: bool,
+) -> tuple[Stages, dict]:
+    """One case's blocks; its stages and its part of the file. owed: the policies and the pace of speech still come, and
+    need their time; reasoning: serial with reasoning tokens too."""
+    parts = case.parts or parts_for(session, models, case.region)
+    stages = stages_of(session.shapes, models, case.region, case.steps, pattern, parts=parts, compiled=options.compile)
+    session.log(f"decoded in {parts} parts; everything captured")
+    session.content["regions"][case.name] = result = {
+        "region": case.region, "steps": case.steps, "render_parts": parts, "runs": {}, "stages": {},
+        "hold_before": {mode: policy.hold_before for mode, policy in POLICIES.items()},
+    }  # fmt: skip
+    wanted = {
+        "serial": case.chunks,
+        "speculative": case.chunks,
+        "speculative_eager": min(case.chunks, options.eager_chunks),
+        "serial_reasoning": options.reasoning_chunks * reasoning,
+    }
+    owed_s = CHUNK_SAMPLES / SAMPLE_RATE_HZ * (5 * options.policy_chunks + options.paced_chunks) * owed
+    run_blocks(session, stages, result, wanted, options.block, owed_s)
+    return stages, result
 
 
 def parts_for(session: Session, models: Models, region: str) -> int:
@@ -642,8 +664,9 @@ def run_blocks(
     """Streams of one block each, the modes in turn, every chunk's sound given when the chunk before is out."""
     samples = np.random.default_rng(0).normal(0, 0.1, block_chunks * CHUNK_SAMPLES).astype(np.float32)
     kept: dict[str, list[PipelineReport]] = {mode: [] for mode in MODES}
-    for mode in ("serial", "speculative"):
-        run_without_frames(MODES[mode], samples[: 2 * CHUNK_SAMPLES], stages)  # warm up
+    for mode in ("serial", "speculative"):  # warm up
+        report = run_without_frames(MODES[mode], samples[: 2 * CHUNK_SAMPLES], stages)
+        session.log(f"{mode}: {report.chunks()['latency_ms'].round(1).tolist()} ms to warm up")
     slowest = 0.0
     for first_chunk in range(0, max(wanted.values()), block_chunks):
         if session.left() < 5 + slowest + owed_s:
@@ -655,8 +678,9 @@ def run_blocks(
             chunks = min(block_chunks, wanted[mode] - first_chunk)
             if chunks > 0:
                 kept[mode].append(run_without_frames(run, samples[: chunks * CHUNK_SAMPLES], stages))
-        keep(result, kept)
-        session.save()
+                keep(result, kept)
+                session.save()
+        session.log(f"{first_chunk + block_chunks} chunks")
         slowest = max(slowest, time.monotonic() - began)
     for mode, numbers in result["runs"].items():
         first_ms = np.median(numbers["first_ms"])
@@ -804,10 +828,12 @@ def main(arguments: Sequence[str]) -> int:
             measure_stages(session, generation, compiled=options.compile)
         else:
             measure_pipelines(session, options.setup, options)
+        session.log(f"wrote {session.path}")
     except InputError as error:
         print(f"full_scale: {error}", file=sys.stderr)
         return InputError.EXIT_CODE
-    session.log(f"wrote {session.path}")
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return 0
 
 

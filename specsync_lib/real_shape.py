@@ -239,7 +239,12 @@ def captured(call: Callable[[], Result], device: torch.device) -> Callable[[], R
     """The call as one CUDA graph, warmed up first; on a CPU the call itself.
 
     The returned function replays the graph on the current stream and returns the captured call's result, whose tensors
-    are overwritten by every replay. It holds the call, and so all that the call reads.
+    are overwritten by every replay. It holds the call, and so all that the call reads. Graphs may be replayed at the
+    same time on several streams.
+
+    Source
+    ------
+    PyTorch's CUDA semantics, "cuBLAS workspaces": one for each handle and stream, kept until they are cleared.
     """
     if device.type != "cuda":
         return call
@@ -252,8 +257,13 @@ def captured(call: Callable[[], Result], device: torch.device) -> Callable[[], R
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
+        # All captures run on one stream and would share its cuBLAS workspace: judge and generator, replayed at the same
+        # time, would then write their partial sums and semaphores over each other's. Cleared before and after, every
+        # graph has a workspace in its own memory.
+        torch._C._cuda_clearCublasWorkspaces()
         with torch.cuda.graph(graph):
             result = call()
+        torch._C._cuda_clearCublasWorkspaces()
 
     def replay(graph: Any = graph, result: Result = result, owner: Callable[[], Result] = call) -> Result:
         graph.replay()
