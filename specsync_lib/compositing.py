@@ -68,6 +68,18 @@ def view_box(camera: "Camera", frame_camera: "Camera", size_px: tuple[int, int])
     return box
 
 
+def reader_box() -> Box:
+    """What the lip reader looks at in a frame of the video: the view that it was trained on, around the face's box."""
+    from specsync_lib.head import CAMERAS
+
+    return view_box(CAMERAS["face"], CAMERAS["portrait"], (VIDEO_WIDTH_PX, VIDEO_HEIGHT_PX))
+
+
+def inside(box: Box, outer: Box) -> Box:
+    """A box of a frame as a box of the part of it that ``outer`` cuts."""
+    return Box(box.left - outer.left, box.top - outer.top, box.side)
+
+
 def cut(frame: np.ndarray, box: Box, size_px: int) -> np.ndarray:
     """The box of a frame as a crop [size, size, 3] uint8, resampled with an antialiasing Lanczos filter."""
     box.check(frame)

@@ -135,9 +135,12 @@ def hidden_sha256(draft: ProjectionWeights) -> str:
 
 
 def vae_sha256(vae: "AutoencoderKLWan") -> str:
-    """Digest of a VAE's tensors, as float32, and of its latent statistics."""
+    """Digest of what makes a VAE's latents, as float32: its encoder and its statistics. The decoder may improve."""
     statistics = [torch.tensor(getattr(vae.config, name)) for name in ("latents_mean", "latents_std")]
-    return _digest([*(tensor for _, tensor in sorted(vae.state_dict().items())), *statistics])
+    encoder = {
+        name: tensor for name, tensor in vae.state_dict().items() if name.startswith(("encoder.", "quant_conv."))
+    }
+    return _digest([*(tensor for _, tensor in sorted(encoder.items())), *statistics])
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from specsync_lib.compositing import FACE_BOX, Box, composite, cut, view_box
+from specsync_lib.compositing import FACE_BOX, Box, composite, cut, inside, reader_box
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.units import (
@@ -184,13 +184,6 @@ def choose_films(
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def outer_box() -> Box:
-    """What the lip reader sees of the video's frame."""
-    from specsync_lib.head import CAMERAS
-
-    return view_box(CAMERAS["face"], CAMERAS["portrait"], FRAME_PX)
-
-
 def around_name(identity: str) -> str:
     """The file that holds what is around a person's films."""
     return f"around_{identity}.png"
@@ -211,7 +204,7 @@ def draw_films(jobs: list[tuple[int, str, np.ndarray]], out: Path, size_px: int)
         with Head(identity, FRAME_PX, threads=1) as head:
             whole = head.render(np.zeros(len(unit_names()), np.float32))
             with atomic_path(out / around_name(identity)) as temporary:
-                Image.fromarray(whole[outer_box().slices]).save(temporary)
+                Image.fromarray(whole[reader_box().slices]).save(temporary)
             for number, _, units in group:
                 gaps[f"{number:03d}"] = np.array([head.lip_aperture(row) for row in units], np.float32)
                 path = out / f"film_{number:03d}.avif"
@@ -250,8 +243,7 @@ def build(out: Path, amounts: Amounts, seed: int, workers: int) -> None:
         ):
             gaps |= part
     filmed = {name for name, _, _ in chosen}
-    outer = outer_box()
-    inner = Box(FACE_BOX.left - outer.left, FACE_BOX.top - outer.top, FACE_BOX.side)
+    inner = inside(FACE_BOX, reader_box())
     write(out, [s for s in speech if s.split != "test" or s.name in filmed], chosen, gaps, settings, inner)
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from specsync_lib import report
+from specsync_lib import face_video, report
+from specsync_lib.provenance import NOTEBOOKS_DIR
 from specsync_lib.video import write_video
 
 FETCHED = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(\s*["']?https?:|import\(\s*["']https?:""")
@@ -71,6 +73,25 @@ def test_numbers_stand_in_their_rows_with_label_and_interval(folders):
     assert "0.0234 ms" in html
     assert 'class="badge real-shape"' in html
     assert json.loads((plots / "report" / "summary.json").read_text())["draft.accuracy"] == numbers["draft.accuracy"]
+
+
+def test_every_number_and_figure_of_the_notebooks_has_words():
+    """Literal keys and stems in the notebooks and in the library that records for them."""
+    sources = [path.read_text(encoding="utf-8").replace('\\"', '"') for path in NOTEBOOKS_DIR.glob("0*.ipynb")]
+    library = Path(report.__file__).parent
+    sources += [
+        (library / name).read_text(encoding="utf-8") for name in ("referee_numbers.py", "claim.py", "runner.py")
+    ]
+    families = "acceptance|draft|features|kernel|latent|reasoner|report|simulate|slider|sync|video"
+    key = re.compile(rf'"((?:{families})\.(?!py"|safetensors")[a-z0-9_]+)"')
+    keys = {found for text in sources for found in key.findall(text)}
+    keys |= {f"sync.{name}" for name in face_video.HEADLINES}
+    assert {"latent.claim_r", "reasoner.accuracy", "sync.jitter_ratio", "kernel.speedup_vs_eager"} <= keys
+    assert {one for one in keys if report.reading(one) == one} == set()
+    stems = {stem for text in sources for stem in re.findall(r'save_figure\(fig, "([a-z_]+)"', text)}
+    assert {"step_counts", "acceptance_efficiency"} <= stems
+    assert stems - set(report.CAPTIONS) == set()
+    assert set(report.CAPTIONS) - stems == set()  # no caption outlives its figure
 
 
 @pytest.mark.parametrize(
