@@ -406,7 +406,7 @@ def still_latents(
     vae: "AutoencoderKLWan", reference: np.ndarray, device: torch.device
 ) -> tuple[Float[Tensor, "16 h w"], Float[Tensor, "16 h w"]]:
     """Of a picture that stands still: its later slot and its slot 0, normalised."""
-    clip = torch.from_numpy(reference).to(device).expand(1, STILL_FRAMES, -1, -1, -1)
+    clip = torch.tensor(reference, device=device).expand(1, STILL_FRAMES, -1, -1, -1)
     latents = wan.encode_clip(vae, wan.to_signal(clip).to(vae.dtype)).chunk(2, dim=1)[0].float()
     normalised = wan.normalise_latents(latents, vae)[0]
     return normalised[:, -1], normalised[:, 0]
