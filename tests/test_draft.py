@@ -91,12 +91,12 @@ def test_a_frame_hears_110_ms_back_and_older_sound_only_through_the_running_mean
     assert (moved - logits[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["draft", "draft_unseen_speaker"])
-def test_weights_are_small_and_calibrated(name):
-    weights = load_draft(name)
+def test_weights_are_small_and_calibrated():
+    weights = load_draft()
     assert weights.temperature > 0
     assert weights.w1.shape[1] <= 1024 and weights.band_pool.shape[1] <= units.MEL_BANDS
-    assert sum(path.stat().st_size for path in draft.MODEL_DIR.glob("*.safetensors")) < 6e6
+    everything = draft.MODEL_DIR.parent.rglob("*.safetensors")  # a clone should stay quick: 24 MiB for all models
+    assert sum(path.stat().st_size for path in everything) < 24 * 2**20
 
 
 def test_a_plan_has_a_distribution_for_every_frame():
