@@ -330,7 +330,7 @@ def test_the_committed_reader_meets_its_card():
     assert (lip_reader.MODEL_DIR / lip_reader.WEIGHTS).stat().st_size < 2 * 2**20
     assert metrics["label"] == "measured" and metrics["people"] >= 15
     card = (lip_reader.MODEL_DIR / "README.md").read_text()
-    for name, least in (("gap", 0.97), ("jaw", 0.93)):
+    for name, least in (("gap", 0.98), ("jaw", 0.96)):
         assert metrics["r2"][name]["value"] > least
         assert f"{metrics['r2'][name]['value']:.4f}" in card
     assert metrics["ms_per_frame"] < 5
