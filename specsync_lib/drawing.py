@@ -122,6 +122,8 @@ def draw_referee(table: pd.DataFrame, ax: Axes) -> None:
         ("unseen", ROLE_COLOURS["rejected"], "D", -1),
     ):
         rows = table[table["speaker"] == speaker]
+        if rows.empty:
+            continue
         heights = np.array([len(names) - 1 - names.index(what) for what in rows["what"]]) + 0.12 * side
         spread = [rows["accuracy"] - rows["accuracy_low"], rows["accuracy_high"] - rows["accuracy"]]
         style = {"fmt": marker, "color": colour, "capsize": 2, "markersize": 6}
