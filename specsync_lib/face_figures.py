@@ -97,7 +97,7 @@ def draw_methods(table: pd.DataFrame) -> Figure:
         places, table["decode_ms"].fillna(0), left=table["denoise_ms"].fillna(0), color="0.85", label="decoding"
     )
     axes[2].axvline(400, color=ROLE_COLOURS["target"], lw=0.8, ls=":", label="the chunk's own 400 ms")
-    axes[2].set(xlabel="time of a chunk of 12 frames (ms, measured on this machine)", xscale="symlog")
+    axes[2].set(xlabel="ms a chunk of 12 frames (measured on this machine)", xscale="symlog")
     axes[2].legend(fontsize="small", loc="upper left")
     axes[0].set_yticks(places, table["method"])
     axes[0].invert_yaxis()
