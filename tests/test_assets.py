@@ -250,8 +250,8 @@ def test_without_apt_the_line_says_so(tmp_path, monkeypatch):
 
 def test_the_pins_are_complete():
     pins = assets.pins()
-    assert [name for name, row in pins.items() if row["default"]] == ["whisper-base", "speech-en"]
-    assert {"smollm2", "speech-es", "speech-fr", "speech-it", "speech-ru"} < set(pins)
+    assert [name for name, row in pins.items() if row["default"]] == ["whisper-base", "smollm2", "speech-en"]
+    assert {"speech-es", "speech-fr", "speech-it", "speech-ru"} < set(pins)
     for row in pins.values():
         assert row["title"]
         assert row["licence"]
