@@ -72,12 +72,13 @@ def draw_aperture(table: pd.DataFrame, words: pd.DataFrame, ax: Axes) -> None:
             label=labelled(name, "measured"),
         )
     end = table["time_s"].max()
-    low = -0.12 * max(1.0, table[list(curves)].to_numpy().max())
+    high = max(1.0, np.nanmax(table[list(curves)].to_numpy()))
+    low = -0.12 * high
     for _, word in words[words["start_s"] < end].iterrows():
         ax.axvline(word["start_s"], color="0.85", lw=0.8, zorder=0)
         centre = min((word["start_s"] + word["end_s"]) / 2, end)
         ax.text(centre, low / 2, word["word"].strip(), ha="center", va="center", fontsize="small")
-    ax.set(xlabel="time (s)", ylabel="gap between the lips (mm)", xlim=(0, end), ylim=(low, None))
+    ax.set(xlabel="time (s)", ylabel="gap between the lips (mm)", xlim=(0, end), ylim=(low, 1.2 * high))
     ax.legend(loc="upper right", ncols=3)
 
 
@@ -97,7 +98,7 @@ def draw_methods(table: pd.DataFrame) -> Figure:
         places, table["decode_ms"].fillna(0), left=table["denoise_ms"].fillna(0), color="0.85", label="decoding"
     )
     axes[2].axvline(400, color=ROLE_COLOURS["target"], lw=0.8, ls=":", label="the chunk's own 400 ms")
-    axes[2].set(xlabel="ms a chunk of 12 frames (measured on this machine)", xscale="symlog")
+    axes[2].set(xlabel="ms a chunk, here (measured)", xscale="symlog")
     axes[2].legend(fontsize="small", loc="upper left")
     axes[0].set_yticks(places, table["method"])
     axes[0].invert_yaxis()

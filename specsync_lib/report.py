@@ -250,7 +250,7 @@ def display_value(entry: Entry, value: float | None = None) -> str:
         f"{value:,}" if isinstance(value, int) else f"{value:,.{min(max(SIGNIFICANT_DIGITS - 1 - magnitude, 0), 6)}f}"
     )
     text = text.rstrip("0").rstrip(".") if "." in text else text
-    return text if entry["unit"] == "ratio" else f"{text} {entry['unit']}"
+    return text if entry["unit"] in ("ratio", "1") else f"{text} {entry['unit']}"
 
 
 def display_interval(entry: Entry) -> str:
