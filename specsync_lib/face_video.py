@@ -28,7 +28,7 @@ from specsync_lib.generation import FaceGenerator
 from specsync_lib.lip_reader import PICTURE_MM, LipReader, load_lip_reader
 from specsync_lib.metrics import bootstrap_by_group
 from specsync_lib.sync_report import SyncReport
-from specsync_lib.units import FRAMES_PER_CHUNK, SAMPLE_RATE_HZ
+from specsync_lib.units import CHUNK_SAMPLES, FRAMES_PER_CHUNK
 from specsync_lib.visemes import SyncPlan
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ HEADLINES = (
     "av_offset_ms", "lip_r", "lip_error_mm", "jitter_ratio", "silence_motion_ratio", "closure_rate",
     "lip_class_accuracy", "border_flicker_grey",
 )  # fmt: skip
-CHUNK_SAMPLES = SAMPLE_RATE_HZ * 4 // 10
 Drafts = Callable[[int], Tensor]  # a chunk's number to its drafted latents [16, 3, h, w]
 
 

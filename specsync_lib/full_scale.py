@@ -50,9 +50,9 @@ from specsync_lib.real_shape import (
     ShapeReasoner,
     Shapes,
 )
-from specsync_lib.simulate import CHUNK_SAMPLES, LATE_POLICIES, POLICIES, ChunkPattern, measured_pattern, random_pattern
+from specsync_lib.simulate import LATE_POLICIES, POLICIES, ChunkPattern, measured_pattern, random_pattern
 from specsync_lib.summary import write_json
-from specsync_lib.units import FRAMES_PER_CHUNK, SAMPLE_RATE_HZ, SLOTS_PER_CHUNK, VISEMES
+from specsync_lib.units import CHUNK_SAMPLES, FRAMES_PER_CHUNK, SAMPLE_RATE_HZ, SLOTS_PER_CHUNK, VISEMES
 
 LABEL = "real-shape"
 REASONING_TOKENS = 32

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from kernels.project_latents import ProjectionWeights
 
-CHUNK_SAMPLES = units.SAMPLE_RATE_HZ * units.FRAMES_PER_CHUNK // units.VIDEO_FPS
 # 3.2 s before the chunk. Strict frame accuracy of the probe on 14 test prompts: 67.5, 75.4, 76.8, 77.4, 78.9 and 79.3 %
 # for 0, 1, 2, 4, 8 and 16 chunks of past; 84.5 % with the whole recording, its future above all.
 LISTEN_BACK_CHUNKS = 8
@@ -137,7 +136,7 @@ class Listener:
         """Evidence of the next chunks, one after the other, in one pass of the encoder."""
         self._samples = np.concatenate([self._samples, *[chunk.samples for chunk in chunks]])
         oldest = max(self._first_chunk, chunks[0].index - self._back_chunks)
-        self._samples = self._samples[(oldest - self._first_chunk) * CHUNK_SAMPLES :]
+        self._samples = self._samples[(oldest - self._first_chunk) * units.CHUNK_SAMPLES :]
         self._first_chunk = oldest
         frames = (chunks[-1].index - oldest) * units.FRAMES_PER_CHUNK + chunks[-1].frames
         padded = np.pad(self._samples, (0, max(0, SHORTEST_LISTEN_SAMPLES - len(self._samples))))

@@ -43,7 +43,7 @@ from specsync_lib.pipeline_synthetic import (
     SyntheticWork,
 )
 from specsync_lib.provenance import PROJECT_ROOT, display_path
-from specsync_lib.units import FRAMES_PER_CHUNK, SAMPLE_RATE_HZ, VIDEO_FPS, VISEMES
+from specsync_lib.units import CHUNK_SAMPLES, FRAMES_PER_CHUNK, VIDEO_FPS, VISEMES
 
 LABEL = "simulated"
 MEASUREMENTS_DIR = PROJECT_ROOT / "data" / "measurements"
@@ -52,7 +52,6 @@ PATTERN_NAME = "acceptance_pattern.json"
 STAGES_NAME = "stages_h200.json"
 REFERENCE_NAME = "stages_h200_reference.json"
 CHUNK_MS = 1000 * FRAMES_PER_CHUNK / VIDEO_FPS  # 400
-CHUNK_SAMPLES = SAMPLE_RATE_HZ * FRAMES_PER_CHUNK // VIDEO_FPS
 PIECE_MS = 100
 MODES = ("serial", "serial_reasoning", "speculative")
 Mode = Literal["serial", "serial_reasoning", "speculative"]

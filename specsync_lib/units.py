@@ -18,6 +18,7 @@ VIDEO_WIDTH_PX, VIDEO_HEIGHT_PX = 1280, 720
 FRAMES_PER_SLOT = 4  # video frames behind one latent frame of Wan's causal VAE (the very first slot holds 1)
 SLOTS_PER_CHUNK = 3
 FRAMES_PER_CHUNK = FRAMES_PER_SLOT * SLOTS_PER_CHUNK  # 12 frames, 400 ms
+CHUNK_SAMPLES = SAMPLE_RATE_HZ * FRAMES_PER_CHUNK // VIDEO_FPS
 
 # The draft's window around a video frame's centre, in log-mel frames: 110 ms back, 60 ms ahead, 180 ms of hops.
 WINDOW_BACK_MEL_FRAMES = 11

@@ -28,7 +28,6 @@ from specsync_lib.pipeline import (
 )
 from specsync_lib.pipeline_audio import AudioPiece, ChunkAssembler
 from specsync_lib.pipeline_stages import (
-    CHUNK_SAMPLES,
     FaceStage,
     Listener,
     Models,
@@ -42,6 +41,7 @@ from specsync_lib.pipeline_synthetic import StageTimes, SyntheticGenerator
 from specsync_lib.reasoner import energy_digits
 from specsync_lib.simulate import check_measured
 from specsync_lib.teacher import Probe
+from specsync_lib.units import CHUNK_SAMPLES
 
 torch.set_num_threads(1)
 SPEECH = np.random.default_rng(0).normal(0, 0.1, 3 * CHUNK_SAMPLES + 4000).astype(np.float32)  # 3 chunks and 8 frames
