@@ -44,7 +44,6 @@ from specsync_lib.visemes import ARPABET_TO_VISEME, VISEME_INDEX
 
 MODEL_DIR = Path(__file__).resolve().parent.parent / "data" / "models" / "reasoner"
 DEFAULT_MODEL = "smollm2"
-UNSEEN_SPEAKER_ADAPTER = "adapter_unseen_speaker"
 
 # One letter a viseme, chosen to say what it means; X is the mouth at rest.
 VISEME_LETTERS = dict(zip(units.VISEMES, "XPFTDKCSNRAEIOU", strict=True))

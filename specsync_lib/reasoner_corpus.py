@@ -223,13 +223,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m specsync_lib.reasoner_corpus", description=main.__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes-scale", type=float, default=1.0, help="share of the synthetic speech")
+    parser.add_argument(
+        "--synthetic-only", action="store_true", help="no human prompts: for a judge of unseen speakers"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
         encoder = teacher.load_encoder()
         generator = Generator().manual_seed(options.seed)
         torch.manual_seed(options.seed)  # the probe's own start and dropout
-        lessons = human_lessons(encoder, generator)
+        lessons = [] if options.synthetic_only else human_lessons(encoder, generator)
         rng = np.random.default_rng(options.seed)
         lessons += synthetic_lessons(encoder, generator, rng, options.minutes_scale)
         save_lessons(lessons, options.out)

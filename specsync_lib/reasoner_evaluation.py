@@ -55,8 +55,6 @@ ROWS = {
     "no_probe": Row("adapter", None, "draft"),
     "no_words": Row("adapter", "teacher", "draft", "none"),
     "aligned_words": Row("adapter", "teacher", "draft", "aligned"),
-    "unseen_speaker_target": Row("adapter_unseen_speaker", "teacher_unseen_speaker", "draft_unseen_speaker"),
-    "unseen_speaker_no_probe": Row("adapter_unseen_speaker", None, "draft_unseen_speaker"),
 }
 
 
@@ -99,7 +97,7 @@ def target_table(row: Row, prompts: Sequence[Prompt], device: str = "cpu") -> pd
     """
     judge = load_reasoner(adapter=row.adapter, device=device)
     weights = load_draft(row.draft)
-    hear = teacher_plan(row.probe or ("teacher_unseen_speaker" if "unseen" in row.draft else "teacher"))
+    hear = teacher_plan(row.probe or "teacher")
     heard = heard_words(prompts) if row.words == "heard" else {}
     tables = []
     for prompt in tqdm(prompts, desc=row.adapter, unit="utterance", mininterval=10):

@@ -19,6 +19,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, count, islice
 from pathlib import Path
 
 import numpy as np
@@ -212,34 +213,34 @@ def examples(
         yield Example(tokens, places, targets)
 
 
-def batches(script: Script, lessons: Sequence[Lesson], settings: Settings, skip: int = 0) -> Iterator[list[Example]]:
-    """Endless epochs of disturbed lessons, in groups of like length of about ``batch_tokens``; the first are skipped.
+def epoch_batches(script: Script, lessons: Sequence[Lesson], settings: Settings, epoch: int) -> Iterator[list[Example]]:
+    """Every lesson once, disturbed, in groups of like length of about ``batch_tokens``.
 
     An epoch is a function of the seed and its number alone, so that a run that goes on sees what it would have seen.
     """
-    epoch = 0
-    while True:
-        rng = np.random.default_rng([settings.seed, epoch])
-        found = [
-            example
-            for lesson in lessons
-            for example in examples(script, lesson, settings.window_tokens, disturb(lesson, settings, rng))
-        ]
-        # Like lengths together waste no padding; a little noise keeps the same neighbours from meeting every time.
-        found.sort(key=lambda example: len(example.tokens) * rng.uniform(0.9, 1.1))
-        groups, group = [], []
-        for example in found:
-            if group and (len(group) + 1) * max(len(e.tokens) for e in [*group, example]) > settings.batch_tokens:
-                groups.append(group)
-                group = []
-            group.append(example)
-        groups.append(group)
-        for index in rng.permutation(len(groups)):
-            if skip:
-                skip -= 1
-            else:
-                yield groups[index]
-        epoch += 1
+    rng = np.random.default_rng([settings.seed, epoch])
+    found = [
+        example
+        for lesson in lessons
+        for example in examples(script, lesson, settings.window_tokens, disturb(lesson, settings, rng))
+    ]
+    # Like lengths together waste no padding; a little noise keeps the same neighbours from meeting every time.
+    found.sort(key=lambda example: len(example.tokens) * rng.uniform(0.9, 1.1))
+    groups, group = [], []
+    for example in found:
+        if group and (len(group) + 1) * max(len(e.tokens) for e in [*group, example]) > settings.batch_tokens:
+            groups.append(group)
+            group = []
+        group.append(example)
+    groups.append(group)
+    for index in rng.permutation(len(groups)):
+        yield groups[index]
+
+
+def batches(script: Script, lessons: Sequence[Lesson], settings: Settings, skip: int = 0) -> Iterator[list[Example]]:
+    """The batches of endless epochs; the first ones are skipped."""
+    epochs = (epoch_batches(script, lessons, settings, epoch) for epoch in count())
+    yield from islice(chain.from_iterable(epochs), skip, None)
 
 
 def batch_logits(model: nn.Module, alphabet: Tensor, group: Sequence[Example]) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,10 @@
 frame: truth and what each party says), `judged_chunks.csv` (one row a verified chunk), `acceptance_pattern.json` (the
 same in order, for replay) and `referee.json` (the numbers drawn from them); beside the draft's weights, the learned
 policy; and `reasoner_lossless.json`, the proof that 100 utterances were decided as the reasoner alone wrote them.
-``--summarise`` makes only `referee.json` again, ``--lossless N`` only the proof, for N utterances. Judged recordings
-are kept in the run's folder: an interrupted command goes on where it was.
+``--summarise`` makes only `referee.json` again, ``--lossless N`` only the proof, for N utterances. ``--unseen ADAPTER``
+judges the test prompts with an adapter that never heard their speaker, nor did probe and draft, and writes
+`judged_frames_unseen.csv.gz` and `referee_unseen.json`; the adapter itself is not kept (all models together stay under
+24 MiB). Judged recordings are kept in the run's folder: an interrupted command goes on where it was.
 
 Truth, the forced alignment, is the referee: neither draft nor judge sees it.
 """
@@ -49,7 +51,6 @@ from specsync_lib.features import Word, load_whisper, transcribe
 from specsync_lib.files import atomic_path
 from specsync_lib.reasoner import (
     MODEL_DIR,
-    UNSEEN_SPEAKER_ADAPTER,
     ChunkEvidence,
     Reasoner,
     ReasonerStream,
@@ -63,9 +64,12 @@ from specsync_lib.referee_numbers import (
     PATTERN_FILE,
     REFEREE_FILE,
     THRESHOLD,
+    UNSEEN_FILE,
+    UNSEEN_FRAMES_FILE,
     acceptance_pattern,
     judged_tables,
     summarise,
+    unseen_facts,
 )
 from specsync_lib.summary import write_json
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
@@ -73,13 +77,12 @@ from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 WORDS_FILE = MEASUREMENTS / "heard_words.csv"
 LOSSLESS_FILE = MEASUREMENTS / "reasoner_lossless.json"
 
-# Who was heard in training: draft, probe and adapter of each speaker row; and what is run for it.
-SPEAKERS = {
-    "trained": ("draft", "teacher", "adapter"),
-    "unseen": ("draft_unseen_speaker", "teacher_unseen_speaker", UNSEEN_SPEAKER_ADAPTER),
-}
+DRAFT, PROBE, ADAPTER = "draft", "teacher", "adapter"  # that heard the corpus' speaker
+UNSEEN_PROBE = "teacher_unseen_speaker"  # that did not
 LOSSLESS_UTTERANCES = 100  # of the whole command; those of the test split are judged token by token anyway
-RUNS_OF = {"trained": ("exact", "guessed", "lenient", "alone", "without_probe"), "unseen": ("exact", "lenient")}
+HUMAN_SOURCES = "speech-"  # how the names of lessons from human speech begin
+UNSEEN_ALONE_UTTERANCES = 40  # of the unseen speaker's, judged token by token too
+TRAINED_RUNS = ("exact", "guessed", "lenient", "alone", "without_probe")
 
 
 # -------------------------------------------------------------------------------------------------- one recording
@@ -274,18 +277,19 @@ def heard_words(prompts: Sequence[Prompt], path: Path = WORDS_FILE) -> pd.DataFr
     return known[known["utterance"].isin(names) & (known["text"] != "")]
 
 
-def gather(prompts: Iterable[Prompt], draft_name: str, probe_name: str, words: pd.DataFrame) -> list[Recording]:
-    """Draft, probe and evidence of prompts, with their truth."""
-    weights, probe, recordings = load_draft(draft_name), teacher_plan(probe_name), []
+def gather(prompts: Iterable[Prompt], draft_name: str | None, probe_name: str, words: pd.DataFrame) -> list[Recording]:
+    """Draft, probe and evidence of prompts, with their truth; without a draft's name the probe's plan is the draft."""
+    weights, probe, recordings = draft_name and load_draft(draft_name), teacher_plan(probe_name), []
     heard = {name: [Word(*row) for row in rows.to_numpy()[:, 1:]] for name, rows in words.groupby("utterance")}
     for prompt in tqdm(list(prompts), desc="gathering", unit="utterance"):
         samples, truth = load_audio(prompt.path).samples, aligned(prompt).visemes.astype(int)
-        probabilities = probe(samples).probabilities.astype(np.float32)
+        heard_by_probe = probe(samples)
+        probabilities = heard_by_probe.probabilities.astype(np.float32)
         recordings.append(
             Recording(
                 prompt.name,
                 truth,
-                draft_plan(samples, weights),
+                draft_plan(samples, weights) if weights else heard_by_probe,
                 evaluation.frame_energy(samples, len(truth)),
                 probabilities,
                 gather_evidence(samples, heard.get(prompt.name, []), probabilities),
@@ -318,13 +322,17 @@ def judge_all(
 
 
 def frame_rows(
-    recording: Recording, judged: Judged, policy: AcceptancePolicy, temperature: float, **plans: Judged
+    recording: Recording, judged: Judged, policy: AcceptancePolicy | None, temperature: float, **plans: Judged
 ) -> pd.DataFrame:
-    """One row a frame: truth, the draft with both confidences, the judge's rows and plans, any further plans."""
+    """One row a frame: truth, the draft with both confidences, the judge's rows and plans, any further plans.
+
+    Without a policy there is no recalibrated confidence.
+    """
     drafted, frames = recording.draft.plan.visemes.astype(int), np.arange(len(recording.truth))
+    features = frame_features(recording.draft, recording.energy)
     shares = {
         "confidence": recording.draft.confidence,
-        "recalibrated": policy.lenient(frame_features(recording.draft, recording.energy)),
+        **({"recalibrated": policy.lenient(features)} if policy else {}),
         "energy": recording.energy,
         "judge_of_draft": judged.first_rows[frames, drafted],
         "judge_confidence": at_temperature(judged.last_rows, temperature)[frames, judged.tokens],
@@ -345,13 +353,11 @@ def frame_rows(
 def chunk_rows(
     recording: Recording,
     judged: Judged,
-    policy: AcceptancePolicy,
+    policy: AcceptancePolicy | None,
     lenient: Judged | None = None,
     guessed: Judged | None = None,
 ) -> pd.DataFrame:
     """One row a chunk of a recording: what the exact rule did, where the draft did not stand, what was expected."""
-    features = frame_features(recording.draft, recording.energy)
-    rejection = policy.any_rejection(features, chunk_of(np.arange(len(features))))
     confidence = [recording.draft.confidence[frames].min() for frames in recording.chunks]
     table = pd.DataFrame(
         {
@@ -363,10 +369,12 @@ def chunk_rows(
             "classic_passes": [classic_passes(verdict.accepted) for verdict in judged.verdicts],
             "rejected": [places(verdict) for verdict in judged.verdicts],
             "fallbacks": [verdict.fallbacks for verdict in judged.verdicts],
-            "any_rejection": rejection.round(5),
-            "least_confidence": np.round(confidence, 5),
         }
     )
+    if policy is not None:
+        features = frame_features(recording.draft, recording.energy)
+        table["any_rejection"] = policy.any_rejection(features, chunk_of(np.arange(len(features)))).round(5)
+    table["least_confidence"] = np.round(confidence, 5)
     if lenient is not None:
         table["lenient_rejected"] = [places(verdict) for verdict in lenient.verdicts]
     if guessed is not None:
@@ -381,7 +389,7 @@ def places(verdict: ChunkVerdict) -> str:
 
 @dataclass(frozen=True)
 class Findings:
-    """What judging one row of SPEAKERS gave: the frame table, the chunk table, the learned policy, the judge's own
+    """What judging both splits gave: the frame table, the chunk table, the learned policy, the judge's own
     temperature (fitted on validation), and processor seconds by run."""
 
     frames: pd.DataFrame
@@ -423,45 +431,44 @@ def judge_splits(
     return Findings(*(pd.concat(rows, ignore_index=True) for rows in (frames, chunks)), policy, temperature, seconds)
 
 
-def run_folder(speaker: str, words: pd.DataFrame) -> tuple[Path, str]:
-    """Where a speaker row's judged recordings are kept, by all that they follow from, and the adapter's sha256.
+def run_folder(label: str, adapter: Path, weights: Sequence[str], words: pd.DataFrame) -> tuple[Path, str]:
+    """Where recordings judged with an adapter are kept, by all that they follow from, and the adapter's sha256.
+
+    weights: names of the draft and the probe.
 
     Raises
     ------
     InputError : a file of weights is absent.
     """
-    draft_name, probe_name, adapter = SPEAKERS[speaker]
-    weights, settings = (MODEL_DIR / adapter / name for name in ("adapter_model.safetensors", "reasoner.json"))
+    tensors, settings = (adapter / name for name in ("adapter_model.safetensors", "reasoner.json"))
     digest = hashlib.sha256(words.to_csv(index=False).encode())
     for path in (
-        weights,
+        tensors,
         settings,
-        *(DRAFT_DIR / f"{name}.safetensors" for name in (draft_name, probe_name)),
+        *(DRAFT_DIR / f"{name}.safetensors" for name in weights),
         *(Path(module.__file__) for module in (acceptance, reasoner)),
     ):
         if not path.is_file():
             raise InputError(f"{provenance.display_path(path)}: no such file; restore it or train it")
         digest.update(path.read_bytes())
-    folder = provenance.RUN_DIR / "referee" / f"{speaker}-{digest.hexdigest()[:12]}"
-    return folder, hashlib.sha256(weights.read_bytes()).hexdigest()
+    folder = provenance.RUN_DIR / "referee" / f"{label}-{digest.hexdigest()[:12]}"
+    return folder, hashlib.sha256(tensors.read_bytes()).hexdigest()
 
 
 def judge_again(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
     """The plans that the reasoner commits now for some prompts: what the committed table must hold for them."""
-    draft_name, probe_name, adapter = SPEAKERS["trained"]
-    model = load_reasoner(adapter=adapter)
-    recordings = gather(prompts, draft_name, probe_name, heard_words(prompts))
+    model = load_reasoner(adapter=ADAPTER)
+    recordings = gather(prompts, DRAFT, PROBE, heard_words(prompts))
     return {each.name: [VISEMES[token] for token in judge(model, each).tokens] for each in recordings}
 
 
 def prove_lossless(count: int) -> dict:
     """Decide the first ``count`` prompts (test, then validation) exactly, and token by token: are they equal?"""
-    draft_name, probe_name, adapter = SPEAKERS["trained"]
     prompts = [*human_prompts("test"), *human_prompts("validation")][:count]
     words = heard_words([*human_prompts("validation"), *human_prompts("test")])
-    folder, digest = run_folder("trained", words)
-    model = load_reasoner(adapter=adapter)
-    recordings = gather(prompts, draft_name, probe_name, words)
+    folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, (DRAFT, PROBE), words)
+    model = load_reasoner(adapter=ADAPTER)
+    recordings = gather(prompts, DRAFT, PROBE, words)
     exact, alone = (judge_all(model, recordings, run, folder, "lossless:") for run in ("exact", "alone"))
     pairs = list(zip(recordings, exact, alone, strict=True))
     different = [each.name for each, one, other in pairs if (one.tokens != other.tokens).any()]
@@ -496,11 +503,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m specsync_lib.referee", description=main.__doc__)
     parser.add_argument("--lossless", type=int, metavar="N", help="only prove N utterances equal to plain decoding")
     parser.add_argument("--summarise", action="store_true", help="only make referee.json again from the tables")
+    parser.add_argument(
+        "--unseen", type=Path, metavar="ADAPTER", help="only judge the unseen speaker, with this folder"
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(provenance.usable_cores())
     try:
         if options.lossless is not None:
             write_json(LOSSLESS_FILE, prove_lossless(options.lossless))
+        elif options.unseen is not None:
+            judge_unseen(options.unseen)
         elif options.summarise:
             frames, chunks = judged_tables()
             judging = json.loads(REFEREE_FILE.read_text(encoding="utf-8"))["judging"]
@@ -517,31 +529,95 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def judge_and_write() -> None:
     """The whole command: judge, keep tables and policy, summarise."""
     words = heard_words([*human_prompts("validation"), *human_prompts("test")])
-    tables, judging = [], {}
-    for speaker, (draft_name, probe_name, adapter) in SPEAKERS.items():
-        if speaker != "trained" and not (MODEL_DIR / adapter).is_dir():
-            print(f"row {speaker!r} is left out: no {provenance.display_path(MODEL_DIR / adapter)}", file=sys.stderr)
-            continue
-        folder, digest = run_folder(speaker, words)
-        validation, test = (
-            gather(human_prompts(split), draft_name, probe_name, words) for split in ("validation", "test")
-        )
-        model = load_reasoner(adapter=adapter)
-        found = judge_splits(model, validation, test, RUNS_OF[speaker], folder, f"{speaker}:")
-        if speaker == "trained":
-            found.policy.save(fitted_on="validation split", adapter_sha256=digest, commit=provenance.commit())
-        tables.append((found.frames.assign(speaker=speaker), found.chunks.assign(speaker=speaker)))
-        judging[speaker] = {
+    folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, (DRAFT, PROBE), words)
+    validation, test = (gather(human_prompts(split), DRAFT, PROBE, words) for split in ("validation", "test"))
+    model = load_reasoner(adapter=ADAPTER)
+    found = judge_splits(model, validation, test, TRAINED_RUNS, folder, "trained:")
+    found.policy.save(fitted_on="validation split", adapter_sha256=digest, commit=provenance.commit())
+    judging = {
+        "trained": {
             "reasoner": model.name,
-            "adapter": adapter,
+            "adapter": ADAPTER,
             "adapter_sha256": digest,
             "judge_temperature_on_validation": round(found.temperature, 4),
             "processor_seconds": found.seconds,
         }
-    write_tables(*(pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True)))
+    }
+    write_tables(found.frames.assign(speaker="trained"), found.chunks.assign(speaker="trained"))
     frames, chunks = judged_tables()
     write_json(PATTERN_FILE, acceptance_pattern(chunks, judging))
     write_json(REFEREE_FILE, summarise(frames, chunks, judging))
+
+
+def strange_training(adapter: Path) -> dict:
+    """What an adapter that is to be strange to the corpus' speaker learned from: the facts of its training.json.
+
+    Raises
+    ------
+    InputError : it heard the speaker, or it does not say whom it heard.
+    """
+    path = adapter / "training.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        sources = facts["sources"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: does not tell whom the adapter heard ({error!r}); train it again") from error
+    if human := [source for source in sources if source.startswith(HUMAN_SOURCES)]:
+        raise InputError(f"adapter {adapter}: it heard {', '.join(human)}; give one that heard synthetic voices only")
+    names = ("sources", "lessons", "frames", "steps", "tokens", "seconds", "device", "settings")
+    return {name: facts[name] for name in names if name in facts}
+
+
+def judge_strangers(
+    model: Reasoner, recordings: Sequence[Recording], folder: Path, alone: int, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
+    """Judge recordings whose speaker nobody heard: the frame table, the chunk table, processor seconds by run.
+
+    alone: of how many recordings, drawn at random, the plan is also written token by token; missing for the others.
+    """
+    exact = judge_all(model, recordings, "exact", folder, "unseen:")
+    count = min(alone, len(recordings))
+    drawn = sorted(np.random.default_rng(seed).choice(len(recordings), count, replace=False).tolist())
+    written = dict(
+        zip(drawn, judge_all(model, [recordings[k] for k in drawn], "alone", folder, "unseen:"), strict=True)
+    )
+    frames, chunks = [], []
+    for index, (each, judged) in enumerate(zip(recordings, exact, strict=True)):
+        plans = {"alone": written[index]} if index in written else {}
+        # Rows are at the adapter's own temperature: none is fitted, for that would take speech of this speaker.
+        frames.append(frame_rows(each, judged, None, 1.0, **plans))
+        chunks.append(chunk_rows(each, judged, None))
+    seconds = {
+        run: round(sum(each.seconds for each in results), 1)
+        for run, results in (("exact", exact), ("alone", written.values()))
+    }
+    tables = (pd.concat(rows, ignore_index=True).assign(split="test", speaker="unseen") for rows in (frames, chunks))
+    return *tables, seconds
+
+
+def judge_unseen(adapter: Path, alone: int = UNSEEN_ALONE_UTTERANCES) -> None:
+    """The unseen speaker's rows: the test prompts, judged with an adapter and a probe that never heard her."""
+    training = strange_training(adapter)
+    prompts = human_prompts("test")
+    words = heard_words(prompts)
+    folder, digest = run_folder("unseen", adapter, (UNSEEN_PROBE,), words)
+    model = load_reasoner(adapter=adapter.resolve())
+    frames, chunks, seconds = judge_strangers(model, gather(prompts, None, UNSEEN_PROBE, words), folder, alone)
+    with atomic_path(UNSEEN_FRAMES_FILE) as temporary:
+        frames.to_csv(temporary, index=False, compression={"method": "gzip", "mtime": 0})
+    judging = {
+        "reasoner": model.name,
+        "adapter_sha256": digest,
+        "adapter_is_kept": False,
+        "adapter_temperature": model.temperature,
+        "adapter_training": training,
+        "probe": UNSEEN_PROBE,
+        "processor_seconds": seconds,
+    }
+    card = json.loads((DRAFT_DIR / "metrics.json").read_text(encoding="utf-8"))
+    facts = unseen_facts(pd.read_csv(UNSEEN_FRAMES_FILE), chunks, judging, card)
+    facts["provenance"]["command"] = "python -m specsync_lib.referee --unseen ADAPTER"
+    write_json(UNSEEN_FILE, facts)
 
 
 def write_tables(frames: pd.DataFrame, chunks: pd.DataFrame) -> None:

@@ -7,6 +7,7 @@ one_pass, committed and where they were run lenient, alone, without_probe; confi
 judge_of_draft (what the judge gave the draft's viseme), energy. A chunk table: see `referee.chunk_rows`.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 
@@ -33,6 +34,7 @@ from specsync_lib.units import VIDEO_FPS, VISEMES
 MEASUREMENTS = provenance.PROJECT_ROOT / "data" / "measurements"
 FRAMES_FILE, CHUNKS_FILE = MEASUREMENTS / "judged_frames.csv.gz", MEASUREMENTS / "judged_chunks.csv"
 REFEREE_FILE, PATTERN_FILE = MEASUREMENTS / "referee.json", MEASUREMENTS / "acceptance_pattern.json"
+UNSEEN_FILE, UNSEEN_FRAMES_FILE = MEASUREMENTS / "referee_unseen.json", MEASUREMENTS / "judged_frames_unseen.csv.gz"
 
 THRESHOLD = 0.85  # the source report's
 SAME_DRAFT = 0.999  # another machine's arithmetic may turn a tie
@@ -51,6 +53,7 @@ PARTIES = {
     "committed, exact greedy": "committed",
     "committed, lenient at 0.85": "lenient",
 }
+OVER_THE_PROBE = "reasoner, one pass over the probe's plan"  # where the probe is the draft
 PARTIES_BY_COLUMN = {column: what for what, column in PARTIES.items()}
 
 
@@ -88,8 +91,8 @@ def verdicts_of(frames: pd.DataFrame) -> pd.DataFrame:
     return frames.assign(exact=draft == plan, lenient_verdict=lenient)
 
 
-def acceptance_facts(test: pd.DataFrame, validation: pd.DataFrame, confidence: str, rng: np.random.Generator) -> dict:
-    """Acceptance by the judge at THRESHOLD for one of the two confidences, its calibration, and what bounds it."""
+def threshold_facts(test: pd.DataFrame, confidence: str, rng: np.random.Generator) -> dict:
+    """Acceptance by the judge at THRESHOLD of a confidence, with coverage, calibration and a bound on bad accepts."""
     values, utterance = test[confidence].to_numpy(), test["utterance"].to_numpy()
     lenient, exact = (
         at_threshold(acceptance_table(values, test[rule].to_numpy(), utterance, rng=rng), THRESHOLD)
@@ -97,6 +100,18 @@ def acceptance_facts(test: pd.DataFrame, validation: pd.DataFrame, confidence: s
     )
     bad = ~test["lenient_verdict"].to_numpy()
     error = expected_calibration_error(values, ~bad, utterance, rng=rng)
+    return {
+        **_row("lenient", lenient, "acceptance"),
+        **_row("exact_greedy", exact, "acceptance"),
+        **_row("coverage", lenient, "coverage"),
+        **interval("ece", error),
+        "bad_accepts": asdict(bad_accept_bound(bad, values >= THRESHOLD, utterance)),
+    }
+
+
+def acceptance_facts(test: pd.DataFrame, validation: pd.DataFrame, confidence: str, rng: np.random.Generator) -> dict:
+    """`threshold_facts` of one of the two confidences, and the threshold that validation speech calls for."""
+    values, bad = test[confidence].to_numpy(), ~test["lenient_verdict"].to_numpy()
     chosen = conformal_threshold(
         ~validation["lenient_verdict"].to_numpy(),
         validation[confidence].to_numpy(),
@@ -106,11 +121,7 @@ def acceptance_facts(test: pd.DataFrame, validation: pd.DataFrame, confidence: s
     )
     covered = values >= chosen
     return {
-        **_row("lenient", lenient, "acceptance"),
-        **_row("exact_greedy", exact, "acceptance"),
-        **_row("coverage", lenient, "coverage"),
-        **interval("ece", error),
-        "bad_accepts": asdict(bad_accept_bound(bad, values >= THRESHOLD, utterance)),
+        **threshold_facts(test, confidence, rng),
         "conformal": {
             "risk": RISK,
             "threshold": chosen,
@@ -230,8 +241,19 @@ def acceptance_sweep(frames: pd.DataFrame, confidence: str, rng: np.random.Gener
     return exact.join(near.rename(columns=lambda name: name.replace("acceptance", "within_one_frame")))
 
 
+def record_unseen() -> None:
+    """Record the unseen speaker's key for the running notebook, where that was measured."""
+    if UNSEEN_FILE.is_file():
+        table = json.loads(UNSEEN_FILE.read_text(encoding="utf-8"))["table"]
+        row = next(row for row in table if row["what"] == PARTIES_BY_COLUMN["committed"])
+        value, low, high = (row[f"accuracy{end}"] for end in ("", "_low", "_high"))
+        key = "reasoner.accuracy_unseen_speaker"
+        record(key, value, "fraction", "measured", UNSEEN_FILE, low, high, row["n_utterances"])
+
+
 def record_headlines(facts: dict) -> None:
     """Record the summary's reasoner and acceptance keys for the running notebook, from `referee.json`."""
+    record_unseen()
     trained = facts["speakers"]["trained"]
     n = trained["passes"]["n_utterances"]
     target = next(
@@ -298,6 +320,77 @@ def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: i
         "speakers": by_speaker,
     }
 
+
+def unseen_facts(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, card: dict, seed: int = 0) -> dict:
+    """Every number of `referee_unseen.json`.
+
+    Parameters
+    ----------
+    frames : test rows with speaker "unseen" whose draft is the probe's plan; alone is missing where it was not run.
+    chunks : the verified chunks of the same rows.
+    card : the draft's metrics.json, for the draft that never heard the speaker: its weights are not kept.
+    """
+    rng = np.random.default_rng(seed)
+    frames = verdicts_of(frames)
+    whole = referee_table(with_simple_rules(frames).drop(columns=["draft", "alone"]), rng)
+    alone = frames[frames["alone"].notna()]
+    part = referee_table(alone.drop(columns=["draft", "one_pass", "committed"]), rng)
+    part = part[part["what"] == PARTIES_BY_COLUMN["alone"]]
+    table = pd.concat([whole, part], ignore_index=True).replace({PARTIES_BY_COLUMN["one_pass"]: OVER_THE_PROBE})
+    own = {"source": provenance.display_path(UNSEEN_FRAMES_FILE)}
+    from_card = {f"accuracy{end}": card[f"accuracy_unseen_speaker{end}"] for end in ("", "_low", "_high")}
+    drafts = {
+        "speaker": "unseen",
+        "what": PARTIES_BY_COLUMN["draft"],
+        **from_card,
+        **{f"within_one_frame{end}": None for end in ("", "_low", "_high")},  # was not measured
+        **{f"n_{what}": card[f"n_{what}_unseen_speaker"] for what in ("utterances", "frames")},
+        "label": "measured",
+        "source": "data/models/draft/metrics.json",
+    }
+    utterance, truth = frames["utterance"].to_numpy(), frames["truth"]
+    right = {name: (frames[name] == truth).to_numpy() for name in ("committed", "probe")}
+    same = (alone["alone"] == alone["committed"]).groupby(alone["utterance"]).all()
+    error = expected_calibration_error(frames["judge_confidence"].to_numpy(), right["committed"], utterance, rng=rng)
+    return {
+        "provenance": {**provenance.machine(), "label": "measured"},
+        "definitions": UNSEEN_DEFINITIONS,
+        "judging": judging,
+        "table": [drafts, *(row | own for row in table.to_dict("records"))],
+        "gain_over_probe": interval(
+            "accuracy", bootstrap_by_group(1.0 * right["committed"] - right["probe"], utterance, rng=rng)
+        ),
+        "agreement": interval("exact", bootstrap_by_group(frames["exact"].to_numpy(), utterance, rng=rng))
+        | interval("lenient", bootstrap_by_group(frames["lenient_verdict"].to_numpy(), utterance, rng=rng)),
+        "probe_confidence": threshold_facts(frames, "confidence", rng),
+        "passes": pass_facts(chunks, rng),
+        "judge_calibration": interval("ece", error),
+        "equal_to_token_by_token": {"equal": int(same.sum()), "n_utterances": len(same)},
+    }
+
+
+def with_unseen(table: pd.DataFrame) -> pd.DataFrame:
+    """The referee table with the unseen speaker's rows below it, where those were measured."""
+    if not UNSEEN_FILE.is_file():
+        return table
+    unseen = pd.DataFrame(json.loads(UNSEEN_FILE.read_text(encoding="utf-8"))["table"])
+    numeric = [name for name in unseen if name.startswith("within_one_frame")]
+    return pd.concat([table, unseen.astype(dict.fromkeys(numeric, float))], ignore_index=True)
+
+
+UNSEEN_DEFINITIONS = {
+    "unseen": "the corpus' speaker, whom neither adapter nor probe nor draft heard in training: all learned from other "
+    "voices; held-out test prompts",
+    "draft": "its weights are not kept: the row is its model card's, over the whole corpus",
+    "judge": "the reasoner's own greedy plan, as the exact rule commits it; the draft that it verifies is the probe's "
+    "plan; every interval is 95 % by utterance",
+    "majority class, energy threshold": "fitted on the speaker's training prompts, as in referee.json",
+    "token by token": "on a random sample of the utterances; equal_to_token_by_token compares it with the exact rule's",
+    "probe_confidence": f"acceptance of the probe's plan where its own confidence is at least {THRESHOLD}; lenient: "
+    "the judge names the viseme within ±1 frame; exact_greedy: for the same frame",
+    "judge_calibration": "at the temperature that the adapter has; nothing is fitted on this speaker",
+    "passes": "verified: the exact rule, the probe's plan as the draft",
+}
 
 DEFINITIONS = {
     "judge": "the reasoner's own greedy plan, as the exact rule commits it; every interval is 95 % by utterance",

@@ -141,6 +141,7 @@ READINGS = {
     "acceptance.by_draft_confidence_coverage_at_085": "frames at or above 0.85 of the draft's own confidence",
     "acceptance.bad_accept_bound": "accepted against truth: at most, 95 % bound",
     "reasoner.accuracy": "frame accuracy of the language model's own plan",
+    "reasoner.accuracy_unseen_speaker": "the same, unseen speaker, a judge of synthetic voices",
     "reasoner.passes_ratio": "its passes over those of token by token, the probe's guess first",
     "reasoner.passes_ratio_from_draft": "its passes over those of token by token, from the draft",
     "slider.redraw_p95_ms": "the slider follows within, p95",

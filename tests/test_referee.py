@@ -1,5 +1,6 @@
 """The judge before its referee: runs on a toy judge, the tables' numbers by hand, and SmolLM2 against itself."""
 
+import json
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -326,6 +327,131 @@ def test_the_sweep_and_the_headlines_are_the_summarys_numbers(found, monkeypatch
     assert recorded["reasoner.passes_ratio"] == facts["speakers"]["trained"]["passes"]["guessed_ratio"]
     assert recorded["acceptance.bad_accept_bound"] > 1 - likely["lenient"]
     assert facts["speakers"]["trained"]["equal_to_token_by_token"] == {"equal": 8, "n_utterances": 8}
+
+
+# ------------------------------------------------------------------------------------------------- unseen speakers
+
+
+CARD = {
+    **{f"accuracy_unseen_speaker{end}": value for end, value in (("", 0.61), ("_low", 0.6), ("_high", 0.62))},
+    "n_utterances_unseen_speaker": 545,
+    "n_frames_unseen_speaker": 40590,
+}
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
+    """Eight utterances whose draft is the probe's own plan; three of them are also written token by token."""
+    recordings = []
+    for seed in range(8):
+        each = toy_recording(f"u{seed}", 20 + 7 * (seed % 5), seed)
+        recordings.append(replace(each, draft=DraftPlan(each.probe, each.probe.max(1), np.zeros(len(each.truth)))))
+    folder = tmp_path_factory.mktemp("strangers")
+    return referee.judge_strangers(ToyReasoner(), recordings, folder, alone=3)
+
+
+@pytest.fixture
+def unseen(strangers, tmp_path, monkeypatch) -> dict:
+    """The facts of the unseen speaker, from the frame table as it comes back from its file."""
+    frames, chunks, _ = strangers
+    monkeypatch.setattr(
+        referee_numbers, "with_simple_rules", lambda frames: frames.assign(majority="sil", energy_rule="aa")
+    )
+    frames.to_csv(tmp_path / "frames.csv", index=False)
+    return referee_numbers.unseen_facts(pd.read_csv(tmp_path / "frames.csv"), chunks, {}, CARD)
+
+
+def test_the_unseen_speakers_table_is_the_share_of_right_frames(unseen, strangers):
+    frames, chunks, seconds = strangers
+    rows = {row["what"]: row for row in unseen["table"]}
+    assert len(rows) == len(unseen["table"]) and {row["speaker"] for row in unseen["table"]} == {"unseen"}
+    columns = {
+        "Whisper-encoder probe": "probe",
+        referee_numbers.OVER_THE_PROBE: "one_pass",
+        "committed, exact greedy": "committed",
+        "majority class": None,
+    }
+    for what, column in columns.items():
+        plan = frames[column] if column else "sil"
+        assert rows[what]["accuracy"] == pytest.approx((plan == frames["truth"]).mean(), abs=1e-5)
+        assert (rows[what]["n_utterances"], rows[what]["n_frames"]) == (8, len(frames))
+        assert rows[what]["accuracy_low"] <= rows[what]["accuracy"] <= rows[what]["within_one_frame"]
+    alone = frames[frames["alone"].notna()]
+    assert alone["utterance"].nunique() == rows["reasoner, token by token"]["n_utterances"] == 3
+    assert rows["reasoner, token by token"]["accuracy"] == pytest.approx(
+        (alone["alone"] == alone["truth"]).mean(), abs=1e-5
+    )
+    assert unseen["equal_to_token_by_token"] == {"equal": 3, "n_utterances": 3}
+    assert unseen["gain_over_probe"]["accuracy"] == pytest.approx(
+        rows["committed, exact greedy"]["accuracy"] - rows["Whisper-encoder probe"]["accuracy"], abs=2e-5
+    )
+    assert "any_rejection" not in chunks and set(seconds) == {"exact", "alone"}
+    assert unseen["passes"]["verified_ratio"] == pytest.approx(
+        chunks["frames"].sum() / chunks["passes"].sum(), abs=1e-4
+    )
+    assert json.loads(json.dumps(unseen, allow_nan=False)) == unseen
+
+
+def test_the_unseen_draft_is_its_cards(unseen):
+    (draft,) = [row for row in unseen["table"] if row["what"] == "draft"]
+    assert (draft["accuracy"], draft["n_utterances"], draft["within_one_frame"]) == (0.61, 545, None)
+    assert draft["source"] == "data/models/draft/metrics.json"
+    assert all("judged_frames_unseen" in row["source"] for row in unseen["table"] if row is not draft)
+
+
+def test_the_probes_confidence_is_the_unseen_acceptance(unseen, strangers):
+    frames, _, _ = strangers
+    covered = frames[frames["confidence"] >= 0.85]
+    assert (frames["draft"] == frames["probe"]).all()
+    assert unseen["probe_confidence"]["coverage"] == pytest.approx(len(covered) / len(frames), abs=1e-4)
+    exact = (covered["draft"] == covered["committed"]).mean()
+    assert unseen["probe_confidence"]["exact_greedy"] == pytest.approx(exact, abs=1e-4)
+    assert unseen["agreement"]["exact"] <= unseen["agreement"]["lenient"]
+
+
+def test_both_speakers_stand_in_one_table(unseen, found, tmp_path, monkeypatch):
+    frames, _ = numbers_of(found)
+    trained = referee_table(frames, np.random.default_rng(0))
+    monkeypatch.setattr(referee_numbers, "UNSEEN_FILE", tmp_path / "unseen.json")
+    assert referee_numbers.with_unseen(trained) is trained
+    (tmp_path / "unseen.json").write_text(json.dumps(unseen))
+    both = referee_numbers.with_unseen(trained)
+    assert len(both) == len(trained) + len(unseen["table"]) and both["within_one_frame"].dtype == float
+    recorded = {}
+    monkeypatch.setattr(referee_numbers, "record", lambda key, value, *rest, **more: recorded.update({key: value}))
+    referee_numbers.record_unseen()
+    assert recorded["reasoner.accuracy_unseen_speaker"] == unseen["table"][-2]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ('{"sources": ["piper", "speech-en"]}', "it heard speech-en"),
+        ("{}", "does not tell whom"),
+        ("no json", "does not tell whom"),
+        (None, "does not tell whom"),
+    ],
+)
+def test_an_adapter_that_may_have_heard_the_speaker_is_refused(tmp_path, capsys, training, message):
+    if training is not None:
+        (tmp_path / "training.json").write_text(training)
+    assert referee.main(["--unseen", str(tmp_path)]) == InputError.EXIT_CODE
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_the_committed_unseen_rows_are_of_an_adapter_that_heard_no_human():
+    if not referee_numbers.UNSEEN_FILE.is_file():
+        pytest.skip("the unseen speaker is not measured")
+    facts = json.loads(referee_numbers.UNSEEN_FILE.read_text(encoding="utf-8"))
+    assert facts["judging"]["adapter_training"]["sources"]
+    assert not any(source.startswith("speech") for source in facts["judging"]["adapter_training"]["sources"])
+    frames = pd.read_csv(referee_numbers.UNSEEN_FRAMES_FILE)
+    committed = next(row for row in facts["table"] if row["what"] == "committed, exact greedy")
+    assert committed["accuracy"] == pytest.approx((frames["committed"] == frames["truth"]).mean(), abs=1e-5)
+    assert committed["n_frames"] == len(frames) and frames["utterance"].nunique() == committed["n_utterances"]
+    equal = facts["equal_to_token_by_token"]
+    assert equal["equal"] == equal["n_utterances"] > 0
 
 
 def test_tables_that_are_absent_are_one_line(tmp_path, monkeypatch):
