@@ -75,7 +75,7 @@ def load_face(head: "Head", source: str = "wan-mini") -> FaceGenerator:
     InputError: the checkpoint is absent or unfit.
     """
     reference = cut(head.render(np.zeros(52, np.float32)), FACE_BOX, wan.MODELS[source].region_px)
-    return FaceGenerator(wan.load_vae(source), wan.load_transformer(source), reference)
+    return FaceGenerator(wan.lean_decoder(wan.load_vae(source)), wan.load_transformer(source), reference)
 
 
 def kernel_drafts(samples: np.ndarray, face: FaceGenerator) -> Drafts:

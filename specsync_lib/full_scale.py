@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from specsync_lib import real_shape
+from specsync_lib import real_shape, wan
 from specsync_lib.errors import InputError
 from specsync_lib.latency_numbers import paced_numbers, run_numbers, spread, stage_numbers
 from specsync_lib.pipeline import (
@@ -50,7 +50,14 @@ from specsync_lib.real_shape import (
     ShapeReasoner,
     Shapes,
 )
-from specsync_lib.simulate import LATE_POLICIES, POLICIES, ChunkPattern, measured_pattern, random_pattern
+from specsync_lib.simulate import (
+    LATE_POLICIES,
+    POLICIES,
+    ChunkPattern,
+    measured_pattern,
+    random_pattern,
+    written_pattern,
+)
 from specsync_lib.summary import write_json
 from specsync_lib.units import CHUNK_SAMPLES, FRAMES_PER_CHUNK, SAMPLE_RATE_HZ, SLOTS_PER_CHUNK, VISEMES
 
@@ -69,7 +76,10 @@ DEFAULT_CASES = {
     ("pipeline", True): ",".join(TINY.regions),
 }
 SLOWER_IN_PARTS = 1.1  # at most, for decoding slot by slot to be worth it
-SILENCE_S = 150  # a device that says nothing for so long hangs; the file has what came before
+SILENCE_S = 240  # a device that says nothing for so long hangs; the file has what came before
+# Sound, draft; generation; the two ways to an FP8 product; the reasoner in both precisions; what compilation brings.
+GROUPS = ("sound", "generation", "products", "reasoner-bf16", "reasoner-fp8")
+COMPILED = "compiled"  # a minute for each region and part: only when asked for
 LEAST_S = 15  # less is no use to a case: its graphs are captured first
 
 
@@ -181,19 +191,19 @@ def provenance(commit: str, arguments: Sequence[str], tiny: bool) -> dict[str, o
 # --- part one: every stage alone --------------------------------------------------------------------------------------
 
 
-def measure_stages(session: Session, device: torch.device, *, compiled: bool) -> None:
-    """Every stage on one device: sound, draft, generation, the reasoner in both precisions, then what is compiled."""
-    groups: dict[str, Callable[[], None]] = {
+def measure_stages(session: Session, device: torch.device, groups: Sequence[str]) -> None:
+    """Every stage on one device, group by group: :data:`GROUPS`."""
+    measures: dict[str, Callable[[], None]] = {
         "sound": partial(measure_sound, session, device),
         "generation": partial(measure_generation, session, device),
-        "FP8 products": partial(measure_fp8_products, session, device),
-        "reasoner in bf16": partial(measure_reasoner, session, device, "bf16"),
-        "reasoner in FP8": partial(measure_reasoner, session, device, "fp8"),
+        "products": partial(measure_fp8_products, session, device),
+        "reasoner-bf16": partial(measure_reasoner, session, device, "bf16"),
+        "reasoner-fp8": partial(measure_reasoner, session, device, "fp8"),
+        "compiled": partial(measure_compiled, session, device),
     }
-    if compiled:
-        groups["compiled"] = partial(measure_compiled, session, device)
     session.content |= {"stages": [], "failed": {}}
-    for name, measure in groups.items():
+    for name in groups:
+        measure = measures[name]
         if session.left() < 60:
             session.log(f"no time left for {name}")
             continue
@@ -254,10 +264,7 @@ def measure_generation(session: Session, device: torch.device) -> None:
 def decoder_model(shapes: Shapes, device: torch.device, method: real_shape.ConvMethod) -> torch.nn.Module:
     """Wan's VAE, laid out channels last, with lean convolutions."""
     vae = real_shape.build_vae(shapes, device)
-    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in vae.parameters():
-        if parameter.ndim in layouts:
-            parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
+    wan.channels_innermost(vae)
     real_shape.lean_convolutions(vae, method)
     return vae
 
@@ -328,23 +335,26 @@ def measure_reasoner(session: Session, device: torch.device, precision: real_sha
 def measure_compiled(session: Session, device: torch.device) -> None:
     """What compilation buys in a CUDA graph: the decoder and the transformer's blocks, region by region."""
     order = sorted(session.regions, key=lambda region: abs(session.regions[region][0] - 384))
+    methods: tuple[real_shape.ConvMethod, ...] = ("2d", "3d")
     transformer = real_shape.build_transformer(session.shapes, device)
     for block in transformer.blocks:
         block.compile()
-    vae = decoder_model(session.shapes, device, "3d")
+    vaes = {method: decoder_model(session.shapes, device, method) for method in methods}
     for region in order:
         size = session.regions[region]
-        for stage in ("decode", "denoise"):
+        for method in (*methods, None):
+            stage = "decode" if method else "denoise"
             if session.left() < 90:
                 session.log(f"no time left to compile {stage} at {region}")
                 return
             began = time.monotonic()
-            if stage == "decode":
+            if method:
+                vae = vaes[method]
                 call = ShapeDecoder(vae, session.shapes, chunk_latents(size, vae), compiled=True).run
             else:
                 denoiser = ShapeDenoiser(transformer, session.shapes, *size, steps=1)
                 call = lambda denoiser=denoiser: denoiser.step(0)  # noqa: E731
-            facts = {"convolution": "3d"} if stage == "decode" else {"steps": 1}
+            facts = {"convolution": method} if method else {"steps": 1}
             timing = timed(call, device, session.repeats)
             session.row(stage, timing, region=region, mode="compiled graph", **facts)
             session.log(f"compiled in {time.monotonic() - began:.0f} s, timing included")
@@ -574,8 +584,11 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     region follows: the policies over rejection rates, and a run at the pace of speech."""
     generation, reasoning = devices(setup, options.tiny)
     pattern, source = measured_pattern()
-    replayed = [{"passes": one.passes, "rejected": list(one.rejected), "guessed": one.guessed} for one in pattern]
-    session.content |= {"setup": setup, "pattern": source, "replayed": replayed, "regions": {}, "failed": {}}
+    lenient, _ = measured_pattern(lenient=True)
+    session.content |= {
+        "setup": setup, "pattern": source, "replayed": written_pattern(pattern),
+        "replayed_lenient": written_pattern(lenient), "regions": {}, "failed": {},
+    }  # fmt: skip
     session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
     models, facts = build_models(
         session.shapes, setup, generation, reasoning, convolution=options.convolution, compiled=options.compile,
@@ -593,7 +606,10 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
         session.log(f"{case.name}: {case}")
         session.save()
         try:
-            measured = measure_case(session, models, case, pattern, options, owed=bool(first), reasoning=place == 0)
+            answers = {"speculative_lenient": lenient}
+            measured = measure_case(
+                session, models, case, pattern, answers, options, owed=bool(first), reasoning=place == 0
+            )
             first = first if place else measured
             if first and not any(one.region == cases[0].region for one in cases[place + 1 :]):
                 run_policies(session, *first, options.policy_chunks)
@@ -611,13 +627,15 @@ def measure_case(
     models: Models,
     case: Case,
     pattern: Sequence[ChunkPattern],
+    answers: dict[str, Sequence[ChunkPattern]],
     options: argparse.Namespace,
     *,
     owed: bool,
     reasoning: bool,
 ) -> tuple[Stages, dict]:
-    """One case's blocks; its stages and its part of the file. owed: the policies and the pace of speech still come, and
-    need their time; reasoning: serial with reasoning tokens too."""
+    """One case's blocks; its stages and its part of the file. answers: of the modes whose judge does not follow
+    ``pattern``; owed: the policies and the pace of speech still come, and need their time; reasoning: serial with
+    reasoning tokens too."""
     parts = case.parts or parts_for(session, models, case.region)
     stages = stages_of(session.shapes, models, case.region, case.steps, pattern, parts=parts, compiled=options.compile)
     session.log(f"decoded in {parts} parts; everything captured")
@@ -629,10 +647,11 @@ def measure_case(
         "serial": case.chunks,
         "speculative": case.chunks,
         "speculative_eager": min(case.chunks, options.eager_chunks),
+        "speculative_lenient": case.chunks,
         "serial_reasoning": options.reasoning_chunks * reasoning,
     }
     owed_s = CHUNK_SAMPLES / SAMPLE_RATE_HZ * (5 * options.policy_chunks + options.paced_chunks) * owed
-    run_blocks(session, stages, result, wanted, options.block, owed_s)
+    run_blocks(session, stages, result, wanted, answers, options.block, owed_s)
     return stages, result
 
 
@@ -659,9 +678,16 @@ MODES: dict[str, Callable[..., PipelineReport]] = {
 
 
 def run_blocks(
-    session: Session, stages: Stages, result: dict, wanted: dict[str, int], block_chunks: int, owed_s: float
+    session: Session,
+    stages: Stages,
+    result: dict,
+    wanted: dict[str, int],
+    answers: dict[str, Sequence[ChunkPattern]],
+    block_chunks: int,
+    owed_s: float,
 ) -> None:
     """Streams of one block each, the modes in turn, every chunk's sound given when the chunk before is out."""
+    exact = stages.judge.pattern
     samples = np.random.default_rng(0).normal(0, 0.1, block_chunks * CHUNK_SAMPLES).astype(np.float32)
     kept: dict[str, list[PipelineReport]] = {mode: [] for mode in MODES}
     for mode in ("serial", "speculative"):  # warm up
@@ -676,12 +702,14 @@ def run_blocks(
         stages.judge.first_chunk = first_chunk
         for mode, run in MODES.items():
             chunks = min(block_chunks, wanted[mode] - first_chunk)
+            stages.judge.pattern = answers.get(mode, exact)
             if chunks > 0:
                 kept[mode].append(run_without_frames(run, samples[: chunks * CHUNK_SAMPLES], stages))
                 keep(result, kept)
                 session.save()
         session.log(f"{first_chunk + block_chunks} chunks")
         slowest = max(slowest, time.monotonic() - began)
+    stages.judge.pattern = exact
     for mode, numbers in result["runs"].items():
         first_ms = np.median(numbers["first_ms"])
         session.log(
@@ -691,14 +719,15 @@ def run_blocks(
 
 
 def keep(result: dict, kept: dict[str, list[PipelineReport]]) -> None:
-    """Everything seen so far, and whether all pipelines committed the same plans."""
+    """Everything seen so far, and whether all pipelines under an exact rule committed the same plans."""
     for mode, reports in kept.items():
         if reports:
             result["runs"][mode] = run_numbers(reports)
             result["stages"][mode] = stage_numbers(reports)
     result["same_plan"] = all(
         np.array_equal(one.plan[: len(other.plan)], other.plan[: len(one.plan)])
-        for reports in kept.values()
+        for mode, reports in kept.items()
+        if mode != "speculative_lenient"
         for one, other in zip(kept["serial"], reports, strict=False)
     )
 
@@ -788,9 +817,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--convolution", choices=("3d", "2d"), default="3d", help="how the decoder convolves")
     parser.add_argument("--fp8", choices=("per-tensor", "rowwise"), default="per-tensor", help="FP8 product")
     parser.add_argument("--compile", action="store_true", help="compile decoder and transformer blocks (a minute each)")
+    parser.add_argument("--groups", help=f"groups of stages to measure, of {', '.join((*GROUPS, COMPILED))}")
     parser.add_argument("--tiny", action="store_true", help="tiny models on a CPU: a rehearsal, no measurement")
     options = parser.parse_args(list(arguments))
     shapes = TINY if options.tiny else FULL
+    options.groups = (
+        options.groups.split(",") if options.groups else [*GROUPS, COMPILED] if options.compile else list(GROUPS)
+    )
+    unknown = set(options.groups) - {*GROUPS, COMPILED}
+    if unknown:
+        parser.error(
+            f"--groups: {', '.join(sorted(unknown))} is unknown; give some of {', '.join((*GROUPS, COMPILED))}"
+        )
     options.cases = {}
     for case in (options.regions or DEFAULT_CASES[options.part, options.tiny]).split(","):
         region, *numbers = case.split(":")
@@ -816,6 +854,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.tiny:
         name = f"{options.part}_tiny"
     try:
+        torch.backends.cudnn.benchmark = True  # shapes never change: the fastest convolution is found while warming up
         if options.tiny:
             torch.set_num_threads(1)
         generation, _ = devices(options.setup, options.tiny)
@@ -825,7 +864,7 @@ def main(arguments: Sequence[str]) -> int:
         path = options.out / f"{name}.json"
         session = Session(shapes, path, content, options.seconds, options.repeats, regions)
         if options.part == "stages":
-            measure_stages(session, generation, compiled=options.compile)
+            measure_stages(session, generation, options.groups)
         else:
             measure_pipelines(session, options.setup, options)
         session.log(f"wrote {session.path}")

@@ -228,7 +228,7 @@ class FaceGenerator:
         with self._memory(), torch.no_grad():
             self.still, first = still_latents(self.vae, self.reference, self.device)
             self._decoder = wan.ChunkDecoder(self.vae)
-            self._decoder.push(wan.denormalise_latents(first[None, :, None], self.vae).to(self.vae.dtype))
+            self._decoder.push(wan.denormalise_latents(first[None, :, None], self.vae))
         self.last = self.still
         self.chunks = 0
         self._said = SyncPlan(np.zeros(0, np.int8), np.zeros(0, np.float32)), np.zeros((0, IDLE_FEATURES), np.float32)
@@ -351,7 +351,7 @@ class FaceGenerator:
             if after is not None:
                 self._decoder.restore(after.place)
             with self._memory():
-                raw = wan.denormalise_latents(chunk.latents[None, :, slots], self.vae).to(self.vae.dtype)
+                raw = wan.denormalise_latents(chunk.latents[None, :, slots], self.vae)
                 frames = wan.to_frames(self._decoder.push(raw))[0].cpu().numpy()
             return Decoded(frames if after is None else np.concatenate([after.frames, frames]), self._decoder.state())
         finally:
@@ -407,7 +407,7 @@ def still_latents(
 ) -> tuple[Float[Tensor, "16 h w"], Float[Tensor, "16 h w"]]:
     """Of a picture that stands still: its later slot and its slot 0, normalised."""
     clip = torch.tensor(reference, device=device).expand(1, STILL_FRAMES, -1, -1, -1)
-    latents = wan.encode_clip(vae, wan.to_signal(clip).to(vae.dtype)).chunk(2, dim=1)[0].float()
+    latents = wan.encode_clip(vae, wan.to_signal(clip).to(vae.quant_conv.weight.dtype)).chunk(2, dim=1)[0].float()
     normalised = wan.normalise_latents(latents, vae)[0]
     return normalised[:, -1], normalised[:, 0]
 

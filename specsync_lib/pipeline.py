@@ -47,6 +47,7 @@ from specsync_lib.pipeline_core import (
     Tokens,
     Verdict,
     Work,
+    kept,
     one_line,
 )
 from specsync_lib.trace import Trace, TraceEvent
@@ -661,9 +662,8 @@ class _Serial:
             self._timed("generator", f"step {steps}", index, lambda: generator.step(work, tokens))
         rendered = None
         while rendered is None:
-            rendered = self._timed("generator", "render", index, lambda: generator.render(work))
-        frames = np.array(rendered[: audio.frames])
-        frames.flags.writeable = False
+            rendered = self._timed("generator", "render", index, lambda: kept(generator.render(work)))
+        frames = rendered[: audio.frames]
         rendered_s = self._clock.now()
         self._timed("commit", "commit", index, lambda: generator.commit(work))
         committed_s = self._clock.now()

@@ -13,6 +13,7 @@ from math import inf
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 
 from specsync_lib import units
@@ -316,6 +317,19 @@ class _Chunk:
         return self.verdict if self.verdict is not None else self.decided
 
 
+def kept(frames: object) -> object:
+    """Frames as nobody writes to them any more: a copy, for a generator may use its buffer again.
+
+    Made within the stage's own call, so that its time is the stage's and no lock is held meanwhile; by torch, which
+    copies a chunk of 720p on all cores. What are no frames pass as they came, to be refused.
+    """
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+        return frames
+    copy = torch.from_numpy(np.ascontiguousarray(frames)).clone().numpy()
+    copy.flags.writeable = False
+    return copy
+
+
 def one_line(error: BaseException) -> str:
     """An error in one line, without the traceback that would keep its tensors alive."""
     text = " ".join(str(error).split())
@@ -501,7 +515,7 @@ class Conductor:
                 chunk, f"step {chunk.steps_here + 1}", self._now, lambda: generator.step(work, wanted), wanted
             )
         if chunk.frames is None:
-            return self._generation(chunk, "render", self._now, lambda: generator.render(work))
+            return self._generation(chunk, "render", self._now, lambda: kept(generator.render(work)))
         if chunk.decided is None or len(self.out) >= self.ahead:
             return None
         ready_s = max(chunk.rendered_s, chunk.decided_s)
@@ -561,12 +575,9 @@ class Conductor:
             how = "overruled" if chunk.verdict != chunk.decided else "accepted"
             if how == "accepted" and chunk.decided != drafted:
                 how = "corrected"
-        # A view that cannot be written to: a committed frame never changes.
-        frames = np.array(chunk.frames)
-        frames.flags.writeable = False
         self.out.append(
             Commit(
-                index=chunk.audio.index, tokens=chunk.decided, drafted=drafted, how=how, frames=frames,
+                index=chunk.audio.index, tokens=chunk.decided, drafted=drafted, how=how, frames=chunk.frames,
                 heard_s=chunk.audio.heard_s, drafted_s=chunk.drafted_s, judged_s=chunk.judged_s,
                 decided_s=chunk.decided_s, begun_s=chunk.begun_s, rendered_s=chunk.rendered_s, committed_s=now_s,
                 attempts=chunk.attempt, steps=chunk.steps, passes=chunk.passes,

@@ -362,7 +362,7 @@ def load_models(
         load_encoder(),
         load_probe(DRAFT_DIR / "teacher.safetensors"),
         load_reasoner(reasoner, adapter),
-        vae,
+        wan.lean_decoder(vae),
         transformer,
         reference,
         steps,

@@ -597,17 +597,18 @@ class ShapeDenoiser:
 
 
 def _stacked_time_conv(
-    conv: nn.Conv3d, x: Float[Tensor, "batch channels frames h w"]
-) -> Float[Tensor, "batch out kept h w"]:
-    """A 3x3x3 convolution as one 3x3 convolution over three frames' channels: the 2D engines are the better tuned."""
-    taps = conv.kernel_size[0]
-    kept = x.shape[2] - taps + 1
-    frames = x.transpose(1, 2)  # [b, t, c, h, w]
-    stacked = torch.cat([frames[:, tap : tap + kept] for tap in range(taps)], dim=2).flatten(0, 1)
-    weight = conv.weight.transpose(1, 2).flatten(1, 2)  # [out, taps x channels, 3, 3]
-    stacked = stacked.contiguous(memory_format=torch.channels_last)
-    y = F.conv2d(stacked, weight, conv.bias, padding=conv.kernel_size[1] // 2)
-    return y.unflatten(0, (x.shape[0], kept)).transpose(1, 2)
+    conv: nn.Conv3d, past: Float[Tensor, "1 channels 2 h w"], x: Float[Tensor, "1 channels frames h w"]
+) -> Float[Tensor, "1 out frames h w"]:
+    """A causal 3x3x3 convolution as one 3x3 convolution over three frames' channels: 2D engines are the better tuned.
+
+    Channels lie innermost throughout, so that stacking copies whole lines and the result needs no other layout.
+    """
+    frames = torch.cat([past, x], dim=2)[0].permute(1, 2, 3, 0)  # [2 + t, h, w, c]
+    stacked = torch.cat([frames[tap : tap + x.shape[2]] for tap in range(conv.kernel_size[0])], dim=-1)
+    if not hasattr(conv, "stacked_weight"):  # [out, taps x channels, 3, 3]
+        conv.stacked_weight = conv.weight.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+    y = F.conv2d(stacked.permute(0, 3, 1, 2), conv.stacked_weight, conv.bias, padding=conv.kernel_size[1] // 2)
+    return y.transpose(0, 1)[None]
 
 
 def lean_convolutions(vae: "AutoencoderKLWan", method: ConvMethod) -> None:
@@ -623,9 +624,9 @@ def lean_convolutions(vae: "AutoencoderKLWan", method: ConvMethod) -> None:
             missing = taps - 1 - past.shape[2]
             if missing:
                 past = torch.cat([x.new_zeros(*x.shape[:2], missing, *x.shape[3:]), past], dim=2)
+            if method == "2d" and side > 1:
+                return _stacked_time_conv(conv, past, x)
             x = torch.cat([past, x], dim=2)
-        if method == "2d" and taps > 1 and side > 1:
-            return _stacked_time_conv(conv, x)
         return F.conv3d(x, conv.weight, conv.bias, padding=(0, side // 2, side // 2))
 
     for module in vae.modules():

@@ -56,8 +56,13 @@ PIECE_MS = 100
 MODES = ("serial", "serial_reasoning", "speculative")
 Mode = Literal["serial", "serial_reasoning", "speculative"]
 # The speculative pipeline as it is measured: the last step waits for the judge's first pass, because this judge rejects
-# most drafts and a rejection after that step costs a generation; or nothing waits.
-POLICIES = {"speculative": Policy(hold_before="last step"), "speculative_eager": Policy()}
+# most drafts and a rejection after that step costs a generation; or nothing waits; or the judge's rule is the lenient
+# one, which decides after that one pass.
+POLICIES = {
+    "speculative": Policy(hold_before="last step"),
+    "speculative_eager": Policy(),
+    "speculative_lenient": Policy(hold_before="last step"),
+}
 # What becomes of a late verdict, by name: "hold" is the measured speculative pipeline.
 LATE_POLICIES = {
     "hold": POLICIES["speculative"],
@@ -115,28 +120,41 @@ def random_pattern(rate: float, chunks: int, rng: np.random.Generator, passes_on
     ]
 
 
-def measured_pattern(path: Path | None = None, *, guess: bool = True) -> tuple[list[ChunkPattern], str]:
+def measured_pattern(
+    path: Path | None = None, *, guess: bool = True, lenient: bool = False
+) -> tuple[list[ChunkPattern], str]:
     """The judge's measured answers, chunk by chunk, and where they come from; drawn at a stated rate where absent.
 
     guess: the first pass verifies what the probe hears, as the live judge does (`pipeline_stages.ReasonerJudge`).
+    lenient: the answers of the lenient rule, which takes one pass over the draft.
     """
     path = path or MEASUREMENTS_DIR / PATTERN_NAME
     if not path.is_file():
         pattern = random_pattern(ASSUMED_REJECTION_RATE, 500, np.random.default_rng(0))
+        if lenient:
+            pattern = [ChunkPattern(1, answer.rejected) for answer in pattern]
         return pattern, f"drawn: {ASSUMED_REJECTION_RATE:.0%} of chunks rejected ({path.name} is not measured yet)"
     chunks = json.loads(path.read_text(encoding="utf-8"))["chunks"]
+    if lenient:
+        answers = [ChunkPattern(1, tuple(chunk["lenient_rejected_at"])) for chunk in chunks]
+        return answers, f"{display_path(path)}, lenient"
     guess = guess and all("guessed_passes" in chunk for chunk in chunks)
     passes = "guessed_passes" if guess else "passes"
     pattern = [ChunkPattern(int(chunk[passes]), tuple(chunk["rejected_at"]), guess) for chunk in chunks]
     return pattern, f"{display_path(path)}, {passes.replace('_', ' ')}"
 
 
-def replayed_pattern(content: Mapping) -> list[ChunkPattern]:
-    """The answers that a measured pipeline replayed, from its file."""
+def replayed_pattern(content: Mapping, mode: str = "speculative") -> list[ChunkPattern]:
+    """The answers that a measured pipeline replayed in a mode, from its file."""
     return [
         ChunkPattern(int(one["passes"]), tuple(one["rejected"]), one.get("guessed", False))
-        for one in content["replayed"]
+        for one in content["replayed_lenient" if mode.endswith("_lenient") else "replayed"]
     ]
+
+
+def written_pattern(pattern: Sequence[ChunkPattern]) -> list[dict]:
+    """Answers as a measured pipeline's file holds them: what :func:`replayed_pattern` reads."""
+    return [{"passes": one.passes, "rejected": list(one.rejected), "guessed": one.guessed} for one in pattern]
 
 
 def rejection_rate(pattern: Sequence[ChunkPattern]) -> float:
@@ -501,11 +519,11 @@ def check_measured(rng: np.random.Generator, directory: Path | None = None) -> p
     rows = []
     for path in measured_files(directory):
         content = json.loads(path.read_text(encoding="utf-8"))
-        pattern = replayed_pattern(content)
         for region, setups in measured_setups(path).items():
             for mode, setup in setups.items():
                 # A measured plan with reasoning already holds its reasoning tokens.
-                ran = "serial" if mode == "serial_reasoning" else mode.removesuffix("_eager")
+                ran = "serial" if mode.startswith("serial") else "speculative"
+                pattern = replayed_pattern(content, mode)
                 held = content["regions"][region].get("hold_before", {})
                 policy = Policy(hold_before=held.get(mode, "nothing"))
                 run = content["regions"][region]["runs"][mode]

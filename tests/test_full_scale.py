@@ -193,7 +193,12 @@ def test_parts_decode_as_the_whole_and_leave_the_same_past(vae):
 
 def pattern_file(path, guessed_passes=(1, 2, 1, 3)):
     chunks = [
-        {"passes": 1 + bool(rejected), "guessed_passes": passes, "rejected_at": rejected}
+        {
+            "passes": 1 + bool(rejected),
+            "guessed_passes": passes,
+            "rejected_at": rejected,
+            "lenient_rejected_at": rejected[:1],
+        }
         for passes, rejected in zip(guessed_passes, ([], [4], [2, 7], []), strict=True)
     ]
     path.write_text(json.dumps({"chunks": chunks}))
@@ -201,8 +206,8 @@ def pattern_file(path, guessed_passes=(1, 2, 1, 3)):
 
 
 def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path, monkeypatch):
-    pattern = simulate.measured_pattern(pattern_file(tmp_path / "pattern.json"))
-    monkeypatch.setattr(full_scale, "measured_pattern", lambda: pattern)
+    path = pattern_file(tmp_path / "pattern.json")
+    monkeypatch.setattr(full_scale, "measured_pattern", lambda **given: simulate.measured_pattern(path, **given))
     arguments = [
         "--part",
         "pipeline",
@@ -221,7 +226,7 @@ def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path
     result = content["regions"]["32px"]
     runs = result["runs"]
     assert result["same_plan"] is True and content["regions"]["32px_4steps"]["same_plan"] is True
-    counted = {"serial": 6, "speculative": 6, "speculative_eager": 4, "serial_reasoning": 3}
+    counted = {"serial": 6, "speculative": 6, "speculative_eager": 4, "speculative_lenient": 6, "serial_reasoning": 3}
     assert {mode: run["n"] for mode, run in runs.items()} == counted
     assert all(len(run["first_ms"]) == run["n"] for run in runs.values())
     counts = runs["speculative"]["counts"]
@@ -230,6 +235,9 @@ def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path
     assert runs["serial"]["counts"]["corrected"] == 3  # the pattern was replayed, chunk by chunk
     assert set(result["stages"]["serial"]) == {"draft", "plan", "begin", "step", "render", "commit"}
     assert {"guess", "verify 1", "verify 2", "verify 3"} <= set(result["stages"]["speculative"])
+    lenient = result["stages"]["speculative_lenient"]
+    assert "verify 1" in lenient and "verify 2" not in lenient  # the lenient rule decides after one pass
+    assert runs["speculative_lenient"]["counts"]["corrected"] == 3
     in_parts = content["regions"]["32px_4steps"]
     assert in_parts["render_parts"] == 3
     serial = in_parts["runs"]["serial"]

@@ -230,6 +230,21 @@ def test_a_rewound_decoder_repeats_itself(vae):
     assert torch.equal(after, straight.push(right))
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_a_lean_decoder_gives_the_same_frames_and_leaves_the_latents_alone(checkpoint, native, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    plain, lean = wan.load_vae(checkpoint), wan.lean_decoder(wan.load_vae(checkpoint))
+    assert lean.decoder.conv_in.weight.dtype == (torch.bfloat16 if native else torch.float32)
+    clip = torch.rand(1, 3, 9, 32, 32) * 2 - 1
+    latents = wan.encode_clip(plain, clip).chunk(2, dim=1)[0]
+    torch.testing.assert_close(wan.encode_clip(lean, clip).chunk(2, dim=1)[0], latents, atol=1e-5, rtol=1e-5)
+    grey = [wan.to_frames(wan.decode_clip(vae, latents)).float() for vae in (plain, lean)]
+    assert (grey[0] - grey[1]).abs().mean() < 1.5
+    pieces = wan.ChunkDecoder(lean)
+    grey.append(wan.to_frames(torch.cat([pieces.push(latents[:, :, :1]), pieces.push(latents[:, :, 1:])], 2)).float())
+    assert (grey[1] - grey[2]).abs().mean() < 0.5
+
+
 def test_pieces_off_the_grid_are_refused(vae):
     encoder = wan.ChunkEncoder(vae)
     with pytest.raises(InputError, match=r"4k \+ 1"):
