@@ -210,6 +210,7 @@ class LossWeights:
     mouth: float = 4.0  # a pixel of the mouth counts this many times
     gradient: float = 0.5  # L1 of spatial differences
     motion: float = 0.5  # L1 of differences between frames
+    square: float = 0.0  # mean squared error, which PSNR counts: pulls at the few large errors that L1 leaves
     ssim: float = 0.1
     kl: float = 2e-5
 
@@ -220,10 +221,10 @@ def reconstruction_loss(
     weight: Float[Tensor, "clips frames h w"],
     w: LossWeights,
 ) -> Tensor:
-    """Weighted L1 of pixels, of their spatial and temporal differences, and 1 - SSIM."""
+    """Weighted L1 (and square) of pixels, L1 of their spatial and temporal differences, and 1 - SSIM."""
     error = output - target
     weight = weight.unsqueeze(-1)
-    loss = (error.abs() * weight).mean() / weight.mean()
+    loss = ((error.abs() + w.square * error**2) * weight).mean() / weight.mean()
     for axis in (2, 3):
         loss = loss + w.gradient * (error.diff(dim=axis).abs() * weight.narrow(axis, 1, weight.shape[axis] - 1)).mean()
     if error.shape[1] > 1:
@@ -274,9 +275,29 @@ class Phase:
 # Images first, then motion on crops, then whole faces (the attention in the middle must see them) and a longer past.
 SCHEDULE = (Phase(0.15, 1, 128, 64), Phase(0.55, 9, 128, 12), Phase(0.30, 17, 256, 2))
 # A decoder alone: latents stay, so a transformer can learn on them meanwhile. Whole clips: a decoder that only saw 9
-# frames loses 3 to 4 dB from the tenth on. Small enough for a CPU.
+# frames loses 3 to 4 dB from the tenth on. On a CPU one small crop; on CUDA first crops, for many steps, then whole
+# faces, as they are decoded: the attention in the middle must see them.
 DECODER_SCHEDULE = (Phase(1.0, 33, 96, 1),)
+DECODER_SCHEDULE_CUDA = (Phase(0.5, 33, 128, 6), Phase(0.5, 33, 256, 2))
 SMOKE_SCHEDULE = (Phase(0.3, 1, 32, 2), Phase(0.4, 5, 32, 2), Phase(0.3, 9, 64, 1))
+
+
+def parse_phase(text: str) -> Phase:
+    """``SHARE:FRAMES:PX:CLIPS`` as the command line takes it.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError: it is none, or no VAE codes such a batch.
+    """
+    try:
+        share, *sizes = text.split(":")
+        frames, crop_px, clips = map(int, sizes)
+        found = Phase(float(share), frames, crop_px, clips)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not SHARE:FRAMES:PX:CLIPS") from error
+    if not (found.share > 0 and frames > 0 and frames % 4 == 1 and crop_px > 0 and crop_px % 8 == 0 and clips > 0):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a share above 0, 4k + 1 frames, a multiple of 8 px, clips")
+    return found
 
 
 @dataclass
@@ -432,6 +453,7 @@ class Options:
 
     minutes: float = 8.0
     total_minutes: float = 8.0  # of all pieces: the learning rate falls to zero there
+    from_minutes: float = 0.0  # where this schedule began: minutes before it belong to another one
     base_dim: int = 16  # 2.2 CPU s decode 9 frames of 256 px; 24: 4.6 s and twice the bytes
     learning_rate: float = 8e-4
     ema: float = 0.999
@@ -448,10 +470,18 @@ class Options:
 
 
 class Trainer:
-    """One run: model, average, optimiser, the corpus on the device."""
+    """One run: model, average, optimiser, the corpus on the device; measured on ``held_out`` (default: ``corpus``)."""
 
-    def __init__(self, corpus: FaceCorpus, options: Options, device: torch.device, resume: Path | None = None) -> None:
+    def __init__(
+        self,
+        corpus: FaceCorpus,
+        options: Options,
+        device: torch.device,
+        resume: Path | None = None,
+        held_out: FaceCorpus | None = None,
+    ) -> None:
         self.corpus, self.options, self.device = corpus, options, device
+        self.held_out = held_out or corpus
         self.rng = np.random.default_rng(options.seed)
         self.began = time.perf_counter()
         self.done_minutes, self.steps, self.curve, self.losses, self.rates = 0.0, 0, [], [], []
@@ -489,8 +519,9 @@ class Trainer:
         self.began = time.perf_counter()
         self.checkpoint(out)
         shares = np.array([phase.share for phase in self.options.schedule])
+        first, span = self.options.from_minutes, self.options.total_minutes - self.options.from_minutes
         for phase, ends_at in zip(self.options.schedule, (shares.cumsum() / shares.sum()).tolist(), strict=True):
-            ends_at_minutes = min(ends_at * self.options.total_minutes, self.done_minutes + self.options.minutes)
+            ends_at_minutes = min(first + ends_at * span, self.done_minutes + self.options.minutes)
             if self.minutes < ends_at_minutes:
                 self._run_phase(phase, ends_at_minutes, out)
                 self.checkpoint(out)
@@ -500,6 +531,12 @@ class Trainer:
         """Wall-clock minutes of training so far, all pieces together."""
         return self.done_minutes + (time.perf_counter() - self.began) / 60
 
+    @property
+    def progress_share(self) -> float:
+        """How much of this schedule is done, 0 to 1."""
+        first = self.options.from_minutes
+        return (self.minutes - first) / (self.options.total_minutes - first)
+
     def _run_phase(self, phase: Phase, ends_at_minutes: float, out: Path) -> None:
         """Train on one batch shape until ``ends_at_minutes``."""
         picks, descent = self._draw(phase), self.descent
@@ -507,7 +544,7 @@ class Trainer:
         prepared, steps, last_measure = self.minutes, 0, self.minutes
         while self.minutes < ends_at_minutes and steps != self.options.max_steps:
             picks.copy_(self._draw(phase))
-            descent.step(self.options.learning_rate * cosine(self.minutes / self.options.total_minutes, steps))
+            descent.step(self.options.learning_rate * cosine(self.progress_share, steps))
             steps, self.steps = steps + 1, self.steps + 1
             if steps % 20 == 0 or steps == self.options.max_steps:
                 row = {"step": self.steps, "loss": round(descent.loss(), 5)}  # waits, so the clock above is honest
@@ -564,6 +601,7 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self.vae.parameters()),
             "options": asdict(self.options),
             "corpus": self.corpus.facts,
+            "held_out_corpus": self.held_out.facts,
             "device": device_facts(self.device),
             "curve": self.curve,
             "losses": self.losses,
@@ -575,8 +613,8 @@ class Trainer:
         model, options = self.averaged(), self.options
         row = {"minutes": round(self.minutes, 3), "step": self.steps}
         for split in ("validation", "test"):
-            clips = self.corpus.clips_of(split)[: options.held_out_clips]
-            result = asdict(quality(model, self.corpus, clips, options.held_out_frames, self.dtype))
+            clips = self.held_out.clips_of(split)[: options.held_out_clips]
+            result = asdict(quality(model, self.held_out, clips, options.held_out_frames, self.dtype))
             row[split] = {key: value for key, value in result.items() if key != "per_clip"}
         self.curve.append(row)
         test = row["test"]
@@ -597,12 +635,12 @@ class Trainer:
 
     def save(self, out: Path) -> dict:
         """Write the metrics of the saved weights, and a preview of what they make of held-out faces."""
-        metrics = self.progress()
+        metrics, held_out = self.progress(), self.held_out
         self.save_weights(out)
         stored = wan.load_vae(out, device=self.device)
         metrics["final"] = {
             split: asdict(
-                quality(stored, self.corpus, self.corpus.clips_of(split), self.options.held_out_frames, torch.float32)
+                quality(stored, held_out, held_out.clips_of(split), self.options.held_out_frames, torch.float32)
             )
             for split in ("validation", "test")
         }
@@ -616,9 +654,10 @@ class Trainer:
         from PIL import Image
 
         coder, columns = FoldedVae(model, torch.float32, compiled=False), []
-        for clip in self.corpus.clips_of("test")[:6]:
-            first = self.corpus.clip_start[clip]
-            frames = torch.from_numpy(self.corpus.frames[first : first + self.options.held_out_frames]).to(self.device)
+        for clip in self.held_out.clips_of("test")[:6]:
+            first = self.held_out.clip_start[clip]
+            frames = torch.from_numpy(self.held_out.frames[first : first + self.options.held_out_frames])
+            frames = frames.to(self.device)
             pair = [x[-1].cpu().numpy().astype(int) for x in (frames, reconstruct(coder, frames))]
             columns.append(np.concatenate([*pair, (128 + 8 * (pair[1] - pair[0])).clip(0, 255)]))
         with atomic_path(path) as temporary:
@@ -627,7 +666,7 @@ class Trainer:
 
 def model_card(metrics: dict) -> str:
     """The VAE's card in Markdown, every number from the run's metrics."""
-    options, corpus, rows = metrics["options"], metrics["corpus"], []
+    options, corpus, measured, rows = metrics["options"], metrics["corpus"], metrics["held_out_corpus"], []
     for split, who in (("test", "new people, new sentences"), ("validation", "known person, new sentences")):
         part = metrics["final"][split]
         rows.append(
@@ -649,6 +688,7 @@ It knows these faces and nothing else. These are not Wan's weights, and its late
 
 Data: {corpus["frames"]} frames of {corpus["heads"]} heads at 256 px, made by `python -m specsync_lib.face_corpus` (seed
 {corpus["seed"]}, listing's sha256 {corpus["sha256"][:16]}); clips by split: {corpus["clips"]}.
+Measured on the held-out clips of {measured["heads"]} heads (listing's sha256 {measured["sha256"][:16]}).
 
 Training: `python -m specsync_lib.wan_training`, seed {options["seed"]}, {metrics["trained_minutes"]:.1f} minutes
 (torch {device["torch"]}): {phases}. Loss: mouth-weighted L1, L1 of spatial and temporal
@@ -664,13 +704,15 @@ def device_facts(device: torch.device) -> dict[str, str]:
     return {"device": name, "torch": torch.__version__, "python": sys.version.split()[0]}
 
 
-def train(corpus: FaceCorpus, options: Options, out: Path, resume: Path | None = None) -> dict:
+def train(
+    corpus: FaceCorpus, options: Options, out: Path, resume: Path | None = None, held_out: FaceCorpus | None = None
+) -> dict:
     """Train within the budget and save; returns the metrics that ``out/metrics.json`` holds."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     torch._dynamo.config.recompile_limit = 64  # one kernel per level and phase
-    trainer = Trainer(corpus, options, device, resume)
+    trainer = Trainer(corpus, options, device, resume, held_out)
     trainer.run(out)
     return trainer.save(out)
 
@@ -681,13 +723,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--data", type=Path, nargs="+", required=True, help="made by python -m specsync_lib.face_corpus"
     )
+    parser.add_argument("--held-out", type=Path, nargs="+", help="measure on these instead (their test and validation)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path, help="folder of an earlier piece")
     parser.add_argument("--minutes", type=float, default=8.0, help="training time of this piece")
     parser.add_argument("--total-minutes", type=float, help="of all pieces (default: those done plus this one)")
+    parser.add_argument("--from-minutes", type=float, default=0.0, help="where this schedule began, in minutes")
     parser.add_argument("--decoder-only", action="store_true", help="resume, and leave the latents as they are")
     parser.add_argument("--base-dim", type=int, default=Options.base_dim)
     parser.add_argument("--learning-rate", type=float, default=8e-4)
+    parser.add_argument(
+        "--phases",
+        type=parse_phase,
+        nargs="+",
+        metavar="SHARE:FRAMES:PX:CLIPS",
+        help="batches, instead of the usual ones",
+    )
+    parser.add_argument("--ssim-weight", type=float, default=LossWeights.ssim, help="of 1 - SSIM in the loss")
+    parser.add_argument("--square-weight", type=float, default=LossWeights.square, help="of the squared error")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--measure-every-minutes", type=float, default=1.0)
     parser.add_argument("--held-out-clips", type=int, default=Options.held_out_clips, help="of each measurement")
@@ -700,10 +753,16 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError("--decoder-only: there is no encoder to keep; give --resume DIR")
         corpus = load_corpora(given.data)
         done = json.loads((given.resume / "metrics.json").read_text())["trained_minutes"] if given.resume else 0.0
-        schedule = SMOKE_SCHEDULE if given.smoke_steps else DECODER_SCHEDULE if given.decoder_only else SCHEDULE
+        held_out = load_corpora(given.held_out) if given.held_out else None
+        total_minutes = given.total_minutes or done + given.minutes
+        if given.from_minutes >= total_minutes:
+            raise InputError(f"--from-minutes {given.from_minutes:g}: the schedule ends at {total_minutes:g}")
+        decoder_schedule = DECODER_SCHEDULE_CUDA if torch.cuda.is_available() else DECODER_SCHEDULE
+        usual = SMOKE_SCHEDULE if given.smoke_steps else decoder_schedule if given.decoder_only else SCHEDULE
         options = Options(
             minutes=given.minutes,
-            total_minutes=given.total_minutes or done + given.minutes,
+            total_minutes=total_minutes,
+            from_minutes=given.from_minutes,
             base_dim=given.base_dim,
             learning_rate=given.learning_rate,
             seed=given.seed,
@@ -711,11 +770,12 @@ def main(arguments: list[str] | None = None) -> int:
             held_out_clips=given.held_out_clips,
             compiled=not given.no_compile,
             captured=not given.no_graph,
-            schedule=schedule,
+            schedule=tuple(given.phases or usual),
+            loss=LossWeights(ssim=given.ssim_weight, square=given.square_weight),
             decoder_only=given.decoder_only,
             max_steps=given.smoke_steps,
         )
-        metrics = train(corpus, options, given.out, given.resume)
+        metrics = train(corpus, options, given.out, given.resume, held_out)
     except InputError as error:
         print(error, file=sys.stderr)
         return InputError.EXIT_CODE

@@ -1,6 +1,8 @@
 """The VAE trainer: its fast coder equals diffusers', it starts frame-wise, its measures are right, two steps run."""
 
+import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,6 +155,45 @@ def test_a_decoder_trained_alone_leaves_the_latents_as_they_are(tmp_path):
     assert changed == {"decoder", "post_quant_conv"}
     assert after.config.latents_mean == before.config.latents_mean
     assert after.config.latents_std == before.config.latents_std
+
+
+def test_a_schedule_can_begin_after_another_one():
+    trainer = wan_training.Trainer(toy_corpus(), options(from_minutes=10, total_minutes=30), torch.device("cpu"))
+    trainer.done_minutes = 15
+    assert trainer.progress_share == pytest.approx(0.25, abs=0.01)
+
+
+def test_phases_are_read_from_the_command_line():
+    assert wan_training.parse_phase("0.5:33:128:6") == wan_training.Phase(0.5, 33, 128, 6)
+    for text in ("0.5:33:128", "a:33:128:6", "0:33:128:6", "1:32:128:6", "1:33:100:6", "1:33:128:0"):
+        with pytest.raises(argparse.ArgumentTypeError, match=text):
+            wan_training.parse_phase(text)
+
+
+def test_a_schedule_must_end_after_its_begin(tmp_path, capsys):
+    faces = write_toy_faces(tmp_path / "faces")
+    arguments = ["--data", str(faces), "--out", str(tmp_path / "out"), "--minutes", "5", "--from-minutes", "5"]
+    assert wan_training.main(arguments) == InputError.EXIT_CODE
+    assert "--from-minutes 5" in capsys.readouterr().err
+
+
+def test_squares_add_to_the_loss_what_they_say():
+    target, weight = torch.zeros(1, 1, 16, 16, 3), torch.ones(1, 1, 16, 16)
+    plain, squared = (
+        wan_training.reconstruction_loss(target + 0.1, target, weight, wan_training.LossWeights(square=square))
+        for square in (0.0, 5.0)
+    )
+    assert (squared - plain).item() == pytest.approx(5 * 0.1**2, rel=1e-4)
+
+
+def test_quality_is_measured_on_the_corpus_that_is_held_out(tmp_path):
+    corpus = toy_corpus()
+    others = replace(
+        corpus, names=[f"other/{name}" for name in corpus.names], facts=corpus.facts | {"sha256": "1" * 64}
+    )
+    metrics = wan_training.train(corpus, options(max_steps=1), tmp_path / "one", held_out=others)
+    assert {row["clip"].split("/")[0] for row in metrics["final"]["test"]["per_clip"]} == {"other"}
+    assert "1" * 16 in (tmp_path / "one" / "README.md").read_text()
 
 
 def test_a_decoder_needs_an_encoder_to_keep(tmp_path, capsys):
