@@ -104,9 +104,9 @@ def weights():
     return load_draft()
 
 
-def toy_stages(weights, steps=2) -> Stages:
+def toy_stages(weights, steps=2, **judging) -> Stages:
     face = FaceStage(FaceGenerator(VAE, TRANSFORMER, toy_reference()), steps=steps)
-    return Stages(SpeechDrafter(kernel_of(weights)), ReasonerJudge(ToyReasoner(), toy_listener()), face)
+    return Stages(SpeechDrafter(kernel_of(weights)), ReasonerJudge(ToyReasoner(), toy_listener(), **judging), face)
 
 
 def chunks(samples=SPEECH):
@@ -232,8 +232,8 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
     """One short utterance through every pipeline, by the command."""
 
     class ToyModels(Models):
-        def stages(self):
-            return replace(toy_stages(weights), generator=SyntheticGenerator(RealClock, StageTimes(), (32, 32)))
+        def stages(self, **judging):
+            return replace(toy_stages(weights, **judging), generator=SyntheticGenerator(RealClock, StageTimes(), (32, 32)))
 
     monkeypatch.setattr(
         pipeline_bench,
@@ -248,15 +248,16 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
     assert pipeline_bench.main(["--chunks", "4", "--longest-s", "0.7", "--out", str(out)]) == 0
     content = json.loads(out.read_text("utf-8"))
     region = content["regions"]["32px"]
-    assert set(region["runs"]) == {"serial", "speculative", "serial_reasoning"}
+    assert set(region["runs"]) == {"serial", "speculative", "speculative_lenient", "serial_reasoning"}
     for numbers in region["runs"].values():
         assert numbers["n"] == 4 and numbers["utterances"][0] == "one"
         assert numbers["p50_low_ms"] - 0.01 <= numbers["p50_ms"] <= numbers["p50_high_ms"] + 0.01
     assert content["utterances_with_unequal_plans"] == []
+    assert {one["passes"] for one in content["replayed_lenient"]} == {1}
     assert len(content["replayed"]) == region["runs"]["speculative"]["n"]
     assert {"draft", "plan", "begin", "step", "render", "commit"} == set(region["stages"]["serial"])
     table = check_measured(np.random.default_rng(0), tmp_path)
-    assert len(table) == 3 and (table["simulated_ms"] > 0).all()
+    assert len(table) == 4 and (table["simulated_ms"] > 0).all()
     assert "p50" in capsys.readouterr().out
 
 
