@@ -44,7 +44,13 @@ from specsync_lib.simulate import (
 from specsync_lib.trace import STAGES
 from specsync_lib.units import FRAMES_PER_CHUNK
 
-MODE_NAMES = {"serial": "serial", "serial_reasoning": "serial, reasoning first", "speculative": "speculative"}
+MODE_NAMES = {
+    "serial": "serial",
+    "serial_reasoning": "serial, reasoning first",
+    "speculative": "speculative",
+    "speculative_lenient": "speculative, lenient",
+}
+COMPARED = {"serial": "", "speculative": "//", "speculative_lenient": ".."}  # bars of a setup, and their hatches
 # What a chunk's latency is made of, in the order in which it passes; each has its colour everywhere.
 PARTS = {
     "not broken down": "claimed",
@@ -100,12 +106,17 @@ def claimed_rows() -> list[dict]:
 
 
 def simulated_rows(
-    setup: Setup, pattern: Sequence[ChunkPattern], rng: np.random.Generator, chunks: int = 200
+    setup: Setup,
+    pattern: Sequence[ChunkPattern],
+    lenient: Sequence[ChunkPattern],
+    rng: np.random.Generator,
+    chunks: int = 200,
 ) -> list[dict]:
-    """A setup's two pipelines, simulated."""
+    """A setup's pipelines, simulated: ``pattern`` under the exact rule, ``lenient`` under the lenient one."""
     rows = []
-    for mode in ("serial", "speculative"):
-        latency_ms = simulate(setup, mode, pattern, rng, chunks=chunks).chunks()["latency_ms"]
+    for mode in COMPARED:
+        ran, answers = ("speculative", lenient) if mode == "speculative_lenient" else (mode, pattern)
+        latency_ms = simulate(setup, ran, answers, rng, chunks=chunks).chunks()["latency_ms"]
         stages = {
             name: {"median_ms": getattr(setup, name).median_ms}
             for name in ("draft", "begin", "step", "render", "commit", *(("plan",) if mode == "serial" else ()))
@@ -121,7 +132,7 @@ def measured_rows(path: Path, rng: np.random.Generator) -> list[dict]:
     content = json.loads(path.read_text(encoding="utf-8"))
     rows = []
     for region, result in content["regions"].items():
-        for mode in ("serial", "speculative"):
+        for mode in COMPARED:
             if mode in result["runs"]:
                 run = result["runs"][mode]
                 interval = percentile_interval(run["latency_ms"], run["block"], 50, rng)
@@ -138,9 +149,11 @@ def _rows(setup: str, label: str, mode: str, parts: Mapping[str, float], interva
     return [shared | {"part": part, "ms": ms} for part, ms in parts.items() if ms > SHORTEST_SHOWN_MS]
 
 
-def comparison_table(setup: Setup, pattern: Sequence[ChunkPattern], rng: np.random.Generator) -> pd.DataFrame:
+def comparison_table(
+    setup: Setup, pattern: Sequence[ChunkPattern], lenient: Sequence[ChunkPattern], rng: np.random.Generator
+) -> pd.DataFrame:
     """One row a part: claimed, simulated, then every measured file that exists."""
-    rows = claimed_rows() + simulated_rows(setup, pattern, rng)
+    rows = claimed_rows() + simulated_rows(setup, pattern, lenient, rng)
     for path in measured_files():
         rows += measured_rows(path, rng)
     return pd.DataFrame(rows)
@@ -151,7 +164,7 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
     on_cpu = table["setup"].str.startswith("cpu")
     groups = [part for part in (table[~on_cpu], table[on_cpu]) if len(part)]
     counts = [len(part[["setup", "label"]].drop_duplicates()) for part in groups]
-    figure = plt.figure(figsize=(11, 1.6 * len(groups) + 1 + 0.85 * sum(counts)))
+    figure = plt.figure(figsize=(11, 1.6 * len(groups) + 1 + 1.05 * sum(counts)))
     axes = figure.subplots(len(groups), 1, height_ratios=[count + 0.4 for count in counts], squeeze=False)[:, 0]
     for part, ax in zip(groups, axes, strict=True):
         draw_comparison(part, ax)
@@ -163,20 +176,21 @@ def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
     pairs = table[["setup", "label", "mode"]].drop_duplicates()
     setups = pairs[["setup", "label"]].drop_duplicates().reset_index(drop=True)
     for place, (setup, label) in enumerate(setups.itertuples(index=False)):
-        for offset, mode, hatch in ((-0.19, "serial", ""), (0.19, "speculative", "//")):
+        for index, (mode, hatch) in enumerate(COMPARED.items()):
+            offset = 0.28 * (index - 1)
             bar = table[(table["setup"] == setup) & (table["label"] == label) & (table["mode"] == mode)]
             if bar.empty:
                 continue
             left = 0.0
             for part, ms in zip(bar["part"], bar["ms"], strict=True):
-                ax.barh(place + offset, ms, 0.34, left, color=ROLE_COLOURS[PARTS[part]], hatch=hatch, edgecolor="white")
+                ax.barh(place + offset, ms, 0.25, left, color=ROLE_COLOURS[PARTS[part]], hatch=hatch, edgecolor="white")
                 left += ms
             total = end = bar["p50_ms"].iloc[0]
             if "p50_low_ms" in bar and np.isfinite(bar["p50_low_ms"].iloc[0]):
                 end = bar["p50_high_ms"].iloc[0]
                 ends = [[total - bar["p50_low_ms"].iloc[0]], [end - total]]
                 ax.errorbar(total, place + offset, xerr=ends, color="black", capsize=3, lw=1.2)
-            ax.annotate(f"  {mode} {total:,.0f} ms", (end, place + offset), va="center", fontsize=9)
+            ax.annotate(f"  {MODE_NAMES[mode]} {total:,.0f} ms", (end, place + offset), va="center", fontsize=9)
     ax.set_yticks(range(len(setups)), [labelled(setup, label) for setup, label in setups.itertuples(index=False)])
     ax.invert_yaxis()
     ax.axvline(CHUNK_MS, color=ROLE_COLOURS["baseline"], ls=":", lw=1.2)
@@ -638,10 +652,13 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
             suffix = f"_{region}" if len(regions) > 1 else ""
             setup, runs = content["setup"].lower(), result["runs"]
             shared = {"label": content["label"], "source": path}
-            for mode, share in (("serial", 50), ("speculative", 50), ("speculative", 99)):
+            for mode, share in (
+                ("serial", 50), ("speculative", 50), ("speculative", 99),
+                ("speculative_lenient", 50), ("speculative_lenient", 99),
+            ):  # fmt: skip
                 if mode in runs:
                     value = percentile_interval(runs[mode]["latency_ms"], runs[mode]["block"], share, rng)
-                    key = f"latency.{setup}.{mode}_p{share}_ms{suffix}"
+                    key = f"latency.{setup}.{mode.removeprefix('speculative_')}_p{share}_ms{suffix}"
                     numbers.append(shared | {"key": key, "value": value.value, "unit": "ms", "low": value.low,
                                              "high": value.high, "n": value.n})  # fmt: skip
             if {"serial", "speculative"} <= set(runs):

@@ -63,6 +63,8 @@ CLAIMS = (
             "latency.*.serial_p50_ms*",
             "latency.*.speculative_p50_ms*",
             "latency.*.speculative_p99_ms*",
+            "latency.*.lenient_p50_ms*",
+            "latency.*.lenient_p99_ms*",
             "latency.*.reduction*",
             "latency.*.delivery_jitter_p99_ms*",
             "simulate.max_relative_error",
@@ -174,6 +176,8 @@ LATENCY_READINGS = {
     "serial_p50_ms": "serial, median",
     "speculative_p50_ms": "speculative, median",
     "speculative_p99_ms": "speculative, p99",
+    "lenient_p50_ms": "speculative, lenient judge, median",
+    "lenient_p99_ms": "speculative, lenient judge, p99",
     "reduction": "saved by speculation",
     "delivery_jitter_p99_ms": "delivery jitter, p99",
 }

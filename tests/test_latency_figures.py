@@ -89,7 +89,7 @@ def test_headline_numbers_are_fit_for_the_summary(tmp_path, rng, pattern, monkey
 def test_the_comparison_has_every_label_and_adds_up(tmp_path, rng, pattern, monkeypatch):
     write_measured(tmp_path, "h200x2", rng, pattern)
     monkeypatch.setattr(latency_figures, "measured_files", lambda: sorted(tmp_path.glob("pipeline_*.json")))
-    table = latency_figures.comparison_table(simulate.reference_setup(), pattern, rng)
+    table = latency_figures.comparison_table(simulate.reference_setup(), pattern, [ChunkPattern(1)], rng)
     assert set(table["label"]) == {"claimed", "simulated", "real-shape"}
     totals = table.groupby(["setup", "label", "mode"]).agg({"ms": "sum", "p50_ms": "first"})
     assert np.allclose(totals["ms"], totals["p50_ms"], atol=0.5)
