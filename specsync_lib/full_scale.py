@@ -854,6 +854,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.tiny:
         name = f"{options.part}_tiny"
     try:
+        # every region of every layer is a compilation of its own; past the limit torch goes back to eager code
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 4096
         torch.backends.cudnn.benchmark = True  # shapes never change: the fastest convolution is found while warming up
         if options.tiny:
             torch.set_num_threads(1)
