@@ -1,16 +1,22 @@
-"""Both pipelines measured beside each other on this machine, utterance by utterance, in turn.
+r"""Both pipelines measured beside each other on this machine, utterance by utterance, in turn.
 
-    python -m specsync_lib.pipeline_bench --setup cpu --chunks 200 --out data/measurements/pipeline_cpu.json
+    GOMP_SPINCOUNT=1000 python -m specsync_lib.pipeline_bench --threads 2 --chunks 200 \
+        --reasoning-share 0.25 --out data/measurements/pipeline_cpu.json
     python -m specsync_lib.pipeline_bench --chunks 1 --longest-s 0.8 --face shape --out try.json      a dry run
 
 Latency: each chunk's sound is given when the chunk before is out, so that none waits in a queue; it lasts from the
 chunk's last sample to its frames. Throughput: the whole utterance at once, seconds a chunk. Every mode runs on the same
 utterances, in random order within each; the file is written anew after each utterance, so that an ended run keeps what
 it has.
+
+On as many cores as one stage can use, judge and generator share them: OpenMP's threads must then not spin while they
+wait for each other, hence GOMP_SPINCOUNT (the serial pipeline is as fast with it as without).
 """
 
 import argparse
 import json
+import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -194,6 +200,8 @@ def summary(models: Models, options: argparse.Namespace, results: Results) -> di
         },
         "policy": asdict(policy_of(options)),
         "guarantee": policy_of(options).guarantee,
+        "spin_count": os.environ.get("GOMP_SPINCOUNT"),
+        "command": shlex.join(["python", "-m", "specsync_lib.pipeline_bench", *sys.argv[1:]]),
         "threads": {name: mode.threads for name, mode in modes_of(options).items()},
         "reasoning_tokens": options.reasoning_tokens,
         "steps": options.steps,
