@@ -34,6 +34,7 @@ from specsync_lib.visemes import SyncPlan
 if TYPE_CHECKING:
     from specsync_lib.head import Head
 
+CHUNK_TIMES = wan.MODELS_DIR.parent / "measurements" / "wan_chunk_h200.json"
 MINI_METRICS = wan.MODELS_DIR / "wan_mini" / "metrics.json"
 # Of sync_report's measures, those that speak for the whole video.
 HEADLINES = (
@@ -115,6 +116,23 @@ def vae_quality(path: Path = MINI_METRICS) -> pd.DataFrame:
         return pd.DataFrame(rows)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: no metrics ({error}); restore it or run specsync_lib.wan_training") from error
+
+
+def chunk_times(path: Path = CHUNK_TIMES) -> pd.DataFrame:
+    """What a chunk's step and decoding cost on a GPU (`wan_bench`): median ms, a row a model, region and stage.
+
+    A column a mode.
+
+    Raises
+    ------
+    InputError: the file is absent or damaged.
+    """
+    try:
+        rows = pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["rows"])
+        index = ["model", "label", "region_px", "stage"]
+        return rows.pivot_table("median_ms", index, "mode", sort=False).reset_index().rename_axis(columns=None)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: no times of a chunk ({error}); restore it or run specsync_lib.wan_bench") from error
 
 
 def squares(frames: Iterable[np.ndarray], kept: list[np.ndarray], count: int) -> Iterator[np.ndarray]:

@@ -272,13 +272,20 @@ def draw_late_latency(table: pd.DataFrame, serial_ms: float, ax: Axes, measured:
     ax.legend(loc="best", fontsize="small")
 
 
-def draw_late_error(table: pd.DataFrame, ax: Axes) -> None:
-    """Frames that went out with a viseme that is not the judge's, over the rejection rate."""
+def draw_late_error(table: pd.DataFrame, ax: Axes, mm_per_wrong_frame: float | None = None) -> None:
+    """Frames that went out with a viseme that is not the judge's, over the rejection rate; on the right, where it is
+    known what such a frame costs (`late_lips`), the mean lip error in mm."""
     for policy, rows in table.groupby("policy", sort=False):
         role = POLICY_ROLES[policy]
         ax.plot(rows["rate"], rows["plan_error"], ROLE_MARKERS[role], ls="-", color=ROLE_COLOURS[role],
                 label=labelled(POLICY_NAMES[policy], LABEL))  # fmt: skip
     ax.set(xlabel="share of chunks rejected", ylabel="frames not as the judge wants", ylim=(-0.005, None))
+    ax.legend(fontsize="small")
+    if mm_per_wrong_frame:
+        lips = ax.secondary_yaxis(
+            "right", functions=(lambda share: share * mm_per_wrong_frame, lambda mm: mm / mm_per_wrong_frame)
+        )
+        lips.set_ylabel("mean lip error (mm)")
 
 
 # --- confidence threshold ---------------------------------------------------------------------------------------------

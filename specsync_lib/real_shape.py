@@ -257,10 +257,10 @@ def captured(call: Callable[[], Result], device: torch.device) -> Callable[[], R
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # Left to itself, torch captures everything on one stream, which belongs to one device, and whose cuBLAS workspace
-        # all graphs would share: judge and generator, replayed at the same time, would then write their partial sums and
-        # semaphores over each other's. So every graph has a stream of its own, and, cleared before and after, a workspace
-        # in its own memory.
+        # Left to itself, torch captures everything on one stream, which belongs to one device, and whose cuBLAS
+        # workspace all graphs would share: judge and generator, replayed at the same time, would then write their
+        # partial sums and semaphores over each other's. So every graph has a stream of its own and, cleared before and
+        # after, a workspace in its own memory.
         torch._C._cuda_clearCublasWorkspaces()
         with torch.cuda.graph(graph, stream=stream):
             result = call()

@@ -72,6 +72,7 @@ LATE_POLICIES = {
 }
 REASONING_TOKENS = 32
 EVIDENCE_TOKENS = 48  # of a chunk, as the full-scale reasoner reads them
+REPEATS = 5  # of every measured chunk, in that check
 TOLERANCE = 0.05  # how near the model must come to every measured median
 ASSUMED_REJECTION_RATE = 0.3  # where no pattern has been measured
 
@@ -198,6 +199,14 @@ class Spread:
         """One duration in seconds."""
         return float(np.interp(rng.random(), self.shares, self.values_ms)) / 1000
 
+    def split(self, share: float) -> tuple["Spread", "Spread"]:
+        """The fastest share of the times, and the others."""
+        ends = ((0.0, share), (share, 1.0))
+        shares = [np.linspace(low, high, len(self.shares)) for low, high in ends]
+        fast, slow = (tuple(map(float, np.interp(part, self.shares, self.values_ms))) for part in shares)
+        even = tuple(np.linspace(0, 1, len(self.shares)))
+        return Spread(even, fast), Spread(even, slow)
+
     def times(self, factor: float) -> "Spread":
         """The same spread, faster or slower."""
         return replace(self, values_ms=tuple(factor * value for value in self.values_ms))
@@ -222,7 +231,8 @@ class Setup:
     plan: the judge's 12 tokens one by one; token: one more token; verify: by number of passes; guess: until the probe's
     guess is there, within the verification; step: one of ``steps``
     denoising steps; render: one of ``render_parts`` calls that decode a chunk to frames on the host. label: of the
-    times that went in. stretch: how much slower judge and generator run while both work: 1 on two chips.
+    times that went in. stretch: how much slower judge and generator run while both work: 1 on two chips. last_step,
+    last_render: where the last of its kind in a chunk is known to take another time.
     """
 
     name: str
@@ -240,12 +250,15 @@ class Setup:
     render_parts: int = 1
     stretch: float = 1.0
     guess: Spread = NOTHING
+    last_step: Spread | None = None
+    last_render: Spread | None = None
 
     @property
     def job_ms(self) -> list[float]:
         """The generator's jobs for a chunk, one after the other, in medians."""
-        steps, renders = self.steps * [self.step.median_ms], self.render_parts * [self.render.median_ms]
-        return [self.begin.median_ms, *steps, *renders]
+        steps, renders = self.steps * [self.step], self.render_parts * [self.render]
+        steps[-1], renders[-1] = self.last_step or self.step, self.last_render or self.render
+        return [spread.median_ms for spread in (self.begin, *steps, *renders)]
 
     @property
     def generation_ms(self) -> float:
@@ -339,12 +352,14 @@ class SimulatedGenerator(SyntheticGenerator):
         self._spend(self._setup.begin.draw_s(self._rng))
         return super().begin(*given)
 
-    def step(self, *given: object) -> None:
-        self._spend(self._setup.step.draw_s(self._rng))
-        super().step(*given)
+    def step(self, work: SyntheticWork, tokens: Tokens) -> None:
+        last = self._setup.last_step if work.steps_left == 1 else None
+        self._spend((last or self._setup.step).draw_s(self._rng))
+        super().step(work, tokens)
 
     def render(self, work: SyntheticWork) -> np.ndarray | None:
-        self._spend(self._setup.render.draw_s(self._rng))
+        last = self._setup.last_render if work.renders_left == 1 else None
+        self._spend((last or self._setup.render).draw_s(self._rng))
         return super().render(work)
 
     def commit(self, work: SyntheticWork) -> None:
@@ -483,7 +498,11 @@ def measured_files(directory: Path | None = None) -> list[Path]:
 def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
     """Setups by region and mode from a measured pipeline's file: the stage times of that mode's own run.
 
-    So contention between judge and generator is in the speculative run's times, and the model adds none.
+    So contention between judge and generator is in the speculative run's times, and the model adds none. The file holds
+    the times of all steps together, and of all renders; two things are known of their order. Where the last step waits
+    for the judge's first pass, the steps before it shared the machine with that pass, so the last ones are the fastest.
+    The last part of a chunk that is decoded in parts brings the frames to the host, so it is the slowest; parts that a
+    rejection dropped were not the last.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
     found: dict[str, dict[str, Setup]] = {}
@@ -492,6 +511,13 @@ def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
             spreads = {what: Spread.of(row) for what, row in stages.items()}
             verify = {int(what.split()[1]): spread for what, spread in spreads.items() if what.startswith("verify ")}
             plan, token = spreads.get("plan", NOTHING), NOTHING
+            steps = result.get("steps", content.get("steps"))
+            parts = result.get("render_parts", content.get("render_parts", 1))
+            held = result.get("hold_before", {}).get(mode) == "last step" and steps > 1
+            last_step, step = spreads["step"].split(1 / steps) if held else (None, spreads["step"])
+            last_render, render = None, spreads["render"]
+            if parts > 1:
+                render, last_render = render.split(1 - stages["commit"]["n"] / stages["render"]["n"])
             found.setdefault(region, {})[mode] = Setup(
                 name=f"{content['setup']} {region}".strip(),
                 label=content["label"],
@@ -501,11 +527,13 @@ def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
                 token=token,
                 verify=verify or {1: spreads.get("verify", NOTHING)},
                 begin=spreads["begin"],
-                step=spreads["step"],
-                render=spreads["render"],
+                step=step,
+                render=render,
                 commit=spreads["commit"],
-                steps=result.get("steps", content.get("steps")),
-                render_parts=result.get("render_parts", content.get("render_parts", 1)),
+                steps=steps,
+                render_parts=parts,
+                last_step=last_step,
+                last_render=last_render,
                 guess=spreads.get("guess", NOTHING),
             )
     return found
@@ -527,7 +555,8 @@ def check_measured(rng: np.random.Generator, directory: Path | None = None) -> p
                 held = content["regions"][region].get("hold_before", {})
                 policy = Policy(hold_before=held.get(mode, "nothing"))
                 run = content["regions"][region]["runs"][mode]
-                report = simulate(setup, ran, pattern, rng, chunks=run["n"], policy=policy)
+                # the chunks that were measured, several times over: the model's own chance is not its error
+                report = simulate(setup, ran, pattern[: run["n"]], rng, chunks=REPEATS * run["n"], policy=policy)
                 measured_ms = run["p50_ms"]
                 p50_ms = summary_row(report)["p50_ms"]
                 rows.append((content["setup"], region, mode, measured_ms, p50_ms, abs(p50_ms / measured_ms - 1)))
@@ -750,6 +779,8 @@ def on_chip(
         guess=exactly(scaled["encoder"]),
         step=exactly(scaled["step"]),
         render=exactly(scaled["render"]),
+        last_step=None,
+        last_render=None,
         stretch=2.0 if shared else 1.0,
     ), holders + (not shared)
 

@@ -133,3 +133,14 @@ def test_quality_is_read_with_its_interval_and_absent_metrics_are_one_line(tmp_p
 def test_the_way_in_use_is_one_of_those_compared():
     assert IN_USE in METHODS and UNDENOISED in METHODS
     assert len({method.name for method in METHODS}) == len(METHODS)
+
+
+def test_the_chunks_times_are_read_as_they_were_measured(tmp_path):
+    table = face_video.chunk_times().set_index(["model", "region_px", "stage"])
+    rows = json.loads(face_video.CHUNK_TIMES.read_text("utf-8"))["rows"]
+    assert len(table) * 4 == len(rows) and all(row["agrees"] for row in rows)
+    row = next(row for row in rows if row["model"] == "wan-1.3b" and row["mode"] == "compiled graph")
+    assert table.loc[(row["model"], row["region_px"], row["stage"]), "compiled graph"] == row["median_ms"]
+    assert set(table.loc["wan-1.3b", "label"]) == {"real-shape"}
+    with pytest.raises(InputError, match="no times of a chunk"):
+        face_video.chunk_times(tmp_path / "absent.json")

@@ -51,8 +51,11 @@ def test_without_files_nothing_is_claimed_to_be_measured(tmp_path):
 def test_verdicts_follow_from_the_files(tmp_path, rng, pattern):
     content = write_measured(tmp_path, "h200x2", rng, pattern)
     runs = content["regions"]["384px"]["runs"]
-    table = latency_figures.verdict_table({}, tmp_path).set_index("claim")
-    assert table.loc["latency of the serial pipeline", "verdict"] == "holds"  # 700 ms, within a tenth of 645
+    for serial_ms, verdict in ((700, "holds"), (500, "exceeded"), (800, "missed")):  # claimed: 645
+        runs["serial"]["p50_ms"] = serial_ms
+        (tmp_path / "pipeline_h200x2.json").write_text(json.dumps(content))
+        table = latency_figures.verdict_table({}, tmp_path).set_index("claim")
+        assert table.loc["latency of the serial pipeline", "verdict"] == verdict
     assert table.loc["latency of the speculative pipeline", "verdict"] == "exceeded"
     assert table.loc["saved by speculation", "verdict"] == "exceeded"
     assert set(table.loc[table["found"].str.contains("h200x2"), "label"]) == {"real-shape"}
@@ -138,7 +141,7 @@ def test_sliders_change_the_picture(rng):
 def test_a_pipeline_slower_than_speech_falls_behind_and_a_faster_one_does_not(rng, pattern):
     runs = latency_figures.live_runs(simulate.reference_setup(), pattern, rng, chunks=20)
     table = latency_figures.delivery_table(runs).set_index("run")
-    assert table.loc["serial", "falls_behind_ms"] > 200
+    assert table.loc["serial", "falls_behind_ms"] > 100  # about 545 ms for every 400 of speech
     assert abs(table.loc["speculative", "falls_behind_ms"]) < 20
     assert table.loc["speculative", "delivery_jitter_p99_ms"] <= 2
     fig, ax = plt.subplots()

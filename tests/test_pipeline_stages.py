@@ -233,7 +233,9 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
 
     class ToyModels(Models):
         def stages(self, **judging):
-            return replace(toy_stages(weights, **judging), generator=SyntheticGenerator(RealClock, StageTimes(), (32, 32)))
+            return replace(
+                toy_stages(weights, **judging), generator=SyntheticGenerator(RealClock, StageTimes(), (32, 32))
+            )
 
     monkeypatch.setattr(
         pipeline_bench,

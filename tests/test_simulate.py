@@ -295,3 +295,29 @@ def test_an_interval_of_a_percentile_holds_it_and_resamples_streams(rng):
     by_stream = percentile_interval(dependent, np.arange(200) // 20, 50, rng)
     by_chunk = percentile_interval(dependent, np.zeros(200), 50, rng)
     assert by_stream.high - by_stream.low > by_chunk.high - by_chunk.low
+
+
+def test_a_spread_splits_into_its_faster_and_its_slower_times():
+    spread = simulate.Spread.of({"median_ms": 4.0, "p20_ms": 2.0, "p80_ms": 6.0, "p99_ms": 10.0})
+    fast, slow = spread.split(0.5)
+    assert max(fast.values_ms) == pytest.approx(4.0) == min(slow.values_ms)
+    rng = np.random.default_rng(0)
+    drawn = [part.draw_s(rng) for part in (fast, slow) for _ in range(2000)]
+    whole = [spread.draw_s(rng) for _ in range(4000)]
+    assert np.mean(drawn) == pytest.approx(np.mean(whole), rel=0.03)
+
+
+def test_the_last_of_a_chunks_steps_and_renders_takes_its_own_time():
+    setup = simulate.reference_setup(steps=3)
+    late = simulate.replace(setup, last_step=simulate.exactly(50.0), last_render=simulate.exactly(70.0), render_parts=2)
+    other = setup.job_ms[1] * 2 + setup.render.median_ms
+    assert late.generation_ms == pytest.approx(other + 120.0)
+    report = simulate.simulate(late, "serial", [ChunkPattern()], np.random.default_rng(0), chunks=2)
+    expected = setup.draft.median_ms + setup.plan.median_ms + late.generation_ms
+    assert report.chunks()["latency_ms"].iloc[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_model_is_within_its_tolerance_of_every_measured_pipeline():
+    table = simulate.check_measured(np.random.default_rng(0))
+    assert {"cpu", "h200", "h200x2"} <= set(table["setup"])
+    assert (table["relative_error"] <= simulate.TOLERANCE).all(), table.to_string()
