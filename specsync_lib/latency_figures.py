@@ -50,6 +50,7 @@ MODE_NAMES = {
     "speculative": "speculative",
     "speculative_lenient": "speculative, lenient",
 }
+OTHER_STEPS = r"_\d+steps$"  # a region measured with another number of denoising steps too: in the table alone
 COMPARED = {"serial": "", "speculative": "//", "speculative_lenient": ".."}  # bars of a setup, and their hatches
 # What a chunk's latency is made of, in the order in which it passes; each has its colour everywhere.
 PARTS = {
@@ -154,13 +155,15 @@ def comparison_table(
 ) -> pd.DataFrame:
     """One row a part: claimed, simulated, then every measured file that exists."""
     rows = claimed_rows() + simulated_rows(setup, pattern, lenient, rng)
-    for path in measured_files():
+    for path in sorted(measured_files(), key=lambda path: ("x2" not in path.stem, path.stem)):
         rows += measured_rows(path, rng)
     return pd.DataFrame(rows)
 
 
 def comparison_figure(table: pd.DataFrame) -> Figure:
-    """`draw_comparison` of all setups; those on a CPU, tens of times slower, on an axis of their own."""
+    """`draw_comparison` of the setups with the usual number of steps; those on a CPU, ten times slower, on an axis of
+    their own."""
+    table = table[~table["setup"].str.contains(OTHER_STEPS)]
     on_cpu = table["setup"].str.startswith("cpu")
     groups = [part for part in (table[~on_cpu], table[on_cpu]) if len(part)]
     counts = [len(part[["setup", "label"]].drop_duplicates()) for part in groups]
@@ -192,11 +195,11 @@ def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
                 ax.errorbar(total, place + offset, xerr=ends, color="black", capsize=3, lw=1.2)
             ax.annotate(f"  {MODE_NAMES[mode]} {total:,.0f} ms", (end, place + offset), va="center", fontsize=9)
     ax.set_yticks(range(len(setups)), [labelled(setup, label) for setup, label in setups.itertuples(index=False)])
-    ax.invert_yaxis()
+    ax.set_ylim(len(setups) - 0.5, -0.75)
     ax.axvline(CHUNK_MS, color=ROLE_COLOURS["baseline"], ls=":", lw=1.2)
     ax.annotate(" a chunk of video", (CHUNK_MS, -0.62), fontsize=8.5, color=ROLE_COLOURS["baseline"], va="center")
     longest = table[[column for column in ("p50_ms", "p50_high_ms") if column in table]].max().max()
-    ax.set(xlim=(0, 1.25 * longest), xlabel="median latency of a chunk, last sample to frames (ms)")
+    ax.set(xlim=(0, 1.4 * longest), xlabel="median latency of a chunk, last sample to frames (ms)")
     shown = [part for part in PARTS if part in set(table["part"])]
     labels = {part: sorted(set(table.loc[table["part"] == part, "label"])) for part in shown}
     ax.legend(
