@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from specsync_lib import simulate
@@ -49,6 +49,9 @@ times = st.floats(0.1, 100)
     policy=st.sampled_from(list(simulate.LATE_POLICIES)),
 )  # fmt: skip
 def test_simulation_and_closed_form_agree_whatever_the_times(setup, rate, policy):
+    # a verdict at the very moment when a job ends comes before or after it, as rounding has it
+    ends = np.cumsum([0.0, *setup.job_ms])
+    assume(np.abs(ends - setup.verify_ms(1).median_ms).min() > 1e-6)
     rng = np.random.default_rng(0)
     pattern = simulate.random_pattern(rate, CHUNKS, rng)
     report = simulate.simulate(setup, "speculative", pattern, rng, chunks=CHUNKS, policy=simulate.LATE_POLICIES[policy])
