@@ -65,6 +65,7 @@ LATENCY_READINGS = {
     "reduction": "saved by speculation",
     "delivery_jitter_p99_ms": "delivery jitter, p99",
 }
+SETUP_NAMES = {"h200x2": "two H200s", "h200": "one H200", "cpu": "this suite's models on a CPU"}
 HEADLINE_SETUPS = (("h200x2", "_384px"), ("h200", "_384px"), ("cpu", ""))  # others: notebook 05, the summary
 
 CLAIMS = (
@@ -266,7 +267,7 @@ def reading(key: str) -> str:
         for name, words in LATENCY_READINGS.items():
             if what == name or what.startswith(f"{name}_"):
                 region = what.removeprefix(name).strip("_").replace("_", ", ")
-                return ", ".join(part for part in (setup, region, words) if part)
+                return ", ".join(part for part in (SETUP_NAMES.get(setup, setup), region, words) if part)
     return READINGS.get(key, key)
 
 
