@@ -74,6 +74,21 @@ def test_acceptance_with_another_judge_is_never_a_plain_yes():
     assert by({"acceptance.at_085": entry | {"value": 0.5}})["verdict"] == "missed"
 
 
+def test_near_perfect_lips_are_in_step_steady_and_follow():
+    def verdict(**values):
+        summary = {
+            f"sync.{name}": {"value": value, "unit": "", "label": "measured", "source": "somewhere"}
+            for name, value in values.items()
+        }
+        return latency_figures.verdict_table(summary).set_index("claimed").loc["no number", "verdict"]
+
+    assert verdict(av_offset_ms=8.0, jitter_ratio=0.9, lip_r=0.97) == "holds"
+    assert verdict(av_offset_ms=8.0, jitter_ratio=0.9, lip_r=0.86).startswith("in part")
+    assert verdict(av_offset_ms=80.0, jitter_ratio=0.9, lip_r=0.97) == "missed"
+    assert verdict(av_offset_ms=8.0, jitter_ratio=2.0, lip_r=0.97) == "missed"
+    assert verdict() == latency_figures.NOT_MEASURED
+
+
 def test_headline_numbers_are_fit_for_the_summary(tmp_path, rng, pattern, monkeypatch):
     monkeypatch.setattr("specsync_lib.summary.SUMMARY_DIR", tmp_path / "summary")
     write_measured(tmp_path, "h200x2", rng, pattern)
