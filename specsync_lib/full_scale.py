@@ -199,16 +199,15 @@ def measure_stages(session: Session, device: torch.device, groups: Sequence[str]
         "products": partial(measure_fp8_products, session, device),
         "reasoner-bf16": partial(measure_reasoner, session, device, "bf16"),
         "reasoner-fp8": partial(measure_reasoner, session, device, "fp8"),
-        "compiled": partial(measure_compiled, session, device),
+        COMPILED: partial(measure_compiled, session, device),
     }
     session.content |= {"stages": [], "failed": {}}
     for name in groups:
-        measure = measures[name]
         if session.left() < 60:
             session.log(f"no time left for {name}")
             continue
         try:
-            measure()
+            measures[name]()
         except RuntimeError as error:  # one group's failure is written down and costs no other group its numbers
             session.content["failed"][name] = str(error).splitlines()[0]
             session.log(f"{name} FAILED: {session.content['failed'][name]}")
@@ -597,6 +596,7 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     session.content |= facts
     session.log(f"built: {facts['weight_gib']} GiB, reasoner in {facts['reasoner_precision']}")
     session.save()
+    answers = {"speculative_lenient": lenient}
     cases = list(options.cases.values())
     first: tuple[Stages, dict] | tuple[()] = ()
     for place, case in enumerate(cases):
@@ -606,7 +606,6 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
         session.log(f"{case.name}: {case}")
         session.save()
         try:
-            answers = {"speculative_lenient": lenient}
             measured = measure_case(
                 session, models, case, pattern, answers, options, owed=bool(first), reasoning=place == 0
             )
@@ -817,18 +816,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--convolution", choices=("3d", "2d"), default="3d", help="how the decoder convolves")
     parser.add_argument("--fp8", choices=("per-tensor", "rowwise"), default="per-tensor", help="FP8 product")
     parser.add_argument("--compile", action="store_true", help="compile decoder and transformer blocks (a minute each)")
-    parser.add_argument("--groups", help=f"groups of stages to measure, of {', '.join((*GROUPS, COMPILED))}")
+    known = (*GROUPS, COMPILED)
+    parser.add_argument("--groups", help=f"groups of stages to measure, of {', '.join(known)}")
     parser.add_argument("--tiny", action="store_true", help="tiny models on a CPU: a rehearsal, no measurement")
     options = parser.parse_args(list(arguments))
     shapes = TINY if options.tiny else FULL
-    options.groups = (
-        options.groups.split(",") if options.groups else [*GROUPS, COMPILED] if options.compile else list(GROUPS)
-    )
-    unknown = set(options.groups) - {*GROUPS, COMPILED}
-    if unknown:
-        parser.error(
-            f"--groups: {', '.join(sorted(unknown))} is unknown; give some of {', '.join((*GROUPS, COMPILED))}"
-        )
+    usual = known if options.compile else GROUPS
+    options.groups = options.groups.split(",") if options.groups else usual
+    if unknown := set(options.groups) - set(known):
+        parser.error(f"--groups: {', '.join(sorted(unknown))} is unknown; give some of {', '.join(known)}")
     options.cases = {}
     for case in (options.regions or DEFAULT_CASES[options.part, options.tiny]).split(","):
         region, *numbers = case.split(":")

@@ -151,12 +151,17 @@ def _rows(setup: str, label: str, mode: str, parts: Mapping[str, float], interva
     return [shared | {"part": part, "ms": ms} for part, ms in parts.items() if ms > SHORTEST_SHOWN_MS]
 
 
+def two_gpus_first(path: Path) -> tuple[bool, str]:
+    """Sorts measured files: the headline's setup before others."""
+    return "x2" not in path.stem, path.stem
+
+
 def comparison_table(
     setup: Setup, pattern: Sequence[ChunkPattern], lenient: Sequence[ChunkPattern], rng: np.random.Generator
 ) -> pd.DataFrame:
     """One row a part: claimed, simulated, then every measured file that exists."""
     rows = claimed_rows() + simulated_rows(setup, pattern, lenient, rng)
-    for path in sorted(measured_files(), key=lambda path: ("x2" not in path.stem, path.stem)):
+    for path in sorted(measured_files(), key=two_gpus_first):
         rows += measured_rows(path, rng)
     return pd.DataFrame(rows)
 
@@ -514,7 +519,7 @@ def _absent(claim: Mapping) -> tuple:
 
 def _headline(directory: Path | None) -> tuple[dict, str, dict, Path] | None:
     """The full-scale measurement that the headline rests on: two GPUs before one, 384 px before others."""
-    for path in sorted(measured_files(directory), key=lambda path: ("x2" not in path.stem, path.stem)):
+    for path in sorted(measured_files(directory), key=two_gpus_first):
         content = json.loads(path.read_text(encoding="utf-8"))
         if "h200" in content["setup"]:
             for region, result in sorted(content["regions"].items(), key=lambda item: not item[0].startswith("384")):
