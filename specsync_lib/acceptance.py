@@ -8,6 +8,7 @@ accepted    a drafted frame that the judge lets stand
 recovered   the token that takes the place of the first draft that was not accepted
 own rows    the judge's distributions of a pass: given what was drafted, so right up to the first rejection and a good
             guess after it
+branches    several drafts of a chunk that one pass verifies together (`branches.py` chooses them)
 
 The exact rules commit what the judge alone would have written (greedy: the same tokens; sampled: the same
 distribution). The lenient rule does not, and is never called lossless.
@@ -17,7 +18,7 @@ Sources: Leviathan et al., "Fast Inference from Transformers via Speculative Dec
 rows are the next draft, as in Jacobi decoding (Santilli et al., 2305.10427), so that a chunk takes about two passes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -27,6 +28,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kernels.verify_prefix import Backend, Verdict, verify_greedy, verify_sampled
+from specsync_lib.branches import Branches
 from specsync_lib.draft import DraftPlan
 from specsync_lib.errors import InputError
 
@@ -45,6 +47,10 @@ class Stream(Protocol):
 
     def score(self, draft_tokens: Int[np.ndarray, " t"]) -> Float[np.ndarray, "t v"]:
         """One pass: row i is p(frame i | context, fixed tokens of the chunk, draft[:i])."""
+        ...
+
+    def score_branches(self, branches: Sequence[Int[np.ndarray, " t"]]) -> list[Float[np.ndarray, "t v"]]:
+        """What `score` gives for each of several drafts, in one pass; asked only where branches are verified."""
         ...
 
     def commit(self, tokens: Int[np.ndarray, " t"]) -> None:
@@ -227,6 +233,57 @@ def decide(
     )
 
 
+# (drafts of the frames that are open, the tokens before them) -> p [t, v] of each draft, or None: the judge failed.
+ScoreBranches = Callable[[list[Int[np.ndarray, " t"]], list[int]], list[Float[np.ndarray, "t v"]] | None]
+
+
+def decide_branches(
+    score: ScoreBranches,
+    rows: Float[np.ndarray, "t v"],
+    branches: Branches,
+    *,
+    before: int | None = None,
+    backend: Backend = "torch",
+) -> Decision:
+    """Decide one chunk as `decide` does under the exact greedy rule, several drafts of it a pass.
+
+    Every branch is verified by that rule; the one of which most stands is taken. Its accepted tokens and the recovered
+    one are the judge's own whatever the others said, so what is committed is the same.
+
+    Parameters
+    ----------
+    score : one pass of the judge.
+    rows : what is thought of each frame before the first pass; later passes go by the judge's own rows.
+    branches : chooses the drafts of a pass.
+    before : the frame before the chunk.
+    """
+    rows = _distributions(torch.from_numpy(np.asarray(rows, np.float32)))[0].numpy()
+    plan, drafted, stopped = [], None, []
+    passes = first_accepted = 0
+    while len(plan) < len(rows):
+        first = len(plan)
+        drafts = branches.of(rows[first:], plan[-1] if plan else before)
+        drafted = drafts[0] if drafted is None else drafted
+        scored, passes = score(drafts, plan), passes + 1
+        if scored is None:
+            break
+        target, tokens = torch.from_numpy(np.stack(scored)), torch.from_numpy(np.stack(drafts)).int()
+        verdict = accept_exact_greedy(target, tokens, backend=backend)
+        best = int(verdict.accepted.argmax())
+        stands = int(verdict.accepted[best])
+        first_accepted = stands if passes == 1 else first_accepted
+        plan += drafts[best][:stands].tolist()
+        if len(plan) < len(rows):
+            stopped.append(len(plan))
+            plan.append(int(verdict.token[best]))
+        rows = np.concatenate([rows[:first], scored[best]])
+    decided = np.arange(len(rows)) < len(plan)
+    tokens = np.where(decided, np.pad(plan, (0, len(rows) - len(plan))), drafted)
+    recovered = np.isin(np.arange(len(rows)), stopped)
+    tensors = (torch.from_numpy(one)[None] for one in (tokens, drafted, decided, recovered))
+    return Decision(*tensors, torch.tensor([passes]), torch.tensor([first_accepted]))
+
+
 def _distributions(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows that sum to 1, and which of them were distributions; the others become uniform, so that one can draw."""
     total = rows.sum(dim=-1)
@@ -255,6 +312,7 @@ class ChunkVerdict:
     verified : the judge decided the frame; False is the fallback, where the draft is kept unverified.
     first_accepted : how many tokens the first pass accepted from the front (lenient: before the first rejection).
     passes : forward passes of the judge, failed ones included.
+    known_after : passes after which what ``on_pass`` tells is the final plan, and stays it; at most ``passes``.
     rejected_at : frames where a pass ended at a draft that did not stand (lenient: every rejected frame).
     faults : why the judge was not believed, one short text a failed pass or commit.
     """
@@ -264,6 +322,7 @@ class ChunkVerdict:
     verified: Bool[np.ndarray, " t"]
     first_accepted: int
     passes: int
+    known_after: int
     rejected_at: tuple[int, ...]
     faults: tuple[str, ...] = ()
 
@@ -284,6 +343,8 @@ def verify_chunk(
     redraft: Literal["judge", "draft"] = "judge",
     guess: Float[np.ndarray, "t v"] | None = None,
     witness: Float[np.ndarray, "t v"] | None = None,
+    branches: Branches | None = None,
+    before: int | None = None,
     on_pass: Callable[[Int[np.ndarray, " t"], int], None] | None = None,
     backend: Backend = "torch",
 ) -> ChunkVerdict:
@@ -305,59 +366,77 @@ def verify_chunk(
         at hand by now (the evidence's probe). What is committed stays exact; ``accepted`` still speaks of the draft.
     witness : a third party's distributions for the same frames (the evidence's probe): a judge whose rows agree with it
         only after a shift speaks of other frames.
-    on_pass : told before every further pass what the chunk looks like by now, and how many of its frames are fixed.
+    branches : verify several drafts a pass, under the exact greedy rule; for a stream that can.
+    before : the viseme of the frame before the chunk, by which branches are chosen.
+    on_pass : told before every pass what the chunk looks like by now, and how many passes there were.
 
     Raises
     ------
-    InputError : an unknown rule, or sampling without a generator.
+    InputError : an unknown rule, sampling without a generator, or branches under another rule than exact greedy.
     """
     if rule not in RULES:
         raise InputError(f"rule is {rule!r}: expected one of {', '.join(RULES)}")
     if rule == "exact-sampled" and generator is None:
         raise InputError("rule exact-sampled: expected a torch.Generator to draw with, got none; pass generator=")
+    if branches is not None and rule != "exact-greedy":
+        raise InputError(f"rule {rule}: branches are verified under exact-greedy alone; leave branches= out")
     frames = len(draft.probabilities)
     if not frames:
         none = np.zeros(0, bool)
-        return ChunkVerdict(np.zeros(0, np.int64), none, none, 0, 0, ())
+        return ChunkVerdict(np.zeros(0, np.int64), none, none, 0, 0, 0, ())
     q = torch.from_numpy(np.array(draft.probabilities, dtype=np.float32))[None]
     offered = torch.from_numpy(gate(draft.confidence, threshold))[None]
     faults: list[str] = []
-    committed = 0
+    told: list[np.ndarray] = []  # before every pass
+    open_from = 0
 
-    def score(tokens: Tensor, fixed: Tensor) -> Tensor:
-        nonlocal committed
-        first = int(fixed[0])
-        target = torch.full_like(q, torch.nan)
-        if first and on_pass:
-            on_pass(tokens[0].numpy().copy(), first)
+    def one_pass(drafts: list[np.ndarray], plan: np.ndarray, first: int) -> list[np.ndarray] | None:
+        """The judge's rows for drafts of the frames from ``first`` on, if it can be believed; plan: all frames."""
+        nonlocal open_from
+        if on_pass:
+            on_pass(plan, len(told))
+        told.append(plan)
         try:
-            if first > committed:
-                stream.commit(tokens[0, committed:first].numpy())
-                committed = first
-            rows = stream.score(tokens[0, first:].numpy())
-            fault = row_fault(rows, frames - first, q.shape[2], None if witness is None else witness[first:])
+            if first > open_from:
+                stream.commit(plan[open_from:first])
+                open_from = first
+            scored = [stream.score(drafts[0])] if branches is None else stream.score_branches(drafts)
+            seen = None if witness is None else witness[first:]
+            fault = next(filter(None, (row_fault(rows, frames - first, q.shape[2], seen) for rows in scored)), None)
         except Exception as error:  # whatever a judge raises, it has accepted nothing
             fault = _in_short("raised", error)
         if fault:
             faults.append(fault)
-        else:
-            target[0, first:] = torch.as_tensor(np.asarray(rows, dtype=np.float32))
+            return None
+        return [np.asarray(rows, dtype=np.float32) for rows in scored]
+
+    def score(tokens: Tensor, fixed: Tensor) -> Tensor:
+        first, plan = int(fixed[0]), tokens[0].numpy().copy()
+        target = torch.full_like(q, torch.nan)
+        if (scored := one_pass([plan[first:]], plan, first)) is not None:
+            target[0, first:] = torch.from_numpy(scored[0])
         return target
+
+    def score_branches(drafts: list[np.ndarray], fixed: list[int]) -> list[np.ndarray] | None:
+        return one_pass(drafts, np.concatenate([np.array(fixed, int), drafts[0]]), len(fixed))
 
     if rule == "lenient":
         decision = _lenient(score, q, offered, probability)
         drafted = decision.drafted
     else:
         first = q if guess is None else torch.from_numpy(np.array(guess, dtype=np.float32))[None]
-        offered = offered if guess is None else None
-        decision = decide(
-            score, first, rule=rule, offered=offered, generator=generator, redraft=redraft, backend=backend
-        )
-        drafted = decision.drafted if guess is None else _distributions(q)[0].argmax(dim=2)
+        if branches is not None:
+            decision = decide_branches(score_branches, first[0].numpy(), branches, before=before, backend=backend)
+        else:
+            offered = offered if guess is None else None
+            decision = decide(
+                score, first, rule=rule, offered=offered, generator=generator, redraft=redraft, backend=backend
+            )
+        drafted = _distributions(q)[0].argmax(dim=2) if guess is not None or branches else decision.drafted
     tokens = torch.where(decision.decided, decision.tokens, drafted)[0].numpy()
     stands = decision.decided & (decision.tokens == drafted)
     try:
-        stream.commit(tokens[committed:])
+        stream.commit(tokens[open_from:])
     except Exception as error:  # the verdict stands; a broken stream will fail its next pass
         faults.append(_in_short("commit raised", error))
     return ChunkVerdict(
@@ -366,6 +445,7 @@ def verify_chunk(
         decision.decided[0].numpy(),
         int(decision.first_accepted[0]),
         int(decision.passes[0]),
+        max((done for done, plan in enumerate(told, start=1) if (plan != tokens).any()), default=0),
         tuple(np.flatnonzero((decision.recovered & ~stands)[0].numpy()).tolist()),
         tuple(faults),
     )

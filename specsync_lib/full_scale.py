@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from specsync_lib import real_shape, wan
+from specsync_lib.branches import Branches
 from specsync_lib.errors import InputError
 from specsync_lib.latency_numbers import paced_numbers, run_numbers, spread, stage_numbers
 from specsync_lib.pipeline import (
@@ -53,8 +54,9 @@ from specsync_lib.real_shape import (
 from specsync_lib.simulate import (
     LATE_POLICIES,
     POLICIES,
+    WAYS,
     ChunkPattern,
-    measured_pattern,
+    measured_answers,
     random_pattern,
     written_pattern,
 )
@@ -64,7 +66,7 @@ from specsync_lib.units import CHUNK_SAMPLES, FRAMES_PER_CHUNK, SAMPLE_RATE_HZ, 
 LABEL = "real-shape"
 REASONING_TOKENS = 32
 STEPS = (1, 2, 4)
-PASS_TOKENS = (1, 12, 32, 60)  # a token; a chunk's draft; a longer one; a chunk's evidence with its draft
+PASS_TOKENS = (1, 12, 32, 60, 125)  # a token; two drafts; a chunk's evidence with its draft; with several
 PREFILL_TOKENS = 512
 FP8_ROWS = (1, 12, 60)
 POLICY_RATES = (0.0, 0.25, 0.5)
@@ -423,25 +425,27 @@ class ShapeJudge(ShapeStage):
         self._listener, self._reasoner, self.pattern = listener, reasoner, pattern
         encoded = listener.encode()
         self._probe = torch.randn(encoded.shape[-1], len(VISEMES), device=self.device, dtype=encoded.dtype)
+        self._branches = Branches.load()
+        self.branched = False  # whether several plans share a pass
         self.first_chunk = 0  # where in the pattern the stream begins
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
-        """A pass over evidence and the probe's guess, or the draft; what a pass says is told at once, then verified."""
+        """Passes over evidence and what is thought of the chunk so far; what a pass says is told before the next."""
         index, answer, tokens = request.audio.index, self._answer(request), self._tokens(request)
-        words = iter(answer.words(tokens))
-        said = request.draft.tokens
+        words, said = iter(answer.words(tokens)), request.draft.tokens
         with self._running():
             encoded = self._hear(request.audio)
             if answer.guessed:
-                (encoded[0, -FRAMES_PER_CHUNK:] @ self._probe).argmax(-1).cpu()
-                said = next(words)
-                deliver(Verdict(index, said, 0, final=False))
-            probabilities, _ = self._reasoner.read_and_score(self._padded(said))
-            for done, said in enumerate(words, start=1):
-                probabilities.cpu()  # the acceptance rule looks at every pass before the next
-                deliver(Verdict(index, said, done, final=False))
-                probabilities, _ = self._reasoner.score(self._padded(said))
-            probabilities.cpu()
+                rows = (encoded[0, -FRAMES_PER_CHUNK:] @ self._probe).float().softmax(-1).cpu().numpy()
+            for done in range(answer.passes):
+                if done or answer.guessed:
+                    said = next(words)
+                    deliver(Verdict(index, said, done, final=False))
+                # the acceptance rule looks at every pass before the next; which plans share one follows from the last
+                if self.branched:
+                    rows = self._reasoner.score_branches(self._branches.of(rows)).cpu().numpy()[0]
+                else:
+                    self._reasoner.score(self._padded(said))[0].cpu()
         deliver(Verdict(index, tokens, answer.passes))
 
     def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
@@ -487,6 +491,11 @@ class ShapeGenerator(ShapeStage):
                 self._follow(tokens)
             self._denoiser.step(self._denoiser.steps - work.steps_left)
         work.steps_left, work.tokens = work.steps_left - 1, tokens
+
+    def rewind(self, work: ShapeWork) -> None:
+        with self._running():
+            self._denoiser.undo()
+        work.steps_left, work.rendered = work.steps_left + 1, 0
 
     def render(self, work: ShapeWork) -> np.ndarray | None:
         with self._running():
@@ -582,12 +591,11 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     """Both pipelines in turn, block by block, case by case. With the first case's stages, once no other case of its
     region follows: the policies over rejection rates, and a run at the pace of speech."""
     generation, reasoning = devices(setup, options.tiny)
-    pattern, source = measured_pattern()
-    lenient, _ = measured_pattern(lenient=True)
-    session.content |= {
-        "setup": setup, "pattern": source, "replayed": written_pattern(pattern),
-        "replayed_lenient": written_pattern(lenient), "regions": {}, "failed": {},
-    }  # fmt: skip
+    answers, source = measured_answers()
+    pattern = answers["serial"]
+    session.content |= {"setup": setup, "pattern": source, "replayed": written_pattern(pattern)}
+    session.content |= {f"replayed_{way}": written_pattern(answers[mode]) for mode, way in WAYS.items()}
+    session.content |= {"regions": {}, "failed": {}}
     session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
     models, facts = build_models(
         session.shapes, setup, generation, reasoning, convolution=options.convolution, compiled=options.compile,
@@ -596,7 +604,6 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     session.content |= facts
     session.log(f"built: {facts['weight_gib']} GiB, reasoner in {facts['reasoner_precision']}")
     session.save()
-    answers = {"speculative_lenient": lenient}
     cases = list(options.cases.values())
     first: tuple[Stages, dict] | tuple[()] = ()
     for place, case in enumerate(cases):
@@ -612,7 +619,7 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
             first = first if place else measured
             if first and not any(one.region == cases[0].region for one in cases[place + 1 :]):
                 run_policies(session, *first, options.policy_chunks)
-                run_paced(session, *first, options.paced_chunks)
+                run_paced(session, *first, answers["speculative_branched"], options.paced_chunks)
                 first = ()
         except (InputError, RuntimeError) as error:  # one case's failure is written down and costs no other its numbers
             session.content["failed"][case.name] = str(error).splitlines()[0]
@@ -646,6 +653,7 @@ def measure_case(
         "serial": case.chunks,
         "speculative": case.chunks,
         "speculative_eager": min(case.chunks, options.eager_chunks),
+        "speculative_branched": case.chunks,
         "speculative_lenient": case.chunks,
         "serial_reasoning": options.reasoning_chunks * reasoning,
     }
@@ -701,14 +709,14 @@ def run_blocks(
         stages.judge.first_chunk = first_chunk
         for mode, run in MODES.items():
             chunks = min(block_chunks, wanted[mode] - first_chunk)
-            stages.judge.pattern = answers.get(mode, exact)
+            stages.judge.pattern, stages.judge.branched = answers.get(mode, exact), WAYS.get(mode) == "branched"
             if chunks > 0:
                 kept[mode].append(run_without_frames(run, samples[: chunks * CHUNK_SAMPLES], stages))
                 keep(result, kept)
                 session.save()
         session.log(f"{first_chunk + block_chunks} chunks")
         slowest = max(slowest, time.monotonic() - began)
-    stages.judge.pattern = exact
+    stages.judge.pattern, stages.judge.branched = exact, False
     for mode, numbers in result["runs"].items():
         first_ms = np.median(numbers["first_ms"])
         session.log(
@@ -778,15 +786,18 @@ def judged_tokens(drafted: Tokens, answer: ChunkPattern) -> Tokens:
     return tuple((token + (frame in answer.rejected)) % len(VISEMES) for frame, token in enumerate(drafted))
 
 
-def run_paced(session: Session, stages: Stages, result: dict, chunks: int) -> None:
-    """The speculative pipeline at the pace of speech: when every chunk of frames is out, against when it was heard."""
-    samples = np.zeros(chunks * CHUNK_SAMPLES, np.float32)
+def run_paced(session: Session, stages: Stages, result: dict, answers: Sequence[ChunkPattern], chunks: int) -> None:
+    """The speculative pipeline, several plans a pass, at the pace of speech: when every chunk of frames is out, against
+    when it was heard."""
+    samples, mode = np.zeros(chunks * CHUNK_SAMPLES, np.float32), "speculative_branched"
     if session.left() < 5 + len(samples) / SAMPLE_RATE_HZ:
         session.log("no time left for the pace of speech")
         return
-    run = partial(run_speculative, policy=POLICIES["speculative"])
-    report = run_without_frames(run, samples, stages, pace="real time")
-    result["paced"] = paced_numbers(report)
+    measured = stages.judge.pattern
+    stages.judge.first_chunk, stages.judge.pattern, stages.judge.branched = 0, answers, True
+    report = run_without_frames(partial(run_speculative, policy=POLICIES[mode]), samples, stages, pace="real time")
+    stages.judge.pattern, stages.judge.branched = measured, False
+    result["paced"] = {"mode": mode} | paced_numbers(report)
     session.log(f"at the pace of speech: p99 {np.percentile(result['paced']['latency_ms'], 99):.1f} ms")
     session.save()
 

@@ -160,6 +160,7 @@ class ChunkInProgress:
     idle: np.ndarray
     times: list[float]
     generator: "FaceGenerator" = field(repr=False)
+    _before: tuple[Tensor, list[float]] | None = field(default=None, repr=False)  # the last step
 
     @property
     def steps_left(self) -> int:
@@ -177,8 +178,20 @@ class ChunkInProgress:
         if plan is not None:
             self.plan = self.generator.check_plan(plan)
         t, t_next = self.times[:2]
+        self._before = self.latents, self.times
         self.latents = toward_clean(self.latents, self.generator.predict(self, t), t, t_next)
         self.times = self.times[1:]
+
+    def undo(self) -> None:
+        """Take the last step back, once.
+
+        Raises
+        ------
+        InputError: there was none, or it has been taken back.
+        """
+        if self._before is None:
+            raise InputError(f"face generator: chunk {self.number} has no denoising step to take back")
+        (self.latents, self.times), self._before = self._before, None
 
 
 @dataclass(frozen=True)

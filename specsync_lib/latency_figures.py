@@ -30,6 +30,8 @@ from specsync_lib.simulate import (
     CHUNK_MS,
     LABEL,
     REASONING_TOKENS,
+    WAYS,
+    Answers,
     ChunkPattern,
     Setup,
     claims,
@@ -48,10 +50,13 @@ MODE_NAMES = {
     "serial": "serial",
     "serial_reasoning": "serial, reasoning first",
     "speculative": "speculative",
+    "speculative_branched": "speculative, several plans a pass",
     "speculative_lenient": "speculative, lenient",
 }
+EXACT = ("speculative_branched", "speculative")  # the speculative modes that keep the judge's plan, the surest first
 OTHER_STEPS = r"_\d+steps$"  # a region measured with another number of denoising steps too: in the table alone
-COMPARED = {"serial": "", "speculative": "//", "speculative_lenient": ".."}  # bars of a setup, and their hatches
+# bars of a setup, and their hatches
+COMPARED = {"serial": "", "speculative": "//", "speculative_branched": "xx", "speculative_lenient": ".."}
 # What a chunk's latency is made of, in the order in which it passes; each has its colour everywhere.
 PARTS = {
     "not broken down": "claimed",
@@ -107,18 +112,13 @@ def claimed_rows() -> list[dict]:
     ]  # fmt: skip
 
 
-def simulated_rows(
-    setup: Setup,
-    pattern: Sequence[ChunkPattern],
-    lenient: Sequence[ChunkPattern],
-    rng: np.random.Generator,
-    chunks: int = 200,
-) -> list[dict]:
-    """A setup's pipelines, simulated: ``pattern`` under the exact rule, ``lenient`` under the lenient one."""
+def simulated_rows(setup: Setup, answers: Answers, rng: np.random.Generator, chunks: int = 200) -> list[dict]:
+    """A setup's pipelines, simulated, with what the judge says in each mode."""
     rows = []
     for mode in COMPARED:
-        ran, answers = ("speculative", lenient) if mode == "speculative_lenient" else (mode, pattern)
-        latency_ms = simulate(setup, ran, answers, rng, chunks=chunks).chunks()["latency_ms"]
+        ran = "serial" if mode == "serial" else "speculative"
+        judged = setup.branched if WAYS.get(mode) == "branched" else setup
+        latency_ms = simulate(judged, ran, answers[mode], rng, chunks=chunks).chunks()["latency_ms"]
         stages = {
             name: {"median_ms": getattr(setup, name).median_ms}
             for name in ("draft", "begin", "step", "render", "commit", *(("plan",) if mode == "serial" else ()))
@@ -156,11 +156,9 @@ def two_gpus_first(path: Path) -> tuple[bool, str]:
     return "x2" not in path.stem, path.stem
 
 
-def comparison_table(
-    setup: Setup, pattern: Sequence[ChunkPattern], lenient: Sequence[ChunkPattern], rng: np.random.Generator
-) -> pd.DataFrame:
+def comparison_table(setup: Setup, answers: Answers, rng: np.random.Generator) -> pd.DataFrame:
     """One row a part: claimed, simulated, then every measured file that exists."""
-    rows = claimed_rows() + simulated_rows(setup, pattern, lenient, rng)
+    rows = claimed_rows() + simulated_rows(setup, answers, rng)
     for path in sorted(measured_files(), key=two_gpus_first):
         rows += measured_rows(path, rng)
     return pd.DataFrame(rows)
@@ -173,7 +171,7 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
     on_cpu = table["setup"].str.startswith("cpu")
     groups = [part for part in (table[~on_cpu], table[on_cpu]) if len(part)]
     counts = [len(part[["setup", "label"]].drop_duplicates()) for part in groups]
-    figure = plt.figure(figsize=(11, 1.6 * len(groups) + 1 + 1.05 * sum(counts)))
+    figure = plt.figure(figsize=(11, 1.6 * len(groups) + 1 + 1.3 * sum(counts)))
     axes = figure.subplots(len(groups), 1, height_ratios=[count + 0.4 for count in counts], squeeze=False)[:, 0]
     for part, ax in zip(groups, axes, strict=True):
         draw_comparison(part, ax)
@@ -186,13 +184,13 @@ def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
     setups = pairs[["setup", "label"]].drop_duplicates().reset_index(drop=True)
     for place, (setup, label) in enumerate(setups.itertuples(index=False)):
         for index, (mode, hatch) in enumerate(COMPARED.items()):
-            offset = 0.28 * (index - 1)
+            offset = 0.22 * (index - (len(COMPARED) - 1) / 2)
             bar = table[(table["setup"] == setup) & (table["label"] == label) & (table["mode"] == mode)]
             if bar.empty:
                 continue
             left = 0.0
             for part, ms in zip(bar["part"], bar["ms"], strict=True):
-                ax.barh(place + offset, ms, 0.25, left, color=ROLE_COLOURS[PARTS[part]], hatch=hatch, edgecolor="white")
+                ax.barh(place + offset, ms, 0.19, left, color=ROLE_COLOURS[PARTS[part]], hatch=hatch, edgecolor="white")
                 left += ms
             total = end = bar["p50_ms"].iloc[0]
             if "p50_low_ms" in bar and np.isfinite(bar["p50_low_ms"].iloc[0]):
@@ -229,7 +227,7 @@ def draw_gantt(report: PipelineReport, ax: Axes, *, first: int = 0, chunks: int 
         place, start_ms = STAGES.index(row.stage), 1000 * (row.start_s - origin_s)
         kind = row.what.split()[0]
         if kind in GANTT_ROLES:
-            dropped = row.stage == "generator" and row.attempt < _attempts(table, row.chunk)
+            dropped = row.stage == "generator" and _dropped(table, row)
             style = {"color": ROLE_COLOURS[GANTT_ROLES[kind]], "edgecolor": "white"}
             ax.barh(place, row.duration_ms, 0.7, start_ms, lw=0.8, hatch="xx" if dropped else None, **style)
             if kind in ("verify", "plan", "render"):
@@ -258,8 +256,14 @@ def draw_gantt(report: PipelineReport, ax: Axes, *, first: int = 0, chunks: int 
     ax.legend(handles=list(handles.values()), loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _attempts(table: pd.DataFrame, chunk: int) -> int:
-    return int(table.loc[table["chunk"] == chunk, "attempt"].max())
+def _dropped(table: pd.DataFrame, job: tuple) -> bool:
+    """Whether a generator's job was for nothing: its chunk was begun anew later, or rewound over it."""
+    later = table[(table["stage"] == "generator") & (table["chunk"] == job.chunk) & (table["start_s"] >= job.end_s)]
+    kinds = later["what"].str.split().str[0].tolist()
+    if {"rolled", "generation"} & set(kinds):
+        return True
+    undone = [kind for kind in kinds if kind in ("step", "rewind")][:1] == ["rewind"]
+    return undone if job.what.startswith("step") else job.what == "render" and "rewind" in kinds
 
 
 # --- late verdicts ----------------------------------------------------------------------------------------------------
@@ -449,7 +453,8 @@ def paced_runs(directory: Path | None = None) -> list[tuple[str, str, list[float
         content = json.loads(path.read_text(encoding="utf-8"))
         for region, result in content["regions"].items():
             if "paced" in result:
-                name = f"speculative, {content['setup']} {region}"
+                mode = MODE_NAMES[result["paced"].get("mode", "speculative")]
+                name = f"{mode}, {content['setup']} {region}"
                 found.append((name, content["label"], result["paced"]["committed_s"]))
     return found
 
@@ -488,8 +493,8 @@ def verdict_table(summary: Mapping[str, Mapping], directory: Path | None = None)
     """
     said = claims()
     rows = [
-        _latency_verdict(said["serial_ms"], "serial", directory),
-        _latency_verdict(said["speculative_ms"], "speculative", directory),
+        _latency_verdict(said["serial_ms"], ("serial",), directory),
+        _latency_verdict(said["speculative_ms"], EXACT, directory),
         _reduction_verdict(said["reduction"], directory),
         _acceptance_verdict(said["acceptance_at_085"], summary),
         _kernel_verdict(said["kernel_overhead_ms"]),
@@ -580,14 +585,19 @@ def measured_break_even(directory: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _latency_verdict(claim: Mapping, mode: str, directory: Path | None) -> tuple:
+def _latency_verdict(claim: Mapping, modes: Sequence[str], directory: Path | None) -> tuple:
     measured = _headline(directory)
     if measured is None:
         return _absent(claim)
     content, region, runs, path = measured
-    found = runs[mode]["p50_ms"]
+    found = runs[_first(modes, runs)]["p50_ms"]
     verdict = "holds" if abs(found / claim["value"] - 1) <= 0.1 else "exceeded" if found < claim["value"] else "missed"
     return _row(claim, f"{found:,.0f} ms, {content['setup']}, {region}", content["label"], verdict, display_path(path))
+
+
+def _first(modes: Sequence[str], runs: Mapping) -> str:
+    """The first of some modes that was run."""
+    return next(mode for mode in modes if mode in runs)
 
 
 def _reduction_verdict(claim: Mapping, directory: Path | None) -> tuple:
@@ -595,7 +605,7 @@ def _reduction_verdict(claim: Mapping, directory: Path | None) -> tuple:
     if measured is None:
         return _absent(claim)
     content, region, runs, path = measured
-    found = 1 - runs["speculative"]["p50_ms"] / runs["serial"]["p50_ms"]
+    found = 1 - runs[_first(EXACT, runs)]["p50_ms"] / runs["serial"]["p50_ms"]
     verdict = "exceeded" if found > claim["value"] + 0.02 else "holds" if found >= claim["value"] - 0.02 else "missed"
     return _row(claim, f"{found:.0%}, {content['setup']}, {region}", content["label"], verdict, display_path(path))
 
@@ -683,8 +693,8 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
             setup, runs = content["setup"].lower(), result["runs"]
             shared = {"label": content["label"], "source": path}
             for mode, share in (
-                ("serial", 50), ("speculative", 50), ("speculative", 99),
-                ("speculative_lenient", 50), ("speculative_lenient", 99),
+                ("serial", 50), ("speculative", 50), ("speculative", 99), ("speculative_branched", 50),
+                ("speculative_branched", 99), ("speculative_lenient", 50), ("speculative_lenient", 99),
             ):  # fmt: skip
                 if mode in runs:
                     value = percentile_interval(runs[mode]["latency_ms"], runs[mode]["block"], share, rng)
@@ -692,9 +702,9 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
                     numbers.append(shared | {"key": key, "value": value.value, "unit": "ms", "low": value.low,
                                              "high": value.high, "n": value.n})  # fmt: skip
             if {"serial", "speculative"} <= set(runs):
-                saved = 1 - runs["speculative"]["p50_ms"] / runs["serial"]["p50_ms"]
-                key = f"latency.{setup}.reduction{suffix}"
-                numbers.append(shared | {"key": key, "value": saved, "unit": "fraction", "n": runs["speculative"]["n"]})
+                best = runs[_first(EXACT, runs)]
+                saved, key = 1 - best["p50_ms"] / runs["serial"]["p50_ms"], f"latency.{setup}.reduction{suffix}"
+                numbers.append(shared | {"key": key, "value": saved, "unit": "fraction", "n": best["n"]})
             if "paced" in result:
                 committed_s = np.asarray(result["paced"]["committed_s"])
                 jitter = delivery_table({"speculative": committed_s})["delivery_jitter_p99_ms"].item()
@@ -715,13 +725,12 @@ def late_tables(
     return late, serial
 
 
-def live_runs(
-    setup: Setup, pattern: Sequence[ChunkPattern], rng: np.random.Generator, chunks: int = 60
-) -> dict[str, list[float]]:
+def live_runs(setup: Setup, answers: Answers, rng: np.random.Generator, chunks: int = 60) -> dict[str, list[float]]:
     """Both pipelines at the pace of speech, simulated: when each chunk was out, from when the first was heard."""
     runs = {}
-    for mode in ("serial", "speculative"):
-        report = simulate(setup, mode, pattern, rng, chunks=chunks, pace="real time")
+    for mode in ("serial", "speculative", "speculative_branched"):
+        ran, judged = ("speculative", setup.branched) if WAYS.get(mode) == "branched" else (mode, setup)
+        report = simulate(judged, ran, answers[mode], rng, chunks=chunks, pace="real time")
         table = report.chunks()[:-1]  # the last chunk waits for no look-ahead
         runs[MODE_NAMES[mode]] = list(table["committed_s"] - table["heard_s"].iloc[0])
     return runs

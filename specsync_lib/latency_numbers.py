@@ -1,11 +1,12 @@
 """A pipeline's runs as numbers: what ``data/measurements/pipeline_*.json`` holds and every latency figure reads.
 
-Layout of such a file: setup, label, replayed (per chunk: passes, rejected frames, guessed) and replayed_lenient (the
-same, where that mode ran under a lenient rule), and per region ``steps``,
-``render_parts``, ``hold_before`` (by mode), ``runs`` (by mode: see :func:`run_numbers`), ``stages`` (by mode: see
-:func:`stage_numbers`) and, where there was such a run, ``paced`` (see :func:`paced_numbers`). Modes: serial,
-serial_reasoning, speculative, speculative_eager, which never waits for the judge's first pass, and speculative_lenient,
-whose judge decides by the lenient rule after one pass. Times are in ms.
+Layout of such a file: setup, label, replayed (per chunk: passes, rejected frames, guessed, known_after: see
+`simulate.ChunkPattern`), replayed_branched and replayed_lenient (the same for the modes whose judge answers otherwise),
+and per region ``steps``, ``render_parts``, ``hold_before`` (by mode), ``runs`` (by mode: see :func:`run_numbers`),
+``stages`` (by mode: see :func:`stage_numbers`) and, where there was such a run, ``paced`` (see :func:`paced_numbers`).
+Modes: serial, serial_reasoning, speculative, speculative_eager, which never waits for the judge's first pass,
+speculative_branched, whose judge verifies several plans a pass, and speculative_lenient, whose judge decides by the
+lenient rule after one pass. Times are in ms.
 """
 
 from collections.abc import Sequence

@@ -133,6 +133,10 @@ class Generator(Protocol):
         """One denoising step under a plan, which may differ from the step before."""
         ...
 
+    def rewind(self, work: Work) -> None:
+        """Undo the last denoising step and all decoding behind it; never asked for twice without a step between."""
+        ...
+
     def render(self, work: Work) -> UInt8[np.ndarray, "12 height width 3"] | None:
         """Decode the finished latents, or some more of them: None asks to be called again, for a rejection may come."""
         ...
@@ -160,9 +164,10 @@ class Policy:
 
     late
         A rejection that comes when the chunk is already being generated. ``midflight``: the next denoising step takes
-        the judge's plan; with fewer than ``min_steps_left`` steps left the chunk is generated again. ``rollback``: it
-        is always generated again. ``lenient``: the draft it was begun on stands, and only the context of the next
-        chunk takes the correction; the chunk never waits for its verdict.
+        the judge's plan; where none is left the last one is undone and taken again, and where ``min_steps_left`` asks
+        for more steps than that the chunk is generated again. ``rollback``: it is always generated again. ``lenient``:
+        the draft it was begun on stands, and only the context of the next chunk takes the correction; the chunk never
+        waits for its verdict.
     on_silence
         No verdict by ``deadline_s`` after the chunk's last sample (or a judge that is lost). ``stop``: the stream ends
         there with one line. ``draft``: the draft is committed, marked unverified.
@@ -242,7 +247,7 @@ class Commit:
     (no verdict in time), overruled (the draft went out although the judge's verdict came, too late, and differs).
     frames: uint8 [frames, height, width, 3]. Times are the clock's; heard_s is the arrival of the chunk's last sample;
     decided_s when the tokens were fixed; judged_s NaN without a verdict by then. steps: denoising steps run, dropped
-    ones included; attempts: generations begun; accepted_frames: drafted tokens that stand.
+    ones included; attempts: generations begun or rewound; accepted_frames: drafted tokens that stand.
     """
 
     index: int
@@ -498,9 +503,12 @@ class Conductor:
         wanted = chunk.decided or chunk.guess or chunk.draft.tokens
         steps_left = 0 if chunk.work is None else chunk.work.steps_left
         changed = chunk.work is not None and chunk.used != wanted
+        generator, audio, draft = self.stages.generator, chunk.audio, chunk.draft
         if changed and not (self.policy.late == "midflight" and steps_left >= self.policy.min_steps_left):
+            if self.policy.late == "midflight" and self.policy.min_steps_left == 1 and chunk.steps_here:
+                return self._rewinding(chunk)
             self._roll_back(chunk, "rolled back")
-        generator, audio, draft, work = self.stages.generator, chunk.audio, chunk.draft, chunk.work
+        work = chunk.work
         if work is None:
             begin_s = max(chunk.drafted_s, self._committed_s)
             if chunk.attempt > 1 or self.policy.start_confidence > 0:
@@ -536,6 +544,13 @@ class Conductor:
     ) -> Job:
         return Job("generator", what, chunk.audio.index, chunk.attempt, ready_s, run, tokens)
 
+    def _rewinding(self, chunk: _Chunk) -> Job:
+        """The last step is undone; what was decoded of it is dropped."""
+        work, chunk.frames = chunk.work, None
+        chunk.attempt += 1
+        self.counts["rewound"] += 1
+        return self._generation(chunk, "rewind", self._now, lambda: self.stages.generator.rewind(work))
+
     def _roll_back(self, chunk: _Chunk, what: str) -> None:
         chunk.work = chunk.frames = None
         chunk.steps_here = 0
@@ -563,6 +578,8 @@ class Conductor:
             chunk.used = job.tokens
             chunk.steps += 1
             chunk.steps_here += 1
+        elif kind == "rewind":
+            chunk.steps_here -= 1
         elif kind == "render" and result is not None:
             chunk.frames, chunk.rendered_s = result[: chunk.audio.frames], now_s
         elif kind == "commit":

@@ -16,6 +16,7 @@ import torch
 
 from specsync_lib import generation, units, wan
 from specsync_lib.acceptance import Rule, verify_chunk
+from specsync_lib.branches import Branches
 from specsync_lib.draft import CausalNormaliser, DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.features import StreamingLogMel
@@ -162,8 +163,9 @@ class ReasonerJudge:
 
     Parameters
     ----------
-    rule, threshold, generator
-        As for `acceptance.verify_chunk`. Only the exact rules give the judge's own plan.
+    rule, threshold, generator, branches
+        As for `acceptance.verify_chunk`. Only the exact rules give the judge's own plan. Branches save passes and read
+        more in each: they pay where a pass waits for the weights (a GPU), and cost where it computes (a CPU).
     """
 
     def __init__(
@@ -174,10 +176,12 @@ class ReasonerJudge:
         rule: Rule = "exact-greedy",
         threshold: float = 0.0,
         generator: torch.Generator | None = None,
+        branches: Branches | None = None,
     ) -> None:
         self._stream, self._listener = reasoner.stream(), listener
-        self._rule, self._threshold, self._generator = rule, threshold, generator
+        self._rule, self._threshold, self._generator, self._branches = rule, threshold, generator, branches
         self._read = 0  # the next chunk to read
+        self._before: int | None = None  # the last viseme of the chunk before
         self.faults: list[str] = []
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
@@ -187,19 +191,20 @@ class ReasonerJudge:
         """
         index, draft = request.audio.index, request.draft
         evidence = self._read_up_to(request)
-        guess = None if self._rule == "lenient" else evidence.probe
-        if guess is not None:
-            deliver(Verdict(index, guess.argmax(axis=1).tolist(), 0, final=False))
+        exact = self._rule != "lenient"
         verdict = verify_chunk(
             self._stream,
             DraftPlan(draft.probabilities, draft.confidence, draft.openness),
             rule=self._rule,
             threshold=self._threshold,
             generator=self._generator,
-            guess=guess,
+            guess=evidence.probe if exact else None,
             witness=evidence.probe,
-            on_pass=lambda tokens, fixed: deliver(Verdict(index, tokens.tolist(), final=False)),
+            branches=self._branches,
+            before=self._before,
+            on_pass=(lambda tokens, passes: deliver(Verdict(index, tokens.tolist(), passes, False))) if exact else None,
         )
+        self._before = int(verdict.tokens[-1])
         self.faults += [f"chunk {index}: {fault}" for fault in verdict.faults]
         deliver(Verdict(index, () if verdict.fallbacks else verdict.tokens.tolist(), verdict.passes))
 
@@ -208,6 +213,7 @@ class ReasonerJudge:
         self._read_up_to(request)
         tokens, _ = self._stream.plan(request.audio.frames, reasoning_tokens)
         self._stream.commit(tokens)
+        self._before = int(tokens[-1])
         return tuple(tokens.tolist())
 
     def _read_up_to(self, request: Request) -> ChunkEvidence:
@@ -220,6 +226,7 @@ class ReasonerJudge:
         for settled, one in zip(missed, before, strict=True):
             self._stream.read(one)
             self._stream.commit(np.array(settled.tokens))
+            self._before = settled.tokens[-1]
         self._stream.read(evidence)
         self._read = request.audio.index + 1
         return evidence
@@ -268,6 +275,11 @@ class FaceStage:
         work.tokens = tokens
         work.chunk.step(plan_of(work.draft, tokens) if changed else None)
 
+    def rewind(self, work: FaceWork) -> None:
+        """Back before the last step."""
+        work.chunk.undo()
+        work.slots, work.decoded = 0, None
+
     def render(self, work: FaceWork) -> np.ndarray | None:
         """Decode one more slot; the frames with the last one."""
         work.decoded = self._face.decode(work.chunk, slice(work.slots, work.slots + 1), work.decoded)
@@ -295,13 +307,20 @@ class Models:
     label: str = "measured"
 
     def stages(
-        self, *, words: Sequence[HeardWord] = (), rule: Rule = "exact-greedy", threshold: float = 0.0, seed: int = 0
+        self,
+        *,
+        words: Sequence[HeardWord] = (),
+        rule: Rule = "exact-greedy",
+        threshold: float = 0.0,
+        branches: Branches | None = None,
+        seed: int = 0,
     ) -> Stages:
         """The stages of one stream."""
         face = generation.FaceGenerator(self.vae, self.transformer, self.reference)
+        listener = Listener(self.encoder, self.probe, words)
         return Stages(
             SpeechDrafter(self.kernel),
-            ReasonerJudge(self.reasoner, Listener(self.encoder, self.probe, words), rule=rule, threshold=threshold),
+            ReasonerJudge(self.reasoner, listener, rule=rule, threshold=threshold, branches=branches),
             FaceStage(face, steps=self.steps, noise_level=self.noise_level, seed=seed),
         )
 

@@ -118,11 +118,13 @@ class SyntheticJudge:
 
 @dataclass
 class SyntheticWork:
-    """steps_left, renders_left: calls to come; digest: of the past, the chunk and every plan so far."""
+    """steps_left, renders_left: calls to come; digest: of the past, the chunk and every plan so far, and without the
+    last step's."""
 
     steps_left: int
     renders_left: int
     digest: int
+    digest_before: int = 0
 
 
 class SyntheticGenerator:
@@ -142,7 +144,12 @@ class SyntheticGenerator:
         """One step."""
         spend(self._clock, self._times.step_s)
         work.steps_left -= 1
-        work.digest = extend(work.digest, tokens)
+        work.digest_before, work.digest = work.digest, extend(work.digest, tokens)
+
+    def rewind(self, work: SyntheticWork) -> None:
+        """Back before the last step."""
+        work.steps_left += 1
+        work.digest, work.renders_left = work.digest_before, self._times.render_parts
 
     def render(self, work: SyntheticWork) -> np.ndarray | None:
         """12 small frames, with the last of the calls."""

@@ -14,7 +14,7 @@ The models' own config.json: openai/whisper-large-v3, deepseek-ai/DeepSeek-R1-Di
 Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MethodType
@@ -27,6 +27,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from kernels.project_latents import ProjectionWeights, project_latents
+from specsync_lib.branches import FRAMES_A_PASS
+from specsync_lib.errors import InputError
+from specsync_lib.token_tree import TokenTree
 from specsync_lib.units import (
     FRAMES_PER_CHUNK,
     HOP_SAMPLES,
@@ -56,6 +59,8 @@ CACHED_FRAMES = 2  # of each causal convolution with three taps in time
 WARM_UPS = 3
 DRAFT_HIDDEN, DRAFT_COEFFICIENTS = 1024, 64
 FIRST_TOKEN = 32  # the visemes are any 15 tokens of the vocabulary
+TOKENS_A_FRAME = 5  # of the reasoner's script, the frame's own the last: held-out speech takes 5.0
+EVIDENCE_A_FRAME = TOKENS_A_FRAME - 1
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ TINY = Shapes(
     picture=(48, 64),
     window_s=1.0,
     prefix_tokens=16,
-    cache_tokens=128,
+    cache_tokens=160,
     condition_tokens=16,
 )  # fmt: skip
 
@@ -456,7 +461,8 @@ class Passes:
     """Forward passes of the reasoner over a fixed number of tokens at a place in its cache, eager or captured.
 
     A pass reads ``tokens`` and ``first`` (where they stand in the cache) and leaves ``probabilities`` over the visemes'
-    15 tokens and the likeliest of them. Going back is only a smaller ``first``: later cache entries are masked.
+    15 tokens and the likeliest of them. Going back is only a smaller ``first``: later cache entries are masked. Tokens
+    follow each other, unless ``follow`` has told that they are a tree.
     """
 
     def __init__(self, model: "LlamaForCausalLM", cache: FixedCache, tokens: int, *, graphs: bool) -> None:
@@ -465,20 +471,40 @@ class Passes:
         self.tokens = torch.zeros(1, tokens, dtype=torch.int64, device=device)
         self.first = torch.zeros(1, dtype=torch.int64, device=device)
         self._steps = torch.arange(tokens, device=device)
+        self._depths = self._steps.clone()
+        self._sight = torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
         self._slots = torch.arange(cache.keys.shape[3], device=device)
         self.alphabet = torch.arange(len(VISEMES), device=device) + FIRST_TOKEN
         self._hidden_by = torch.tensor(float("-inf"), device=device, dtype=cache.keys.dtype)
         self.run = captured(self._pass, device) if graphs else self._pass
 
+    def follow(self, tree: TokenTree) -> None:
+        """Read a tree's tokens; what it leaves free of the pass is read and seen by nobody.
+
+        Raises
+        ------
+        InputError : the tree is larger than the pass.
+        """
+        room, used = self.tokens.shape[1], len(tree.tokens)
+        if used > room:
+            raise InputError(f"a tree of {used} tokens in a pass over {room}")
+        sight = np.eye(room, dtype=bool)
+        sight[:used, :used] = tree.sight(0)
+        self.tokens[0, :used].copy_(torch.tensor(tree.tokens), non_blocking=True)
+        self._depths[:used].copy_(torch.tensor(tree.depths()), non_blocking=True)
+        self._sight.copy_(torch.from_numpy(sight), non_blocking=True)
+
     @torch.no_grad()
     def _pass(self) -> tuple[Float[Tensor, "tokens 15"], Int[Tensor, " tokens"]]:
-        positions = self.first + self._steps
-        mask = torch.where(self._slots <= positions[:, None], torch.zeros_like(self._hidden_by), self._hidden_by)
-        self._cache.positions = positions
+        place = self._slots - self.first  # of every slot of the cache in this pass; those before it are negative
+        own = self._sight.index_select(1, place.clamp(0, self.tokens.shape[1] - 1))
+        seen = (place < 0) | (own & (place < self.tokens.shape[1]))
+        mask = torch.where(seen, torch.zeros_like(self._hidden_by), self._hidden_by)
+        self._cache.positions = self.first + self._steps
         hidden = self._model.model(
             input_ids=self.tokens,
             attention_mask=mask[None, None],
-            position_ids=positions[None],
+            position_ids=(self.first + self._depths)[None],
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
@@ -487,58 +513,75 @@ class Passes:
 
 
 class ShapeReasoner:
-    """The reasoner at a prefix of fixed length: reads evidence, plans token by token, scores a draft in one pass.
+    """The reasoner at a prefix of fixed length: writes a chunk's plan token by token, or scores drafts in one pass.
 
-    Every chunk is read at the same prefix, as a stream's sliding context is: a pass costs what it costs in the steady
-    state. All work is enqueued on the current stream; nothing here waits for the device.
+    The text is laid out as `reasoner.ReasonerStream`'s: a frame's evidence stands right before its token, so what comes
+    after a changed token is read again with its evidence. Here every pass reads the whole chunk. Every chunk is read at
+    the same prefix, as a stream's sliding context is: a pass costs what it costs in the steady state. All work is
+    enqueued on the current stream; nothing here waits for the device.
     """
 
     def __init__(
-        self, model: "LlamaForCausalLM", shapes: Shapes, *, evidence_tokens: int = 48, graphs: bool = True
+        self, model: "LlamaForCausalLM", shapes: Shapes, *, frames_a_pass: int = FRAMES_A_PASS, graphs: bool = True
     ) -> None:
         self.device = model.lm_head.weight.device
-        self.prefix_tokens, self.evidence_tokens = shapes.prefix_tokens, evidence_tokens
-        cache = FixedCache(model, shapes.cache_tokens)
+        self.prefix_tokens = shapes.prefix_tokens
+        self._cache = FixedCache(model, shapes.cache_tokens)
         generator = torch.Generator().manual_seed(0)
+        self._evidence = torch.randint(48, 60, (FRAMES_PER_CHUNK, EVIDENCE_A_FRAME), generator=generator)
+        self._lines = self._evidence.to(self.device)
 
         def passes(tokens: int) -> Passes:
-            made = Passes(model, cache, tokens, graphs=graphs)
-            made.tokens.copy_(torch.randint(48, 60, (1, tokens), generator=generator))
+            made = Passes(model, self._cache, tokens, graphs=graphs)
+            made.tokens.fill_(FIRST_TOKEN)
             return made
 
-        self._evidence = passes(evidence_tokens)
-        self._score = passes(FRAMES_PER_CHUNK)
-        self._read_and_score = passes(evidence_tokens + FRAMES_PER_CHUNK)
-        self._next = passes(1)
+        self._draft = passes(FRAMES_PER_CHUNK * TOKENS_A_FRAME)
+        self._branches = passes(frames_a_pass * TOKENS_A_FRAME)
+        self._thought, self._first, self._next = passes(1), passes(EVIDENCE_A_FRAME), passes(TOKENS_A_FRAME)
         self._planned = torch.zeros(FRAMES_PER_CHUNK, dtype=torch.int64, device=self.device)
         self._planned_probabilities = torch.zeros(FRAMES_PER_CHUNK, len(VISEMES), device=self.device)
 
-    def read_and_score(self, draft: Int[Tensor, " frames"]) -> tuple[Tensor, Tensor]:
-        """One pass over a chunk's evidence and its draft: probabilities [12, 15] and the target's own choice [12]."""
-        self._read_and_score.tokens[0, self.evidence_tokens :].copy_(draft, non_blocking=True)
-        self._read_and_score.first.fill_(self.prefix_tokens)
-        probabilities, choice = self._read_and_score.run()
-        return probabilities[-FRAMES_PER_CHUNK - 1 : -1], choice[-FRAMES_PER_CHUNK - 1 : -1]
-
     def score(self, draft: Int[Tensor, " frames"]) -> tuple[Tensor, Tensor]:
-        """One more pass over another draft of the chunk whose evidence has been read."""
-        self._score.tokens[0].copy_(draft, non_blocking=True)
-        self._score.first.fill_(self.prefix_tokens + self.evidence_tokens)
-        return self._score.run()
+        """One pass over a chunk's evidence and its draft: probabilities [12, 15] and the target's own choice [12]."""
+        self._draft.tokens[0].copy_(torch.cat([self._lines, draft[:, None]], dim=1).flatten(), non_blocking=True)
+        self._draft.first.fill_(self.prefix_tokens)
+        probabilities, choice = self._draft.run()
+        answers = slice(EVIDENCE_A_FRAME - 1, None, TOKENS_A_FRAME)
+        return probabilities[answers], choice[answers]
+
+    def score_branches(self, plans: Sequence[Int[np.ndarray, " frames"]]) -> Float[Tensor, "plans frames 15"]:
+        """One pass over several drafts of a chunk, as visemes; what they begin with in common is read once."""
+        tree, places, evidence = TokenTree(), [], self._evidence.tolist()
+        for plan in plans:
+            node = -1
+            for frame, line in enumerate(evidence):
+                node = tree.extend(node, line)
+                places.append(node)
+                if frame + 1 < len(evidence):
+                    node = tree.extend(node, [FIRST_TOKEN + int(plan[frame])])
+        self._branches.follow(tree)
+        self._branches.first.fill_(self.prefix_tokens)
+        probabilities, _ = self._branches.run()
+        return probabilities[places].view(len(plans), FRAMES_PER_CHUNK, -1)
 
     def plan(self, reasoning_tokens: int = 0) -> tuple[Tensor, Tensor]:
-        """Read the evidence, write reasoning tokens, then 12 frames' tokens one by one: tokens and probabilities."""
-        self._evidence.first.fill_(self.prefix_tokens)
-        probabilities, choice = self._evidence.run()
-        last = reasoning_tokens + FRAMES_PER_CHUNK - 1
-        for step in range(last + 1):
-            if step >= reasoning_tokens:
-                self._planned[step - reasoning_tokens].copy_(choice[-1])
-                self._planned_probabilities[step - reasoning_tokens].copy_(probabilities[-1])
-            if step < last:  # the first token comes out of the evidence's own pass, the last one is not fed back
-                self._next.tokens[0].copy_(choice[-1:])
-                self._next.first.fill_(self.prefix_tokens + self.evidence_tokens + step)
-                probabilities, choice = self._next.run()
+        """Write reasoning tokens, then 12 frames' tokens one by one: tokens and probabilities."""
+        place = self.prefix_tokens
+        for _ in range(reasoning_tokens):
+            self._thought.first.fill_(place)
+            _, choice = self._thought.run()
+            self._thought.tokens[0].copy_(choice)
+            place += 1
+        for frame, line in enumerate(self._lines):
+            step = self._next if frame else self._first
+            step.tokens[0, -EVIDENCE_A_FRAME:].copy_(line)
+            step.first.fill_(place)
+            probabilities, choice = step.run()
+            self._planned[frame].copy_(choice[-1])
+            self._planned_probabilities[frame].copy_(probabilities[-1])
+            self._next.tokens[0, :1].copy_(choice[-1:])
+            place += step.tokens.shape[1]
         return self._planned, self._planned_probabilities
 
 
@@ -548,7 +591,7 @@ class ShapeReasoner:
 class ShapeDenoiser:
     """Wan's transformer on the three slots of a chunk: Euler steps of the flow from a noised draft.
 
-    ``latents`` is the chunk's state. A corrected plan is a new condition between two steps; going back is a new start.
+    ``latents`` is the chunk's state. A corrected plan is a new condition between two steps.
     """
 
     def __init__(
@@ -565,7 +608,7 @@ class ShapeDenoiser:
         self.device, self.steps = like.device, steps
         size = (1, LATENT_CHANNELS, SLOTS_PER_CHUNK, height_px // PIXELS_PER_LATENT, width_px // PIXELS_PER_LATENT)
         self.latents = torch.zeros(size, device=like.device, dtype=like.dtype)
-        self._noise = torch.randn_like(self.latents)
+        self._noise, self._before = torch.randn_like(self.latents), torch.zeros_like(self.latents)
         text_dim = shapes.transformer["text_dim"]
         self._words = torch.randn(len(VISEMES), text_dim, device=like.device, dtype=like.dtype)
         self._condition = torch.randn(1, shapes.condition_tokens, text_dim, device=like.device, dtype=like.dtype)
@@ -593,8 +636,13 @@ class ShapeDenoiser:
 
     def step(self, index: int) -> None:
         """Step ``index`` of ``steps``."""
+        self._before.copy_(self.latents)
         self._level.copy_(self._noise_levels[index : index + 1])
         self._run()
+
+    def undo(self) -> None:
+        """Back before the last step."""
+        self.latents.copy_(self._before)
 
 
 def _stacked_time_conv(

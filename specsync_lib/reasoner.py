@@ -14,8 +14,9 @@ evidence up to i, fixed tokens, draft[:i]), exactly what writing token by token 
 
 The answer's distribution is the model's logits over the alphabet's 15 tokens alone, renormalised in float32.
 
-Sources: one-pass verification, Leviathan et al. 2211.17192; low-rank adapters, Hu et al. 2106.09685; the first tokens
-are kept when the window moves, Xiao et al. 2309.17453.
+Sources: one-pass verification, Leviathan et al. 2211.17192; several drafts in one pass as a tree, Miao et al.
+2305.09781; low-rank adapters, Hu et al. 2106.09685; the first tokens are kept when the window moves, Xiao et al.
+2309.17453.
 """
 
 import hashlib
@@ -40,6 +41,7 @@ from specsync_lib.alignment import normalise_text, pronounce
 from specsync_lib.assets import asset, cache_dir, pins
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
+from specsync_lib.token_tree import TokenTree
 from specsync_lib.visemes import ARPABET_TO_VISEME, VISEME_INDEX
 
 MODEL_DIR = Path(__file__).resolve().parent.parent / "data" / "models" / "reasoner"
@@ -338,7 +340,7 @@ class ReasonerStream:
 
     The text is the truth of the stream and the key-value cache only follows it: before each pass the cache is cut back
     to the longest beginning that it shares with the text to read. A rejected draft is thus rolled back by the next
-    pass, and what a pass has already computed for committed tokens is never computed again.
+    pass, and what a pass has already computed for committed tokens is never computed again, on whichever branch.
 
     Attributes
     ----------
@@ -355,7 +357,7 @@ class ReasonerStream:
         self._announced: set[tuple[str, int]] = set()
         self._next_frame: int | None = None
         self._cache = None
-        self._cached: list[int] = []
+        self._cached = TokenTree()
         self.passes = 0
         self.tokens_read = 0
 
@@ -401,10 +403,20 @@ class ReasonerStream:
         ------
         InputError: more tokens than open frames, or one that is no viseme index.
         """
-        draft = self._checked(draft_tokens)
-        if not len(draft):
-            return np.zeros((0, len(units.VISEMES)), np.float32)
-        return self._rows(self._text(), draft[:-1]).softmax(dim=1).cpu().numpy()
+        return self.score_branches([draft_tokens])[0]
+
+    def score_branches(self, branches: Sequence[Int[np.ndarray, " t"]]) -> list[Float32[np.ndarray, "t 15"]]:
+        """What `score` says of each of several drafts, in ONE forward pass: what they have in common is read once.
+
+        Raises
+        ------
+        InputError: as for `score`.
+        """
+        drafts = [self._checked(branch) for branch in branches]
+        written = [draft[:-1] for draft in drafts if len(draft)]
+        scored = iter(self._rows(self._text(), written) if written else ())
+        nothing = np.zeros((0, len(units.VISEMES)), np.float32)
+        return [next(scored).softmax(dim=1).cpu().numpy() if len(draft) else nothing for draft in drafts]
 
     def plan(
         self, frames: int, reasoning_tokens: int = 0, *, generator: Generator | None = None
@@ -433,7 +445,7 @@ class ReasonerStream:
         tokens: list[int] = []
         rows = []
         for _ in range(frames):
-            row = self._rows(text, np.array(tokens, dtype=int), last=True).softmax(dim=1)[0]
+            row = self._rows(text, [np.array(tokens, dtype=int)], last=True)[0].softmax(dim=1)[0]
             drawn = row.argmax() if generator is None else torch.multinomial(row, 1, generator=generator)
             tokens.append(int(drawn))
             rows.append(row.cpu().numpy())
@@ -464,23 +476,31 @@ class ReasonerStream:
             raise InputError(f"reasoner: tokens must be viseme indices 0 … {len(units.VISEMES) - 1}, got {tokens}")
         return tokens
 
-    def _rows(self, text: list[int], written: np.ndarray, last: bool = False) -> Float32[Tensor, "rows 15"]:
-        """Logits of the frames after ``text``: one more than were written; with ``last`` of the last one alone."""
-        tokens, places = list(text), []
-        for index, line in enumerate(self._lines[: len(written) + 1]):
-            tokens += line
-            places.append(len(tokens) - 1)
-            if index < len(written):
-                tokens.append(self._reasoner.script.letter(written[index]))
-        places = places[-1:] if last else places
-        return self._reasoner.logits(self._hidden(tokens, places))
+    def _rows(
+        self, text: list[int], branches: Sequence[np.ndarray], last: bool = False
+    ) -> list[Float32[Tensor, "rows 15"]]:
+        """Logits of the frames after ``text``, by branch: one more than it wrote, or the ``last`` alone."""
+        tree, places = TokenTree(), []
+        end_of_text = tree.extend(-1, text)
+        for written in branches:
+            node, own = end_of_text, []
+            for index, line in enumerate(self._lines[: len(written) + 1]):
+                node = tree.extend(node, line)
+                own.append(node)
+                if index < len(written):
+                    node = tree.extend(node, [self._reasoner.script.letter(written[index])])
+            places.append(own[-1:] if last else own)
+        asked = sorted({place for own in places for place in own})
+        logits = self._reasoner.logits(self._hidden(tree, asked))
+        return [logits[np.searchsorted(asked, own)] for own in places]
 
     def _think(self, text: list[int], count: int) -> list[int]:
         """Up to ``count`` tokens of the model's own, greedy over its whole vocabulary."""
         thought: list[int] = []
         head = self._reasoner.model.get_output_embeddings()
         for _ in range(count if text else 0):
-            hidden = self._hidden([*text, *thought], [len(text) + len(thought) - 1])
+            tree = TokenTree()
+            hidden = self._hidden(tree, [tree.extend(-1, [*text, *thought])])
             token = int(head(hidden)[0].argmax())
             if token == self._reasoner.script.end:
                 break
@@ -488,24 +508,36 @@ class ReasonerStream:
         return thought
 
     @torch.inference_mode()
-    def _hidden(self, tokens: list[int], places: list[int]) -> Float[Tensor, "places width"]:
-        """Hidden states at some places of a text, by one forward pass over what the cache does not hold of it."""
-        shared = 0
-        for cached, wanted in zip(self._cached, tokens[: places[0]], strict=False):
-            if cached != wanted:
-                break
-            shared += 1
-        if not shared:
+    def _hidden(self, tree: TokenTree, places: list[int]) -> Float[Tensor, "places width"]:
+        """Hidden states at some nodes of a tree, by one forward pass over what the cache does not hold of it.
+
+        All branches begin at the first place or behind it.
+        """
+        kept = self._cached.follow(tree.tokens[: places[0]])
+        first, count = len(kept), len(self._cached.tokens)
+        if not first:
             self._cache = None
-        elif shared < len(self._cached):
-            self._cache.crop(shared - len(self._cached))  # a negative number is how many tokens to remove
-        self._cached = []  # should the pass fail, the next one starts afresh
-        ids = torch.tensor([tokens[shared:]], device=self._reasoner.device)
-        output = self._reasoner.model.base_model(input_ids=ids, past_key_values=self._cache, use_cache=True)
-        self._cache, self._cached = output.past_key_values, tokens
+        elif kept[-1] != first - 1:  # the text goes on along a later branch
+            for layer in self._cache.layers:
+                layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
+        elif first < count:
+            self._cache.crop(first - count)  # a negative number is how many tokens to remove
+        self._cached = TokenTree()  # should the pass fail, the next one starts afresh
+        model, device = self._reasoner.model.base_model, self._reasoner.device
+        ids = torch.tensor([tree.tokens[first:]], device=device)
+        sight = {}  # of a lone text: all that came before, which the model knows
+        if tree.parents != list(range(-1, len(tree.tokens) - 1)):
+            hidden_from = torch.from_numpy(~tree.sight(first)).to(device)
+            mask = torch.zeros(hidden_from.shape, dtype=model.dtype, device=device)
+            sight = {
+                "attention_mask": mask.masked_fill(hidden_from, torch.finfo(model.dtype).min)[None, None],
+                "position_ids": torch.tensor([tree.depths()[first:]], device=device),
+            }
+        output = model(input_ids=ids, past_key_values=self._cache, use_cache=True, **sight)
+        self._cache, self._cached = output.past_key_values, tree
         self.passes += 1
         self.tokens_read += ids.shape[1]
-        return output.last_hidden_state[0, [place - shared for place in places]]
+        return output.last_hidden_state[0, [place - first for place in places]]
 
 
 # ----------------------------------------------------------------------------------------------------------- loading

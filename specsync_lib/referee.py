@@ -4,11 +4,12 @@
 ``data/measurements``: `heard_words.csv` (Whisper's words, the judge's context), `judged_frames.csv.gz` (one row a
 frame: truth and what each party says), `judged_chunks.csv` (one row a verified chunk), `acceptance_pattern.json` (the
 same in order, for replay) and `referee.json` (the numbers drawn from them); beside the draft's weights, the learned
-policy; and `reasoner_lossless.json`, the proof that 100 utterances were decided as the reasoner alone wrote them.
-``--summarise`` makes only `referee.json` again, ``--lossless N`` only the proof, for N utterances. ``--unseen ADAPTER``
-judges the test prompts with an adapter that never heard their speaker, nor did probe and draft, and writes
-`judged_frames_unseen.csv.gz` and `referee_unseen.json`; the adapter itself is not kept (all models together stay under
-24 MiB). Judged recordings are kept in the run's folder: an interrupted command goes on where it was.
+policy; beside the adapter, by which plans share a pass (`branches.py`); and `reasoner_lossless.json`, the proof that
+100 utterances were decided as the reasoner alone wrote them. ``--summarise`` makes only `referee.json` again,
+``--lossless N`` only the proof, for N utterances. ``--unseen ADAPTER`` judges the test prompts with an adapter that
+never heard their speaker, nor did probe and draft, and writes `judged_frames_unseen.csv.gz` and `referee_unseen.json`;
+the adapter itself is not kept (all models together stay under 24 MiB). Judged recordings are kept in the run's folder:
+an interrupted command goes on where it was.
 
 Truth, the forced alignment, is the referee: neither draft nor judge sees it.
 """
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from kernels.verify_prefix import Backend
-from specsync_lib import acceptance, evaluation, provenance, reasoner
+from specsync_lib import acceptance, branches, evaluation, provenance, reasoner
 from specsync_lib.acceptance import ChunkVerdict, Rule, row_fault, verify_chunk
 from specsync_lib.acceptance_policy import (
     AcceptancePolicy,
@@ -42,6 +44,7 @@ from specsync_lib.acceptance_statistics import (
     judge_within_one_frame,
 )
 from specsync_lib.audio import load_audio
+from specsync_lib.branches import Branches
 from specsync_lib.corpus import Prompt, aligned, human_prompts
 from specsync_lib.draft import MODEL_DIR as DRAFT_DIR
 from specsync_lib.draft import DraftPlan, draft_plan, load_draft
@@ -79,10 +82,11 @@ LOSSLESS_FILE = MEASUREMENTS / "reasoner_lossless.json"
 
 DRAFT, PROBE, ADAPTER = "draft", "teacher", "adapter"  # that heard the corpus' speaker
 UNSEEN_PROBE = "teacher_unseen_speaker"  # that did not
+BRANCHED = "branched"  # the run whose passes verify several plans; which ones follows from the validation split
 LOSSLESS_UTTERANCES = 100  # of the whole command; those of the test split are judged token by token anyway
 HUMAN_SOURCES = "speech-"  # how the names of lessons from human speech begin
 UNSEEN_ALONE_UTTERANCES = 40  # of the unseen speaker's, judged token by token too
-TRAINED_RUNS = ("exact", "guessed", "lenient", "alone", "without_probe")
+TRAINED_RUNS = ("exact", "guessed", BRANCHED, "lenient", "alone", "without_probe")
 
 
 # -------------------------------------------------------------------------------------------------- one recording
@@ -128,12 +132,22 @@ class Listening:
     def score(self, draft_tokens: np.ndarray) -> np.ndarray:
         """One pass."""
         rows = self._stream.score(draft_tokens)
-        here = slice(self._at, self._at + len(draft_tokens))
-        if row_fault(rows, len(draft_tokens), len(VISEMES)) is None:
+        self._keep(rows, len(draft_tokens))
+        return rows
+
+    def score_branches(self, branches: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """One pass over several drafts; the rows of the one of which most stands are kept."""
+        scored = self._stream.score_branches(branches)
+        stands = [(rows.argmax(axis=1) == draft).cumprod() for rows, draft in zip(scored, branches, strict=True)]
+        self._keep(scored[int(np.sum(stands, axis=1).argmax())], len(branches[0]))
+        return scored
+
+    def _keep(self, rows: np.ndarray, frames: int) -> None:
+        here = slice(self._at, self._at + frames)
+        if row_fault(rows, frames, len(VISEMES)) is None:
             self.last[here] = rows
             self.first[here] = np.where(self._seen[here, None], self.first[here], rows)
             self._seen[here] = True
-        return rows
 
     def commit(self, tokens: np.ndarray) -> None:
         """Fix the next tokens."""
@@ -185,7 +199,7 @@ class Judged:
         return cls(tokens, seconds, verdicts, arrays["first_rows"], arrays["last_rows"])
 
 
-PER_FRAME, PER_CHUNK = ("accepted", "verified"), ("first_accepted", "passes")
+PER_FRAME, PER_CHUNK = ("accepted", "verified"), ("first_accepted", "passes", "known_after")
 
 
 def judge(
@@ -196,11 +210,13 @@ def judge(
     threshold: float = 0.0,
     watch: bool = True,
     guess_from_probe: bool = False,
+    branches: Branches | None = None,
     backend: Backend = "torch",
 ) -> Judged:
     """Verify a recording's draft chunk by chunk, as a pipeline does.
 
     ``watch``: the probe is the judge's witness. ``guess_from_probe``: pass 1 verifies the probe's tokens.
+    ``branches``: every pass verifies several plans.
     """
     stream = Listening(model.stream(), len(recording.truth))
     verdicts, began = [], time.process_time()
@@ -214,6 +230,8 @@ def judge(
                 threshold=threshold,
                 guess=recording.probe[frames] if guess_from_probe else None,
                 witness=recording.probe[frames] if watch else None,
+                branches=branches,
+                before=int(verdicts[-1].tokens[-1]) if verdicts else None,
                 backend=backend,
             )
         )
@@ -309,14 +327,20 @@ def fit_policy(recordings: Sequence[Recording], plans: Sequence[np.ndarray]) -> 
 
 
 def judge_all(
-    model: Reasoner, recordings: Sequence[Recording], run: str, folder: Path, words: str = ""
+    model: Reasoner,
+    recordings: Sequence[Recording],
+    run: str,
+    folder: Path,
+    words: str = "",
+    how: Callable[[Reasoner, Recording], Judged] | None = None,
 ) -> list[Judged]:
-    """One run over recordings; what is in ``folder`` from an earlier call is not computed again."""
+    """One run over recordings; what is in ``folder`` from an earlier call is not computed again. how: of a run that is
+    not among :data:`RUNS`."""
     judged = []
     for recording in tqdm(recordings, desc=f"{words} {run}", unit="utterance"):
         path = folder / run / f"{recording.name.replace('/', '--')}.npz"
         if not path.is_file():
-            RUNS[run](model, recording).save(path)
+            (how or RUNS[run])(model, recording).save(path)
         judged.append(Judged.load(path))
     return judged
 
@@ -355,9 +379,10 @@ def chunk_rows(
     judged: Judged,
     policy: AcceptancePolicy | None,
     lenient: Judged | None = None,
-    guessed: Judged | None = None,
+    **others: Judged | None,
 ) -> pd.DataFrame:
-    """One row a chunk of a recording: what the exact rule did, where the draft did not stand, what was expected."""
+    """One row a chunk of a recording: what the exact rule did, where the draft did not stand, what was expected, and
+    the passes of ``others``, by name of the run."""
     confidence = [recording.draft.confidence[frames].min() for frames in recording.chunks]
     table = pd.DataFrame(
         {
@@ -377,8 +402,10 @@ def chunk_rows(
     table["least_confidence"] = np.round(confidence, 5)
     if lenient is not None:
         table["lenient_rejected"] = [places(verdict) for verdict in lenient.verdicts]
-    if guessed is not None:
-        table["guessed_passes"] = [verdict.passes for verdict in guessed.verdicts]
+    for run, other in others.items():
+        if other is not None:
+            table[f"{run}_passes"] = [verdict.passes for verdict in other.verdicts]
+            table[f"{run}_known_after"] = [verdict.known_after for verdict in other.verdicts]
     return table
 
 
@@ -390,12 +417,13 @@ def places(verdict: ChunkVerdict) -> str:
 @dataclass(frozen=True)
 class Findings:
     """What judging both splits gave: the frame table, the chunk table, the learned policy, the judge's own
-    temperature (fitted on validation), and processor seconds by run."""
+    temperature (fitted on validation), which plans share a pass, and processor seconds by run."""
 
     frames: pd.DataFrame
     chunks: pd.DataFrame
     policy: AcceptancePolicy
     temperature: float
+    branches: Branches
     seconds: dict[str, float]
 
 
@@ -416,7 +444,9 @@ def judge_splits(
     temperature = fit_temperature(
         np.concatenate([each.last_rows for each in seen]), np.concatenate([each.truth for each in validation])
     )
-    results = {run: judge_all(model, test, run, folder, f"{words} test") for run in runs}
+    together = Branches.fit([each.tokens for each in seen])
+    hows = {BRANCHED: partial(judge, guess_from_probe=True, branches=together)}
+    results = {run: judge_all(model, test, run, folder, f"{words} test", hows.get(run)) for run in runs}
     frames, chunks = [], []
     for each, judged in zip(validation, seen, strict=True):
         frames.append(frame_rows(each, judged, policy, temperature).assign(split="validation"))
@@ -425,10 +455,13 @@ def judge_splits(
         judged, others = results["exact"][index], {run: results[run][index] for run in runs if run != "exact"}
         frames.append(frame_rows(each, judged, policy, temperature, **others).assign(split="test"))
         chunks.append(
-            chunk_rows(each, judged, policy, others.get("lenient"), others.get("guessed")).assign(split="test")
+            chunk_rows(
+                each, judged, policy, others.get("lenient"), **{run: others.get(run) for run in ("guessed", BRANCHED)}
+            ).assign(split="test")
         )
     seconds = {run: round(sum(each.seconds for each in judged), 1) for run, judged in results.items()}
-    return Findings(*(pd.concat(rows, ignore_index=True) for rows in (frames, chunks)), policy, temperature, seconds)
+    tables = (pd.concat(rows, ignore_index=True) for rows in (frames, chunks))
+    return Findings(*tables, policy, temperature, together, seconds)
 
 
 def run_folder(label: str, adapter: Path, weights: Sequence[str], words: pd.DataFrame) -> tuple[Path, str]:
@@ -446,7 +479,7 @@ def run_folder(label: str, adapter: Path, weights: Sequence[str], words: pd.Data
         tensors,
         settings,
         *(DRAFT_DIR / f"{name}.safetensors" for name in weights),
-        *(Path(module.__file__) for module in (acceptance, reasoner)),
+        *(Path(module.__file__) for module in (acceptance, branches, reasoner)),
     ):
         if not path.is_file():
             raise InputError(f"{provenance.display_path(path)}: no such file; restore it or train it")
@@ -533,7 +566,9 @@ def judge_and_write() -> None:
     validation, test = (gather(human_prompts(split), DRAFT, PROBE, words) for split in ("validation", "test"))
     model = load_reasoner(adapter=ADAPTER)
     found = judge_splits(model, validation, test, TRAINED_RUNS, folder, "trained:")
-    found.policy.save(fitted_on="validation split", adapter_sha256=digest, commit=provenance.commit())
+    facts = {"fitted_on": "validation split", "adapter_sha256": digest, "commit": provenance.commit()}
+    found.policy.save(**facts)
+    found.branches.save(**facts)
     judging = {
         "trained": {
             "reasoner": model.name,

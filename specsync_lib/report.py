@@ -60,6 +60,8 @@ LATENCY_READINGS = {
     "serial_p50_ms": "serial, median",
     "speculative_p50_ms": "speculative, median",
     "speculative_p99_ms": "speculative, p99",
+    "branched_p50_ms": "speculative, several plans a pass, median",
+    "branched_p99_ms": "speculative, several plans a pass, p99",
     "lenient_p50_ms": "speculative, lenient judge, median",
     "lenient_p99_ms": "speculative, lenient judge, p99",
     "reduction": "saved by speculation",

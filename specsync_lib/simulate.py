@@ -12,7 +12,7 @@ Source: Williams et al., "Roofline: an insightful visual performance model", CAC
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import ceil, inf
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from specsync_lib.branches import FRAMES_A_PASS
 from specsync_lib.errors import InputError
 from specsync_lib.pipeline import (
     PipelineReport,
@@ -56,11 +57,12 @@ PIECE_MS = 100
 MODES = ("serial", "serial_reasoning", "speculative")
 Mode = Literal["serial", "serial_reasoning", "speculative"]
 # The speculative pipeline as it is measured: the last step waits for the judge's first pass, because this judge rejects
-# most drafts and a rejection after that step costs a generation; or nothing waits; or the judge's rule is the lenient
-# one, which decides after that one pass.
+# most drafts and a rejection after that step costs a generation; or nothing waits; or the judge verifies several plans
+# in a pass; or its rule is the lenient one, which decides after one pass.
 POLICIES = {
     "speculative": Policy(hold_before="last step"),
     "speculative_eager": Policy(),
+    "speculative_branched": Policy(hold_before="last step"),
     "speculative_lenient": Policy(hold_before="last step"),
 }
 # What becomes of a late verdict, by name: "hold" is the measured speculative pipeline.
@@ -71,7 +73,8 @@ LATE_POLICIES = {
     "lenient": Policy(late="lenient"),
 }
 REASONING_TOKENS = 32
-EVIDENCE_TOKENS = 48  # of a chunk, as the full-scale reasoner reads them
+TOKENS_A_FRAME = 5  # with its evidence, as the reasoner reads them in every pass
+CHUNK_TOKENS, BRANCHES_TOKENS = TOKENS_A_FRAME * FRAMES_PER_CHUNK, TOKENS_A_FRAME * FRAMES_A_PASS
 REPEATS = 5  # of every measured chunk, in that check
 TOLERANCE = 0.05  # how near the model must come to every measured median
 ASSUMED_REJECTION_RATE = 0.3  # where no pattern has been measured
@@ -84,24 +87,26 @@ ASSUMED_REJECTION_RATE = 0.3  # where no pattern has been measured
 class ChunkPattern:
     """What becomes of a chunk's draft: the judge's forward passes, and the frames (0 .. 11) that it rejects.
 
-    guessed: the first pass verifies the probe's guess in place of the draft; the guess is told before.
+    guessed: the first pass verifies the probe's guess in place of the draft; the guess is told before. known_after: the
+    passes after which what is told is the final plan; None: all but the last, which only confirms it.
     """
 
     passes: int = 1
     rejected: tuple[int, ...] = ()
     guessed: bool = False
+    known_after: int | None = None
 
     def words(self, tokens: Tokens) -> list[Tokens]:
         """What the judge tells before its final word, given that: the probe's guess if there is one, and what it
         thinks after every pass but the last.
 
-        The last of these is what the last pass confirms, so it is the final plan. Those before it were not confirmed:
-        one frame in the middle, which the measured pattern does not name, stands for what was wrong with them.
+        Where that is not the final plan yet, one frame in the middle, which the measured pattern does not name, stands
+        for what is wrong with it.
         """
-        count = self.passes - (not self.guessed)
+        known_after = self.passes - 1 if self.known_after is None else self.known_after
         middle = len(tokens) // 2
         wrong = (*tokens[:middle], (tokens[middle] + 1) % len(VISEMES), *tokens[middle + 1 :])
-        return [tokens if word == count - 1 else wrong for word in range(count)]
+        return [tokens if done >= known_after else wrong for done in range(not self.guessed, self.passes)]
 
 
 def random_pattern(rate: float, chunks: int, rng: np.random.Generator, passes_on_reject: int = 2) -> list[ChunkPattern]:
@@ -121,41 +126,52 @@ def random_pattern(rate: float, chunks: int, rng: np.random.Generator, passes_on
     ]
 
 
-def measured_pattern(
-    path: Path | None = None, *, guess: bool = True, lenient: bool = False
-) -> tuple[list[ChunkPattern], str]:
-    """The judge's measured answers, chunk by chunk, and where they come from; drawn at a stated rate where absent.
+# How the judge comes to its answers: under the exact rule it verifies the draft first, or the probe's guess, or several
+# plans a pass (`branches`); or it takes one pass over the draft under the lenient rule.
+Way = Literal["exact", "guessed", "branched", "lenient"]
+WAYS = {"speculative_branched": "branched", "speculative_lenient": "lenient"}  # of the modes with one of their own
 
-    guess: the first pass verifies what the probe hears, as the live judge does (`pipeline_stages.ReasonerJudge`).
-    lenient: the answers of the lenient rule, which takes one pass over the draft.
-    """
+
+def measured_pattern(path: Path | None = None, way: Way = "guessed") -> tuple[list[ChunkPattern], str]:
+    """The judge's measured answers, chunk by chunk, and where they come from; drawn at a stated rate where absent."""
     path = path or MEASUREMENTS_DIR / PATTERN_NAME
     if not path.is_file():
         pattern = random_pattern(ASSUMED_REJECTION_RATE, 500, np.random.default_rng(0))
-        if lenient:
+        if way == "lenient":
             pattern = [ChunkPattern(1, answer.rejected) for answer in pattern]
         return pattern, f"drawn: {ASSUMED_REJECTION_RATE:.0%} of chunks rejected ({path.name} is not measured yet)"
     chunks = json.loads(path.read_text(encoding="utf-8"))["chunks"]
-    if lenient:
-        answers = [ChunkPattern(1, tuple(chunk["lenient_rejected_at"])) for chunk in chunks]
-        return answers, f"{display_path(path)}, lenient"
-    guess = guess and all("guessed_passes" in chunk for chunk in chunks)
-    passes = "guessed_passes" if guess else "passes"
-    pattern = [ChunkPattern(int(chunk[passes]), tuple(chunk["rejected_at"]), guess) for chunk in chunks]
-    return pattern, f"{display_path(path)}, {passes.replace('_', ' ')}"
+    source = f"{display_path(path)}, {way}"
+    if way == "lenient":
+        return [ChunkPattern(1, tuple(chunk["lenient_rejected_at"])) for chunk in chunks], source
+    prefix, guessed = ("", False) if way == "exact" else (f"{way}_", True)
+    return [
+        ChunkPattern(chunk[f"{prefix}passes"], tuple(chunk["rejected_at"]), guessed, chunk.get(f"{prefix}known_after"))
+        for chunk in chunks
+    ], source
+
+
+Answers = Mapping[str, Sequence[ChunkPattern]]
+
+
+def measured_answers(path: Path | None = None) -> tuple[Answers, str]:
+    """The judge's measured answers by mode, and where those of the usual speculative pipeline come from."""
+    usual, source = measured_pattern(path)
+    ways = {mode: measured_pattern(path, way)[0] for mode, way in WAYS.items()}
+    return dict.fromkeys(("serial", *POLICIES), usual) | ways, source
 
 
 def replayed_pattern(content: Mapping, mode: str = "speculative") -> list[ChunkPattern]:
     """The answers that a measured pipeline replayed in a mode, from its file."""
     return [
-        ChunkPattern(int(one["passes"]), tuple(one["rejected"]), one.get("guessed", False))
-        for one in content["replayed_lenient" if mode.endswith("_lenient") else "replayed"]
+        ChunkPattern(int(one["passes"]), tuple(one["rejected"]), one.get("guessed", False), one.get("known_after"))
+        for one in content[f"replayed_{WAYS[mode]}" if mode in WAYS else "replayed"]
     ]
 
 
 def written_pattern(pattern: Sequence[ChunkPattern]) -> list[dict]:
     """Answers as a measured pipeline's file holds them: what :func:`replayed_pattern` reads."""
-    return [{"passes": one.passes, "rejected": list(one.rejected), "guessed": one.guessed} for one in pattern]
+    return [asdict(one) for one in pattern]
 
 
 def rejection_rate(pattern: Sequence[ChunkPattern]) -> float:
@@ -229,10 +245,10 @@ class Setup:
     """Stage times of one machine and model set.
 
     plan: the judge's 12 tokens one by one; token: one more token; verify: by number of passes; guess: until the probe's
-    guess is there, within the verification; step: one of ``steps``
-    denoising steps; render: one of ``render_parts`` calls that decode a chunk to frames on the host. label: of the
-    times that went in. stretch: how much slower judge and generator run while both work: 1 on two chips. last_step,
-    last_render: where the last of its kind in a chunk is known to take another time.
+    guess is there, within the verification; step: one of ``steps`` denoising steps; rewind: undoing the last; render:
+    one of ``render_parts`` calls that decode a chunk to frames on the host. label: of the times that went in. stretch:
+    how much slower judge and generator run while both work: 1 on two chips. last_step, last_render: where the last of
+    its kind in a chunk is known to take another time. branches_ms: how much longer a pass over several plans takes.
     """
 
     name: str
@@ -250,8 +266,16 @@ class Setup:
     render_parts: int = 1
     stretch: float = 1.0
     guess: Spread = NOTHING
+    rewind: Spread = NOTHING
     last_step: Spread | None = None
     last_render: Spread | None = None
+    branches_ms: float = 0.0
+
+    @property
+    def branched(self) -> "Setup":
+        """The same machine where every pass verifies several plans."""
+        verify = {passes: spread.plus(passes * self.branches_ms) for passes, spread in self.verify.items()}
+        return replace(self, verify=verify)
 
     @property
     def job_ms(self) -> list[float]:
@@ -357,6 +381,10 @@ class SimulatedGenerator(SyntheticGenerator):
         self._spend((last or self._setup.step).draw_s(self._rng))
         super().step(work, tokens)
 
+    def rewind(self, work: SyntheticWork) -> None:
+        self._spend(self._setup.rewind.draw_s(self._rng))
+        super().rewind(work)
+
     def render(self, work: SyntheticWork) -> np.ndarray | None:
         last = self._setup.last_render if work.renders_left == 1 else None
         self._spend((last or self._setup.render).draw_s(self._rng))
@@ -430,6 +458,7 @@ def summary_row(report: PipelineReport) -> dict[str, float]:
         "p99_ms": float(p99),
         "plan_error": float(np.mean(plan != target_plan(len(report.commits))[: len(plan)])),
         "corrected": report.counts.get("corrected mid-flight", 0) / len(report.commits),
+        "rewound": report.counts.get("rewound", 0) / len(report.commits),
         "rolled_back": report.counts.get("rolled back", 0) / len(report.commits),
         "n": len(report.commits),
     }
@@ -448,7 +477,7 @@ def stages_path(directory: Path | None = None) -> Path:
 def reference_setup(region: str = "384px", *, steps: int = 2, path: Path | None = None) -> Setup:
     """Two H200s from medians of single stages (label real-shape): the reasoner in bf16 alone on the second.
 
-    The first pass reads a chunk's evidence with the guess that it verifies, every later one only another draft.
+    Every pass reads a chunk's evidence with the plan that it verifies.
 
     Raises
     ------
@@ -471,15 +500,16 @@ def reference_setup(region: str = "384px", *, steps: int = 2, path: Path | None 
 
     token, encoder = median("token", tokens=1, precision="bf16"), median("encoder", window_s=30)
     decoded = rows.loc[rows["stage"] == "decode", "frames"].iloc[0] if "frames" in rows else FRAMES_PER_CHUNK
-    first = encoder + score(EVIDENCE_TOKENS + FRAMES_PER_CHUNK)
+    first = encoder + score(CHUNK_TOKENS)
     return Setup(
         name=f"h200x2 {region}, {steps} steps",
         label="real-shape",
         source=display_path(path),
         draft=exactly(median("features", window_s=30)),
-        plan=exactly(encoder + score(EVIDENCE_TOKENS) + (FRAMES_PER_CHUNK - 1) * token),
+        plan=exactly(encoder + FRAMES_PER_CHUNK * token),
         token=exactly(token),
-        verify={1: exactly(first), 2: exactly(first + score(FRAMES_PER_CHUNK))},
+        verify={1: exactly(first), 2: exactly(first + score(CHUNK_TOKENS))},
+        branches_ms=score(BRANCHES_TOKENS) - score(CHUNK_TOKENS),
         guess=exactly(encoder),
         begin=NOTHING,
         step=exactly(median("denoise", region=region, steps=1, slots=3.0)),
@@ -535,6 +565,7 @@ def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
                 last_step=last_step,
                 last_render=last_render,
                 guess=spreads.get("guess", NOTHING),
+                rewind=spreads.get("rewind", NOTHING),
             )
     return found
 
@@ -571,9 +602,10 @@ def expected_ms(setup: Setup, rate: float, mode: Literal["serial", "speculative"
 
     serial: draft + plan + generation + commit. Speculative, accepted: draft + the longer of generation and one pass.
     Rejected: the judge's own tokens are known after one pass and final after two. If a denoising step is still to begin
-    after the first and the policy corrects mid-flight, generation goes on under them; otherwise it begins anew as soon
-    as the running job is done. A held chunk begins its last step when the first pass is done, and not before. In any
-    case the frames wait for the second pass. Chips that are shared are left to the simulation.
+    after the first and the policy corrects mid-flight, generation goes on under them; otherwise the last step (or,
+    where the policy rolls back, the whole generation) begins anew as soon as the running job is done. A held chunk
+    begins its last step when the first pass is done, and not before. In any case the frames wait for the second pass.
+    Chips that are shared are left to the simulation.
     """
     generation = setup.generation_ms
     ends = setup.draft.median_ms + setup.commit.median_ms
@@ -589,7 +621,10 @@ def expected_ms(setup: Setup, rate: float, mode: Literal["serial", "speculative"
     elif policy == "midflight" and guessed <= starts[setup.steps]:
         frames = generation
     else:
-        frames = float(min(starts[starts >= guessed], default=guessed)) + generation
+        again = generation
+        if policy == "midflight":
+            again = setup.rewind.median_ms + generation - starts[setup.steps]
+        frames = float(min(starts[starts >= guessed], default=guessed)) + again
     accepted = ends + max(accepted_frames, guessed)
     rejected = ends + max(frames, final)
     return (1 - rate) * accepted + rate * rejected

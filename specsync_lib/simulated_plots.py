@@ -57,21 +57,20 @@ def run(options: argparse.Namespace) -> list[Path]:
     """Simulate and write; returns the pictures."""
     figures.use_style()
     rng = np.random.default_rng(options.seed)
-    pattern, source = simulate.measured_pattern()
-    lenient, _ = simulate.measured_pattern(lenient=True)
+    answers, source = simulate.measured_answers()
     setups = {case: simulate.reference_setup(case[0], steps=case[1]) for case in CASES}
     shown = setups[SHOWN]
     print(f"simulated: stage times from {shown.source} ({shown.label}); the judge's answers: {source}")
 
     rows: list[dict] = latency_figures.claimed_rows()
     for setup in setups.values():
-        rows += latency_figures.simulated_rows(setup, pattern, lenient, rng, options.chunks)
+        rows += latency_figures.simulated_rows(setup, answers, rng, options.chunks)
     latency = pd.DataFrame(rows)
     totals = latency[latency["label"] == simulate.LABEL].drop_duplicates(["setup", "mode"])
     totals = totals.pivot_table("p50_ms", "setup", "mode", sort=False)
     print(f"\nsimulated: median latency of a chunk (ms)\n{totals.round(1).to_string()}")
     late, serial_ms = latency_figures.late_tables([shown], RATES, rng, options.chunks)
-    chips = simulate.chip_table(shown, SHOWN[0], pattern, rng, chunks=options.chunks)
+    chips = simulate.chip_table(shown, SHOWN[0], answers["speculative"], rng, chunks=options.chunks)
     told = ["chip", "chips", "reasoner", "serial_p50_ms", "speculative_p50_ms", "reduction", "break_even_rate"]
     print(f"\nsimulated: other chips\n{chips[told].round(2).to_string(index=False)}")
     print(

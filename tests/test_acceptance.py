@@ -18,6 +18,7 @@ from specsync_lib.acceptance import (
     row_fault,
     verify_chunk,
 )
+from specsync_lib.branches import Branches
 from specsync_lib.draft import DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
@@ -80,6 +81,13 @@ class ToyStream:
         self.passes += 1
         known = torch.tensor([[*self.tokens, *draft_tokens]])
         return self.judges.score(known)[0, len(self.tokens) :].numpy()
+
+    def score_branches(self, branches):
+        before, scored = self.passes, []
+        for branch in branches:
+            self.passes = before  # they share one
+            scored.append(self.score(branch))
+        return scored
 
     def commit(self, tokens) -> None:
         self.tokens += [int(token) for token in tokens]
@@ -236,16 +244,76 @@ def test_a_better_guess_saves_passes_and_changes_nothing_else(seed, kind):
     assert failed.tokens.tolist() == drafted.tolist() and failed.fallbacks == FRAMES_PER_CHUNK
 
 
+@given(
+    seed=st.integers(0, 2**31),
+    frames=st.integers(1, 14),
+    kind=st.sampled_from(DRAFTS),
+    room=st.integers(1, 60),
+    sharpness=st.floats(0.1, 4),
+)
+@settings(max_examples=150)
+def test_several_plans_a_pass_commit_what_plain_decoding_does(seed, frames, kind, room, sharpness):
+    """Whichever plans are tried, and however badly: the same tokens, in at most as many passes as frames."""
+    judges = ToyJudges.random(1, frames, len(VISEMES), seed, sharpness)
+    plan, rng, seen = plan_of(judges.draft(kind, seed + 1)[0][0]), np.random.default_rng(seed), []
+    branches = Branches(np.log(rng.dirichlet(np.ones(len(VISEMES)), len(VISEMES))), room)
+    stream = ToyStream(judges)
+    guess = None if seed % 2 else rng.dirichlet(np.full(len(VISEMES), 0.3), frames).astype(np.float32)
+    verdict = verify_chunk(
+        stream, plan, branches=branches, guess=guess, before=0, on_pass=lambda tokens, passes: seen.append(tokens)
+    )
+    assert verdict.tokens.tolist() == judges.plan()[0].tolist() == stream.tokens
+    assert len(seen) == verdict.passes == stream.passes <= frames and verdict.verified.all() and not verdict.faults
+    right = [bool((tokens == verdict.tokens).all()) for tokens in seen] + [True]
+    assert all(right[verdict.known_after :]) and not (verdict.known_after and right[verdict.known_after - 1])
+
+
+def test_several_plans_a_pass_save_passes():
+    branches, passes = Branches(np.zeros((len(VISEMES),) * 2), 40), []
+    for seed in range(60):
+        judges = ToyJudges.random(1, FRAMES_PER_CHUNK, len(VISEMES), seed)
+        judges.after *= 0.3
+        plan = plan_of(judges.draft("good", seed + 1)[0][0])
+        passes.append([verify_chunk(ToyStream(judges), plan, branches=some).passes for some in (None, branches)])
+    alone, together = np.mean(passes, axis=0)
+    assert together < 0.9 * alone
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_pass_over_several_plans_decides_nothing(toy, fault):
+    judges, plan = toy
+    stream = FaultyStream(judges, FAULTS[fault])
+    verdict = verify_chunk(stream, plan, branches=Branches(np.zeros((len(VISEMES),) * 2)))
+    assert verdict.fallbacks == FRAMES_PER_CHUNK and len(verdict.faults) == 1 and verdict.passes == 1
+    assert verdict.tokens.tolist() == plan.probabilities.argmax(1).tolist() == stream.tokens
+    later = FaultyStream(judges, FAULTS[fault], since=1)
+    verdict = verify_chunk(later, plan, branches=Branches(np.zeros((len(VISEMES),) * 2), 12))
+    decided = verdict.verified
+    assert 0 < decided.sum() < FRAMES_PER_CHUNK and not decided[np.argmin(decided) :].any()
+    assert verdict.tokens[decided].tolist() == judges.plan()[0][decided].tolist()
+
+
+@pytest.mark.parametrize("rule", ["lenient", "exact-sampled"])
+def test_several_plans_a_pass_are_for_the_greedy_rule(toy, rule):
+    judges, plan = toy
+    with pytest.raises(InputError, match="exact-greedy alone"):
+        verify_chunk(
+            ToyStream(judges), plan, rule=rule, generator=torch.Generator(),
+            branches=Branches(np.zeros((len(VISEMES),) * 2)),
+        )  # fmt: skip
+
+
 def test_between_passes_one_can_see_what_the_judge_thinks(toy):
     judges, plan = toy
     seen = []
-    verdict = verify_chunk(ToyStream(judges), plan, on_pass=lambda tokens, fixed: seen.append((tokens, fixed)))
-    assert len(seen) == verdict.passes - 1 > 0
-    for tokens, fixed in seen:
-        assert tokens[:fixed].tolist() == verdict.tokens[:fixed].tolist() and len(tokens) == FRAMES_PER_CHUNK
-    assert [fixed for _, fixed in seen] == sorted({fixed for _, fixed in seen})
-    last, fixed = seen[-1]
-    assert (last == verdict.tokens).mean() > (plan.probabilities.argmax(1) == verdict.tokens).mean() and fixed > 1
+    verdict = verify_chunk(ToyStream(judges), plan, on_pass=lambda tokens, passes: seen.append((tokens, passes)))
+    assert [passes for _, passes in seen] == list(range(verdict.passes)) and verdict.passes > 1
+    assert all(len(tokens) == FRAMES_PER_CHUNK for tokens, _ in seen)
+    right = [bool((tokens == verdict.tokens).all()) for tokens, _ in seen] + [True]
+    assert all(right[verdict.known_after :]) and not right[verdict.known_after - 1]
+    (first, _), (last, _) = seen[0], seen[-1]
+    assert first.tolist() == plan.probabilities.argmax(1).tolist()
+    assert (last == verdict.tokens).mean() > (first == verdict.tokens).mean()
 
 
 @given(seed=st.integers(0, 2**31), kind=st.sampled_from(DRAFTS))

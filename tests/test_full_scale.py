@@ -4,10 +4,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from specsync_lib import full_scale, real_shape, simulate
+from specsync_lib.branches import Branches
+from specsync_lib.errors import InputError
 from specsync_lib.real_shape import TINY
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 
@@ -54,19 +57,24 @@ def test_full_shapes_are_the_published_sizes():
     assert 1.26e8 < count(vae) < 1.28e8  # Wan VAE
 
 
+def script(reasoner, draft):
+    """A chunk as the reasoner reads it: each frame's evidence, then its token."""
+    return torch.cat([reasoner._evidence, draft[:, None]], dim=1).flatten()[None]
+
+
 def test_a_pass_over_the_fixed_cache_equals_a_pass_over_everything(reasoner_model):
-    """Prefix, evidence and draft in three passes; transformers' own attention over the whole sequence at once."""
-    reasoner = real_shape.ShapeReasoner(reasoner_model, TINY, evidence_tokens=6)
+    """Prefix and chunk in two passes; transformers' own attention over the whole sequence at once."""
+    reasoner = real_shape.ShapeReasoner(reasoner_model, TINY)
     draft = torch.randint(32, 47, (FRAMES_PER_CHUNK,))
     prefix = torch.randint(0, 64, (1, TINY.prefix_tokens))
-    passes = real_shape.Passes(reasoner_model, reasoner._score._cache, TINY.prefix_tokens, graphs=False)
+    passes = real_shape.Passes(reasoner_model, reasoner._cache, TINY.prefix_tokens, graphs=False)
     passes.tokens.copy_(prefix)
     passes.run()
-    probabilities, choice = reasoner.read_and_score(draft)
-    whole = torch.cat([prefix, reasoner._read_and_score.tokens[:, :6], draft[None]], dim=1)
+    probabilities, choice = reasoner.score(draft)
+    whole = torch.cat([prefix, script(reasoner, draft)], dim=1)
     reasoner_model.set_attn_implementation("sdpa")
     try:
-        logits = reasoner_model(input_ids=whole, use_cache=False).logits[0, -FRAMES_PER_CHUNK - 1 : -1]
+        logits = reasoner_model(input_ids=whole, use_cache=False).logits[0, TINY.prefix_tokens + 3 :: 5]
     finally:
         reasoner_model.set_attn_implementation("grouped")
     expected = logits[:, 32 : 32 + len(VISEMES)].softmax(-1)
@@ -74,23 +82,35 @@ def test_a_pass_over_the_fixed_cache_equals_a_pass_over_everything(reasoner_mode
     assert torch.equal(choice, expected.argmax(-1) + 32)
 
 
+def test_several_drafts_in_one_pass_are_each_scored_as_if_alone(reasoner_model):
+    reasoner = real_shape.ShapeReasoner(reasoner_model, TINY)
+    rows = np.random.default_rng(0).dirichlet(np.full(len(VISEMES), 0.3), FRAMES_PER_CHUNK)
+    plans = Branches(np.zeros((len(VISEMES),) * 2)).of(rows)
+    assert len(plans) > 2
+    together = reasoner.score_branches(plans)
+    for plan, scored in zip(plans, together, strict=True):
+        alone, _ = reasoner.score(torch.from_numpy(plan) + real_shape.FIRST_TOKEN)
+        torch.testing.assert_close(scored, alone, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(together[0], together[1], atol=1e-4)
+    with pytest.raises(InputError, match="tokens in a pass over"):
+        reasoner.score_branches([np.full(FRAMES_PER_CHUNK, viseme) for viseme in range(4)])
+
+
 def test_a_second_pass_after_a_longer_one_sees_nothing_of_it(reasoner_model):
     """Going back in the cache is a smaller position: what stood there later is masked."""
-    reasoner = real_shape.ShapeReasoner(reasoner_model, TINY, evidence_tokens=6)
+    reasoner = real_shape.ShapeReasoner(reasoner_model, TINY)
     draft, other = torch.randint(32, 47, (2, FRAMES_PER_CHUNK))
-    first = reasoner.read_and_score(draft)[0].clone()
-    reasoner.read_and_score(other)
-    assert torch.equal(reasoner.read_and_score(draft)[0], first)
+    first = reasoner.score(draft)[0].clone()
+    reasoner.score(other)
+    reasoner.score_branches([other.numpy() - 32])
+    assert torch.equal(reasoner.score(draft)[0], first)
 
 
 def test_the_target_agrees_with_itself_when_its_own_plan_is_the_draft(reasoner_model):
     """Token by token and one pass are the same function: verifying a plan accepts it whole."""
-    reasoner = real_shape.ShapeReasoner(reasoner_model, TINY, evidence_tokens=6)
-    evidence = reasoner._evidence.tokens
-    reasoner._read_and_score.tokens[:, :6].copy_(evidence)
-    tokens, _ = reasoner.plan()
-    tokens = tokens.clone()
-    _, choice = reasoner.read_and_score(tokens)
+    reasoner = real_shape.ShapeReasoner(reasoner_model, TINY)
+    tokens = reasoner.plan()[0].clone()
+    _, choice = reasoner.score(tokens)
     assert torch.equal(choice, tokens)
 
 
@@ -165,7 +185,7 @@ def test_no_stage_asks_the_device_for_a_value(monkeypatch):
         decoder.commit(decoder.run()[1])
         reasoner = real_shape.ShapeReasoner(real_shape.build_reasoner(TINY, CPU, precision="fp8"), TINY)
         reasoner._next.run()
-        reasoner._read_and_score.run()
+        reasoner._draft.run()
 
 
 def test_the_rehearsal_measures_every_stage(tmp_path):
@@ -196,6 +216,9 @@ def pattern_file(path, guessed_passes=(1, 2, 1, 3)):
         {
             "passes": 1 + bool(rejected),
             "guessed_passes": passes,
+            "guessed_known_after": passes - 1,
+            "branched_passes": min(passes, 2),
+            "branched_known_after": bool(rejected) + (passes == 3),
             "rejected_at": rejected,
             "lenient_rejected_at": rejected[:1],
         }
@@ -207,7 +230,7 @@ def pattern_file(path, guessed_passes=(1, 2, 1, 3)):
 
 def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path, monkeypatch):
     path = pattern_file(tmp_path / "pattern.json")
-    monkeypatch.setattr(full_scale, "measured_pattern", lambda **given: simulate.measured_pattern(path, **given))
+    monkeypatch.setattr(full_scale, "measured_answers", lambda: simulate.measured_answers(path))
     arguments = [
         "--part",
         "pipeline",
@@ -226,7 +249,8 @@ def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path
     result = content["regions"]["32px"]
     runs = result["runs"]
     assert result["same_plan"] is True and content["regions"]["32px_4steps"]["same_plan"] is True
-    counted = {"serial": 6, "speculative": 6, "speculative_eager": 4, "speculative_lenient": 6, "serial_reasoning": 3}
+    counted = {"serial": 6, "serial_reasoning": 3}
+    counted |= {"speculative": 6, "speculative_eager": 4, "speculative_branched": 6, "speculative_lenient": 6}
     assert {mode: run["n"] for mode, run in runs.items()} == counted
     assert all(len(run["first_ms"]) == run["n"] for run in runs.values())
     counts = runs["speculative"]["counts"]
@@ -235,6 +259,8 @@ def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path
     assert runs["serial"]["counts"]["corrected"] == 3  # the pattern was replayed, chunk by chunk
     assert set(result["stages"]["serial"]) == {"draft", "plan", "begin", "step", "render", "commit"}
     assert {"guess", "verify 1", "verify 2", "verify 3"} <= set(result["stages"]["speculative"])
+    assert {"verify 1", "verify 2"} <= set(result["stages"]["speculative_branched"])
+    assert runs["speculative_branched"]["counts"]["corrected"] == 3
     lenient = result["stages"]["speculative_lenient"]
     assert "verify 1" in lenient and "verify 2" not in lenient  # the lenient rule decides after one pass
     assert runs["speculative_lenient"]["counts"]["corrected"] == 3

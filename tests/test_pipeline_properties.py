@@ -131,6 +131,11 @@ class WatchedGenerator(SyntheticGenerator):
         super().step(work, tokens)
         work.plans.append(tokens)
 
+    def rewind(self, work):
+        self._maybe_fail()
+        super().rewind(work)
+        work.plans.pop()
+
     def render(self, work):
         self._maybe_fail()
         return super().render(work)

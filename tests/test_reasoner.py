@@ -123,7 +123,8 @@ def test_a_settled_plan_is_the_written_one_from_any_guess(reasoner, seed):
 @given(st.data())
 @settings(max_examples=8)
 def test_the_cache_never_shows(reasoner, data):
-    """After any drafts, rejections and partial commits, a row is what one pass over the plain text gives."""
+    """After any drafts, alone or several a pass, rejections and partial commits, a row is what one pass over the plain
+    text gives."""
     chunks = recording(24, seed=data.draw(st.integers(0, 5)))
     viseme = st.integers(0, CLASSES - 1)
     stream = reasoner.stream()
@@ -133,14 +134,19 @@ def test_the_cache_never_shows(reasoner, data):
         stream.read(evidence)
         lines = reasoner.script.lines(evidence, announced)
         while stream.open_frames:
-            draft = np.array(data.draw(st.lists(viseme, min_size=1, max_size=stream.open_frames)))
-            rows = stream.score(draft)
-            tokens, places = list(text), []
-            for line, token in zip(lines, draft, strict=False):
-                tokens += line
-                places.append(len(tokens) - 1)
-                tokens.append(reasoner.script.letter(token))
-            np.testing.assert_allclose(rows, unbroken(reasoner, tokens, places), atol=2e-5)
+            length, passes = data.draw(st.integers(1, stream.open_frames)), stream.passes
+            branch = st.lists(viseme, min_size=length, max_size=length).map(np.array)
+            drafts = data.draw(st.lists(branch, min_size=1, max_size=3))
+            scored = stream.score_branches(drafts)
+            assert stream.passes == passes + 1
+            for draft, rows in zip(drafts, scored, strict=True):
+                tokens, places = list(text), []
+                for line, token in zip(lines, draft, strict=False):
+                    tokens += line
+                    places.append(len(tokens) - 1)
+                    tokens.append(reasoner.script.letter(token))
+                np.testing.assert_allclose(rows, unbroken(reasoner, tokens, places), atol=2e-5)
+            draft = data.draw(st.sampled_from(drafts))
             kept = data.draw(st.integers(0, len(draft)))
             fixed = [*draft[:kept], data.draw(viseme)][: stream.open_frames]  # a rejection brings a token of its own
             stream.commit(np.array(fixed))

@@ -73,6 +73,23 @@ def test_words_lead_to_the_final_plan_and_only_the_last_is_it():
             assert len(words) == passes - (not guessed)
             assert [word == tokens for word in words] == [False] * (len(words) - 1) + [True] * bool(words)
             assert all(len(word) == 12 and set(word) <= set(range(15)) for word in words)
+    for known_after, right in ((0, [True, True]), (1, [False, True]), (2, [False, False])):
+        words = ChunkPattern(2, (), True, known_after).words(tokens)
+        assert [word == tokens for word in words] == right
+
+
+def test_a_plan_that_only_the_last_pass_finds_is_generated_behind_it(rng):
+    """Verified in one pass with others, but not the one that was told: the last step waits for the pass anyway; found
+    by the second alone, it costs the last step and the decode after that pass."""
+    setup = setup_of(verify=(25.0, 45.0), steps=2)
+    run = lambda *chunk: simulate.simulate(setup, "speculative", [ChunkPattern(*chunk)], rng, chunks=6)  # noqa: E731
+    told, untold, late = run(1, (3,), True, 0), run(1, (3,), True, 1), run(2, (3,), True, 2)
+    latency = lambda report: simulate.summary_row(report)["mean_ms"]  # noqa: E731
+    assert latency(told) == latency(untold) < latency(late) and late.counts["rewound"] == 6
+    again_ms = setup.step.median_ms + setup.render_parts * setup.render.median_ms
+    assert latency(late) == pytest.approx(
+        setup.draft.median_ms + 45.0 + again_ms + setup.commit.median_ms, abs=setup.render.median_ms
+    )
 
 
 def test_a_right_guess_costs_nothing_and_a_wrong_one_a_pass(rng):
@@ -246,14 +263,15 @@ def test_an_absent_pattern_is_said_to_be_drawn(tmp_path):
     assert simulate.rejection_rate(pattern) == pytest.approx(simulate.ASSUMED_REJECTION_RATE)
     measured = {"chunks": [{"passes": 2, "rejected_at": [3, 7]}, {"passes": 1, "rejected_at": []}]}
     (tmp_path / "acceptance_pattern.json").write_text(json.dumps(measured))
-    pattern, source = simulate.measured_pattern(tmp_path / "acceptance_pattern.json")
+    pattern, source = simulate.measured_pattern(tmp_path / "acceptance_pattern.json", "exact")
     assert pattern == [ChunkPattern(2, (3, 7)), ChunkPattern(1, ())] and "not measured" not in source
     for chunk, passes in zip(measured["chunks"], (1, 3), strict=True):
-        chunk["guessed_passes"] = passes
+        chunk |= {"guessed_passes": passes, "branched_passes": 1, "branched_known_after": passes == 3}
     (tmp_path / "acceptance_pattern.json").write_text(json.dumps(measured))
-    for guess, passes in ((True, (1, 3)), (False, (2, 1))):
-        pattern, source = simulate.measured_pattern(tmp_path / "acceptance_pattern.json", guess=guess)
-        assert [(one.passes, one.guessed) for one in pattern] == [(count, guess) for count in passes]
+    for way, told in (("guessed", [(1, None), (3, None)]), ("branched", [(1, 0), (1, 1)])):
+        pattern, source = simulate.measured_pattern(tmp_path / "acceptance_pattern.json", way)
+        assert [(one.passes, one.known_after) for one in pattern] == told and all(one.guessed for one in pattern)
+        assert source.endswith(way)
 
 
 def test_the_command_writes_its_plots_from_any_folder_and_labels_everything(tmp_path):

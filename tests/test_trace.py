@@ -57,7 +57,7 @@ def test_the_table_shows_what_hides_behind_what():
     assert first.loc["verify", "end_s"] < first.loc["commit", "start_s"]
     assert first.loc["step 2", "duration_ms"] == pytest.approx(20)
     third = table[table["chunk"] == 2]
-    assert (third["what"] == "rolled back").sum() == 1
+    assert (third["what"] == "rewind").sum() == 1
     assert third["attempt"].max() == 2
     assert set(table.loc[table["what"] == "verdict", "note"]) == {"accepting", "rejecting", "not final"}
 

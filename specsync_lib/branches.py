@@ -1,0 +1,115 @@
+"""Several plans in one pass: which ones a judge verifies beside the likeliest, so that a chunk takes fewer passes.
+
+A pass of a large model costs nearly the same whether it reads 12 frames or 25: it waits for the weights. So the room
+is filled with a tree of the likeliest plans; what they begin with in common is read once. Rejections move a change of
+viseme by a frame more often than anything else, so plans are weighed by how often a viseme follows another as well as
+by how likely each frame's is. Which plans are offered never changes what is committed (`acceptance.decide_branches`),
+only how many passes it takes.
+
+Sources: token trees, Miao et al., "SpecInfer", 2305.09781; the k best paths through a trellis, Seshadri & Sundberg,
+"List Viterbi decoding algorithms with applications", IEEE Trans. Commun. 42, 1994.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from specsync_lib.errors import InputError
+from specsync_lib.provenance import PROJECT_ROOT
+from specsync_lib.summary import write_json
+from specsync_lib.units import VISEMES
+
+PATH = PROJECT_ROOT / "data" / "models" / "reasoner" / "viseme_changes.json"
+FRAMES_A_PASS = 25  # 125 tokens of the reasoner's script: still one row of tiles of a GPU's matrix product
+CHANGE_WEIGHT = 0.4  # of how visemes follow each other, beside what is heard of each; from validation speech
+PLANS = 32  # how many of the likeliest are tried for a place in the tree
+VISEMES_A_FRAME = 5  # the likeliest of a frame; all others together are right in under 1 % of frames
+LEAST_PROBABILITY = 1e-6
+UNSEEN_CHANGE = 0.1  # counted for every change of viseme, so that none is impossible
+
+
+@dataclass(frozen=True)
+class Branches:
+    """How to fill a pass.
+
+    Attributes
+    ----------
+    changes : log p(viseme of a frame | viseme of the frame before), [15, 15].
+    frames_a_pass : how many frames a pass may read over all its plans; the likeliest plan is always read whole.
+    """
+
+    changes: Float[np.ndarray, "15 15"]
+    frames_a_pass: int = FRAMES_A_PASS
+
+    @classmethod
+    def fit(cls, plans: Sequence[Int[np.ndarray, " t"]], frames_a_pass: int = FRAMES_A_PASS) -> "Branches":
+        """From plans that a judge wrote."""
+        counts = np.full((len(VISEMES), len(VISEMES)), UNSEEN_CHANGE)
+        for plan in plans:
+            np.add.at(counts, (plan[:-1], plan[1:]), 1)
+        return cls(np.log(counts / counts.sum(axis=1, keepdims=True)), frames_a_pass)
+
+    def save(self, path: Path = PATH, **facts: object) -> None:
+        """Write as JSON, with facts about where it is from."""
+        rows = np.round(np.exp(self.changes), 5).tolist()
+        write_json(path, {"what": "p(viseme of a frame | viseme of the frame before)", **facts, "visemes": VISEMES,
+                          "changes": rows})  # fmt: skip
+
+    @classmethod
+    def load(cls, path: Path = PATH, frames_a_pass: int = FRAMES_A_PASS) -> "Branches":
+        """What `save` wrote.
+
+        Raises
+        ------
+        InputError : the file is absent or holds no such table.
+        """
+        try:
+            rows = np.array(json.loads(path.read_text(encoding="utf-8"))["changes"], float)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: cannot be read ({error!r}); restore it or run specsync_lib.referee") from error
+        if rows.shape != (len(VISEMES), len(VISEMES)) or not (rows >= 0).all() or not (rows.sum(axis=1) > 0.99).all():
+            raise InputError(f"{path}: expected {len(VISEMES)} rows of probabilities; restore the file")
+        return cls(np.log(np.maximum(rows, LEAST_PROBABILITY)), frames_a_pass)
+
+    def of(self, rows: Float[np.ndarray, "t 15"], before: int | None = None) -> list[Int[np.ndarray, " t"]]:
+        """Plans to verify in one pass, the likeliest first: all that still fit into it.
+
+        The last frame's token is never read, so plans that differ only there count as one.
+
+        Parameters
+        ----------
+        rows : what is thought of each frame that is open, as probabilities.
+        before : the viseme of the frame before them.
+        """
+        last = rows[-1:].argmax(axis=1)
+        if len(rows) == 1:
+            return [last]
+        plans, read = [], set()
+        for plan in self.likeliest(rows[:-1], before):
+            steps = {tuple(plan[:frames]) for frames in range(len(rows))} - read
+            if not plans or len(read) + len(steps) <= self.frames_a_pass:
+                plans.append(np.concatenate([plan, last]))
+                read |= steps
+        return plans
+
+    def likeliest(
+        self, rows: Float[np.ndarray, "t 15"], before: int | None = None, count: int = PLANS
+    ) -> Int[np.ndarray, "count t"]:
+        """The likeliest plans, best first: fewer than ``count`` where there are not so many."""
+        seen = np.argsort(-rows, axis=1, kind="stable")[:, :VISEMES_A_FRAME]  # [t, v]
+        heard = np.log(np.maximum(np.take_along_axis(rows, seen, axis=1), LEAST_PROBABILITY))
+        scores = heard[0] + (0 if before is None else CHANGE_WEIGHT * self.changes[before, seen[0]])
+        scores, plans = scores[:, None], seen[0][:, None, None]  # [v, k] and [v, k, frames]: by their last viseme
+        for now, then, row in zip(seen[1:], seen, heard[1:], strict=False):
+            steps = scores[:, :, None] + CHANGE_WEIGHT * self.changes[np.ix_(then, now)][:, None]  # [v, k, v]
+            steps = steps.reshape(-1, len(now))
+            best = np.argsort(-steps, axis=0, kind="stable")[:count].T  # [v, k]
+            scores = np.take_along_axis(steps.T, best, axis=1) + row[:, None]
+            ends = np.broadcast_to(now[:, None, None], (*best.shape, 1))
+            plans = np.concatenate([plans.reshape(len(steps), -1)[best], ends], axis=2)
+        order = np.argsort(-scores, axis=None, kind="stable")[:count]
+        return plans.reshape(scores.size, -1)[order]
