@@ -258,11 +258,11 @@ def decide_branches(
     before : the frame before the chunk.
     """
     rows = _distributions(torch.from_numpy(np.asarray(rows, np.float32)))[0].numpy()
-    plan, drafted, stopped = [], None, []
+    plan, drafted, stopped, sight = [], None, [], None
     passes = first_accepted = 0
     while len(plan) < len(rows):
         first = len(plan)
-        drafts = branches.of(rows[first:], plan[-1] if plan else before)
+        drafts = branches.of(rows[first:], plan[-1] if plan else before, sight)
         drafted = drafts[0] if drafted is None else drafted
         scored, passes = score(drafts, plan), passes + 1
         if scored is None:
@@ -276,7 +276,7 @@ def decide_branches(
         if len(plan) < len(rows):
             stopped.append(len(plan))
             plan.append(int(verdict.token[best]))
-        rows = np.concatenate([rows[:first], scored[best]])
+        rows, sight = np.concatenate([rows[:first], scored[best]]), drafts[best][len(plan) - first - 1 : -1]
     decided = np.arange(len(rows)) < len(plan)
     tokens = np.where(decided, np.pad(plan, (0, len(rows) - len(plan))), drafted)
     recovered = np.isin(np.arange(len(rows)), stopped)

@@ -3,8 +3,9 @@
 A pass of a large model costs nearly the same whether it reads 12 frames or 25: it waits for the weights. So the room
 is filled with a tree of the likeliest plans; what they begin with in common is read once. Rejections move a change of
 viseme by a frame more often than anything else, so plans are weighed by how often a viseme follows another as well as
-by how likely each frame's is. Which plans are offered never changes what is committed (`acceptance.decide_branches`),
-only how many passes it takes.
+by how likely each frame's is. A judge's own rows behind a rejection were given tokens that did not stand, so what those
+tokens said about the next frame is taken off again. Which plans are offered never changes what is committed
+(`acceptance.decide_branches`), only how many passes it takes.
 
 Sources: token trees, Miao et al., "SpecInfer", 2305.09781; the k best paths through a trellis, Seshadri & Sundberg,
 "List Viterbi decoding algorithms with applications", IEEE Trans. Commun. 42, 1994.
@@ -24,10 +25,14 @@ from specsync_lib.summary import write_json
 from specsync_lib.units import VISEMES
 
 PATH = PROJECT_ROOT / "data" / "models" / "reasoner" / "viseme_changes.json"
-FRAMES_A_PASS = 25  # 125 tokens of the reasoner's script: still one row of tiles of a GPU's matrix product
-CHANGE_WEIGHT = 0.4  # of how visemes follow each other, beside what is heard of each; from validation speech
+# 125 tokens of the reasoner's script, one row of tiles of a GPU's matrix product, and 190, where weights in FP8 leave
+# room for more.
+FRAMES_A_PASS, MORE_FRAMES_A_PASS = 25, 38
+# Of how visemes follow each other, beside what is thought of each: where that was heard frame by frame, and where a
+# judge said it in the sight of other tokens; and how much of those tokens' say is taken off. From validation speech.
+CHANGE_WEIGHT, JUDGED_CHANGE_WEIGHT, SIGHT_WEIGHT = 0.4, 0.3, 0.2
 PLANS = 32  # how many of the likeliest are tried for a place in the tree
-VISEMES_A_FRAME = 5  # the likeliest of a frame; all others together are right in under 1 % of frames
+VISEMES_A_FRAME = 8  # the likeliest of a frame
 LEAST_PROBABILITY = 1e-6
 UNSEEN_CHANGE = 0.1  # counted for every change of viseme, so that none is impossible
 
@@ -75,7 +80,9 @@ class Branches:
             raise InputError(f"{path}: expected {len(VISEMES)} rows of probabilities; restore the file")
         return cls(np.log(np.maximum(rows, LEAST_PROBABILITY)), frames_a_pass)
 
-    def of(self, rows: Float[np.ndarray, "t 15"], before: int | None = None) -> list[Int[np.ndarray, " t"]]:
+    def of(
+        self, rows: Float[np.ndarray, "t 15"], before: int | None = None, sight: Int[np.ndarray, " t"] | None = None
+    ) -> list[Int[np.ndarray, " t"]]:
         """Plans to verify in one pass, the likeliest first: all that still fit into it.
 
         The last frame's token is never read, so plans that differ only there count as one.
@@ -84,12 +91,13 @@ class Branches:
         ----------
         rows : what is thought of each frame that is open, as probabilities.
         before : the viseme of the frame before them.
+        sight : the viseme that stood before each frame when a judge gave these rows; None: they know of no other.
         """
-        last = rows[-1:].argmax(axis=1)
+        last = self.likeliest(rows, before, sight, 1)[0, -1:]
         if len(rows) == 1:
             return [last]
         plans, read = [], set()
-        for plan in self.likeliest(rows[:-1], before):
+        for plan in self.likeliest(rows[:-1], before, None if sight is None else sight[:-1]):
             steps = {tuple(plan[:frames]) for frames in range(len(rows))} - read
             if not plans or len(read) + len(steps) <= self.frames_a_pass:
                 plans.append(np.concatenate([plan, last]))
@@ -97,16 +105,22 @@ class Branches:
         return plans
 
     def likeliest(
-        self, rows: Float[np.ndarray, "t 15"], before: int | None = None, count: int = PLANS
+        self,
+        rows: Float[np.ndarray, "t 15"],
+        before: int | None = None,
+        sight: Int[np.ndarray, " t"] | None = None,
+        count: int = PLANS,
     ) -> Int[np.ndarray, "count t"]:
         """The likeliest plans, best first: fewer than ``count`` where there are not so many."""
-        seen = np.argsort(-rows, axis=1, kind="stable")[:, :VISEMES_A_FRAME]  # [t, v]
-        heard = np.log(np.maximum(np.take_along_axis(rows, seen, axis=1), LEAST_PROBABILITY))
-        scores = heard[0] + (0 if before is None else CHANGE_WEIGHT * self.changes[before, seen[0]])
+        heard, changes = np.log(np.maximum(rows, LEAST_PROBABILITY)), CHANGE_WEIGHT * self.changes
+        if sight is not None:
+            heard, changes = heard - SIGHT_WEIGHT * self.changes[sight], JUDGED_CHANGE_WEIGHT * self.changes
+        seen = np.argsort(-heard, axis=1, kind="stable")[:, :VISEMES_A_FRAME]  # [t, v]
+        heard = np.take_along_axis(heard, seen, axis=1)
+        scores = heard[0] + (0 if before is None else changes[before, seen[0]])
         scores, plans = scores[:, None], seen[0][:, None, None]  # [v, k] and [v, k, frames]: by their last viseme
         for now, then, row in zip(seen[1:], seen, heard[1:], strict=False):
-            steps = scores[:, :, None] + CHANGE_WEIGHT * self.changes[np.ix_(then, now)][:, None]  # [v, k, v]
-            steps = steps.reshape(-1, len(now))
+            steps = (scores[:, :, None] + changes[np.ix_(then, now)][:, None]).reshape(-1, len(now))  # [v k, v]
             best = np.argsort(-steps, axis=0, kind="stable")[:count].T  # [v, k]
             scores = np.take_along_axis(steps.T, best, axis=1) + row[:, None]
             ends = np.broadcast_to(now[:, None, None], (*best.shape, 1))

@@ -3,6 +3,7 @@
     python -m specsync_lib.full_scale --part stages --out DIR                     one GPU: every stage alone
     python -m specsync_lib.full_scale --part pipeline --setup h200 --out DIR      one GPU: reasoner in FP8 beside all
     python -m specsync_lib.full_scale --part pipeline --setup h200x2 --out DIR    two GPUs: reasoner in bf16 on its own
+    python -m specsync_lib.full_scale --part pipeline --setup h200x2_fp8 …        two GPUs: reasoner in FP8 on its own
 
 Results go to ``DIR/stages_<gpu>.json`` and ``DIR/pipeline_<setup>.json``; each is written anew after every group of
 numbers, so that an interrupted run keeps what it has. ``--tiny`` runs everything with tiny models on a CPU.
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 
 from specsync_lib import real_shape, wan
-from specsync_lib.branches import Branches
+from specsync_lib.branches import FRAMES_A_PASS, MORE_FRAMES_A_PASS, Branches
 from specsync_lib.errors import InputError
 from specsync_lib.latency_numbers import paced_numbers, run_numbers, spread, stage_numbers
 from specsync_lib.pipeline import (
@@ -171,7 +172,7 @@ def devices(setup: str, tiny: bool) -> tuple[torch.device, torch.device]:
     """
     if tiny:
         return torch.device("cpu"), torch.device("cpu")
-    wanted = 2 if setup.endswith("x2") else 1
+    wanted = 2 if "x2" in setup else 1
     if torch.cuda.device_count() < wanted:
         raise InputError(f"setup {setup}: needs {wanted} GPUs, {torch.cuda.device_count()} found; --tiny needs none")
     return torch.device("cuda", 0), torch.device("cuda", wanted - 1)
@@ -425,7 +426,7 @@ class ShapeJudge(ShapeStage):
         self._listener, self._reasoner, self.pattern = listener, reasoner, pattern
         encoded = listener.encode()
         self._probe = torch.randn(encoded.shape[-1], len(VISEMES), device=self.device, dtype=encoded.dtype)
-        self._branches = Branches.load()
+        self._branches = Branches.load(frames_a_pass=reasoner.frames_a_pass)
         self.branched = False  # whether several plans share a pass
         self.first_chunk = 0  # where in the pattern the stream begins
 
@@ -443,7 +444,8 @@ class ShapeJudge(ShapeStage):
                     deliver(Verdict(index, said, done, final=False))
                 # the acceptance rule looks at every pass before the next; which plans share one follows from the last
                 if self.branched:
-                    rows = self._reasoner.score_branches(self._branches.of(rows)).cpu().numpy()[0]
+                    plans = self._branches.of(rows, None, np.array(said) if done else None)
+                    rows = self._reasoner.score_branches(plans).cpu().numpy()[0]
                 else:
                     self._reasoner.score(self._padded(said))[0].cpu()
         deliver(Verdict(index, tokens, answer.passes))
@@ -532,11 +534,12 @@ def build_models(
     fp8_method: real_shape.Fp8Method = "per-tensor",
     convolution: real_shape.ConvMethod = "3d",
     compiled: bool = False,
+    frames_a_pass: int = FRAMES_A_PASS,
 ) -> tuple[Models, dict]:
     """The models of a setup, and what they are; one GPU holds the reasoner in FP8 beside all, two hold it in bf16."""
-    precision = "bf16" if setup.endswith("x2") else "fp8"
+    precision = "bf16" if setup.endswith("x2") else "fp8"  # beside all others on one GPU, or because it is faster
     model = real_shape.build_reasoner(shapes, reasoning, precision=precision, fp8_method=fp8_method)
-    reasoner = ShapeReasoner(model, shapes)
+    reasoner = ShapeReasoner(model, shapes, frames_a_pass=frames_a_pass)
     encoder = real_shape.build_encoder(shapes, reasoning)
     transformer = real_shape.build_transformer(shapes, generation)
     if compiled:
@@ -591,15 +594,15 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     """Both pipelines in turn, block by block, case by case. With the first case's stages, once no other case of its
     region follows: the policies over rejection rates, and a run at the pace of speech."""
     generation, reasoning = devices(setup, options.tiny)
-    answers, source = measured_answers()
+    answers, source = measured_answers(frames_a_pass=options.frames_a_pass)
     pattern = answers["serial"]
     session.content |= {"setup": setup, "pattern": source, "replayed": written_pattern(pattern)}
     session.content |= {f"replayed_{way}": written_pattern(answers[mode]) for mode, way in WAYS.items()}
-    session.content |= {"regions": {}, "failed": {}}
+    session.content |= {"frames_a_pass": options.frames_a_pass, "regions": {}, "failed": {}}
     session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
     models, facts = build_models(
         session.shapes, setup, generation, reasoning, convolution=options.convolution, compiled=options.compile,
-        fp8_method="dequantise" if options.tiny else options.fp8,
+        frames_a_pass=options.frames_a_pass, fp8_method="dequantise" if options.tiny else options.fp8,
     )  # fmt: skip
     session.content |= facts
     session.log(f"built: {facts['weight_gib']} GiB, reasoner in {facts['reasoner_precision']}")
@@ -614,7 +617,7 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
         session.save()
         try:
             measured = measure_case(
-                session, models, case, pattern, answers, options, owed=bool(first), reasoning=place == 0
+                session, models, case, pattern, answers, options, owed=bool(first), headline=place == 0
             )
             first = first if place else measured
             if first and not any(one.region == cases[0].region for one in cases[place + 1 :]):
@@ -637,11 +640,11 @@ def measure_case(
     options: argparse.Namespace,
     *,
     owed: bool,
-    reasoning: bool,
+    headline: bool,
 ) -> tuple[Stages, dict]:
     """One case's blocks; its stages and its part of the file. answers: of the modes whose judge does not follow
-    ``pattern``; owed: the policies and the pace of speech still come, and need their time; reasoning: serial with
-    reasoning tokens too."""
+    ``pattern``; owed: the policies and the pace of speech still come, and need their time; headline: serial with
+    reasoning tokens too, and more chunks for the tail of the exact pipeline."""
     parts = case.parts or parts_for(session, models, case.region)
     stages = stages_of(session.shapes, models, case.region, case.steps, pattern, parts=parts, compiled=options.compile)
     session.log(f"decoded in {parts} parts; everything captured")
@@ -653,9 +656,9 @@ def measure_case(
         "serial": case.chunks,
         "speculative": case.chunks,
         "speculative_eager": min(case.chunks, options.eager_chunks),
-        "speculative_branched": case.chunks,
+        "speculative_branched": max(case.chunks, options.branched_chunks * headline),
         "speculative_lenient": case.chunks,
-        "serial_reasoning": options.reasoning_chunks * reasoning,
+        "serial_reasoning": options.reasoning_chunks * headline,
     }
     owed_s = CHUNK_SAMPLES / SAMPLE_RATE_HZ * (5 * options.policy_chunks + options.paced_chunks) * owed
     run_blocks(session, stages, result, wanted, answers, options.block, owed_s)
@@ -809,7 +812,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m specsync_lib.full_scale", description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=("stages", "pipeline"), required=True)
-    parser.add_argument("--setup", choices=("h200", "h200x2", "tiny"), default="h200")
+    parser.add_argument("--setup", choices=("h200", "h200x2", "h200x2_fp8", "tiny"), default="h200")
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files")
     parser.add_argument("--commit", default="unknown", help="commit of the measured tree, where git is missing")
     parser.add_argument("--seconds", type=float, default=480, help="no new group of numbers is begun after this")
@@ -821,7 +824,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline and region")
     parser.add_argument("--block", type=int, default=20, help="chunks of one stream; the pipelines take turns")
     parser.add_argument("--eager-chunks", type=int, default=60, help="most chunks of speculative that never waits")
+    parser.add_argument("--branched-chunks", type=int, default=0, help="of the headline with several plans a pass")
     parser.add_argument("--reasoning-chunks", type=int, default=5, help="chunks of serial with reasoning tokens")
+    parser.add_argument(
+        "--frames-a-pass", type=int, choices=(FRAMES_A_PASS, MORE_FRAMES_A_PASS), default=FRAMES_A_PASS,
+        help="that several plans of a chunk share",
+    )  # fmt: skip
     parser.add_argument("--policy-chunks", type=int, default=12, help="chunks of each policy at each rejection rate")
     parser.add_argument("--paced-chunks", type=int, default=25, help="chunks at the pace of speech")
     parser.add_argument("--convolution", choices=("3d", "2d"), default="3d", help="how the decoder convolves")

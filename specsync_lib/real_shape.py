@@ -131,7 +131,7 @@ TINY = Shapes(
     picture=(48, 64),
     window_s=1.0,
     prefix_tokens=16,
-    cache_tokens=160,
+    cache_tokens=224,
     condition_tokens=16,
 )  # fmt: skip
 
@@ -525,7 +525,7 @@ class ShapeReasoner:
         self, model: "LlamaForCausalLM", shapes: Shapes, *, frames_a_pass: int = FRAMES_A_PASS, graphs: bool = True
     ) -> None:
         self.device = model.lm_head.weight.device
-        self.prefix_tokens = shapes.prefix_tokens
+        self.prefix_tokens, self.frames_a_pass = shapes.prefix_tokens, frames_a_pass
         self._cache = FixedCache(model, shapes.cache_tokens)
         generator = torch.Generator().manual_seed(0)
         self._evidence = torch.randint(48, 60, (FRAMES_PER_CHUNK, EVIDENCE_A_FRAME), generator=generator)

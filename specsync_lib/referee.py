@@ -44,7 +44,7 @@ from specsync_lib.acceptance_statistics import (
     judge_within_one_frame,
 )
 from specsync_lib.audio import load_audio
-from specsync_lib.branches import Branches
+from specsync_lib.branches import FRAMES_A_PASS, MORE_FRAMES_A_PASS, Branches
 from specsync_lib.corpus import Prompt, aligned, human_prompts
 from specsync_lib.draft import MODEL_DIR as DRAFT_DIR
 from specsync_lib.draft import DraftPlan, draft_plan, load_draft
@@ -82,11 +82,12 @@ LOSSLESS_FILE = MEASUREMENTS / "reasoner_lossless.json"
 
 DRAFT, PROBE, ADAPTER = "draft", "teacher", "adapter"  # that heard the corpus' speaker
 UNSEEN_PROBE = "teacher_unseen_speaker"  # that did not
-BRANCHED = "branched"  # the run whose passes verify several plans; which ones follows from the validation split
+# The runs whose passes verify several plans, by how many frames those share; which ones follows from validation speech.
+BRANCHED = {f"branched_{frames}": frames for frames in (FRAMES_A_PASS, MORE_FRAMES_A_PASS)}
 LOSSLESS_UTTERANCES = 100  # of the whole command; those of the test split are judged token by token anyway
 HUMAN_SOURCES = "speech-"  # how the names of lessons from human speech begin
 UNSEEN_ALONE_UTTERANCES = 40  # of the unseen speaker's, judged token by token too
-TRAINED_RUNS = ("exact", "guessed", BRANCHED, "lenient", "alone", "without_probe")
+TRAINED_RUNS = ("exact", "guessed", *BRANCHED, "lenient", "alone", "without_probe")
 
 
 # -------------------------------------------------------------------------------------------------- one recording
@@ -445,7 +446,10 @@ def judge_splits(
         np.concatenate([each.last_rows for each in seen]), np.concatenate([each.truth for each in validation])
     )
     together = Branches.fit([each.tokens for each in seen])
-    hows = {BRANCHED: partial(judge, guess_from_probe=True, branches=together)}
+    hows = {
+        run: partial(judge, guess_from_probe=True, branches=replace(together, frames_a_pass=frames))
+        for run, frames in BRANCHED.items()
+    }
     results = {run: judge_all(model, test, run, folder, f"{words} test", hows.get(run)) for run in runs}
     frames, chunks = [], []
     for each, judged in zip(validation, seen, strict=True):
@@ -456,7 +460,7 @@ def judge_splits(
         frames.append(frame_rows(each, judged, policy, temperature, **others).assign(split="test"))
         chunks.append(
             chunk_rows(
-                each, judged, policy, others.get("lenient"), **{run: others.get(run) for run in ("guessed", BRANCHED)}
+                each, judged, policy, others.get("lenient"), **{run: others.get(run) for run in ("guessed", *BRANCHED)}
             ).assign(split="test")
         )
     seconds = {run: round(sum(each.seconds for each in judged), 1) for run, judged in results.items()}

@@ -152,7 +152,8 @@ WAYS = {
     "classic": "classic_passes",
     "verified": "passes",
     "guessed": "guessed_passes",
-    "branched": "branched_passes",
+    "branched_25": "branched_25_passes",
+    "branched_38": "branched_38_passes",
 }
 
 
@@ -160,7 +161,8 @@ def pass_facts(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, floa
     """Forward passes of the reasoner, by way: a chunk, a second, and how many times fewer than token by token.
 
     token_by_token; classic: after a rejection the kernel's draft again; verified: after a rejection the judge's own
-    rows; guessed: those, and the probe's tokens in the first pass (where that was run); branched: several plans a pass.
+    rows; guessed: those, and the probe's tokens in the first pass (where that was run); branched_N: several plans a
+    pass, over N frames.
     """
     ways = {way: column for way, column in WAYS.items() if column in chunks and chunks[column].notna().all()}
     columns = chunks[[*ways.values(), "first_accepted"]].to_numpy(float)  # [chunks, ways + 1]; the first is frames
@@ -219,7 +221,7 @@ def ways_of_working(frames: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
     rows = [
         ("draft alone", 0, error["draft"], "draft"),
         ("lenient, one pass", len(chunks), error["lenient"], "coverage"),
-        ("exact, several plans a pass", passes.get("branched", np.nan), error["committed"], "rejected"),
+        ("exact, several plans a pass", passes.get("branched_25", np.nan), error["committed"], "rejected"),
         ("exact, guess from the probe", passes.get("guessed", np.nan), error["committed"], "corrected"),
         ("exact", passes["verified"], error["committed"], "accepted"),
         ("classic speculative", passes["classic"], error["committed"], "baseline"),
@@ -419,7 +421,7 @@ def acceptance_pattern(chunks: pd.DataFrame, judging: dict) -> dict:
             "accepted": "drafts that pass 1 lets stand in front, under the exact greedy rule",
             "passes": "forward passes until the chunk was decided, under that rule",
             "guessed_passes": "the same where pass 1 verifies the probe's tokens in place of the draft's",
-            "branched_passes": "the same where every pass verifies several plans, the likeliest ones",
+            "branched_N_passes": "the same where a pass verifies several plans, as many as fit into N frames",
             "…_known_after": "passes after which the plan that is told before the next one is the final one",
             "rejected_at": "frames of the chunk whose draft does not stand, under that rule",
             "lenient_rejected_at": f"the same under the lenient rule with threshold {THRESHOLD}, which takes one pass",
@@ -433,7 +435,7 @@ def acceptance_pattern(chunks: pd.DataFrame, judging: dict) -> dict:
                 "passes": int(row.passes),
                 **{
                     f"{run}_{what}": int(getattr(row, f"{run}_{what}"))
-                    for run in ("guessed", "branched")
+                    for run in ("guessed", "branched_25", "branched_38")
                     for what in ("passes", "known_after")
                 },
                 "rejected_at": numbers(row.rejected),

@@ -67,8 +67,14 @@ LATENCY_READINGS = {
     "reduction": "saved by speculation",
     "delivery_jitter_p99_ms": "delivery jitter, p99",
 }
-SETUP_NAMES = {"h200x2": "two H200s", "h200": "one H200", "cpu": "this suite's models on a CPU"}
-HEADLINE_SETUPS = (("h200x2", "_384px"), ("h200", "_384px"), ("cpu", ""))  # others: notebook 05, the summary
+SETUP_NAMES = {
+    "h200x2": "two H200s",
+    "h200x2_fp8": "two H200s, reasoner in FP8",
+    "h200": "one H200",
+    "cpu": "this suite's models on a CPU",
+}
+# others: notebook 05, the summary
+HEADLINE_SETUPS = (("h200x2", "_384px"), ("h200x2_fp8", ""), ("h200", "_384px"), ("cpu", ""))
 
 CLAIMS = (
     Claim(

@@ -132,8 +132,17 @@ Way = Literal["exact", "guessed", "branched", "lenient"]
 WAYS = {"speculative_branched": "branched", "speculative_lenient": "lenient"}  # of the modes with one of their own
 
 
-def measured_pattern(path: Path | None = None, way: Way = "guessed") -> tuple[list[ChunkPattern], str]:
-    """The judge's measured answers, chunk by chunk, and where they come from; drawn at a stated rate where absent."""
+def measured_pattern(
+    path: Path | None = None, way: Way = "guessed", frames_a_pass: int = FRAMES_A_PASS
+) -> tuple[list[ChunkPattern], str]:
+    """The judge's measured answers, chunk by chunk, and where they come from; drawn at a stated rate where absent.
+
+    frames_a_pass: that several plans share.
+
+    Raises
+    ------
+    InputError: no answers were measured with so many frames a pass.
+    """
     path = path or MEASUREMENTS_DIR / PATTERN_NAME
     if not path.is_file():
         pattern = random_pattern(ASSUMED_REJECTION_RATE, 500, np.random.default_rng(0))
@@ -145,6 +154,9 @@ def measured_pattern(path: Path | None = None, way: Way = "guessed") -> tuple[li
     if way == "lenient":
         return [ChunkPattern(1, tuple(chunk["lenient_rejected_at"])) for chunk in chunks], source
     prefix, guessed = ("", False) if way == "exact" else (f"{way}_", True)
+    prefix += f"{frames_a_pass}_" * (way == "branched")
+    if chunks and f"{prefix}passes" not in chunks[0]:
+        raise InputError(f"{path.name}: no answers of a judge that is {way}, {frames_a_pass} frames a pass")
     return [
         ChunkPattern(chunk[f"{prefix}passes"], tuple(chunk["rejected_at"]), guessed, chunk.get(f"{prefix}known_after"))
         for chunk in chunks
@@ -154,10 +166,10 @@ def measured_pattern(path: Path | None = None, way: Way = "guessed") -> tuple[li
 Answers = Mapping[str, Sequence[ChunkPattern]]
 
 
-def measured_answers(path: Path | None = None) -> tuple[Answers, str]:
+def measured_answers(path: Path | None = None, frames_a_pass: int = FRAMES_A_PASS) -> tuple[Answers, str]:
     """The judge's measured answers by mode, and where those of the usual speculative pipeline come from."""
     usual, source = measured_pattern(path)
-    ways = {mode: measured_pattern(path, way)[0] for mode, way in WAYS.items()}
+    ways = {mode: measured_pattern(path, way, frames_a_pass)[0] for mode, way in WAYS.items()}
     return dict.fromkeys(("serial", *POLICIES), usual) | ways, source
 
 

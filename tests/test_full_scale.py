@@ -217,8 +217,8 @@ def pattern_file(path, guessed_passes=(1, 2, 1, 3)):
             "passes": 1 + bool(rejected),
             "guessed_passes": passes,
             "guessed_known_after": passes - 1,
-            "branched_passes": min(passes, 2),
-            "branched_known_after": bool(rejected) + (passes == 3),
+            "branched_25_passes": min(passes, 2),
+            "branched_25_known_after": bool(rejected) + (passes == 3),
             "rejected_at": rejected,
             "lenient_rejected_at": rejected[:1],
         }
@@ -230,7 +230,7 @@ def pattern_file(path, guessed_passes=(1, 2, 1, 3)):
 
 def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path, monkeypatch):
     path = pattern_file(tmp_path / "pattern.json")
-    monkeypatch.setattr(full_scale, "measured_answers", lambda: simulate.measured_answers(path))
+    monkeypatch.setattr(full_scale, "measured_answers", lambda **given: simulate.measured_answers(path, **given))
     arguments = [
         "--part",
         "pipeline",
