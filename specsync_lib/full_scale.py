@@ -621,8 +621,10 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
             )
             first = first if place else measured
             if first and not any(one.region == cases[0].region for one in cases[place + 1 :]):
-                run_policies(session, *first, options.policy_chunks)
-                run_paced(session, *first, answers["speculative_branched"], options.paced_chunks)
+                if options.policy_chunks:
+                    run_policies(session, *first, options.policy_chunks)
+                if options.paced_chunks:
+                    run_paced(session, *first, answers["speculative_branched"], options.paced_chunks)
                 first = ()
         except (InputError, RuntimeError) as error:  # one case's failure is written down and costs no other its numbers
             session.content["failed"][case.name] = str(error).splitlines()[0]

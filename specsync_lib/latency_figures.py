@@ -125,7 +125,7 @@ def simulated_rows(setup: Setup, answers: Answers, rng: np.random.Generator, chu
         }
         interval = percentile_interval(latency_ms, np.zeros(len(latency_ms)), 50, rng)
         parts = parts_of(stages, interval.value, setup.steps, setup.render_parts)
-        rows += _rows(setup.name, LABEL, mode, parts, interval)
+        rows += _rows(setup.name, LABEL, mode, parts, interval, np.percentile(latency_ms, 99))
     return rows
 
 
@@ -141,13 +141,17 @@ def measured_rows(path: Path, rng: np.random.Generator) -> list[dict]:
                 steps = result.get("steps", content.get("steps"))
                 renders = result.get("render_parts", content.get("render_parts", 1))
                 parts = parts_of(result["stages"][mode], interval.value, steps, renders)
-                rows += _rows(f"{content['setup']} {region}", content["label"], mode, parts, interval)
+                rows += _rows(f"{content['setup']} {region}", content["label"], mode, parts, interval, run["p99_ms"])
     return rows
 
 
-def _rows(setup: str, label: str, mode: str, parts: Mapping[str, float], interval: Interval) -> list[dict]:
-    shared = {"setup": setup, "label": label, "mode": mode, "p50_ms": interval.value, "p50_low_ms": interval.low,
-              "p50_high_ms": interval.high, "n": interval.n, "resampling_unit": interval.resampling_unit}  # fmt: skip
+def _rows(
+    setup: str, label: str, mode: str, parts: Mapping[str, float], interval: Interval, p99_ms: float
+) -> list[dict]:
+    shared = {
+        "setup": setup, "label": label, "mode": mode, "p50_ms": interval.value, "p50_low_ms": interval.low,
+        "p50_high_ms": interval.high, "p99_ms": p99_ms, "n": interval.n, "resampling_unit": interval.resampling_unit,
+    }  # fmt: skip
     return [shared | {"part": part, "ms": ms} for part, ms in parts.items() if ms > SHORTEST_SHOWN_MS]
 
 
@@ -179,16 +183,15 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
 
 
 def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
-    """Serial against speculative for every setup, stage by stage, intervals of the median as whiskers."""
+    """Serial against speculative for every setup, stage by stage, intervals of the median as whiskers, p99 in words."""
     pairs = table[["setup", "label", "mode"]].drop_duplicates()
     setups = pairs[["setup", "label"]].drop_duplicates().reset_index(drop=True)
     for place, (setup, label) in enumerate(setups.itertuples(index=False)):
-        for index, (mode, hatch) in enumerate(COMPARED.items()):
-            offset = 0.22 * (index - (len(COMPARED) - 1) / 2)
-            bar = table[(table["setup"] == setup) & (table["label"] == label) & (table["mode"] == mode)]
-            if bar.empty:
-                continue
-            left = 0.0
+        here = table[(table["setup"] == setup) & (table["label"] == label)]
+        ran = [mode for mode in COMPARED if mode in set(here["mode"])]
+        for index, mode in enumerate(ran):
+            offset, hatch = 0.22 * (index - (len(ran) - 1) / 2), COMPARED[mode]
+            bar, left = here[here["mode"] == mode], 0.0
             for part, ms in zip(bar["part"], bar["ms"], strict=True):
                 ax.barh(place + offset, ms, 0.19, left, color=ROLE_COLOURS[PARTS[part]], hatch=hatch, edgecolor="white")
                 left += ms
@@ -197,13 +200,16 @@ def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
                 end = bar["p50_high_ms"].iloc[0]
                 ends = [[total - bar["p50_low_ms"].iloc[0]], [end - total]]
                 ax.errorbar(total, place + offset, xerr=ends, color="black", capsize=3, lw=1.2)
-            ax.annotate(f"  {MODE_NAMES[mode]} {total:,.0f} ms", (end, place + offset), va="center", fontsize=9)
+            text = f"  {MODE_NAMES[mode]} {total:,.0f} ms"
+            if "p99_ms" in bar and np.isfinite(bar["p99_ms"].iloc[0]):
+                text += f" (p99 {bar['p99_ms'].iloc[0]:,.0f})"
+            ax.annotate(text, (end, place + offset), va="center", fontsize=9)
     ax.set_yticks(range(len(setups)), [labelled(setup, label) for setup, label in setups.itertuples(index=False)])
     ax.set_ylim(len(setups) - 0.5, -0.75)
     ax.axvline(CHUNK_MS, color=ROLE_COLOURS["baseline"], ls=":", lw=1.2)
     ax.annotate(" a chunk of video", (CHUNK_MS, -0.62), fontsize=8.5, color=ROLE_COLOURS["baseline"], va="center")
     longest = table[[column for column in ("p50_ms", "p50_high_ms") if column in table]].max().max()
-    ax.set(xlim=(0, 1.4 * longest), xlabel="median latency of a chunk, last sample to frames (ms)")
+    ax.set(xlim=(0, 1.45 * longest), xlabel="median latency of a chunk, last sample to frames (ms)")
     shown = [part for part in PARTS if part in set(table["part"])]
     labels = {part: sorted(set(table.loc[table["part"] == part, "label"])) for part in shown}
     ax.legend(

@@ -147,6 +147,7 @@ def _at_coverage(values: np.ndarray, test: pd.DataFrame, coverage: float) -> dic
     return {"threshold": round(threshold, 4)} | {name: round(float(share), 5) for name, share in shares.items()}
 
 
+EXACT_PLANS = ("committed", "guessed", "branched_25", "branched_38")  # columns of the frame table, all the judge's own
 WAYS = {
     "token_by_token": "frames",
     "classic": "classic_passes",
@@ -314,7 +315,8 @@ def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: i
             ),
         }
         if "alone" in test and test["alone"].notna().all():
-            same = (test["alone"] == test["committed"]).groupby(test["utterance"]).all()
+            ways = [way for way in EXACT_PLANS if way in test]
+            same = test[ways].eq(test["alone"], axis=0).all(axis=1).groupby(test["utterance"]).all()
             by_speaker[speaker]["equal_to_token_by_token"] = {"equal": int(same.sum()), "n_utterances": len(same)}
     return {
         "provenance": {**provenance.machine(), "command": "python -m specsync_lib.referee", "label": "measured"},
@@ -404,6 +406,7 @@ DEFINITIONS = {
     "recalibrated_confidence": "the learned policy's probability, from the draft, that the judge accepts (lenient)",
     "bad_accepts": "covered frames that the judge does not accept (lenient): share, and its upper bound",
     "passes": "forward passes of the reasoner; a chunk is 12 frames, an utterance's last one may be shorter",
+    "equal_to_token_by_token": "utterances that every exact way, several plans a pass too, commits as plain decoding",
 }
 
 

@@ -17,7 +17,18 @@ from specsync_lib.assets import asset
 from specsync_lib.draft import DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.reasoner import TimedWord, chunk_evidence, load_reasoner
-from specsync_lib.referee import RUNS, Judged, Recording, classic_passes, judge, judge_all, judge_splits, write_alone
+from specsync_lib.referee import (
+    BRANCHED,
+    RUNS,
+    TRAINED_RUNS,
+    Judged,
+    Recording,
+    classic_passes,
+    judge,
+    judge_all,
+    judge_splits,
+    write_alone,
+)
 from specsync_lib.referee_numbers import acceptance_pattern, gated, pass_facts, policy_facts, referee_table, verdicts_of
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 
@@ -61,6 +72,9 @@ class ToyReasonerStream:
             tokens.append(int(self.score([*tokens, 0])[-1].argmax()))
         return np.array(tokens), None
 
+    def score_branches(self, branches):
+        return [self.score(branch) for branch in branches]
+
     def commit(self, tokens) -> None:
         self.tokens += [int(token) for token in tokens]
 
@@ -86,7 +100,7 @@ def found(tmp_path_factory) -> tuple[referee.Findings, list[Recording]]:
     """Ten utterances for validation, eight for the test, judged by the toy in every run."""
     recordings = [toy_recording(f"u{seed}", 20 + 7 * (seed % 5), seed) for seed in range(18)]
     folder = tmp_path_factory.mktemp("judged")
-    return judge_splits(ToyReasoner(), recordings[:10], recordings[10:], list(RUNS), folder), recordings
+    return judge_splits(ToyReasoner(), recordings[:10], recordings[10:], TRAINED_RUNS, folder), recordings
 
 
 @given(seed=st.integers(0, 2**31), frames=st.integers(1, 40))
@@ -172,6 +186,10 @@ def test_the_tables_hold_every_frame_and_every_chunk(found):
     assert len(frames) == sum(len(each.truth) for each in recordings) == chunks["frames"].sum()
     test = frames[frames["split"] == "test"]
     assert (test["alone"] == test["committed"]).all() and (chunks["fallbacks"] == 0).all()
+    assert all((test[run] == test["committed"]).all() for run in BRANCHED)
+    verified = chunks[chunks["split"] == "test"]
+    assert verified["branched_38_passes"].sum() < verified["guessed_passes"].sum()
+    assert all((verified[f"{run}_known_after"] <= verified[f"{run}_passes"]).all() for run in ("guessed", *BRANCHED))
     for each in recordings:
         rows = frames[frames["utterance"] == each.name]
         assert rows["truth"].tolist() == [VISEMES[k] for k in each.truth]
@@ -179,7 +197,7 @@ def test_the_tables_hold_every_frame_and_every_chunk(found):
         wrong = (rows["draft"] != rows["committed"]).to_numpy()
         for index, text in enumerate(own["rejected"]):
             assert [int(place) for place in text.split()] == np.flatnonzero(wrong[each.chunks[index]]).tolist()
-    assert frames["recalibrated"].between(0, 1).all() and set(findings.seconds) == set(RUNS)
+    assert frames["recalibrated"].between(0, 1).all() and set(findings.seconds) == set(TRAINED_RUNS)
     assert 0.05 < findings.temperature < 1  # the toy is less sure than it is right
 
 
@@ -248,6 +266,7 @@ def test_the_pattern_replays_chunk_by_chunk(found):
         assert (row["frames"], row["passes"]) == (chunk["frames"], chunk["passes"])
         assert row["accepted"] == min([*row["rejected_at"], row["frames"]])  # nothing is rejected before pass 1 stops
         assert set(row["lenient_rejected_at"]) <= set(range(row["frames"]))
+        assert row["branched_25_passes"] >= 1 and 0 <= row["branched_38_known_after"] <= row["branched_38_passes"]
 
 
 @pytest.fixture
