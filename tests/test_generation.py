@@ -236,6 +236,22 @@ def test_a_plan_given_between_steps_counts_from_then_on(generator):
     assert (late - latents(right, right, 3)).abs().max() > 1e-5
 
 
+def test_the_last_step_can_be_taken_back_once(generator):
+    chunk = generator.begin(toy_plan(12, 1), None, 1.0, 2, noise())
+    with pytest.raises(InputError, match="no denoising step to take back"):
+        chunk.undo()
+    chunk.step()
+    before = chunk.latents
+    chunk.step(plan=toy_plan(12, 2))
+    after = chunk.latents
+    chunk.undo()
+    assert chunk.steps_left == 1 and torch.equal(chunk.latents, before) and not torch.equal(before, after)
+    with pytest.raises(InputError, match="no denoising step to take back"):
+        chunk.undo()
+    chunk.step(plan=toy_plan(12, 2))
+    assert torch.equal(chunk.latents, after)
+
+
 def test_the_same_noise_gives_the_same_frames(generator):
     one = generator.decode(run(generator, toy_plan(12), seed=5)).frames
     np.testing.assert_array_equal(one, generator.decode(run(generator, toy_plan(12), seed=5)).frames)

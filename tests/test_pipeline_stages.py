@@ -11,6 +11,7 @@ from toy_generation import toy_models, toy_reference
 from whisper.model import AudioEncoder
 
 from specsync_lib import pipeline_bench, units
+from specsync_lib.branches import Branches
 from specsync_lib.draft import draft_plan, load_draft
 from specsync_lib.errors import InputError
 from specsync_lib.features import Word
@@ -78,6 +79,9 @@ class ToyStream:
             return np.full((len(draft), 15), np.nan)
         return np.array([self._row([*self.fixed, *draft[:place]], place) for place in range(len(draft))], np.float32)
 
+    def score_branches(self, branches):
+        return [self.score(branch) for branch in branches]
+
     def plan(self, frames, reasoning_tokens=0):
         tokens = []
         for place in range(frames):
@@ -114,11 +118,13 @@ def chunks(samples=SPEECH):
     return assembler.push(AudioPiece(0, samples), 0.0) + assembler.finish(0.0)
 
 
-@pytest.mark.parametrize("late", ["midflight", "rollback"])
-def test_both_pipelines_commit_the_same_plan_through_real_models(weights, late):
+@pytest.mark.parametrize(("late", "branches"), [
+    ("midflight", None), ("rollback", None), ("midflight", Branches(np.zeros((15, 15)))),
+])  # fmt: skip
+def test_both_pipelines_commit_the_same_plan_through_real_models(weights, late, branches):
     serial = run_serial(pieces(SPEECH, pace="fast"), toy_stages(weights))
     policy = Policy(late=late, deadline_s=600)
-    report = run_speculative(pieces(SPEECH, pace="fast"), toy_stages(weights), policy)
+    report = run_speculative(pieces(SPEECH, pace="fast"), toy_stages(weights, branches=branches), policy)
     assert serial.ended == report.ended == "complete", (serial.error, report.error)
     assert report.frame_count == units.frame_count(len(SPEECH)) == 44
     assert report.plan.tolist() == serial.plan.tolist()
@@ -166,6 +172,25 @@ def test_slots_decoded_before_the_commit_are_the_commits():
         assert parts[0] is parts[1] is None
         assert np.array_equal(parts[2], whole.commit(chunk))
     assert torch.equal(whole.last, split.last) and whole.chunks == split.chunks == 2
+
+
+def test_a_step_that_was_taken_back_leaves_no_trace():
+    """Rewound behind the decoding and taken again under another plan: the frames of that plan's step alone."""
+    pictures, (audio, *_) = [], chunks()
+    first, other = (random_draft(np.random.default_rng(seed)) for seed in (3, 4))
+    for rewound in (False, True):
+        stage = FaceStage(FaceGenerator(VAE, TRANSFORMER, toy_reference()))
+        work = stage.begin(audio, first, first.tokens)
+        stage.step(work, first.tokens)
+        if rewound:
+            stage.step(work, first.tokens)
+            stage.render(work)
+            stage.rewind(work)
+            assert work.steps_left == 1
+        stage.step(work, other.tokens)
+        pictures.append([stage.render(work) for _ in range(3)][-1])
+        stage.commit(work)
+    assert np.array_equal(*pictures)
 
 
 def random_draft(rng, frames=12):
