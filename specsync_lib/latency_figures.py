@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import ipywidgets
@@ -209,7 +210,7 @@ def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
     ax.axvline(CHUNK_MS, color=ROLE_COLOURS["baseline"], ls=":", lw=1.2)
     ax.annotate(" a chunk of video", (CHUNK_MS, -0.62), fontsize=8.5, color=ROLE_COLOURS["baseline"], va="center")
     longest = table[[column for column in ("p50_ms", "p50_high_ms") if column in table]].max().max()
-    ax.set(xlim=(0, 1.45 * longest), xlabel="median latency of a chunk, last sample to frames (ms)")
+    ax.set(xlim=(0, 1.6 * longest), xlabel="median latency of a chunk, last sample to frames (ms)")
     shown = [part for part in PARTS if part in set(table["part"])]
     labels = {part: sorted(set(table.loc[table["part"] == part, "label"])) for part in shown}
     ax.legend(
@@ -442,9 +443,10 @@ def delivery_table(runs: Mapping[str, Sequence[float]]) -> pd.DataFrame:
 
 def draw_delivery(runs: Mapping[str, Sequence[float]], labels: Mapping[str, str], ax: Axes) -> None:
     """How long after its own sound each chunk of a live stream is out."""
+    simulated, ran = cycle(("accepted", "coverage")), cycle(("corrected", "draft", "rejected"))
     for name, committed_s in runs.items():
         measured = labels[name] != LABEL
-        role = "target" if name.startswith("serial") else "corrected" if measured else "accepted"
+        role = "target" if name.startswith("serial") else next(ran if measured else simulated)
         late_ms = 1000 * np.asarray(committed_s) - CHUNK_MS * np.arange(len(committed_s))
         style = {"color": ROLE_COLOURS[role], "marker": ROLE_MARKERS[role], "ls": "--" if measured else "-"}
         ax.plot(late_ms, ms=4, label=labelled(name, labels[name]), **style)
@@ -453,7 +455,7 @@ def draw_delivery(runs: Mapping[str, Sequence[float]], labels: Mapping[str, str]
 
 
 def paced_runs(directory: Path | None = None) -> list[tuple[str, str, list[float]]]:
-    """Measured runs at the pace of speech: name, label, committed_s."""
+    """Measured runs at the pace of speech: name, label, committed_s, the last chunk left out: it waits for no sound."""
     found = []
     for path in measured_files(directory):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -461,7 +463,7 @@ def paced_runs(directory: Path | None = None) -> list[tuple[str, str, list[float
             if "paced" in result:
                 mode = MODE_NAMES[result["paced"].get("mode", "speculative")]
                 name = f"{mode}, {content['setup']} {region}"
-                found.append((name, content["label"], result["paced"]["committed_s"]))
+                found.append((name, content["label"], result["paced"]["committed_s"][:-1]))
     return found
 
 

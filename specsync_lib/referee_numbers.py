@@ -268,6 +268,7 @@ def record_headlines(facts: dict) -> None:
     for key, unit, numbers, name in (
         ("reasoner.accuracy", "fraction", target, "accuracy"),
         ("reasoner.passes_ratio", "ratio", trained["passes"], "guessed_ratio"),
+        ("reasoner.passes_ratio_several_plans", "ratio", trained["passes"], "branched_25_ratio"),
         ("reasoner.passes_ratio_from_draft", "ratio", trained["passes"], "verified_ratio"),
         ("acceptance.at_085", "fraction", likely, "lenient"),
         ("acceptance.coverage_at_085", "fraction", likely, "coverage"),

@@ -344,6 +344,7 @@ def test_the_sweep_and_the_headlines_are_the_summarys_numbers(found, monkeypatch
     referee_numbers.record_headlines(facts)
     assert recorded["acceptance.at_085"] == likely["lenient"]
     assert recorded["reasoner.passes_ratio"] == facts["speakers"]["trained"]["passes"]["guessed_ratio"]
+    assert recorded["reasoner.passes_ratio_several_plans"] > recorded["reasoner.passes_ratio_from_draft"]
     assert recorded["acceptance.bad_accept_bound"] > 1 - likely["lenient"]
     assert facts["speakers"]["trained"]["equal_to_token_by_token"] == {"equal": 8, "n_utterances": 8}
 
