@@ -25,7 +25,8 @@ from specsync_lib.summary import write_json
 from specsync_lib.units import VISEMES
 
 PATH = PROJECT_ROOT / "data" / "models" / "reasoner" / "viseme_changes.json"
-# 125 tokens of the reasoner's script, one row of tiles of a GPU's matrix product, and 190, where weights in FP8 leave
+TOKENS_A_FRAME = 5  # of the reasoner's script, the frame's own the last: held-out speech takes 5.0
+# 125 tokens of that script, one row of tiles of a GPU's matrix product, and 190, where weights in FP8 leave
 # room for more.
 FRAMES_A_PASS, MORE_FRAMES_A_PASS = 25, 38
 # Of how visemes follow each other, beside what is thought of each: where that was heard frame by frame, and where a

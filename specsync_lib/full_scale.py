@@ -67,7 +67,7 @@ from specsync_lib.units import CHUNK_SAMPLES, FRAMES_PER_CHUNK, SAMPLE_RATE_HZ, 
 LABEL = "real-shape"
 REASONING_TOKENS = 32
 STEPS = (1, 2, 4)
-PASS_TOKENS = (1, 12, 32, 60, 125)  # a token; two drafts; a chunk's evidence with its draft; with several
+PASS_TOKENS = (1, 12, 32, 60, 125, 190)  # a token; two drafts; a chunk's evidence with its draft; with several
 PREFILL_TOKENS = 512
 FP8_ROWS = (1, 12, 60)
 POLICY_RATES = (0.0, 0.25, 0.5)

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from kernels.project_latents import ProjectionWeights, project_latents
-from specsync_lib.branches import FRAMES_A_PASS
+from specsync_lib.branches import FRAMES_A_PASS, TOKENS_A_FRAME
 from specsync_lib.errors import InputError
 from specsync_lib.token_tree import TokenTree
 from specsync_lib.units import (
@@ -59,8 +59,7 @@ CACHED_FRAMES = 2  # of each causal convolution with three taps in time
 WARM_UPS = 3
 DRAFT_HIDDEN, DRAFT_COEFFICIENTS = 1024, 64
 FIRST_TOKEN = 32  # the visemes are any 15 tokens of the vocabulary
-TOKENS_A_FRAME = 5  # of the reasoner's script, the frame's own the last: held-out speech takes 5.0
-EVIDENCE_A_FRAME = TOKENS_A_FRAME - 1
+EVIDENCE_A_FRAME = TOKENS_A_FRAME - 1  # of the reasoner's script
 
 
 @dataclass(frozen=True)

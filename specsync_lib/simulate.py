@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from specsync_lib.branches import FRAMES_A_PASS
+from specsync_lib.branches import FRAMES_A_PASS, TOKENS_A_FRAME
 from specsync_lib.errors import InputError
 from specsync_lib.pipeline import (
     PipelineReport,
@@ -73,7 +73,6 @@ LATE_POLICIES = {
     "lenient": Policy(late="lenient"),
 }
 REASONING_TOKENS = 32
-TOKENS_A_FRAME = 5  # with its evidence, as the reasoner reads them in every pass
 CHUNK_TOKENS, BRANCHES_TOKENS = TOKENS_A_FRAME * FRAMES_PER_CHUNK, TOKENS_A_FRAME * FRAMES_A_PASS
 REPEATS = 5  # of every measured chunk, in that check
 TOLERANCE = 0.05  # how near the model must come to every measured median
