@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
+from typing import Literal
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -113,13 +114,25 @@ def claimed_rows() -> list[dict]:
     ]  # fmt: skip
 
 
+def _simulated(
+    setup: Setup,
+    mode: str,
+    answers: Answers,
+    rng: np.random.Generator,
+    chunks: int,
+    pace: Literal["fast", "real time"] = "fast",
+) -> PipelineReport:
+    """A mode of the measured pipelines, simulated."""
+    judged = setup.branched if WAYS.get(mode) == "branched" else setup
+    ran = "serial" if mode == "serial" else "speculative"
+    return simulate(judged, ran, answers[mode], rng, chunks=chunks, pace=pace)
+
+
 def simulated_rows(setup: Setup, answers: Answers, rng: np.random.Generator, chunks: int = 200) -> list[dict]:
     """A setup's pipelines, simulated, with what the judge says in each mode."""
     rows = []
     for mode in COMPARED:
-        ran = "serial" if mode == "serial" else "speculative"
-        judged = setup.branched if WAYS.get(mode) == "branched" else setup
-        latency_ms = simulate(judged, ran, answers[mode], rng, chunks=chunks).chunks()["latency_ms"]
+        latency_ms = _simulated(setup, mode, answers, rng, chunks).chunks()["latency_ms"]
         stages = {
             name: {"median_ms": getattr(setup, name).median_ms}
             for name in ("draft", "begin", "step", "render", "commit", *(("plan",) if mode == "serial" else ()))
@@ -737,8 +750,7 @@ def live_runs(setup: Setup, answers: Answers, rng: np.random.Generator, chunks: 
     """Both pipelines at the pace of speech, simulated: when each chunk was out, from when the first was heard."""
     runs = {}
     for mode in ("serial", "speculative", "speculative_branched"):
-        ran, judged = ("speculative", setup.branched) if WAYS.get(mode) == "branched" else (mode, setup)
-        report = simulate(judged, ran, answers[mode], rng, chunks=chunks, pace="real time")
+        report = _simulated(setup, mode, answers, rng, chunks, "real time")
         table = report.chunks()[:-1]  # the last chunk waits for no look-ahead
         runs[MODE_NAMES[mode]] = list(table["committed_s"] - table["heard_s"].iloc[0])
     return runs

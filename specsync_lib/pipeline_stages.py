@@ -181,7 +181,6 @@ class ReasonerJudge:
         self._stream, self._listener = reasoner.stream(), listener
         self._rule, self._threshold, self._generator, self._branches = rule, threshold, generator, branches
         self._read = 0  # the next chunk to read
-        self._before: int | None = None  # the last viseme of the chunk before
         self.faults: list[str] = []
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
@@ -201,10 +200,9 @@ class ReasonerJudge:
             guess=evidence.probe if exact else None,
             witness=evidence.probe,
             branches=self._branches,
-            before=self._before,
+            before=request.settled[-1].tokens[-1] if request.settled else None,
             on_pass=(lambda tokens, passes: deliver(Verdict(index, tokens.tolist(), passes, False))) if exact else None,
         )
-        self._before = int(verdict.tokens[-1])
         self.faults += [f"chunk {index}: {fault}" for fault in verdict.faults]
         deliver(Verdict(index, () if verdict.fallbacks else verdict.tokens.tolist(), verdict.passes))
 
@@ -213,7 +211,6 @@ class ReasonerJudge:
         self._read_up_to(request)
         tokens, _ = self._stream.plan(request.audio.frames, reasoning_tokens)
         self._stream.commit(tokens)
-        self._before = int(tokens[-1])
         return tuple(tokens.tolist())
 
     def _read_up_to(self, request: Request) -> ChunkEvidence:
@@ -226,7 +223,6 @@ class ReasonerJudge:
         for settled, one in zip(missed, before, strict=True):
             self._stream.read(one)
             self._stream.commit(np.array(settled.tokens))
-            self._before = settled.tokens[-1]
         self._stream.read(evidence)
         self._read = request.audio.index + 1
         return evidence

@@ -553,12 +553,7 @@ class ShapeReasoner:
         """One pass over several drafts of a chunk, as visemes; what they begin with in common is read once."""
         tree, places, evidence = TokenTree(), [], self._evidence.tolist()
         for plan in plans:
-            node = -1
-            for frame, line in enumerate(evidence):
-                node = tree.extend(node, line)
-                places.append(node)
-                if frame + 1 < len(evidence):
-                    node = tree.extend(node, [FIRST_TOKEN + int(plan[frame])])
+            places += tree.alternate(-1, evidence, [FIRST_TOKEN + int(viseme) for viseme in plan[:-1]])
         self._branches.follow(tree)
         self._branches.first.fill_(self.prefix_tokens)
         probabilities, _ = self._branches.run()

@@ -483,12 +483,8 @@ class ReasonerStream:
         tree, places = TokenTree(), []
         end_of_text = tree.extend(-1, text)
         for written in branches:
-            node, own = end_of_text, []
-            for index, line in enumerate(self._lines[: len(written) + 1]):
-                node = tree.extend(node, line)
-                own.append(node)
-                if index < len(written):
-                    node = tree.extend(node, [self._reasoner.script.letter(written[index])])
+            letters = [self._reasoner.script.letter(token) for token in written]
+            own = tree.alternate(end_of_text, self._lines[: len(written) + 1], letters)
             places.append(own[-1:] if last else own)
         asked = sorted({place for own in places for place in own})
         logits = self._reasoner.logits(self._hidden(tree, asked))

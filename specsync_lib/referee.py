@@ -44,7 +44,7 @@ from specsync_lib.acceptance_statistics import (
     judge_within_one_frame,
 )
 from specsync_lib.audio import load_audio
-from specsync_lib.branches import FRAMES_A_PASS, MORE_FRAMES_A_PASS, Branches
+from specsync_lib.branches import Branches
 from specsync_lib.corpus import Prompt, aligned, human_prompts
 from specsync_lib.draft import MODEL_DIR as DRAFT_DIR
 from specsync_lib.draft import DraftPlan, draft_plan, load_draft
@@ -61,6 +61,7 @@ from specsync_lib.reasoner import (
     load_reasoner,
 )
 from specsync_lib.referee_numbers import (
+    BRANCHED,
     CHUNKS_FILE,
     FRAMES_FILE,
     MEASUREMENTS,
@@ -82,8 +83,6 @@ LOSSLESS_FILE = MEASUREMENTS / "reasoner_lossless.json"
 
 DRAFT, PROBE, ADAPTER = "draft", "teacher", "adapter"  # that heard the corpus' speaker
 UNSEEN_PROBE = "teacher_unseen_speaker"  # that did not
-# The runs whose passes verify several plans, by how many frames those share; which ones follows from validation speech.
-BRANCHED = {f"branched_{frames}": frames for frames in (FRAMES_A_PASS, MORE_FRAMES_A_PASS)}
 LOSSLESS_UTTERANCES = 100  # of the whole command; those of the test split are judged token by token anyway
 HUMAN_SOURCES = "speech-"  # how the names of lessons from human speech begin
 UNSEEN_ALONE_UTTERANCES = 40  # of the unseen speaker's, judged token by token too

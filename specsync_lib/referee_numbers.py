@@ -23,6 +23,7 @@ from specsync_lib.acceptance_statistics import (
     expected_calibration_error,
     judge_within_one_frame,
 )
+from specsync_lib.branches import FRAMES_A_PASS, MORE_FRAMES_A_PASS
 from specsync_lib.corpus import human_prompts
 from specsync_lib.draft_evaluation import interval
 from specsync_lib.drawing import viseme_codes
@@ -147,14 +148,15 @@ def _at_coverage(values: np.ndarray, test: pd.DataFrame, coverage: float) -> dic
     return {"threshold": round(threshold, 4)} | {name: round(float(share), 5) for name, share in shares.items()}
 
 
-EXACT_PLANS = ("committed", "guessed", "branched_25", "branched_38")  # columns of the frame table, all the judge's own
+# The runs whose passes verify several plans, by how many frames those share; which ones follows from validation speech.
+BRANCHED = {f"branched_{frames}": frames for frames in (FRAMES_A_PASS, MORE_FRAMES_A_PASS)}
+EXACT_PLANS = ("committed", "guessed", *BRANCHED)  # columns of the frame table, all the judge's own
 WAYS = {
     "token_by_token": "frames",
     "classic": "classic_passes",
     "verified": "passes",
     "guessed": "guessed_passes",
-    "branched_25": "branched_25_passes",
-    "branched_38": "branched_38_passes",
+    **{run: f"{run}_passes" for run in BRANCHED},
 }
 
 
@@ -439,7 +441,7 @@ def acceptance_pattern(chunks: pd.DataFrame, judging: dict) -> dict:
                 "passes": int(row.passes),
                 **{
                     f"{run}_{what}": int(getattr(row, f"{run}_{what}"))
-                    for run in ("guessed", "branched_25", "branched_38")
+                    for run in ("guessed", *BRANCHED)
                     for what in ("passes", "known_after")
                 },
                 "rejected_at": numbers(row.rejected),

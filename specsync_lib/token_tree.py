@@ -33,6 +33,14 @@ class TokenTree:
             node = child
         return node
 
+    def alternate(self, node: int, lines: Sequence[Sequence[int]], answers: Sequence[int]) -> list[int]:
+        """Write lines with an answer behind each but the last; the node where each line ends."""
+        ends: list[int] = []
+        for index, line in enumerate(lines):
+            ends.append(self.extend(node, line))
+            node = self.extend(ends[-1], answers[index : index + 1])
+        return ends
+
     def follow(self, tokens: Sequence[int]) -> list[int]:
         """The nodes of the longest beginning of a text that the tree holds."""
         nodes: list[int] = []

@@ -120,7 +120,7 @@ def test_fp8_products_equal_the_dequantised_reference(method):
     x = torch.randn(1, 3, 64, dtype=torch.bfloat16)
     try:
         y = layer(x)
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:
         pytest.skip(f"this build has no FP8 product on a CPU: {str(error).splitlines()[0]}")
     layer.method = "dequantise"
     reference = layer(x).float()
