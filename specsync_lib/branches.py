@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,9 +27,19 @@ from specsync_lib.units import VISEMES
 
 PATH = PROJECT_ROOT / "data" / "models" / "reasoner" / "viseme_changes.json"
 TOKENS_A_FRAME = 5  # of the reasoner's script, the frame's own the last: held-out speech takes 5.0
-# 125 tokens of that script, one row of tiles of a GPU's matrix product, and 190, where weights in FP8 leave
-# room for more.
-FRAMES_A_PASS, MORE_FRAMES_A_PASS = 25, 38
+
+
+class Room(NamedTuple):
+    """How many frames a pass may read over all its plans; the likeliest plan is always read whole."""
+
+    first: int
+    later: int
+
+
+# A chunk's first pass decides most chunks: over one plan it ends sooner. A second one over 160 tokens of that script
+# decides nearly all others. 25 frames are one row of tiles of a GPU's matrix product (128 tokens); 38 are three halves.
+ROOMS = {"12_32": Room(12, 32), "25": Room(25, 25), "38": Room(38, 38)}
+USUAL_ROOM = "12_32"
 # Of how visemes follow each other, beside what is thought of each: where that was heard frame by frame, and where a
 # judge said it in the sight of other tokens; and how much of those tokens' say is taken off. From validation speech.
 CHANGE_WEIGHT, JUDGED_CHANGE_WEIGHT, SIGHT_WEIGHT = 0.4, 0.3, 0.2
@@ -45,19 +56,18 @@ class Branches:
     Attributes
     ----------
     changes : log p(viseme of a frame | viseme of the frame before), [15, 15].
-    frames_a_pass : how many frames a pass may read over all its plans; the likeliest plan is always read whole.
     """
 
     changes: Float[np.ndarray, "15 15"]
-    frames_a_pass: int = FRAMES_A_PASS
+    room: Room = ROOMS[USUAL_ROOM]
 
     @classmethod
-    def fit(cls, plans: Sequence[Int[np.ndarray, " t"]], frames_a_pass: int = FRAMES_A_PASS) -> "Branches":
+    def fit(cls, plans: Sequence[Int[np.ndarray, " t"]]) -> "Branches":
         """From plans that a judge wrote."""
         counts = np.full((len(VISEMES), len(VISEMES)), UNSEEN_CHANGE)
         for plan in plans:
             np.add.at(counts, (plan[:-1], plan[1:]), 1)
-        return cls(np.log(counts / counts.sum(axis=1, keepdims=True)), frames_a_pass)
+        return cls(np.log(counts / counts.sum(axis=1, keepdims=True)))
 
     def save(self, path: Path = PATH, **facts: object) -> None:
         """Write as JSON, with facts about where it is from."""
@@ -66,7 +76,7 @@ class Branches:
                           "changes": rows})  # fmt: skip
 
     @classmethod
-    def load(cls, path: Path = PATH, frames_a_pass: int = FRAMES_A_PASS) -> "Branches":
+    def load(cls, path: Path = PATH, room: Room = ROOMS[USUAL_ROOM]) -> "Branches":
         """What `save` wrote.
 
         Raises
@@ -79,7 +89,7 @@ class Branches:
             raise InputError(f"{path}: cannot be read ({error!r}); restore it or run specsync_lib.referee") from error
         if rows.shape != (len(VISEMES), len(VISEMES)) or not (rows >= 0).all() or not (rows.sum(axis=1) > 0.99).all():
             raise InputError(f"{path}: expected {len(VISEMES)} rows of probabilities; restore the file")
-        return cls(np.log(np.maximum(rows, LEAST_PROBABILITY)), frames_a_pass)
+        return cls(np.log(np.maximum(rows, LEAST_PROBABILITY)), room)
 
     def of(
         self, rows: Float[np.ndarray, "t 15"], before: int | None = None, sight: Int[np.ndarray, " t"] | None = None
@@ -92,16 +102,18 @@ class Branches:
         ----------
         rows : what is thought of each frame that is open, as probabilities.
         before : the viseme of the frame before them.
-        sight : the viseme that stood before each frame when a judge gave these rows; None: they know of no other.
+        sight : the viseme that stood before each frame when a judge gave these rows; None: they know of no other, and
+            this is the chunk's first pass.
         """
-        last = self.likeliest(rows, before, sight, 1)[0, -1:]
-        if len(rows) == 1:
-            return [last]
+        likeliest, room = self.likeliest(rows, before, sight, 1), self.room.first if sight is None else self.room.later
+        if min(len(rows) - 1, room - len(rows)) < 1:  # nothing branches, or a second plan has no room
+            return [likeliest[0]]
         plans, read = [], set()
         for plan in self.likeliest(rows[:-1], before, None if sight is None else sight[:-1]):
-            steps = {tuple(plan[:frames]) for frames in range(len(rows))} - read
-            if not plans or len(read) + len(steps) <= self.frames_a_pass:
-                plans.append(np.concatenate([plan, last]))
+            text = bytes(plan.tolist())
+            steps = {text[:frames] for frames in range(len(rows))} - read
+            if not plans or len(read) + len(steps) <= room:
+                plans.append(np.concatenate([plan, likeliest[0, -1:]]))
                 read |= steps
         return plans
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from specsync_lib import real_shape, wan
-from specsync_lib.branches import FRAMES_A_PASS, MORE_FRAMES_A_PASS, Branches
+from specsync_lib.branches import ROOMS, USUAL_ROOM, Branches, Room
 from specsync_lib.errors import InputError
 from specsync_lib.latency_numbers import paced_numbers, run_numbers, spread, stage_numbers
 from specsync_lib.pipeline import (
@@ -67,7 +67,7 @@ from specsync_lib.units import CHUNK_SAMPLES, FRAMES_PER_CHUNK, SAMPLE_RATE_HZ, 
 LABEL = "real-shape"
 REASONING_TOKENS = 32
 STEPS = (1, 2, 4)
-PASS_TOKENS = (1, 12, 32, 60, 125, 190)  # a token; two drafts; a chunk's evidence with its draft; with several
+PASS_TOKENS = (1, 12, 32, 60, 128, 160, 192)  # a token; two drafts; a chunk's evidence with its draft; with several
 PREFILL_TOKENS = 512
 FP8_ROWS = (1, 12, 60)
 POLICY_RATES = (0.0, 0.25, 0.5)
@@ -426,7 +426,7 @@ class ShapeJudge(ShapeStage):
         self._listener, self._reasoner, self.pattern = listener, reasoner, pattern
         encoded = listener.encode()
         self._probe = torch.randn(encoded.shape[-1], len(VISEMES), device=self.device, dtype=encoded.dtype)
-        self._branches = Branches.load(frames_a_pass=reasoner.frames_a_pass)
+        self._branches = Branches.load(room=reasoner.room)
         self.branched = False  # whether several plans share a pass
         self.first_chunk = 0  # where in the pattern the stream begins
 
@@ -534,12 +534,12 @@ def build_models(
     fp8_method: real_shape.Fp8Method = "per-tensor",
     convolution: real_shape.ConvMethod = "3d",
     compiled: bool = False,
-    frames_a_pass: int = FRAMES_A_PASS,
+    room: Room = ROOMS[USUAL_ROOM],
 ) -> tuple[Models, dict]:
     """The models of a setup, and what they are; one GPU holds the reasoner in FP8 beside all, two hold it in bf16."""
     precision = "bf16" if setup.endswith("x2") else "fp8"  # beside all others on one GPU, or because it is faster
     model = real_shape.build_reasoner(shapes, reasoning, precision=precision, fp8_method=fp8_method)
-    reasoner = ShapeReasoner(model, shapes, frames_a_pass=frames_a_pass)
+    reasoner = ShapeReasoner(model, shapes, room=room)
     encoder = real_shape.build_encoder(shapes, reasoning)
     transformer = real_shape.build_transformer(shapes, generation)
     if compiled:
@@ -602,7 +602,7 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
     models, facts = build_models(
         session.shapes, setup, generation, reasoning, convolution=options.convolution, compiled=options.compile,
-        frames_a_pass=options.frames_a_pass, fp8_method="dequantise" if options.tiny else options.fp8,
+        room=ROOMS[options.frames_a_pass], fp8_method="dequantise" if options.tiny else options.fp8,
     )  # fmt: skip
     session.content |= facts
     session.log(f"built: {facts['weight_gib']} GiB, reasoner in {facts['reasoner_precision']}")
@@ -829,8 +829,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--branched-chunks", type=int, default=0, help="of the headline with several plans a pass")
     parser.add_argument("--reasoning-chunks", type=int, default=5, help="chunks of serial with reasoning tokens")
     parser.add_argument(
-        "--frames-a-pass", type=int, choices=(FRAMES_A_PASS, MORE_FRAMES_A_PASS), default=FRAMES_A_PASS,
-        help="that several plans of a chunk share",
+        "--frames-a-pass", choices=tuple(ROOMS), default=USUAL_ROOM,
+        help="that several plans of a chunk share: in the first pass and in every later one, or in each",
     )  # fmt: skip
     parser.add_argument("--policy-chunks", type=int, default=12, help="chunks of each policy at each rejection rate")
     parser.add_argument("--paced-chunks", type=int, default=25, help="chunks at the pace of speech")

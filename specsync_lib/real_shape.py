@@ -17,6 +17,7 @@ Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -27,7 +28,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from kernels.project_latents import ProjectionWeights, project_latents
-from specsync_lib.branches import FRAMES_A_PASS, TOKENS_A_FRAME
+from specsync_lib.branches import ROOMS, TOKENS_A_FRAME, USUAL_ROOM, Room
 from specsync_lib.errors import InputError
 from specsync_lib.token_tree import TokenTree
 from specsync_lib.units import (
@@ -54,6 +55,7 @@ Result = TypeVar("Result")
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
+PASS_TILE = 16  # tokens: a pass over several plans is a whole number of them
 FP8_LEAST_ROWS = 16  # cuBLAS' FP8 product is slower on fewer rows than on these
 CACHED_FRAMES = 2  # of each causal convolution with three taps in time
 WARM_UPS = 3
@@ -521,10 +523,10 @@ class ShapeReasoner:
     """
 
     def __init__(
-        self, model: "LlamaForCausalLM", shapes: Shapes, *, frames_a_pass: int = FRAMES_A_PASS, graphs: bool = True
+        self, model: "LlamaForCausalLM", shapes: Shapes, *, room: Room = ROOMS[USUAL_ROOM], graphs: bool = True
     ) -> None:
         self.device = model.lm_head.weight.device
-        self.prefix_tokens, self.frames_a_pass = shapes.prefix_tokens, frames_a_pass
+        self.prefix_tokens, self.room = shapes.prefix_tokens, room
         self._cache = FixedCache(model, shapes.cache_tokens)
         generator = torch.Generator().manual_seed(0)
         self._evidence = torch.randint(48, 60, (FRAMES_PER_CHUNK, EVIDENCE_A_FRAME), generator=generator)
@@ -536,7 +538,8 @@ class ShapeReasoner:
             return made
 
         self._draft = passes(FRAMES_PER_CHUNK * TOKENS_A_FRAME)
-        self._branches = passes(frames_a_pass * TOKENS_A_FRAME)
+        full = {PASS_TILE * ceil(frames * TOKENS_A_FRAME / PASS_TILE) for frames in room}
+        self._branches = [passes(tokens) for tokens in sorted(full)]
         self._thought, self._first, self._next = passes(1), passes(EVIDENCE_A_FRAME), passes(TOKENS_A_FRAME)
         self._planned = torch.zeros(FRAMES_PER_CHUNK, dtype=torch.int64, device=self.device)
         self._planned_probabilities = torch.zeros(FRAMES_PER_CHUNK, len(VISEMES), device=self.device)
@@ -554,9 +557,11 @@ class ShapeReasoner:
         tree, places, evidence = TokenTree(), [], self._evidence.tolist()
         for plan in plans:
             places += tree.alternate(-1, evidence, [FIRST_TOKEN + int(viseme) for viseme in plan[:-1]])
-        self._branches.follow(tree)
-        self._branches.first.fill_(self.prefix_tokens)
-        probabilities, _ = self._branches.run()
+        fits = (each for each in self._branches if len(tree.tokens) <= each.tokens.shape[1])
+        passes = next(fits, self._branches[-1])
+        passes.follow(tree)
+        passes.first.fill_(self.prefix_tokens)
+        probabilities, _ = passes.run()
         return probabilities[places].view(len(plans), FRAMES_PER_CHUNK, -1)
 
     def plan(self, reasoning_tokens: int = 0) -> tuple[Tensor, Tensor]:

@@ -446,8 +446,8 @@ def judge_splits(
     )
     together = Branches.fit([each.tokens for each in seen])
     hows = {
-        run: partial(judge, guess_from_probe=True, branches=replace(together, frames_a_pass=frames))
-        for run, frames in BRANCHED.items()
+        run: partial(judge, guess_from_probe=True, branches=replace(together, room=room))
+        for run, room in BRANCHED.items()
     }
     results = {run: judge_all(model, test, run, folder, f"{words} test", hows.get(run)) for run in runs}
     frames, chunks = [], []

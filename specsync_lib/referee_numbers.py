@@ -23,7 +23,7 @@ from specsync_lib.acceptance_statistics import (
     expected_calibration_error,
     judge_within_one_frame,
 )
-from specsync_lib.branches import FRAMES_A_PASS, MORE_FRAMES_A_PASS
+from specsync_lib.branches import ROOMS
 from specsync_lib.corpus import human_prompts
 from specsync_lib.draft_evaluation import interval
 from specsync_lib.drawing import viseme_codes
@@ -148,8 +148,8 @@ def _at_coverage(values: np.ndarray, test: pd.DataFrame, coverage: float) -> dic
     return {"threshold": round(threshold, 4)} | {name: round(float(share), 5) for name, share in shares.items()}
 
 
-# The runs whose passes verify several plans, by how many frames those share; which ones follows from validation speech.
-BRANCHED = {f"branched_{frames}": frames for frames in (FRAMES_A_PASS, MORE_FRAMES_A_PASS)}
+# The runs whose passes verify several plans, by the room for those; which ones follows from validation speech.
+BRANCHED = {f"branched_{name}": room for name, room in ROOMS.items()}
 EXACT_PLANS = ("committed", "guessed", *BRANCHED)  # columns of the frame table, all the judge's own
 WAYS = {
     "token_by_token": "frames",
@@ -165,7 +165,7 @@ def pass_facts(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, floa
 
     token_by_token; classic: after a rejection the kernel's draft again; verified: after a rejection the judge's own
     rows; guessed: those, and the probe's tokens in the first pass (where that was run); branched_N: several plans a
-    pass, over N frames.
+    pass, over N frames; branched_N_M: over N in the first pass and M in every later one.
     """
     ways = {way: column for way, column in WAYS.items() if column in chunks and chunks[column].notna().all()}
     columns = chunks[[*ways.values(), "first_accepted"]].to_numpy(float)  # [chunks, ways + 1]; the first is frames
@@ -428,6 +428,7 @@ def acceptance_pattern(chunks: pd.DataFrame, judging: dict) -> dict:
             "passes": "forward passes until the chunk was decided, under that rule",
             "guessed_passes": "the same where pass 1 verifies the probe's tokens in place of the draft's",
             "branched_N_passes": "the same where a pass verifies several plans, as many as fit into N frames",
+            "branched_N_M_passes": "the same, N frames in the first pass and M in every later one",
             "…_known_after": "passes after which the plan that is told before the next one is the final one",
             "rejected_at": "frames of the chunk whose draft does not stand, under that rule",
             "lenient_rejected_at": f"the same under the lenient rule with threshold {THRESHOLD}, which takes one pass",

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from specsync_lib.branches import FRAMES_A_PASS, TOKENS_A_FRAME
+from specsync_lib.branches import ROOMS, TOKENS_A_FRAME, USUAL_ROOM
 from specsync_lib.errors import InputError
 from specsync_lib.pipeline import (
     PipelineReport,
@@ -73,7 +73,7 @@ LATE_POLICIES = {
     "lenient": Policy(late="lenient"),
 }
 REASONING_TOKENS = 32
-CHUNK_TOKENS, BRANCHES_TOKENS = TOKENS_A_FRAME * FRAMES_PER_CHUNK, TOKENS_A_FRAME * FRAMES_A_PASS
+CHUNK_TOKENS = TOKENS_A_FRAME * FRAMES_PER_CHUNK
 REPEATS = 5  # of every measured chunk, in that check
 TOLERANCE = 0.05  # how near the model must come to every measured median
 ASSUMED_REJECTION_RATE = 0.3  # where no pattern has been measured
@@ -132,11 +132,11 @@ WAYS = {"speculative_branched": "branched", "speculative_lenient": "lenient"}  #
 
 
 def measured_pattern(
-    path: Path | None = None, way: Way = "guessed", frames_a_pass: int = FRAMES_A_PASS
+    path: Path | None = None, way: Way = "guessed", frames_a_pass: str = USUAL_ROOM
 ) -> tuple[list[ChunkPattern], str]:
     """The judge's measured answers, chunk by chunk, and where they come from; drawn at a stated rate where absent.
 
-    frames_a_pass: that several plans share.
+    frames_a_pass: that several plans share, of `branches.ROOMS`.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def measured_pattern(
 Answers = Mapping[str, Sequence[ChunkPattern]]
 
 
-def measured_answers(path: Path | None = None, frames_a_pass: int = FRAMES_A_PASS) -> tuple[Answers, str]:
+def measured_answers(path: Path | None = None, frames_a_pass: str = USUAL_ROOM) -> tuple[Answers, str]:
     """The judge's measured answers by mode, and where those of the usual speculative pipeline come from."""
     usual, source = measured_pattern(path)
     ways = {mode: measured_pattern(path, way, frames_a_pass)[0] for mode, way in WAYS.items()}
@@ -259,7 +259,8 @@ class Setup:
     guess is there, within the verification; step: one of ``steps`` denoising steps; rewind: undoing the last; render:
     one of ``render_parts`` calls that decode a chunk to frames on the host. label: of the times that went in. stretch:
     how much slower judge and generator run while both work: 1 on two chips. last_step, last_render: where the last of
-    its kind in a chunk is known to take another time. branches_ms: how much longer a pass over several plans takes.
+    its kind in a chunk is known to take another time. branches_ms: how much longer a chunk's first pass
+    and each later one take over several plans.
     """
 
     name: str
@@ -280,12 +281,13 @@ class Setup:
     rewind: Spread = NOTHING
     last_step: Spread | None = None
     last_render: Spread | None = None
-    branches_ms: float = 0.0
+    branches_ms: tuple[float, float] = (0.0, 0.0)
 
     @property
     def branched(self) -> "Setup":
         """The same machine where every pass verifies several plans."""
-        verify = {passes: spread.plus(passes * self.branches_ms) for passes, spread in self.verify.items()}
+        first, later = self.branches_ms
+        verify = {passes: spread.plus(first + (passes - 1) * later) for passes, spread in self.verify.items()}
         return replace(self, verify=verify)
 
     @property
@@ -520,7 +522,7 @@ def reference_setup(region: str = "384px", *, steps: int = 2, path: Path | None 
         plan=exactly(encoder + FRAMES_PER_CHUNK * token),
         token=exactly(token),
         verify={1: exactly(first), 2: exactly(first + score(CHUNK_TOKENS))},
-        branches_ms=score(BRANCHES_TOKENS) - score(CHUNK_TOKENS),
+        branches_ms=tuple(score(TOKENS_A_FRAME * frames) - score(CHUNK_TOKENS) for frames in ROOMS[USUAL_ROOM]),
         guess=exactly(encoder),
         begin=NOTHING,
         step=exactly(median("denoise", region=region, steps=1, slots=3.0)),

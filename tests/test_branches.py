@@ -12,9 +12,11 @@ from specsync_lib.branches import (
     CHANGE_WEIGHT,
     JUDGED_CHANGE_WEIGHT,
     PLANS,
+    ROOMS,
     SIGHT_WEIGHT,
     VISEMES_A_FRAME,
     Branches,
+    Room,
 )
 from specsync_lib.errors import InputError
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
@@ -26,9 +28,9 @@ def rows_of(seed: int, frames: int, sharpness: float = 0.2) -> np.ndarray:
     return np.random.default_rng(seed).dirichlet(np.full(CLASSES, sharpness), frames)
 
 
-def some(seed: int, frames_a_pass: int = 25) -> Branches:
+def some(seed: int, room: Room = ROOMS["25"]) -> Branches:
     rng = np.random.default_rng(seed)
-    return Branches(np.log(rng.dirichlet(np.ones(CLASSES), CLASSES)), frames_a_pass)
+    return Branches(np.log(rng.dirichlet(np.ones(CLASSES), CLASSES)), room)
 
 
 def weight(branches: Branches, rows: np.ndarray, plan: np.ndarray, before: int | None, sight) -> float:
@@ -72,12 +74,17 @@ def test_what_a_token_that_did_not_stand_said_is_taken_off():
     assert branches.likeliest(rows, 4, rejected, 1)[0].tolist() == [4, 4, 4]  # it stood: the rows are right
 
 
-@given(seed=st.integers(0, 2**31), frames=st.integers(2, FRAMES_PER_CHUNK), room=st.integers(1, 60))
+@given(seed=st.integers(0, 2**31), frames=st.integers(2, FRAMES_PER_CHUNK), first=st.integers(1, 60), later=...)
 @settings(max_examples=60)
-def test_a_pass_holds_what_fits_the_likeliest_first(seed, frames, room):
-    branches, rows = some(seed, room), rows_of(seed + 1, frames)
-    plans = branches.of(rows, 3)
-    assert plans[0][:-1].tolist() == branches.likeliest(rows[:-1], 3, None, 1)[0].tolist()
+def test_a_pass_holds_what_fits_the_likeliest_first(seed, frames, first, later: bool):
+    room, rows = 60 - first if later else first, rows_of(seed + 1, frames)
+    branches, sight = some(seed, Room(first, 60 - first)), np.arange(frames) if later else None
+    plans = branches.of(rows, 3, sight)
+    if room <= frames:
+        assert [plan.tolist() for plan in plans] == branches.likeliest(rows, 3, sight, 1).tolist()
+        return
+    best = branches.likeliest(rows[:-1], 3, None if sight is None else sight[:-1], 1)[0]
+    assert plans[0][:-1].tolist() == best.tolist()
     read = {tuple(plan[:frame]) for plan in plans for frame in range(frames)}  # a frame is read behind each beginning
     assert len(read) <= max(room, frames)
     assert 1 <= len(plans) <= PLANS and len({tuple(plan[:-1]) for plan in plans}) == len(plans)
@@ -88,7 +95,7 @@ def test_sure_frames_leave_room_for_the_unsure_ones():
     rows = np.full((FRAMES_PER_CHUNK, CLASSES), 1e-9)
     rows[:, 2] = 1.0
     rows[8, [2, 5]] = 0.5
-    plans = Branches(np.zeros((CLASSES, CLASSES))).of(rows)
+    plans = Branches(np.zeros((CLASSES, CLASSES)), ROOMS["25"]).of(rows)
     assert [plan[8] for plan in plans[:2]] == [2, 5]
     assert len(plans) > 2
 

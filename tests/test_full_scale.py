@@ -217,8 +217,8 @@ def pattern_file(path, guessed_passes=(1, 2, 1, 3)):
             "passes": 1 + bool(rejected),
             "guessed_passes": passes,
             "guessed_known_after": passes - 1,
-            "branched_25_passes": min(passes, 2),
-            "branched_25_known_after": bool(rejected) + (passes == 3),
+            "branched_12_32_passes": min(passes, 2),
+            "branched_12_32_known_after": bool(rejected) + (passes == 3),
             "rejected_at": rejected,
             "lenient_rejected_at": rejected[:1],
         }

@@ -266,14 +266,14 @@ def test_an_absent_pattern_is_said_to_be_drawn(tmp_path):
     pattern, source = simulate.measured_pattern(tmp_path / "acceptance_pattern.json", "exact")
     assert pattern == [ChunkPattern(2, (3, 7)), ChunkPattern(1, ())] and "not measured" not in source
     for chunk, passes in zip(measured["chunks"], (1, 3), strict=True):
-        chunk |= {"guessed_passes": passes, "branched_25_passes": 1, "branched_25_known_after": passes == 3}
+        chunk |= {"guessed_passes": passes, "branched_12_32_passes": 1, "branched_12_32_known_after": passes == 3}
     (tmp_path / "acceptance_pattern.json").write_text(json.dumps(measured))
     for way, told in (("guessed", [(1, None), (3, None)]), ("branched", [(1, 0), (1, 1)])):
         pattern, source = simulate.measured_pattern(tmp_path / "acceptance_pattern.json", way)
         assert [(one.passes, one.known_after) for one in pattern] == told and all(one.guessed for one in pattern)
         assert source.endswith(way)
     with pytest.raises(InputError, match="38 frames a pass"):
-        simulate.measured_pattern(tmp_path / "acceptance_pattern.json", "branched", 38)
+        simulate.measured_pattern(tmp_path / "acceptance_pattern.json", "branched", "38")
 
 
 def test_the_command_writes_its_plots_from_any_folder_and_labels_everything(tmp_path):
