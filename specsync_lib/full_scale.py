@@ -654,12 +654,13 @@ def measure_case(
         "region": case.region, "steps": case.steps, "render_parts": parts, "runs": {}, "stages": {},
         "hold_before": {mode: policy.hold_before for mode, policy in POLICIES.items()},
     }  # fmt: skip
+    beside = min(case.chunks, options.beside_chunks)
     wanted = {
         "serial": case.chunks,
-        "speculative": case.chunks,
+        "speculative": beside,
         "speculative_eager": min(case.chunks, options.eager_chunks),
         "speculative_branched": max(case.chunks, options.branched_chunks * headline),
-        "speculative_lenient": case.chunks,
+        "speculative_lenient": beside,
         "serial_reasoning": options.reasoning_chunks * headline,
     }
     owed_s = CHUNK_SAMPLES / SAMPLE_RATE_HZ * (5 * options.policy_chunks + options.paced_chunks) * owed
@@ -826,6 +827,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline and region")
     parser.add_argument("--block", type=int, default=20, help="chunks of one stream; the pipelines take turns")
     parser.add_argument("--eager-chunks", type=int, default=60, help="most chunks of speculative that never waits")
+    parser.add_argument("--beside-chunks", type=int, default=200, help="most with one plan a pass, or a lenient judge")
     parser.add_argument("--branched-chunks", type=int, default=0, help="of the headline with several plans a pass")
     parser.add_argument("--reasoning-chunks", type=int, default=5, help="chunks of serial with reasoning tokens")
     parser.add_argument(
