@@ -85,9 +85,12 @@ def test_a_pass_over_the_fixed_cache_equals_a_pass_over_everything(reasoner_mode
 def test_several_drafts_in_one_pass_are_each_scored_as_if_alone(reasoner_model):
     reasoner = real_shape.ShapeReasoner(reasoner_model, TINY)
     rows = np.random.default_rng(0).dirichlet(np.full(len(VISEMES), 0.3), FRAMES_PER_CHUNK)
-    plans = Branches(np.zeros((len(VISEMES),) * 2)).of(rows)
+    branches = Branches(np.zeros((len(VISEMES),) * 2))
+    (first,) = branches.of(rows)
+    plans = branches.of(rows, None, first)
     assert len(plans) > 2
     together = reasoner.score_branches(plans)
+    torch.testing.assert_close(reasoner.score_branches(plans[:1])[0], together[0], atol=1e-5, rtol=1e-4)
     for plan, scored in zip(plans, together, strict=True):
         alone, _ = reasoner.score(torch.from_numpy(plan) + real_shape.FIRST_TOKEN)
         torch.testing.assert_close(scored, alone, atol=1e-5, rtol=1e-4)
