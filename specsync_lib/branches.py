@@ -105,15 +105,17 @@ class Branches:
         sight : the viseme that stood before each frame when a judge gave these rows; None: they know of no other, and
             this is the chunk's first pass.
         """
-        likeliest, room = self.likeliest(rows, before, sight, 1), self.room.first if sight is None else self.room.later
+        room = self.room.first if sight is None else self.room.later
         if min(len(rows) - 1, room - len(rows)) < 1:  # nothing branches, or a second plan has no room
-            return [likeliest[0]]
+            return [self.likeliest(rows, before, sight, 1)[0]]
+        likeliest = self.likeliest(rows[:-1], before, None if sight is None else sight[:-1])
+        (last,) = self.likeliest(rows[-1:], likeliest[0, -1], None if sight is None else sight[-1:], 1)
         plans, read = [], set()
-        for plan in self.likeliest(rows[:-1], before, None if sight is None else sight[:-1]):
+        for plan in likeliest:
             text = bytes(plan.tolist())
             steps = {text[:frames] for frames in range(len(rows))} - read
             if not plans or len(read) + len(steps) <= room:
-                plans.append(np.concatenate([plan, likeliest[0, -1:]]))
+                plans.append(np.concatenate([plan, last]))
                 read |= steps
         return plans
 
@@ -129,14 +131,15 @@ class Branches:
         if sight is not None:
             heard, changes = heard - SIGHT_WEIGHT * self.changes[sight], JUDGED_CHANGE_WEIGHT * self.changes
         seen = np.argsort(-heard, axis=1, kind="stable")[:, :VISEMES_A_FRAME]  # [t, v]
-        heard = np.take_along_axis(heard, seen, axis=1)
+        heard = heard[np.arange(len(rows))[:, None], seen]
         scores = heard[0] + (0 if before is None else changes[before, seen[0]])
         scores, plans = scores[:, None], seen[0][:, None, None]  # [v, k] and [v, k, frames]: by their last viseme
+        each = np.arange(seen.shape[1])[:, None]
         for now, then, row in zip(seen[1:], seen, heard[1:], strict=False):
-            steps = (scores[:, :, None] + changes[np.ix_(then, now)][:, None]).reshape(-1, len(now))  # [v k, v]
-            best = np.argsort(-steps, axis=0, kind="stable")[:count].T  # [v, k]
-            scores = np.take_along_axis(steps.T, best, axis=1) + row[:, None]
-            ends = np.broadcast_to(now[:, None, None], (*best.shape, 1))
-            plans = np.concatenate([plans.reshape(len(steps), -1)[best], ends], axis=2)
+            steps = (scores + changes[then, now[:, None]][:, :, None]).reshape(len(now), -1)  # [v, v k]
+            best = np.argsort(-steps, axis=1, kind="stable")[:, :count]  # [v, k]
+            scores = steps[each, best] + row[:, None]
+            before_now = plans.reshape(steps.shape[1], -1)[best]
+            plans = np.concatenate([before_now, np.repeat(now, best.shape[1]).reshape(*best.shape, 1)], axis=2)
         order = np.argsort(-scores, axis=None, kind="stable")[:count]
         return plans.reshape(scores.size, -1)[order]

@@ -62,7 +62,14 @@ from specsync_lib.simulate import (
     written_pattern,
 )
 from specsync_lib.summary import write_json
-from specsync_lib.units import CHUNK_SAMPLES, FRAMES_PER_CHUNK, SAMPLE_RATE_HZ, SLOTS_PER_CHUNK, VISEMES
+from specsync_lib.units import (
+    CHUNK_SAMPLES,
+    FRAMES_PER_CHUNK,
+    LISTEN_BACK_CHUNKS,
+    SAMPLE_RATE_HZ,
+    SLOTS_PER_CHUNK,
+    VISEMES,
+)
 
 LABEL = "real-shape"
 REASONING_TOKENS = 32
@@ -75,7 +82,7 @@ PIECE_MS = 100
 DEFAULT_CASES = {
     ("stages", False): ",".join(FULL.regions),
     ("stages", True): ",".join(TINY.regions),
-    ("pipeline", False): "384px:2:200,384px:4:40,256px:2:20,512px:2:20,720p:2:10",
+    ("pipeline", False): "384px:2:200:1,384px:4:40,256px:2:200,512px:2:200,720p:2:200",
     ("pipeline", True): ",".join(TINY.regions),
 }
 SLOWER_IN_PARTS = 1.1  # at most, for decoding slot by slot to be worth it
@@ -594,6 +601,7 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     """Both pipelines in turn, block by block, case by case. With the first case's stages, once no other case of its
     region follows: the policies over rejection rates, and a run at the pace of speech."""
     generation, reasoning = devices(setup, options.tiny)
+    session.shapes = real_shape.hearing(session.shapes, LISTEN_BACK_CHUNKS + 1)
     answers, source = measured_answers(frames_a_pass=options.frames_a_pass)
     pattern = answers["serial"]
     session.content |= {"setup": setup, "pattern": source, "replayed": written_pattern(pattern)}
@@ -651,7 +659,8 @@ def measure_case(
     stages = stages_of(session.shapes, models, case.region, case.steps, pattern, parts=parts, compiled=options.compile)
     session.log(f"decoded in {parts} parts; everything captured")
     session.content["regions"][case.name] = result = {
-        "region": case.region, "steps": case.steps, "render_parts": parts, "runs": {}, "stages": {},
+        "region": case.region, "steps": case.steps, "render_parts": parts, "window_s": session.shapes.window_s,
+        "runs": {}, "stages": {},
         "hold_before": {mode: policy.hold_before for mode, policy in POLICIES.items()},
     }  # fmt: skip
     beside = min(case.chunks, options.beside_chunks)

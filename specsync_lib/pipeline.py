@@ -392,8 +392,9 @@ class Pipeline:
             self._changed.notify_all()
 
     def _work(self, station: Station) -> None:
-        while (job := self._wait_for_job(station)) is not None:
-            self._run(job)
+        job = self._wait_for_job(station)
+        while job is not None:
+            job = self._run(job, station)
 
     def _wait_for_job(self, station: Station) -> Job | None:
         with self._changed:
@@ -412,12 +413,15 @@ class Pipeline:
     def _wait(self, seconds: float) -> None:
         self._changed.wait(None if seconds == inf else min(max(0.0, seconds), threading.TIMEOUT_MAX))
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: Job, station: Station | None = None) -> Job | None:
+        """Do a job; a station then takes its next one in the same breath, so that whoever waits for what is done wakes
+        up beside that next job and not before it."""
         start_s = self._clock.now()
         result, error = _attempt(job)
         with self._changed:
             self._conductor.done(job, result, error, start_s, self._clock.now())
             self._changed.notify_all()
+            return self._wait_for_job(station) if station else None
 
     def _feed(self, feeder: _Feeder) -> None:
         """Sound as it comes, and the draft inline: it is too short to be worth a thread."""

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 # 3.2 s before the chunk. Strict frame accuracy of the probe on 14 test prompts: 67.5, 75.4, 76.8, 77.4, 78.9 and 79.3 %
 # for 0, 1, 2, 4, 8 and 16 chunks of past; 84.5 % with the whole recording, its future above all.
-LISTEN_BACK_CHUNKS = 8
 SHORTEST_LISTEN_SAMPLES = 2 * units.STFT_SAMPLES  # a shorter recording is padded with silence for Whisper
 
 
@@ -126,7 +125,7 @@ class Listener:
         encoder: "AudioEncoder",
         probe: Probe,
         words: Sequence[HeardWord] = (),
-        back_chunks: int = LISTEN_BACK_CHUNKS,
+        back_chunks: int = units.LISTEN_BACK_CHUNKS,
     ) -> None:
         self._encoder, self._probe, self._back_chunks = encoder, probe, back_chunks
         self._words = timed_words(words, 1 << 30)

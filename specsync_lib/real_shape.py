@@ -15,7 +15,7 @@ Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from types import MethodType
@@ -32,6 +32,7 @@ from specsync_lib.branches import ROOMS, TOKENS_A_FRAME, USUAL_ROOM, Room
 from specsync_lib.errors import InputError
 from specsync_lib.token_tree import TokenTree
 from specsync_lib.units import (
+    CHUNK_SAMPLES,
     FRAMES_PER_CHUNK,
     HOP_SAMPLES,
     MEL_BANDS,
@@ -60,6 +61,7 @@ FP8_LEAST_ROWS = 16  # cuBLAS' FP8 product is slower on fewer rows than on these
 CACHED_FRAMES = 2  # of each causal convolution with three taps in time
 WARM_UPS = 3
 DRAFT_HIDDEN, DRAFT_COEFFICIENTS = 1024, 64
+ENCODER_POSITIONS_A_SECOND = 50
 FIRST_TOKEN = 32  # the visemes are any 15 tokens of the vocabulary
 EVIDENCE_A_FRAME = TOKENS_A_FRAME - 1  # of the reasoner's script
 
@@ -109,6 +111,17 @@ FULL = Shapes(
     cache_tokens=1024,
     condition_tokens=512,
 )  # fmt: skip
+
+
+def hearing(shapes: Shapes, chunks: int) -> Shapes:
+    """The same shapes with an encoder that hears so many chunks of sound, not padded to Whisper's 30 s.
+
+    So a live judge of this suite listens (`pipeline_stages.Listener`, `teacher.encode`).
+    """
+    window_s = chunks * CHUNK_SAMPLES / SAMPLE_RATE_HZ
+    positions = round(window_s * ENCODER_POSITIONS_A_SECOND)
+    return replace(shapes, window_s=window_s, encoder=shapes.encoder | {"max_source_positions": positions})
+
 
 TINY = Shapes(
     name="tiny",

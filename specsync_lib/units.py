@@ -23,6 +23,7 @@ CHUNK_SAMPLES = SAMPLE_RATE_HZ * FRAMES_PER_CHUNK // VIDEO_FPS
 # The draft's window around a video frame's centre, in log-mel frames: 110 ms back, 60 ms ahead, 180 ms of hops.
 WINDOW_BACK_MEL_FRAMES = 11
 WINDOW_AHEAD_MEL_FRAMES = 6
+LISTEN_BACK_CHUNKS = 8  # of the past, which a live judge's Whisper hears again with every chunk: 3.6 s with it
 WINDOW_MEL_FRAMES = WINDOW_BACK_MEL_FRAMES + 1 + WINDOW_AHEAD_MEL_FRAMES  # 18
 
 # The 15 visemes of the OVR/Oculus LipSync set; a viseme's index is its position here.
