@@ -2,7 +2,8 @@
 
 Layout of such a file: setup, label, replayed (per chunk: passes, rejected frames, guessed, known_after: see
 `simulate.ChunkPattern`), replayed_branched and replayed_lenient (the same for the modes whose judge answers otherwise),
-and per region ``steps``, ``render_parts``, ``hold_before`` (by mode), ``runs`` (by mode: see :func:`run_numbers`),
+frames_a_pass (of `branches.ROOMS`), and per region ``steps``, ``render_parts``, ``window_s`` (of sound that Whisper's
+encoder hears with every chunk), ``hold_before`` (by mode), ``runs`` (by mode: see :func:`run_numbers`),
 ``stages`` (by mode: see :func:`stage_numbers`) and, where there was such a run, ``paced`` (see :func:`paced_numbers`).
 Modes: serial, serial_reasoning, speculative, speculative_eager, which never waits for the judge's first pass,
 speculative_branched, whose judge verifies several plans a pass, and speculative_lenient, whose judge decides by the

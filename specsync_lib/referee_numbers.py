@@ -23,7 +23,7 @@ from specsync_lib.acceptance_statistics import (
     expected_calibration_error,
     judge_within_one_frame,
 )
-from specsync_lib.branches import ROOMS
+from specsync_lib.branches import ROOMS, USUAL_ROOM
 from specsync_lib.corpus import human_prompts
 from specsync_lib.draft_evaluation import interval
 from specsync_lib.drawing import viseme_codes
@@ -150,6 +150,7 @@ def _at_coverage(values: np.ndarray, test: pd.DataFrame, coverage: float) -> dic
 
 # The runs whose passes verify several plans, by the room for those; which ones follows from validation speech.
 BRANCHED = {f"branched_{name}": room for name, room in ROOMS.items()}
+USUALLY_BRANCHED = f"branched_{USUAL_ROOM}"
 EXACT_PLANS = ("committed", "guessed", *BRANCHED)  # columns of the frame table, all the judge's own
 WAYS = {
     "token_by_token": "frames",
@@ -224,7 +225,7 @@ def ways_of_working(frames: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
     rows = [
         ("draft alone", 0, error["draft"], "draft"),
         ("lenient, one pass", len(chunks), error["lenient"], "coverage"),
-        ("exact, several plans a pass", passes.get("branched_25", np.nan), error["committed"], "rejected"),
+        ("exact, several plans a pass", passes.get(USUALLY_BRANCHED, np.nan), error["committed"], "rejected"),
         ("exact, guess from the probe", passes.get("guessed", np.nan), error["committed"], "corrected"),
         ("exact", passes["verified"], error["committed"], "accepted"),
         ("classic speculative", passes["classic"], error["committed"], "baseline"),
@@ -270,7 +271,7 @@ def record_headlines(facts: dict) -> None:
     for key, unit, numbers, name in (
         ("reasoner.accuracy", "fraction", target, "accuracy"),
         ("reasoner.passes_ratio", "ratio", trained["passes"], "guessed_ratio"),
-        ("reasoner.passes_ratio_several_plans", "ratio", trained["passes"], "branched_25_ratio"),
+        ("reasoner.passes_ratio_several_plans", "ratio", trained["passes"], f"{USUALLY_BRANCHED}_ratio"),
         ("reasoner.passes_ratio_from_draft", "ratio", trained["passes"], "verified_ratio"),
         ("acceptance.at_085", "fraction", likely, "lenient"),
         ("acceptance.coverage_at_085", "fraction", likely, "coverage"),
