@@ -36,8 +36,9 @@ class Room(NamedTuple):
     later: int
 
 
-# A chunk's first pass decides most chunks: over one plan it ends sooner. A second one over 160 tokens of that script
-# decides nearly all others. 25 frames are one row of tiles of a GPU's matrix product (128 tokens); 38 are three halves.
+# Over one plan a chunk's first pass ends sooner, and decides half of the chunks; a second one over 160 tokens of that
+# script decides nearly all others. 25 frames are one row of tiles of a GPU's matrix product (128 tokens), 38 one and a
+# half: fewer passes, longer ones.
 ROOMS = {"12_32": Room(12, 32), "25": Room(25, 25), "38": Room(38, 38)}
 USUAL_ROOM = "12_32"
 # Of how visemes follow each other, beside what is thought of each: where that was heard frame by frame, and where a
@@ -56,6 +57,7 @@ class Branches:
     Attributes
     ----------
     changes : log p(viseme of a frame | viseme of the frame before), [15, 15].
+    room : for the plans of a pass.
     """
 
     changes: Float[np.ndarray, "15 15"]
@@ -106,7 +108,7 @@ class Branches:
             this is the chunk's first pass.
         """
         room = self.room.first if sight is None else self.room.later
-        if min(len(rows) - 1, room - len(rows)) < 1:  # nothing branches, or a second plan has no room
+        if len(rows) == 1 or room <= len(rows):  # nothing branches, or a second plan has no room
             return [self.likeliest(rows, before, sight, 1)[0]]
         likeliest = self.likeliest(rows[:-1], before, None if sight is None else sight[:-1])
         (last,) = self.likeliest(rows[-1:], likeliest[0, -1], None if sight is None else sight[-1:], 1)
@@ -139,7 +141,7 @@ class Branches:
             steps = (scores + changes[then, now[:, None]][:, :, None]).reshape(len(now), -1)  # [v, v k]
             best = np.argsort(-steps, axis=1, kind="stable")[:, :count]  # [v, k]
             scores = steps[each, best] + row[:, None]
-            before_now = plans.reshape(steps.shape[1], -1)[best]
-            plans = np.concatenate([before_now, np.repeat(now, best.shape[1]).reshape(*best.shape, 1)], axis=2)
+            begun, ends = plans.reshape(steps.shape[1], -1)[best], np.repeat(now, best.shape[1])
+            plans = np.concatenate([begun, ends.reshape(*best.shape, 1)], axis=2)
         order = np.argsort(-scores, axis=None, kind="stable")[:count]
         return plans.reshape(scores.size, -1)[order]

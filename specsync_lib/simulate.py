@@ -259,8 +259,8 @@ class Setup:
     guess is there, within the verification; step: one of ``steps`` denoising steps; rewind: undoing the last; render:
     one of ``render_parts`` calls that decode a chunk to frames on the host. label: of the times that went in. stretch:
     how much slower judge and generator run while both work: 1 on two chips. last_step, last_render: where the last of
-    its kind in a chunk is known to take another time. branches_ms: how much longer a chunk's first pass
-    and each later one take over several plans.
+    its kind in a chunk is known to take another time. branches_ms: how much longer a chunk's first pass and each
+    later one take over several plans.
     """
 
     name: str

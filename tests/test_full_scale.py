@@ -263,6 +263,7 @@ def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path
     assert set(result["stages"]["serial"]) == {"draft", "plan", "begin", "step", "render", "commit"}
     assert {"guess", "verify 1", "verify 2", "verify 3"} <= set(result["stages"]["speculative"])
     assert {"verify 1", "verify 2"} <= set(result["stages"]["speculative_branched"])
+    assert result["window_s"] == 3.6  # what a live judge's Whisper hears
     assert runs["speculative_branched"]["counts"]["corrected"] == 3
     lenient = result["stages"]["speculative_lenient"]
     assert "verify 1" in lenient and "verify 2" not in lenient  # the lenient rule decides after one pass
