@@ -55,6 +55,7 @@ MODE_NAMES = {
     "speculative_branched": "speculative, several plans a pass",
     "speculative_lenient": "speculative, lenient",
 }
+FEWEST_FOR_P99 = 100  # chunks: of fewer, p99 is only the slowest
 EXACT = ("speculative_branched", "speculative")  # the speculative modes that keep the judge's plan, the surest first
 OTHER_STEPS = r"_\d+steps$"  # a region measured with another number of denoising steps too: in the table alone
 # bars of a setup, and their hatches
@@ -197,7 +198,8 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
 
 
 def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
-    """Serial against speculative for every setup, stage by stage, intervals of the median as whiskers, p99 in words."""
+    """Serial against speculative for every setup, stage by stage, intervals of the median as whiskers; in words p99, or
+    how few chunks there are."""
     pairs = table[["setup", "label", "mode"]].drop_duplicates()
     setups = pairs[["setup", "label"]].drop_duplicates().reset_index(drop=True)
     for place, (setup, label) in enumerate(setups.itertuples(index=False)):
@@ -216,7 +218,8 @@ def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
                 ax.errorbar(total, place + offset, xerr=ends, color="black", capsize=3, lw=1.2)
             text = f"  {MODE_NAMES[mode]} {total:,.0f} ms"
             if "p99_ms" in bar and np.isfinite(bar["p99_ms"].iloc[0]):
-                text += f" (p99 {bar['p99_ms'].iloc[0]:,.0f})"
+                few = bar["n"].iloc[0] < FEWEST_FOR_P99
+                text += f" ({bar['n'].iloc[0]:.0f} chunks)" if few else f" (p99 {bar['p99_ms'].iloc[0]:,.0f})"
             ax.annotate(text, (end, place + offset), va="center", fontsize=9)
     ax.set_yticks(range(len(setups)), [labelled(setup, label) for setup, label in setups.itertuples(index=False)])
     ax.set_ylim(len(setups) - 0.5, -0.75)

@@ -18,7 +18,7 @@ from specsync_lib.acceptance import (
     row_fault,
     verify_chunk,
 )
-from specsync_lib.branches import Branches
+from specsync_lib.branches import Branches, Room
 from specsync_lib.draft import DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
@@ -248,7 +248,7 @@ def test_a_better_guess_saves_passes_and_changes_nothing_else(seed, kind):
     seed=st.integers(0, 2**31),
     frames=st.integers(1, 14),
     kind=st.sampled_from(DRAFTS),
-    room=st.integers(1, 60),
+    room=st.builds(Room, st.integers(1, 60), st.integers(1, 60)),
     sharpness=st.floats(0.1, 4),
 )
 @settings(max_examples=150)
@@ -269,7 +269,7 @@ def test_several_plans_a_pass_commit_what_plain_decoding_does(seed, frames, kind
 
 
 def test_several_plans_a_pass_save_passes():
-    branches, passes = Branches(np.zeros((len(VISEMES),) * 2), 40), []
+    branches, passes = Branches(np.zeros((len(VISEMES),) * 2), Room(40, 40)), []
     for seed in range(60):
         judges = ToyJudges.random(1, FRAMES_PER_CHUNK, len(VISEMES), seed)
         judges.after *= 0.3
@@ -287,7 +287,7 @@ def test_a_bad_pass_over_several_plans_decides_nothing(toy, fault):
     assert verdict.fallbacks == FRAMES_PER_CHUNK and len(verdict.faults) == 1 and verdict.passes == 1
     assert verdict.tokens.tolist() == plan.probabilities.argmax(1).tolist() == stream.tokens
     later = FaultyStream(judges, FAULTS[fault], since=1)
-    verdict = verify_chunk(later, plan, branches=Branches(np.zeros((len(VISEMES),) * 2), 12))
+    verdict = verify_chunk(later, plan, branches=Branches(np.zeros((len(VISEMES),) * 2), Room(12, 12)))
     decided = verdict.verified
     assert 0 < decided.sum() < FRAMES_PER_CHUNK and not decided[np.argmin(decided) :].any()
     assert verdict.tokens[decided].tolist() == judges.plan()[0][decided].tolist()

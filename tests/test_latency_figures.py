@@ -121,6 +121,9 @@ def test_the_comparison_has_every_label_and_adds_up(tmp_path, rng, pattern, monk
     shown = [text.get_text() for text in ax.get_legend().get_texts()] + [t.get_text() for t in ax.get_yticklabels()]
     for label in ("claimed", "simulated", "real-shape"):
         assert any(f"({label}" in text or f", {label}" in text for text in shown)
+    words = [text.get_text() for text in ax.texts]
+    assert sum("(20 chunks)" in text for text in words) == 2  # measured: of so few there is no p99
+    assert any("p99" in text for text in words)
     plt.close(fig)
 
 
