@@ -720,7 +720,7 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
                 ("serial", 50), ("speculative", 50), ("speculative", 99), ("speculative_branched", 50),
                 ("speculative_branched", 99), ("speculative_lenient", 50), ("speculative_lenient", 99),
             ):  # fmt: skip
-                if mode in runs:
+                if mode in runs and (share == 50 or runs[mode]["n"] >= FEWEST_FOR_P99):
                     value = percentile_interval(runs[mode]["latency_ms"], runs[mode]["block"], share, rng)
                     key = f"latency.{setup}.{mode.removeprefix('speculative_')}_p{share}_ms{suffix}"
                     numbers.append(shared | {"key": key, "value": value.value, "unit": "ms", "low": value.low,

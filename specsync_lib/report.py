@@ -264,8 +264,8 @@ def display_value(entry: Entry, value: float | None = None) -> str:
 
 
 def display_interval(entry: Entry) -> str:
-    """The interval of a number, in its unit."""
-    return f"{display_value(entry, entry['low'])} to {display_value(entry, entry['high'])}"
+    """The interval of a number, without its unit: that stands before it."""
+    return " to ".join(display_value(entry, entry[end]).partition(" ")[0] for end in ("low", "high"))
 
 
 def reading(key: str) -> str:

@@ -23,11 +23,11 @@ def pattern(rng):
     return simulate.random_pattern(0.3, 20, rng)
 
 
-def write_measured(folder, setup_name, rng, pattern, *, speculative=True, paced=True):
+def write_measured(folder, setup_name, rng, pattern, *, speculative=True, paced=True, chunks=20):
     """A measured file of a full-scale setup, out of a simulation; returns its content."""
     setup = simulate.reference_setup("384px")
     modes = ("serial", "speculative") if speculative else ("serial",)
-    reports = {mode: [simulate.simulate(setup, mode, pattern, rng, chunks=20)] for mode in modes}
+    reports = {mode: [simulate.simulate(setup, mode, pattern, rng, chunks=chunks)] for mode in modes}
     result = {
         "steps": 2,
         "runs": {mode: run_numbers(each) for mode, each in reports.items()},
@@ -91,7 +91,11 @@ def test_near_perfect_lips_are_in_step_steady_and_follow():
 
 def test_headline_numbers_are_fit_for_the_summary(tmp_path, rng, pattern, monkeypatch):
     monkeypatch.setattr("specsync_lib.summary.SUMMARY_DIR", tmp_path / "summary")
-    write_measured(tmp_path, "h200x2", rng, pattern)
+    write_measured(tmp_path, "h200", rng, pattern, paced=False)
+    of_few = {number["key"] for number in latency_figures.headline_numbers(tmp_path)}
+    assert of_few == {f"latency.h200.{name}" for name in ("serial_p50_ms", "speculative_p50_ms", "reduction")}
+    (tmp_path / "pipeline_h200.json").unlink()
+    write_measured(tmp_path, "h200x2", rng, pattern, chunks=100)
     numbers = {number["key"]: number for number in latency_figures.headline_numbers(tmp_path)}
     assert set(numbers) == {
         f"latency.h200x2.{name}"

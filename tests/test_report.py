@@ -69,7 +69,7 @@ def test_numbers_stand_in_their_rows_with_label_and_interval(folders):
     assert [key for key, _, _ in kernel["readings"]] == ["kernel.graph_p99_ms"]
     assert kernel["missing"] == "the compiled kernel on a GPU"
     assert "85.1 %" in html
-    assert "84.0 % to 86.0 %" in html
+    assert "[84.0 to 86.0]" in html
     assert "0.0234 ms" in html
     assert 'class="badge real-shape"' in html
     assert json.loads((plots / "report" / "summary.json").read_text())["draft.accuracy"] == numbers["draft.accuracy"]
@@ -109,6 +109,11 @@ def test_every_number_and_figure_of_the_notebooks_has_words():
 )
 def test_numbers_read_well(unit, value, text):
     assert report.display_value(entry(value, unit)) == text
+
+
+@pytest.mark.parametrize(("unit", "text"), [("fraction", "25.0 to 1234.5"), ("grey levels", "0.25 to 12.3")])
+def test_an_interval_leaves_the_unit_to_its_number(unit, text):
+    assert report.display_interval(entry(1, unit) | {"low": 0.25, "high": 12.345}) == text
 
 
 @pytest.mark.parametrize(
