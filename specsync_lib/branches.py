@@ -110,8 +110,9 @@ class Branches:
         room = self.room.first if sight is None else self.room.later
         if len(rows) == 1 or room <= len(rows):  # nothing branches, or a second plan has no room
             return [self.likeliest(rows, before, sight, 1)[0]]
-        likeliest = self.likeliest(rows[:-1], before, None if sight is None else sight[:-1])
-        (last,) = self.likeliest(rows[-1:], likeliest[0, -1], None if sight is None else sight[-1:], 1)
+        seen, seen_last = (None, None) if sight is None else (sight[:-1], sight[-1:])
+        likeliest = self.likeliest(rows[:-1], before, seen)
+        (last,) = self.likeliest(rows[-1:], likeliest[0, -1], seen_last, 1)
         plans, read = [], set()
         for plan in likeliest:
             text = bytes(plan.tolist())

@@ -11,7 +11,7 @@ from whisper.audio import mel_filters
 
 from specsync_lib import units
 from specsync_lib.alignment import Phone, phone_at_frames
-from specsync_lib.features import ENCODER_POSITION_MEL_FRAMES, Word
+from specsync_lib.features import Word
 from specsync_lib.figures import ROLE_COLOURS, labelled
 from specsync_lib.visemes import SyncPlan
 
@@ -73,7 +73,7 @@ def feature_table(
     frames = np.minimum(rows * units.VIDEO_FPS // units.MEL_FRAMES_PER_SECOND, len(plan) - 1)
     labels = np.array([phone.label if phone else "" for phone in phone_at_frames(phones, len(plan))])
     truth = {"phone": labels[frames], "viseme": np.array(plan.names)[frames], "openness": plan.openness[frames]}
-    positions = np.minimum(rows // ENCODER_POSITION_MEL_FRAMES, len(components) - 1)
+    positions = np.minimum(rows // units.ENCODER_POSITION_MEL_FRAMES, len(components) - 1)
     parts = [
         pd.DataFrame({"time_s": rows / units.MEL_FRAMES_PER_SECOND, "wave_low": hops.min(1), "wave_high": hops.max(1)}),
         pd.DataFrame(truth),

@@ -28,7 +28,6 @@ POWER_FLOOR = 1e-10  # Whisper's own
 OFFLINE_PIECE_SAMPLES = 10 * units.SAMPLE_RATE_HZ
 HALF_WINDOW_SAMPLES = units.STFT_SAMPLES // 2
 
-ENCODER_POSITION_MEL_FRAMES = 2  # Whisper's second convolution has stride 2: 50 positions per second
 # Long recordings are encoded in 30 s windows that overlap; each hands over in the middle of the overlap.
 ENCODER_OVERLAP_MEL_FRAMES = 500
 
@@ -300,16 +299,16 @@ def encoder_features(
     blocks = len(model.encoder.blocks)
     if layer is not None and not 0 <= layer <= blocks:
         raise InputError(f"layer is {layer}: Whisper's encoder here has 0 to {blocks}")
-    positions = -(-len(samples) // (units.HOP_SAMPLES * ENCODER_POSITION_MEL_FRAMES))
+    positions = -(-len(samples) // (units.HOP_SAMPLES * units.ENCODER_POSITION_MEL_FRAMES))
     # The clip's own maximum, as Whisper was trained: the teacher hears offline, only the draft must stream.
     mel = log_mel_spectrogram(torch.from_numpy(samples).float(), model.dims.n_mels, padding=N_SAMPLES)  # [80, frames]
     step = N_FRAMES - ENCODER_OVERLAP_MEL_FRAMES
-    trimmed = ENCODER_OVERLAP_MEL_FRAMES // 2 // ENCODER_POSITION_MEL_FRAMES
+    trimmed = ENCODER_OVERLAP_MEL_FRAMES // 2 // units.ENCODER_POSITION_MEL_FRAMES
     pieces, done = [], 0
     for start in range(0, mel.shape[1], step):
         window = F.pad(mel[:, start : start + N_FRAMES], (0, max(0, start + N_FRAMES - mel.shape[1])))
         encoded = _encode(model, window[None].to(model.device), layer)[0]
-        first = start // ENCODER_POSITION_MEL_FRAMES
+        first = start // units.ENCODER_POSITION_MEL_FRAMES
         last = first + len(encoded)
         until = positions if last >= positions else last - trimmed
         pieces.append(encoded[done - first : until - first].float().cpu().numpy())

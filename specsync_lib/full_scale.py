@@ -56,6 +56,7 @@ from specsync_lib.simulate import (
     LATE_POLICIES,
     POLICIES,
     WAYS,
+    Answers,
     ChunkPattern,
     measured_answers,
     random_pattern,
@@ -430,12 +431,24 @@ class ShapeJudge(ShapeStage):
 
     def __init__(self, listener: Listener, reasoner: ShapeReasoner, pattern: Sequence[ChunkPattern]) -> None:
         super().__init__(reasoner.device, urgent=True)
-        self._listener, self._reasoner, self.pattern = listener, reasoner, pattern
+        self._listener, self._reasoner, self._pattern = listener, reasoner, pattern
         encoded = listener.encode()
         self._probe = torch.randn(encoded.shape[-1], len(VISEMES), device=self.device, dtype=encoded.dtype)
         self._branches = Branches.load(room=reasoner.room)
-        self.branched = False  # whether several plans share a pass
-        self.first_chunk = 0  # where in the pattern the stream begins
+        self._branched = False  # whether several plans share a pass
+        self._first_chunk = 0  # where in the pattern the stream begins
+
+    @contextmanager
+    def replaying(
+        self, pattern: Sequence[ChunkPattern], *, branched: bool = False, first_chunk: int = 0
+    ) -> Iterator[None]:
+        """Answer as another pattern says meanwhile, from its chunk ``first_chunk`` on."""
+        before = self._pattern, self._branched, self._first_chunk
+        self._pattern, self._branched, self._first_chunk = pattern, branched, first_chunk
+        try:
+            yield
+        finally:
+            self._pattern, self._branched, self._first_chunk = before
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
         """Passes over evidence and what is thought of the chunk so far; what a pass says is told before the next."""
@@ -450,7 +463,7 @@ class ShapeJudge(ShapeStage):
                     said = next(words)
                     deliver(Verdict(index, said, done, final=False))
                 # the acceptance rule looks at every pass before the next; which plans share one follows from the last
-                if self.branched:
+                if self._branched:
                     plans = self._branches.of(rows, None, np.array(said) if done else None)
                     rows = self._reasoner.score_branches(plans).cpu().numpy()[0]
                 else:
@@ -473,7 +486,7 @@ class ShapeJudge(ShapeStage):
         return torch.tensor(padded, device=self.device) + real_shape.FIRST_TOKEN
 
     def _answer(self, request: Request) -> ChunkPattern:
-        return self.pattern[(self.first_chunk + request.audio.index) % len(self.pattern)]
+        return self._pattern[(self._first_chunk + request.audio.index) % len(self._pattern)]
 
     def _tokens(self, request: Request) -> Tokens:
         return judged_tokens(request.draft.tokens, self._answer(request))
@@ -603,8 +616,7 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     generation, reasoning = devices(setup, options.tiny)
     session.shapes = real_shape.hearing(session.shapes, LISTEN_BACK_CHUNKS + 1)
     answers, source = measured_answers(frames_a_pass=options.frames_a_pass)
-    pattern = answers["serial"]
-    session.content |= {"setup": setup, "pattern": source, "replayed": written_pattern(pattern)}
+    session.content |= {"setup": setup, "pattern": source, "replayed": written_pattern(answers["serial"])}
     session.content |= {f"replayed_{way}": written_pattern(answers[mode]) for mode, way in WAYS.items()}
     session.content |= {"frames_a_pass": options.frames_a_pass, "regions": {}, "failed": {}}
     session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
@@ -624,9 +636,7 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
         session.log(f"{case.name}: {case}")
         session.save()
         try:
-            measured = measure_case(
-                session, models, case, pattern, answers, options, owed=bool(first), headline=place == 0
-            )
+            measured = measure_case(session, models, case, answers, options, owed=bool(first), headline=place == 0)
             first = first if place else measured
             if first and not any(one.region == cases[0].region for one in cases[place + 1 :]):
                 if options.policy_chunks:
@@ -645,18 +655,18 @@ def measure_case(
     session: Session,
     models: Models,
     case: Case,
-    pattern: Sequence[ChunkPattern],
-    answers: dict[str, Sequence[ChunkPattern]],
+    answers: Answers,
     options: argparse.Namespace,
     *,
     owed: bool,
     headline: bool,
 ) -> tuple[Stages, dict]:
-    """One case's blocks; its stages and its part of the file. answers: of the modes whose judge does not follow
-    ``pattern``; owed: the policies and the pace of speech still come, and need their time; headline: serial with
-    reasoning tokens too, and more chunks for the tail of the exact pipeline."""
+    """One case's blocks; its stages and its part of the file. owed: the policies and the pace of speech still come, and
+    need their time; headline: serial with reasoning tokens too, and more chunks for the tail of the exact pipeline."""
     parts = case.parts or parts_for(session, models, case.region)
-    stages = stages_of(session.shapes, models, case.region, case.steps, pattern, parts=parts, compiled=options.compile)
+    stages = stages_of(
+        session.shapes, models, case.region, case.steps, answers["serial"], parts=parts, compiled=options.compile
+    )
     session.log(f"decoded in {parts} parts; everything captured")
     session.content["regions"][case.name] = result = {
         "region": case.region, "steps": case.steps, "render_parts": parts, "window_s": session.shapes.window_s,
@@ -704,12 +714,11 @@ def run_blocks(
     stages: Stages,
     result: dict,
     wanted: dict[str, int],
-    answers: dict[str, Sequence[ChunkPattern]],
+    answers: Answers,
     block_chunks: int,
     owed_s: float,
 ) -> None:
     """Streams of one block each, the modes in turn, every chunk's sound given when the chunk before is out."""
-    exact = stages.judge.pattern
     samples = np.random.default_rng(0).normal(0, 0.1, block_chunks * CHUNK_SAMPLES).astype(np.float32)
     kept: dict[str, list[PipelineReport]] = {mode: [] for mode in MODES}
     for mode in ("serial", "speculative"):  # warm up
@@ -721,17 +730,16 @@ def run_blocks(
             session.log(f"no time left after {first_chunk} chunks")
             break
         began = time.monotonic()
-        stages.judge.first_chunk = first_chunk
         for mode, run in MODES.items():
             chunks = min(block_chunks, wanted[mode] - first_chunk)
-            stages.judge.pattern, stages.judge.branched = answers.get(mode, exact), WAYS.get(mode) == "branched"
             if chunks > 0:
-                kept[mode].append(run_without_frames(run, samples[: chunks * CHUNK_SAMPLES], stages))
+                pattern, branched = answers.get(mode, answers["serial"]), WAYS.get(mode) == "branched"
+                with stages.judge.replaying(pattern, branched=branched, first_chunk=first_chunk):
+                    kept[mode].append(run_without_frames(run, samples[: chunks * CHUNK_SAMPLES], stages))
                 keep(result, kept)
                 session.save()
         session.log(f"{first_chunk + block_chunks} chunks")
         slowest = max(slowest, time.monotonic() - began)
-    stages.judge.pattern, stages.judge.branched = exact, False
     for mode, numbers in result["runs"].items():
         first_ms = np.median(numbers["first_ms"])
         session.log(
@@ -774,14 +782,14 @@ def run_without_frames(
 def run_policies(session: Session, stages: Stages, result: dict, chunks: int) -> None:
     """Each policy for late verdicts over rejection rates, on drawn patterns: latency, and frames not as judged."""
     samples = np.zeros(chunks * CHUNK_SAMPLES, np.float32)
-    measured, result["policies"] = stages.judge.pattern, []
-    stages.judge.first_chunk = 0
+    result["policies"] = []
     for rate in POLICY_RATES:
-        stages.judge.pattern = pattern = random_pattern(rate, chunks, np.random.default_rng(0))
+        pattern = random_pattern(rate, chunks, np.random.default_rng(0))
         for name, policy in LATE_POLICIES.items():
             if session.left() < 5 + chunks * CHUNK_SAMPLES / SAMPLE_RATE_HZ:
                 continue
-            report = run_without_frames(partial(run_speculative, policy=policy, ahead=1), samples, stages)
+            with stages.judge.replaying(pattern):
+                report = run_without_frames(partial(run_speculative, policy=policy, ahead=1), samples, stages)
             wanted = [judged_tokens(one.drafted, pattern[one.index]) for one in report.commits]
             wrong = [one.tokens != tokens for one, tokens in zip(report.commits, wanted, strict=True)]
             frames = np.concatenate([np.not_equal(a.tokens, b) for a, b in zip(report.commits, wanted, strict=True)])
@@ -792,7 +800,6 @@ def run_policies(session: Session, stages: Stages, result: dict, chunks: int) ->
                 "plan_error": round(float(frames.mean()), 5), "counts": report.counts,
             })  # fmt: skip
         session.save()
-    stages.judge.pattern = measured
     session.log(f"{len(result['policies'])} runs of the policies for late verdicts")
 
 
@@ -808,10 +815,8 @@ def run_paced(session: Session, stages: Stages, result: dict, answers: Sequence[
     if session.left() < 5 + len(samples) / SAMPLE_RATE_HZ:
         session.log("no time left for the pace of speech")
         return
-    measured = stages.judge.pattern
-    stages.judge.first_chunk, stages.judge.pattern, stages.judge.branched = 0, answers, True
-    report = run_without_frames(partial(run_speculative, policy=POLICIES[mode]), samples, stages, pace="real time")
-    stages.judge.pattern, stages.judge.branched = measured, False
+    with stages.judge.replaying(answers, branched=True):
+        report = run_without_frames(partial(run_speculative, policy=POLICIES[mode]), samples, stages, pace="real time")
     result["paced"] = {"mode": mode} | paced_numbers(report)
     session.log(f"at the pace of speech: p99 {np.percentile(result['paced']['latency_ms'], 99):.1f} ms")
     session.save()

@@ -33,6 +33,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.token_tree import TokenTree
 from specsync_lib.units import (
     CHUNK_SAMPLES,
+    ENCODER_POSITION_MEL_FRAMES,
     FRAMES_PER_CHUNK,
     HOP_SAMPLES,
     MEL_BANDS,
@@ -61,7 +62,6 @@ FP8_LEAST_ROWS = 16  # cuBLAS' FP8 product is slower on fewer rows than on these
 CACHED_FRAMES = 2  # of each causal convolution with three taps in time
 WARM_UPS = 3
 DRAFT_HIDDEN, DRAFT_COEFFICIENTS = 1024, 64
-ENCODER_POSITIONS_A_SECOND = 50
 FIRST_TOKEN = 32  # the visemes are any 15 tokens of the vocabulary
 EVIDENCE_A_FRAME = TOKENS_A_FRAME - 1  # of the reasoner's script
 
@@ -112,17 +112,6 @@ FULL = Shapes(
     condition_tokens=512,
 )  # fmt: skip
 
-
-def hearing(shapes: Shapes, chunks: int) -> Shapes:
-    """The same shapes with an encoder that hears so many chunks of sound, not padded to Whisper's 30 s.
-
-    So a live judge of this suite listens (`pipeline_stages.Listener`, `teacher.encode`).
-    """
-    window_s = chunks * CHUNK_SAMPLES / SAMPLE_RATE_HZ
-    positions = round(window_s * ENCODER_POSITIONS_A_SECOND)
-    return replace(shapes, window_s=window_s, encoder=shapes.encoder | {"max_source_positions": positions})
-
-
 TINY = Shapes(
     name="tiny",
     encoder={
@@ -148,6 +137,18 @@ TINY = Shapes(
     cache_tokens=224,
     condition_tokens=16,
 )  # fmt: skip
+
+
+def hearing(shapes: Shapes, chunks: int) -> Shapes:
+    """The same shapes with an encoder that hears so many chunks of sound, not padded to Whisper's 30 s.
+
+    So a live judge of this suite listens (`pipeline_stages.Listener`, `teacher.encode`).
+    """
+    samples = chunks * CHUNK_SAMPLES
+    positions = samples // (ENCODER_POSITION_MEL_FRAMES * HOP_SAMPLES)
+    return replace(
+        shapes, window_s=samples / SAMPLE_RATE_HZ, encoder=shapes.encoder | {"max_source_positions": positions}
+    )
 
 
 # --- building without weights -----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from specsync_lib.files import atomic_path
 LAYER = 4  # of 6; the best of 2, 3 and 4 for the same and for unseen speakers (model card)
 CONTEXT_POSITIONS = 2
 WIDTH, HEADS, POSITIONS = 512, 8, 1500
-POSITION_SAMPLES = 2 * units.HOP_SAMPLES  # 50 positions a second
+POSITION_SAMPLES = units.ENCODER_POSITION_MEL_FRAMES * units.HOP_SAMPLES
 FEATURES = WIDTH * (2 * CONTEXT_POSITIONS + 1)
 WINDOW_SAMPLES = POSITIONS * POSITION_SAMPLES  # 30 s; longer recordings are encoded piece by piece
 POSITION_TIME_S = 0.005  # the probe learns the 10 ms that begin at its position: their middle is this far behind it

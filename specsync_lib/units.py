@@ -23,8 +23,13 @@ CHUNK_SAMPLES = SAMPLE_RATE_HZ * FRAMES_PER_CHUNK // VIDEO_FPS
 # The draft's window around a video frame's centre, in log-mel frames: 110 ms back, 60 ms ahead, 180 ms of hops.
 WINDOW_BACK_MEL_FRAMES = 11
 WINDOW_AHEAD_MEL_FRAMES = 6
-LISTEN_BACK_CHUNKS = 8  # of the past, which a live judge's Whisper hears again with every chunk: 3.6 s with it
 WINDOW_MEL_FRAMES = WINDOW_BACK_MEL_FRAMES + 1 + WINDOW_AHEAD_MEL_FRAMES  # 18
+
+ENCODER_POSITION_MEL_FRAMES = 2  # Whisper's second convolution has stride 2: 50 positions per second
+# Of the past, a live judge's Whisper hears 3.2 s again with every chunk. Strict frame accuracy of the probe on 14 test
+# prompts: 67.5, 75.4, 76.8, 77.4, 78.9 and 79.3 % for 0, 1, 2, 4, 8 and 16 chunks of past; 84.5 % with the whole
+# recording, its future above all.
+LISTEN_BACK_CHUNKS = 8
 
 # The 15 visemes of the OVR/Oculus LipSync set; a viseme's index is its position here.
 VISEMES = ("sil", "PP", "FF", "TH", "DD", "kk", "CH", "SS", "nn", "RR", "aa", "E", "ih", "oh", "ou")
