@@ -202,15 +202,18 @@ class Spread:
 
     @classmethod
     def of(cls, row: Mapping[str, object]) -> "Spread":
-        """From a measured row: its ``quantiles_ms`` at equal steps, or what it has of median, p20, p80 and p99.
+        """From a measured row: its ``quantiles_ms`` at equal steps and its p99, without which one outlier would stretch
+        over the last twentieth; or what it has of median, p20, p80 and p99.
 
         Raises
         ------
         InputError: the row has no median.
         """
         if "quantiles_ms" in row:
-            values = tuple(row["quantiles_ms"])
-            return cls(tuple(np.linspace(0, 1, len(values))), values)
+            values = row["quantiles_ms"]
+            known = dict(zip(np.linspace(0, 1, len(values)), values, strict=True))
+            known |= {0.99: row["p99_ms"]} if "p99_ms" in row else {}
+            return cls(*zip(*sorted(known.items()), strict=True))
         if "median_ms" not in row:
             raise InputError(f"stage times: a row without median_ms: {dict(row)}")
         median = row["median_ms"]
@@ -228,11 +231,14 @@ class Spread:
 
     def split(self, share: float) -> tuple["Spread", "Spread"]:
         """The fastest share of the times, and the others."""
-        ends = ((0.0, share), (share, 1.0))
-        shares = [np.linspace(low, high, len(self.shares)) for low, high in ends]
-        fast, slow = (tuple(map(float, np.interp(part, self.shares, self.values_ms))) for part in shares)
-        even = tuple(np.linspace(0, 1, len(self.shares)))
-        return Spread(even, fast), Spread(even, slow)
+
+        def part(low: float, high: float) -> Spread:
+            inner = [known for known in self.shares if low < known < high]
+            shares = np.array([low, *inner, high])
+            values = np.interp(shares, self.shares, self.values_ms)
+            return Spread(tuple(map(float, (shares - low) / (high - low))), tuple(map(float, values)))
+
+        return part(0.0, share), part(share, 1.0)
 
     def times(self, factor: float) -> "Spread":
         """The same spread, faster or slower."""
@@ -544,7 +550,8 @@ def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
     So contention between judge and generator is in the speculative run's times, and the model adds none. The file holds
     the times of all steps together, and of all renders; two things are known of their order. Where the last step waits
     for the judge's first pass, the steps before it shared the machine with that pass, so the last ones are the fastest.
-    The last part of a chunk that is decoded in parts brings the frames to the host, so it is the slowest; parts that a
+    The last part of a chunk that is decoded in parts brings the frames to the host, so it is the slowest of the serial
+    run, where nothing works beside the generator; every mode's last part takes as long as there, and parts that a
     rejection dropped were not the last.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -561,6 +568,8 @@ def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
             last_render, render = None, spreads["render"]
             if parts > 1:
                 render, last_render = render.split(1 - stages["commit"]["n"] / stages["render"]["n"])
+                if alone := found.get(region, {}).get("serial"):
+                    last_render = alone.last_render
             found.setdefault(region, {})[mode] = Setup(
                 name=f"{content['setup']} {region}".strip(),
                 label=content["label"],

@@ -330,6 +330,23 @@ def test_a_spread_splits_into_its_faster_and_its_slower_times():
     assert np.mean(drawn) == pytest.approx(np.mean(whole), rel=0.03)
 
 
+def test_one_outlier_is_not_stretched_over_the_last_twentieth():
+    row = {"median_ms": 4.0, "p99_ms": 6.0, "quantiles_ms": [*np.linspace(2.0, 5.9, 20), 80.0]}
+    spread = simulate.Spread.of(row)
+    rng = np.random.default_rng(0)
+    assert np.percentile([spread.draw_s(rng) for _ in range(5000)], 98) < 0.006
+    slow = spread.split(0.5)[1]
+    assert np.interp(0.98, slow.shares, slow.values_ms) == pytest.approx(6.0)  # a split keeps what is known
+
+
+def test_the_last_part_of_the_frames_takes_what_it_takes_where_nothing_works_beside_it():
+    path = simulate.MEASUREMENTS_DIR / "pipeline_h200.json"
+    modes = simulate.measured_setups(path)["512px"]
+    assert modes["serial"].render_parts == 3
+    assert {setup.last_render for setup in modes.values()} == {modes["serial"].last_render}
+    assert modes["speculative_branched"].render != modes["serial"].render
+
+
 def test_the_last_of_a_chunks_steps_and_renders_takes_its_own_time():
     setup = simulate.reference_setup(steps=3)
     late = simulate.replace(setup, last_step=simulate.exactly(50.0), last_render=simulate.exactly(70.0), render_parts=2)
