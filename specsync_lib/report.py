@@ -250,22 +250,26 @@ CAPTIONS = {
 }
 
 
-def display_value(entry: Entry, value: float | None = None) -> str:
-    """A number as read: fractions in per cent, three significant digits, its unit."""
-    value = entry["value"] if value is None else value
-    if entry["unit"] == "fraction":
-        return f"{100 * value:.1f} %"
+def display_value(entry: Entry) -> str:
+    """A number as read, with its unit."""
+    unit = {"fraction": "%", "ratio": "", "1": ""}.get(entry["unit"], entry["unit"])
+    return f"{display_number(entry['value'], entry['unit'])} {unit}".rstrip()
+
+
+def display_number(value: float, unit: str) -> str:
+    """A number of that unit as read, without the unit: fractions in per cent, else three significant digits."""
+    if unit == "fraction":
+        return f"{100 * value:.1f}"
     magnitude = 0 if value == 0 else math.floor(math.log10(abs(value)))
     text = (
         f"{value:,}" if isinstance(value, int) else f"{value:,.{min(max(SIGNIFICANT_DIGITS - 1 - magnitude, 0), 6)}f}"
     )
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return text if entry["unit"] in ("ratio", "1") else f"{text} {entry['unit']}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def display_interval(entry: Entry) -> str:
     """The interval of a number, without its unit: that stands before it."""
-    return " to ".join(display_value(entry, entry[end]).partition(" ")[0] for end in ("low", "high"))
+    return " to ".join(display_number(entry[end], entry["unit"]) for end in ("low", "high"))
 
 
 def reading(key: str) -> str:

@@ -567,9 +567,8 @@ def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
             last_step, step = spreads["step"].split(1 / steps) if held else (None, spreads["step"])
             last_render, render = None, spreads["render"]
             if parts > 1:
-                render, last_render = render.split(1 - stages["commit"]["n"] / stages["render"]["n"])
-                if alone := found.get(region, {}).get("serial"):
-                    last_render = alone.last_render
+                render, _ = renders_by_part(stages)
+                _, last_render = renders_by_part(result["stages"].get("serial", stages))
             found.setdefault(region, {})[mode] = Setup(
                 name=f"{content['setup']} {region}".strip(),
                 label=content["label"],
@@ -590,6 +589,14 @@ def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
                 rewind=spreads.get("rewind", NOTHING),
             )
     return found
+
+
+def renders_by_part(stages: Mapping[str, Mapping]) -> tuple[Spread, Spread]:
+    """Of a run's stage times, where a chunk is decoded in parts: the renders of all parts but the last, and the last's.
+
+    One render in every committed chunk was its last, and those took longest.
+    """
+    return Spread.of(stages["render"]).split(1 - stages["commit"]["n"] / stages["render"]["n"])
 
 
 def check_measured(rng: np.random.Generator, directory: Path | None = None) -> pd.DataFrame:

@@ -340,11 +340,14 @@ def test_one_outlier_is_not_stretched_over_the_last_twentieth():
 
 
 def test_the_last_part_of_the_frames_takes_what_it_takes_where_nothing_works_beside_it():
-    path = simulate.MEASUREMENTS_DIR / "pipeline_h200.json"
-    modes = simulate.measured_setups(path)["512px"]
-    assert modes["serial"].render_parts == 3
-    assert {setup.last_render for setup in modes.values()} == {modes["serial"].last_render}
-    assert modes["speculative_branched"].render != modes["serial"].render
+    in_parts = 0
+    for path in simulate.measured_files():  # whichever mode such a file names first
+        for modes in simulate.measured_setups(path).values():
+            if modes["serial"].render_parts > 1:
+                in_parts += 1
+                assert {setup.last_render for setup in modes.values()} == {modes["serial"].last_render}
+                assert modes["speculative"].render != modes["serial"].render
+    assert in_parts > 1
 
 
 def test_the_last_of_a_chunks_steps_and_renders_takes_its_own_time():
