@@ -10,7 +10,7 @@ import pandas as pd
 from specsync_lib import figures
 from specsync_lib.audio import load_audio
 from specsync_lib.files import atomic_path
-from specsync_lib.provenance import PLOTS_DIR, RUN_DIR
+from specsync_lib.paths import PLOTS_DIR, RUN_DIR
 from specsync_lib.units import SAMPLE_RATE_HZ, VIDEO_FPS, VISEMES
 
 OVERVIEW = Path(__file__).with_name("overview.png")

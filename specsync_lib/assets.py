@@ -26,8 +26,8 @@ from typing import BinaryIO
 from tqdm.auto import tqdm
 
 from specsync_lib.errors import InputError
+from specsync_lib.paths import ASSETS_FILE
 
-ASSETS_FILE = Path(__file__).resolve().parent.parent / "data" / "assets.toml"
 LISTING = "members.sha256"
 DOWNLOAD_TIMEOUT_S = 900
 STALE_TEMPORARY_S = 24 * 3600

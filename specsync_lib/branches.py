@@ -21,11 +21,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from specsync_lib.errors import InputError
-from specsync_lib.provenance import PROJECT_ROOT
-from specsync_lib.summary import write_json
+from specsync_lib.files import write_json
+from specsync_lib.paths import MODELS_DIR
 from specsync_lib.units import VISEMES
 
-PATH = PROJECT_ROOT / "data" / "models" / "reasoner" / "viseme_changes.json"
+PATH = MODELS_DIR / "reasoner" / "viseme_changes.json"
 TOKENS_A_FRAME = 5  # of the reasoner's script, the frame's own the last: held-out speech takes 5.0
 
 

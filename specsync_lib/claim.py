@@ -34,12 +34,12 @@ from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.latent_basis import Coder, LatentBasis
 from specsync_lib.latent_material import REFERENCE, Film, Material, Speech
+from specsync_lib.paths import MEASUREMENTS_DIR
 from specsync_lib.units import FRAMES_PER_SLOT
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MEASUREMENTS_DIR = wan.MODELS_DIR.parent / "measurements"
 RESULT, LIPS, LIPS_FACTS, PREVIEW = "claim.json", "claim_lips.csv", "lips.json", "preview.png"
 
 CONDITIONS = {
@@ -161,7 +161,7 @@ def write_lips(
     from PIL import Image
 
     from specsync_lib.lip_reader import load_lip_reader
-    from specsync_lib.wan_training import device_facts
+    from specsync_lib.provenance import device_facts
 
     started = time.perf_counter()
     vae, basis = wan.load_vae(vae_source, device=device), latent_basis.load_latent_basis(basis_folder)
@@ -282,7 +282,7 @@ def write_table(work: Path, out: Path, command: str = "") -> Claim:
     import pandas as pd
 
     from specsync_lib import provenance
-    from specsync_lib.summary import write_json
+    from specsync_lib.files import write_json
 
     try:
         lips = pd.read_csv(work / "lips.csv")

@@ -17,9 +17,9 @@ import soxr
 
 from specsync_lib.alignment import Phone
 from specsync_lib.audio import write_flac
-from specsync_lib.corpus import CLIPS_DIR
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
+from specsync_lib.paths import CLIPS_DIR
 from specsync_lib.units import SAMPLE_RATE_HZ
 from specsync_lib.visemes import PIPER_TO_VISEME
 

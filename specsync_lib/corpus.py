@@ -29,13 +29,11 @@ from specsync_lib.assets import asset, cache_dir
 from specsync_lib.audio import load_audio
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
+from specsync_lib.paths import CLIPS_DIR, SPLITS_FILE
 from specsync_lib.units import VIDEO_FPS, VISEMES
 from specsync_lib.visemes import SyncPlan
 
 Split = Literal["train", "validation", "test"]
-DATA_DIR = Path(__file__).resolve().parent.parent / "data"
-SPLITS_FILE = DATA_DIR / "splits.json"
-CLIPS_DIR = DATA_DIR / "clips"
 CORPUS_ASSET = "speech-en"
 
 SPLIT_SHARES: dict[Split, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}  # of the aligned frames

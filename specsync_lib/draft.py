@@ -17,11 +17,12 @@ from scipy.signal import lfilter
 from kernels.project_latents.reference import ProjectionWeights, project_latents
 from specsync_lib import units
 from specsync_lib.errors import InputError
+from specsync_lib.paths import MODELS_DIR
 
 if TYPE_CHECKING:  # a bare GPU machine lacks the packages of the features and of the plans' tables
     from specsync_lib.visemes import SyncPlan
 
-MODEL_DIR = Path(__file__).resolve().parent.parent / "data" / "models" / "draft"
+MODEL_DIR = MODELS_DIR / "draft"
 FRAMES_PER_CALL = 4096  # bounds the windows' memory to about 25 MB whatever the recording's length
 
 # The normaliser subtracts a running mean spectrum: a voice's and a channel's long-term average, heard so far.

@@ -19,6 +19,7 @@ from matplotlib.patches import Patch
 from specsync_lib.acceptance_statistics import accepted_run_lengths, at_threshold, confusion_matrix
 from specsync_lib.figures import ROLE_COLOURS, ROLE_MARKERS, labelled
 from specsync_lib.units import VIDEO_FPS, VISEMES
+from specsync_lib.visemes import viseme_codes
 
 CLAIMED_THRESHOLD, CLAIMED_ACCEPTANCE = 0.85, 0.88  # the source report's operating point
 # What a frame of the strip can be, in the order of its colour table.
@@ -35,11 +36,6 @@ class Drawing:
 
     artists: Sequence[Artist]
     move: Callable[[float], None]
-
-
-def viseme_codes(names: pd.Series) -> np.ndarray:
-    """Indices into ``units.VISEMES``; -1 for a name outside the set or a missing one."""
-    return pd.Categorical(names, categories=VISEMES).codes
 
 
 def draw_acceptance(

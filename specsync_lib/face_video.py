@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from specsync_lib import generation, latent_basis, wan
+from specsync_lib import generation, latent_basis, paths, wan
 from specsync_lib import sync_metrics as sync
 from specsync_lib.compositing import FACE_BOX, FEATHER_PX, composite, cut, feather, inside, reader_box
 from specsync_lib.draft import load_draft, normalise
@@ -34,8 +34,8 @@ from specsync_lib.visemes import SyncPlan
 if TYPE_CHECKING:
     from specsync_lib.head import Head
 
-CHUNK_TIMES = wan.MODELS_DIR.parent / "measurements" / "wan_chunk_h200.json"
-MINI_METRICS = wan.MODELS_DIR / "wan_mini" / "metrics.json"
+CHUNK_TIMES = paths.MEASUREMENTS_DIR / "wan_chunk_h200.json"
+MINI_METRICS = paths.MODELS_DIR / "wan_mini" / "metrics.json"
 # Of sync_report's measures, those that speak for the whole video.
 HEADLINES = (
     "av_offset_ms", "lip_r", "lip_error_mm", "jitter_ratio", "silence_motion_ratio", "closure_rate",

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from specsync_lib.files import atomic_path
-from specsync_lib.provenance import PLOTS_DIR
+from specsync_lib.paths import PLOTS_DIR
 from specsync_lib.summary import LABELS
 
 # Okabe and Ito, "Color Universal Design" (2008): told apart under the common colour-vision deficiencies.

@@ -1,5 +1,6 @@
 """Outputs that are either whole or absent."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -32,3 +33,9 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text in UTF-8, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write strict JSON (no NaN) whole or not at all."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text)

@@ -27,6 +27,7 @@ import torch
 from specsync_lib import real_shape, wan
 from specsync_lib.branches import ROOMS, USUAL_ROOM, Branches, Room
 from specsync_lib.errors import InputError
+from specsync_lib.files import write_json
 from specsync_lib.latency_numbers import paced_numbers, run_numbers, spread, stage_numbers
 from specsync_lib.pipeline import (
     ChunkAudio,
@@ -62,7 +63,6 @@ from specsync_lib.simulate import (
     random_pattern,
     written_pattern,
 )
-from specsync_lib.summary import write_json
 from specsync_lib.units import (
     CHUNK_SAMPLES,
     FRAMES_PER_CHUNK,

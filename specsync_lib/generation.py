@@ -42,7 +42,14 @@ from torch import Tensor
 from specsync_lib import wan
 from specsync_lib.compositing import IDLE_COLUMNS
 from specsync_lib.errors import InputError
-from specsync_lib.units import FRAMES_PER_CHUNK, FRAMES_PER_SLOT, SLOTS_PER_CHUNK, VISEMES
+from specsync_lib.units import (
+    FRAMES_PER_CHUNK,
+    FRAMES_PER_SLOT,
+    LATENT_CHANNELS,
+    PIXELS_PER_LATENT,
+    SLOTS_PER_CHUNK,
+    VISEMES,
+)
 from specsync_lib.visemes import SyncPlan
 
 if TYPE_CHECKING:
@@ -56,7 +63,7 @@ TOKENS = PLAN_BACK_FRAMES + FRAMES_PER_CHUNK + PLAN_AHEAD_FRAMES
 IDLE_FEATURES = 3 + len(IDLE_COLUMNS)
 TOKEN_FEATURES = len(VISEMES) + 1 + IDLE_FEATURES + 1 + TOKENS  # viseme, openness, idle, known, place
 POSE_SCALE = 10.0  # a sway of 0.1 rad weighs as much as a whole unit
-INPUT_CHANNELS = 3 * wan.LATENT_CHANNELS + SLOTS_PER_CHUNK + 1
+INPUT_CHANNELS = 3 * LATENT_CHANNELS + SLOTS_PER_CHUNK + 1
 TIME_SCALE = 1000.0  # Wan's timesteps
 STILL_FRAMES = 1 + 2 * FRAMES_PER_SLOT  # the last of its 3 slots is the still one
 
@@ -220,15 +227,15 @@ class FaceGenerator:
 
     def __init__(self, vae: "AutoencoderKLWan", transformer: "WanTransformer3DModel", reference: np.ndarray) -> None:
         given = (transformer.config.in_channels, transformer.config.out_channels, transformer.config.text_dim)
-        if given != (INPUT_CHANNELS, wan.LATENT_CHANNELS, TOKEN_FEATURES):
+        if given != (INPUT_CHANNELS, LATENT_CHANNELS, TOKEN_FEATURES):
             raise InputError(
                 f"face generator: a transformer with {given} channels in, out and per token; wan-mini's has "
-                f"{(INPUT_CHANNELS, wan.LATENT_CHANNELS, TOKEN_FEATURES)}"
+                f"{(INPUT_CHANNELS, LATENT_CHANNELS, TOKEN_FEATURES)}"
             )
         if reference.ndim != 3 or reference.shape[0] != reference.shape[1] or reference.shape[2] != 3:
             raise InputError(f"face generator: a reference {reference.shape}, expected a square picture [px, px, 3]")
         self.px = reference.shape[0]
-        patch = wan.PIXELS_PER_LATENT * transformer.config.patch_size[1]
+        patch = PIXELS_PER_LATENT * transformer.config.patch_size[1]
         if self.px % patch or reference.dtype != np.uint8:
             raise InputError(f"face generator: a reference of {self.px} px, {reference.dtype}; give uint8, {patch}k px")
         self.vae, self.transformer = vae, transformer
@@ -249,8 +256,8 @@ class FaceGenerator:
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
         """[16, 3, h, w] of a chunk."""
-        side = self.px // wan.PIXELS_PER_LATENT
-        return wan.LATENT_CHANNELS, SLOTS_PER_CHUNK, side, side
+        side = self.px // PIXELS_PER_LATENT
+        return LATENT_CHANNELS, SLOTS_PER_CHUNK, side, side
 
     def begin(
         self,

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from specsync_lib.errors import InputError
 from specsync_lib.locks import exclusive
+from specsync_lib.paths import PROJECT_ROOT
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
 STAMP_NAME = "specsync-install"
 TORCH_INDEX_VARIABLE = "SPECSYNC_TORCH_INDEX"
 

@@ -7,9 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from specsync_lib.figures import ROLE_COLOURS, ROLE_MARKERS, labelled
-from specsync_lib.provenance import PROJECT_ROOT
+from specsync_lib.paths import MEASUREMENTS_DIR
 
-MEASUREMENTS_DIR = PROJECT_ROOT / "data" / "measurements"
 CLAIMED_MS = 15.0  # the source report: "kernel overhead under 15 ms"
 IMPLEMENTATION_ROLES = {"kernel": "accepted", "compile": "draft", "cublas": "coverage", "eager": "baseline"}
 IMPLEMENTATION_NAMES = {

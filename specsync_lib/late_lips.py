@@ -15,15 +15,16 @@ import pandas as pd
 
 from specsync_lib.draft_evaluation import interval
 from specsync_lib.errors import InputError
+from specsync_lib.files import write_json
 from specsync_lib.head import Head, face_tracks
 from specsync_lib.metrics import bootstrap_by_group
-from specsync_lib.provenance import PROJECT_ROOT, machine
+from specsync_lib.paths import MEASUREMENTS_DIR
+from specsync_lib.provenance import machine
 from specsync_lib.referee_numbers import FRAMES_FILE
-from specsync_lib.summary import write_json
 from specsync_lib.units import FRAMES_PER_CHUNK
 from specsync_lib.visemes import SyncPlan
 
-PATH = PROJECT_ROOT / "data" / "measurements" / "late_lips.json"
+PATH = MEASUREMENTS_DIR / "late_lips.json"
 # What goes out, and the column of the judged frames that holds it.
 PLANS = {"the draft stands": "draft", "the lenient rule's plan": "lenient", "truth": "truth"}
 

@@ -26,8 +26,8 @@ from matplotlib.patches import Patch
 from specsync_lib.figures import ROLE_COLOURS, ROLE_MARKERS, labelled
 from specsync_lib.kernel_figures import measurement, results_table, select
 from specsync_lib.latency_numbers import Interval, buffer_for, percentile_interval, playout
+from specsync_lib.paths import display_path
 from specsync_lib.pipeline import PipelineReport
-from specsync_lib.provenance import display_path
 from specsync_lib.simulate import (
     CHUNK_MS,
     LABEL,

@@ -43,13 +43,15 @@ from specsync_lib.draft import DraftPlan, load_draft
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.latent_material import Film, Material, Speech
+from specsync_lib.paths import MODELS_DIR, RUN_DIR
+from specsync_lib.tensors import read_checked
 from specsync_lib.units import FRAMES_PER_CHUNK, FRAMES_PER_SLOT, SLOTS_PER_CHUNK
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
-MODEL_DIR = wan.MODELS_DIR / "latent_basis"
-WORK_DIR = wan.MODELS_DIR.parent / "run" / "latent_basis"
+MODEL_DIR = MODELS_DIR / "latent_basis"
+WORK_DIR = RUN_DIR / "latent_basis"
 WEIGHTS, CONFIG, METRICS, RIVALS = "latent_basis.safetensors", "config.json", "metrics.json", "rivals.safetensors"
 COEFFICIENTS = 64
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -107,12 +109,12 @@ class LatentBasis:
         ------
         InputError: latents of another size, or another VAE's.
         """
-        side = region_px // wan.PIXELS_PER_LATENT
+        side = region_px // units.PIXELS_PER_LATENT
         if self.z0.shape[1:] != (side, side):
             h, w = self.z0.shape[1:]
             raise InputError(
                 f"latent basis: made for {h}x{w} latents, a region of {region_px} px has {side}x{side}; "
-                f"use {h * wan.PIXELS_PER_LATENT} px or fit another basis"
+                f"use {h * units.PIXELS_PER_LATENT} px or fit another basis"
             )
         if vae_sha256(vae) != self.vae_sha256:
             raise InputError("latent basis: fitted on another VAE's latents; run specsync_lib.latent_basis again")
@@ -167,7 +169,7 @@ def load_latent_basis(folder: str | Path = MODEL_DIR) -> LatentBasis:
         raise InputError(f"{folder / CONFIG}: not readable ({error}); run specsync_lib.latent_basis") from error
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{folder / WEIGHTS}: absent; restore it or run specsync_lib.latent_basis")
-    state = wan.read_checked([folder / WEIGHTS], expected)
+    state = read_checked([folder / WEIGHTS], expected)
     return LatentBasis(**{name: tensor.float() for name, tensor in state.items()}, **sources)
 
 
@@ -197,9 +199,7 @@ def load_rivals(work: Path, basis: LatentBasis) -> dict[str, Tensor]:
     path = work / RIVALS
     if not path.is_file():
         raise InputError(f"{path}: absent; run specsync_lib.latent_basis with this work folder")
-    return wan.read_checked(
-        [path], {"energy": (units.WINDOW_MEL_FRAMES + 1, count), "ordered": (2 * hidden - 1, count)}
-    )
+    return read_checked([path], {"energy": (units.WINDOW_MEL_FRAMES + 1, count), "ordered": (2 * hidden - 1, count)})
 
 
 @dataclass(frozen=True)
@@ -655,7 +655,7 @@ def run(
     ------
     InputError: the VAE, the draft or the material is unfit.
     """
-    from specsync_lib.wan_training import device_facts
+    from specsync_lib.provenance import device_facts
 
     vae, draft, material = wan.load_vae(vae_source, device=device), load_draft(), latent_material.load_material(work)
     fitted = fit(material, WanCoder(vae, dtype), draft, vae_sha256(vae), coefficients)

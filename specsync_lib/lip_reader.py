@@ -23,7 +23,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from specsync_lib.errors import InputError
-from specsync_lib.wan import MODELS_DIR, read_checked
+from specsync_lib.paths import MODELS_DIR
+from specsync_lib.tensors import read_checked
 
 MODEL_DIR = MODELS_DIR / "lip_reader"
 WEIGHTS = "lip_reader.safetensors"

@@ -158,7 +158,7 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=options.learning_rate, weight_decay=0.02)
 
     def _resume(self, net: LipNet, folder: Path) -> None:
-        from specsync_lib.wan import read_checked
+        from specsync_lib.tensors import read_checked
 
         state = {name: value for name, value in net.state_dict().items() if value.is_floating_point()}
         self.done_minutes = trained_minutes(folder)

@@ -356,7 +356,7 @@ def load_models(
     if face == "wan-mini":
         basis, label = load_latent_basis(), "measured"
         vae, transformer = wan.load_vae("wan-mini"), wan.load_transformer("wan-mini")
-        side_px = basis.z0.shape[-1] * wan.PIXELS_PER_LATENT
+        side_px = basis.z0.shape[-1] * units.PIXELS_PER_LATENT
         basis.check(vae, side_px)
         still = wan.denormalise_latents(basis.z0[None, :, None].expand(-1, -1, units.SLOTS_PER_CHUNK, -1, -1), vae)
         with torch.no_grad():
@@ -364,7 +364,7 @@ def load_models(
     elif face == "shape":
         basis, label = _random_basis(draft, seed), "real-shape"
         vae = new_vae(VAE_BASE_DIM, seed).eval().requires_grad_(False)
-        vae.register_to_config(latents_mean=[0.0] * wan.LATENT_CHANNELS, latents_std=[1.0] * wan.LATENT_CHANNELS)
+        vae.register_to_config(latents_mean=[0.0] * units.LATENT_CHANNELS, latents_std=[1.0] * units.LATENT_CHANNELS)
         transformer = new_transformer(Size(), seed).eval().requires_grad_(False)
         reference = np.full((REGION_PX, REGION_PX, 3), 128, np.uint8)
     else:
@@ -386,9 +386,9 @@ def load_models(
 def _random_basis(draft: "ProjectionWeights", seed: int) -> LatentBasis:
     """A basis of wan-mini's size that fits a draft."""
     generator = torch.Generator().manual_seed(seed)
-    side = REGION_PX // wan.PIXELS_PER_LATENT
-    size = wan.LATENT_CHANNELS * side * side
+    side = REGION_PX // units.PIXELS_PER_LATENT
+    size = units.LATENT_CHANNELS * side * side
     basis = torch.randn(COEFFICIENTS, size, generator=generator) / size**0.5
     w_coef = torch.randn(draft.w1.shape[1] + 1, COEFFICIENTS, generator=generator) / draft.w1.shape[1] ** 0.5
-    z0 = torch.randn(wan.LATENT_CHANNELS, side, side, generator=generator)
+    z0 = torch.randn(units.LATENT_CHANNELS, side, side, generator=generator)
     return LatentBasis(basis, w_coef, z0, hidden_sha256(draft), "")

@@ -1,20 +1,21 @@
-"""Where this run writes, and what it ran on: the facts that every measurement carries."""
+"""What a run ran on: the facts that every measurement carries."""
 
 import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import psutil
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-# The two folders a run writes to; the variables let a test or a second checkout of the data redirect a whole run.
-RUN_DIR = PROJECT_ROOT / os.environ.get("SPECSYNC_RUN_DIR", "data/run")
-PLOTS_DIR = PROJECT_ROOT / os.environ.get("SPECSYNC_PLOTS_DIR", "plots")
-NOTEBOOKS_DIR = PROJECT_ROOT / "notebooks"
+from specsync_lib.paths import PROJECT_ROOT
+
+if TYPE_CHECKING:
+    import torch
 
 REPORTED_PACKAGES = (
     "torch",
@@ -35,12 +36,6 @@ REPORTED_PACKAGES = (
     "papermill",
     "ipywidgets",
 )
-
-
-def display_path(path: str | Path) -> str:
-    """A path as reports show it: relative to the project with forward slashes, else as it is."""
-    path = Path(path)
-    return path.relative_to(PROJECT_ROOT).as_posix() if path.is_relative_to(PROJECT_ROOT) else path.as_posix()
 
 
 def package_version(name: str) -> str:
@@ -108,3 +103,11 @@ def versions() -> pd.DataFrame:
     rows += [(name, package_version(name)) for name in REPORTED_PACKAGES]
     rows += [("cpu", f"{cpu_model()} ({usable_cores()} cores usable)"), ("commit", commit())]
     return pd.DataFrame(rows, columns=["what", "version"])
+
+
+def device_facts(device: "torch.device") -> dict[str, str]:
+    """What the run ran on. (provenance.machine needs packages that a bare training machine may lack.)"""
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {"device": name, "torch": torch.__version__, "python": sys.version.split()[0]}

@@ -36,7 +36,9 @@ from specsync_lib.units import (
     ENCODER_POSITION_MEL_FRAMES,
     FRAMES_PER_CHUNK,
     HOP_SAMPLES,
+    LATENT_CHANNELS,
     MEL_BANDS,
+    PIXELS_PER_LATENT,
     SAMPLE_RATE_HZ,
     SLOTS_PER_CHUNK,
     STFT_SAMPLES,
@@ -44,7 +46,6 @@ from specsync_lib.units import (
     VIDEO_WIDTH_PX,
     VISEMES,
 )
-from specsync_lib.wan import LATENT_CHANNELS, PIXELS_PER_LATENT
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel

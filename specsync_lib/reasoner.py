@@ -41,10 +41,11 @@ from specsync_lib.alignment import normalise_text, pronounce
 from specsync_lib.assets import asset, cache_dir, pins
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
+from specsync_lib.paths import MODELS_DIR
 from specsync_lib.token_tree import TokenTree
 from specsync_lib.visemes import ARPABET_TO_VISEME, VISEME_INDEX
 
-MODEL_DIR = Path(__file__).resolve().parent.parent / "data" / "models" / "reasoner"
+MODEL_DIR = MODELS_DIR / "reasoner"
 DEFAULT_MODEL = "smollm2"
 
 # One letter a viseme, chosen to say what it means; X is the mouth at rest.

@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from kernels.verify_prefix import Backend
-from specsync_lib import acceptance, branches, evaluation, provenance, reasoner
+from specsync_lib import acceptance, branches, evaluation, paths, provenance, reasoner
 from specsync_lib.acceptance import ChunkVerdict, Rule, row_fault, verify_chunk
 from specsync_lib.acceptance_policy import (
     AcceptancePolicy,
@@ -51,7 +51,8 @@ from specsync_lib.draft import DraftPlan, draft_plan, load_draft
 from specsync_lib.draft_evaluation import teacher_plan
 from specsync_lib.errors import InputError
 from specsync_lib.features import Word, load_whisper, transcribe
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, write_json
+from specsync_lib.paths import MEASUREMENTS_DIR, display_path
 from specsync_lib.reasoner import (
     MODEL_DIR,
     ChunkEvidence,
@@ -64,7 +65,6 @@ from specsync_lib.referee_numbers import (
     BRANCHED,
     CHUNKS_FILE,
     FRAMES_FILE,
-    MEASUREMENTS,
     PATTERN_FILE,
     REFEREE_FILE,
     THRESHOLD,
@@ -75,11 +75,10 @@ from specsync_lib.referee_numbers import (
     summarise,
     unseen_facts,
 )
-from specsync_lib.summary import write_json
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 
-WORDS_FILE = MEASUREMENTS / "heard_words.csv"
-LOSSLESS_FILE = MEASUREMENTS / "reasoner_lossless.json"
+WORDS_FILE = MEASUREMENTS_DIR / "heard_words.csv"
+LOSSLESS_FILE = MEASUREMENTS_DIR / "reasoner_lossless.json"
 
 DRAFT, PROBE, ADAPTER = "draft", "teacher", "adapter"  # that heard the corpus' speaker
 UNSEEN_PROBE = "teacher_unseen_speaker"  # that did not
@@ -485,9 +484,9 @@ def run_folder(label: str, adapter: Path, weights: Sequence[str], words: pd.Data
         *(Path(module.__file__) for module in (acceptance, branches, reasoner)),
     ):
         if not path.is_file():
-            raise InputError(f"{provenance.display_path(path)}: no such file; restore it or train it")
+            raise InputError(f"{display_path(path)}: no such file; restore it or train it")
         digest.update(path.read_bytes())
-    folder = provenance.RUN_DIR / "referee" / f"{label}-{digest.hexdigest()[:12]}"
+    folder = paths.RUN_DIR / "referee" / f"{label}-{digest.hexdigest()[:12]}"
     return folder, hashlib.sha256(tensors.read_bytes()).hexdigest()
 
 

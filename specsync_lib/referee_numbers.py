@@ -26,16 +26,17 @@ from specsync_lib.acceptance_statistics import (
 from specsync_lib.branches import ROOMS, USUAL_ROOM
 from specsync_lib.corpus import human_prompts
 from specsync_lib.draft_evaluation import interval
-from specsync_lib.drawing import viseme_codes
 from specsync_lib.errors import InputError
 from specsync_lib.metrics import Metric, bootstrap_by_group
+from specsync_lib.paths import MEASUREMENTS_DIR, display_path
 from specsync_lib.summary import record
 from specsync_lib.units import VIDEO_FPS, VISEMES
+from specsync_lib.visemes import viseme_codes
 
-MEASUREMENTS = provenance.PROJECT_ROOT / "data" / "measurements"
-FRAMES_FILE, CHUNKS_FILE = MEASUREMENTS / "judged_frames.csv.gz", MEASUREMENTS / "judged_chunks.csv"
-REFEREE_FILE, PATTERN_FILE = MEASUREMENTS / "referee.json", MEASUREMENTS / "acceptance_pattern.json"
-UNSEEN_FILE, UNSEEN_FRAMES_FILE = MEASUREMENTS / "referee_unseen.json", MEASUREMENTS / "judged_frames_unseen.csv.gz"
+FRAMES_FILE, CHUNKS_FILE = MEASUREMENTS_DIR / "judged_frames.csv.gz", MEASUREMENTS_DIR / "judged_chunks.csv"
+REFEREE_FILE, PATTERN_FILE = MEASUREMENTS_DIR / "referee.json", MEASUREMENTS_DIR / "acceptance_pattern.json"
+UNSEEN_FILE = MEASUREMENTS_DIR / "referee_unseen.json"
+UNSEEN_FRAMES_FILE = MEASUREMENTS_DIR / "judged_frames_unseen.csv.gz"
 
 THRESHOLD = 0.85  # the source report's
 SAME_DRAFT = 0.999  # another machine's arithmetic may turn a tie
@@ -347,7 +348,7 @@ def unseen_facts(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, card
     part = referee_table(alone.drop(columns=["draft", "one_pass", "committed"]), rng)
     part = part[part["what"] == PARTIES_BY_COLUMN["alone"]]
     table = pd.concat([whole, part], ignore_index=True).replace({PARTIES_BY_COLUMN["one_pass"]: OVER_THE_PROBE})
-    own = {"source": provenance.display_path(UNSEEN_FRAMES_FILE)}
+    own = {"source": display_path(UNSEEN_FRAMES_FILE)}
     from_card = {f"accuracy{end}": card[f"accuracy_unseen_speaker{end}"] for end in ("", "_low", "_high")}
     drafts = {
         "speaker": "unseen",
@@ -478,7 +479,7 @@ def with_judge(frames: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]
     same = (here["draft"].to_numpy() == frames["draft"].to_numpy()).mean()
     if same < SAME_DRAFT:
         raise InputError(
-            f"{provenance.display_path(FRAMES_FILE)}: {1 - same:.1%} of its drafts differ from today's; make it again "
+            f"{display_path(FRAMES_FILE)}: {1 - same:.1%} of its drafts differ from today's; make it again "
             "with python -m specsync_lib.referee"
         )
     columns = here[["committed", "recalibrated", "judge_confidence", "one_pass", "lenient"]].set_axis(frames.index)
@@ -531,8 +532,6 @@ def judged_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     for path in (FRAMES_FILE, CHUNKS_FILE):
         if not path.is_file():
-            raise InputError(
-                f"{provenance.display_path(path)}: no such file; make it with python -m specsync_lib.referee"
-            )
+            raise InputError(f"{display_path(path)}: no such file; make it with python -m specsync_lib.referee")
     chunks = pd.read_csv(CHUNKS_FILE, dtype={"rejected": str, "lenient_rejected": str})
     return pd.read_csv(FRAMES_FILE), chunks.fillna({"rejected": "", "lenient_rejected": ""})

@@ -19,9 +19,10 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
-from specsync_lib import summary
+from specsync_lib import files, summary
 from specsync_lib.files import atomic_path, write_text
-from specsync_lib.provenance import PLOTS_DIR, RUN_DIR, versions
+from specsync_lib.paths import PLOTS_DIR, RUN_DIR
+from specsync_lib.provenance import versions
 
 TEMPLATES = Path(__file__).with_name("templates")
 VIDEO_NAME = "lipsync_720p30.mp4"
@@ -458,7 +459,7 @@ def build(run_dir: Path = RUN_DIR, plots_dir: Path = PLOTS_DIR) -> Path:
     folder, video = plots_dir / "report", plots_dir / VIDEO_NAME
     folder.mkdir(parents=True, exist_ok=True)
     numbers = summary.merged(run_dir / "summary")
-    summary.write_json(folder / "summary.json", numbers)
+    files.write_json(folder / "summary.json", numbers)
     pages = notebook_pages(run_dir / "executed", folder)
     for page in set(folder.glob("*.html")) - {folder / page["page"] for page in pages}:
         page.unlink()

@@ -44,9 +44,9 @@ class Project:
     @classmethod
     def here(cls) -> "Project":
         """This checkout, with the redirections that ``provenance`` knows."""
-        from specsync_lib import provenance
+        from specsync_lib import paths
 
-        return cls(provenance.PROJECT_ROOT, provenance.NOTEBOOKS_DIR, provenance.RUN_DIR, provenance.PLOTS_DIR)
+        return cls(paths.PROJECT_ROOT, paths.NOTEBOOKS_DIR, paths.RUN_DIR, paths.PLOTS_DIR)
 
     def executed(self, name: str) -> Path:
         return self.run / "executed" / f"{name}.ipynb"
@@ -375,7 +375,7 @@ def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterato
 
 def run_one(notebook: Path, parameters: Mapping[str, Value], project: Project, key: str, title: str) -> Finished:
     """Execute one notebook and stamp it."""
-    from specsync_lib.summary import write_json
+    from specsync_lib.files import write_json
 
     before, start = snapshot(project), time.perf_counter()
     timeout_s = CELL_TIMEOUT_S[parameters.get("profile", PARAMETERS["profile"].default)]
@@ -426,6 +426,7 @@ def check_recording(options: Options) -> Options:
 def record_cost(project: Project, finished: Mapping[str, Finished], options: Options) -> None:
     """Wall time and peak memory of the notebooks, each as of when it ran, into the summary and a JSON."""
     from specsync_lib import provenance, summary
+    from specsync_lib.files import write_json
 
     wall_s = sum(one.wall_s for one in finished.values())
     peak_rss_gib = max(one.peak_rss_gib for one in finished.values())
@@ -439,9 +440,9 @@ def record_cost(project: Project, finished: Mapping[str, Finished], options: Opt
         "notebooks": {name: {"wall_s": one.wall_s, "peak_rss_gib": one.peak_rss_gib} for name, one in finished.items()},
         "machine": provenance.machine(),
     }
-    summary.write_json(path, content)
+    write_json(path, content)
     if options.benchmark:
-        summary.write_json(project.root / "data" / "measurements" / "cpu_report.json", content)
+        write_json(project.root / "data" / "measurements" / "cpu_report.json", content)
     source = {"label": "measured", "source": path, "n": len(finished), "notebook": "run"}
     summary.record("report.wall_s", wall_s, "s", **source)
     summary.record("report.peak_rss_gib", peak_rss_gib, "GiB", **source)

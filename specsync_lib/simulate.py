@@ -23,6 +23,7 @@ import pandas as pd
 
 from specsync_lib.branches import ROOMS, TOKENS_A_FRAME, USUAL_ROOM
 from specsync_lib.errors import InputError
+from specsync_lib.paths import CLAIMS_FILE, MEASUREMENTS_DIR, display_path
 from specsync_lib.pipeline import (
     PipelineReport,
     Policy,
@@ -43,12 +44,9 @@ from specsync_lib.pipeline_synthetic import (
     SyntheticTarget,
     SyntheticWork,
 )
-from specsync_lib.provenance import PROJECT_ROOT, display_path
 from specsync_lib.units import CHUNK_SAMPLES, FRAMES_PER_CHUNK, VIDEO_FPS, VISEMES
 
 LABEL = "simulated"
-MEASUREMENTS_DIR = PROJECT_ROOT / "data" / "measurements"
-CLAIMS_PATH = PROJECT_ROOT / "data" / "claims.json"
 PATTERN_NAME = "acceptance_pattern.json"
 STAGES_NAME = "stages_h200.json"
 REFERENCE_NAME = "stages_h200_reference.json"
@@ -884,7 +882,7 @@ def bound_table(setup: Setup, region: str) -> pd.DataFrame:
 
 def claims(path: Path | None = None) -> dict[str, dict]:
     """The source report's claims by key; label claimed."""
-    content = json.loads((path or CLAIMS_PATH).read_text(encoding="utf-8"))
+    content = json.loads((path or CLAIMS_FILE).read_text(encoding="utf-8"))
     return {claim["key"]: claim | {"label": content["label"]} for claim in content["claims"]}
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from specsync_lib import figures, latency_figures, simulate
 from specsync_lib.errors import InputError
-from specsync_lib.provenance import PLOTS_DIR, display_path
+from specsync_lib.paths import PLOTS_DIR, display_path
 
 SUBFOLDER = "simulated"
 MOST_CHUNKS = 5_000

@@ -13,8 +13,8 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from specsync_lib.errors import InputError
-from specsync_lib.files import write_text
-from specsync_lib.provenance import RUN_DIR, display_path
+from specsync_lib.files import write_json
+from specsync_lib.paths import RUN_DIR, display_path
 
 LABELS = ("measured", "real-shape", "simulated", "claimed")
 SUMMARY_DIR = RUN_DIR / "summary"
@@ -93,12 +93,6 @@ def record(
     entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_json(path, entries | {key: entry})
     return entry
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write strict JSON (no NaN) whole or not at all."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text)
 
 
 def merged(directory: Path | None = None) -> dict[str, dict[str, object]]:

@@ -33,14 +33,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from specsync_lib import generation, wan
+from specsync_lib import generation, tensors, units, wan
 from specsync_lib.descent import Descent, cosine
 from specsync_lib.errors import InputError
 from specsync_lib.face_corpus import FaceCorpus, load_corpus
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.generation import PLAN_BACK_FRAMES, TOKENS
+from specsync_lib.provenance import device_facts
 from specsync_lib.units import FRAMES_PER_CHUNK, FRAMES_PER_SLOT, SLOTS_PER_CHUNK
-from specsync_lib.wan_training import FoldedVae, device_facts, error_in_boxes, psnr_db
+from specsync_lib.wan_training import FoldedVae, error_in_boxes, psnr_db
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -69,7 +70,7 @@ def new_transformer(size: Size, seed: int) -> "WanTransformer3DModel":
         num_attention_heads=size.heads,
         attention_head_dim=size.head_dim,
         in_channels=generation.INPUT_CHANNELS,
-        out_channels=wan.LATENT_CHANNELS,
+        out_channels=units.LATENT_CHANNELS,
         text_dim=generation.TOKEN_FEATURES,
         freq_dim=128,
         ffn_dim=size.ffn,
@@ -131,7 +132,7 @@ def encode_clips(
     if slots <= SLOTS_PER_CHUNK:
         raise InputError(f"transformer training: clips of {corpus.clip_frames.min()} frames hold no chunk")
     coder, people = FoldedVae(vae, torch.float32, compiled=False), {}
-    side = corpus.size_px // wan.PIXELS_PER_LATENT
+    side = corpus.size_px // units.PIXELS_PER_LATENT
     z, still, mouth, begins, ends = [], [], [], [], []
     for clip in np.repeat(clips, phases):
         start, phase = int(corpus.clip_start[clip]), len(z) % phases
@@ -145,7 +146,7 @@ def encode_clips(
         z.append(wan.normalise_latents(mean, vae)[0].transpose(0, 1))
         still.append(people[head])
         cells = np.zeros((slots, side, side), bool)
-        for k, (left, top, right, bottom) in enumerate(corpus.mouth_px[span] / wan.PIXELS_PER_LATENT):
+        for k, (left, top, right, bottom) in enumerate(corpus.mouth_px[span] / units.PIXELS_PER_LATENT):
             cells[wan.slot_of_frame(k), int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
         mouth.append(torch.from_numpy(cells))
         begins.append(first)
@@ -387,7 +388,7 @@ class Trainer:
         self.measure()
         self.descent.save_point()
         self.averaged().half().save_pretrained(out / "transformer")
-        wan.write_hashes(out)
+        tensors.write_hashes(out)
         write_text(out / "transformer_metrics.json", json.dumps(self.progress(), indent=1))
 
     def progress(self) -> dict:

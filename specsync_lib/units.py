@@ -14,6 +14,8 @@ MEL_FRAMES_PER_SECOND = SAMPLE_RATE_HZ // HOP_SAMPLES  # 100: one log-mel frame 
 VIDEO_FPS = 30
 FRAME_SECONDS = Fraction(1, VIDEO_FPS)
 VIDEO_WIDTH_PX, VIDEO_HEIGHT_PX = 1280, 720
+LATENT_CHANNELS = 16  # of Wan 2.1's latents
+PIXELS_PER_LATENT = 8  # a latent cell's side in px
 
 FRAMES_PER_SLOT = 4  # video frames behind one latent frame of Wan's causal VAE (the very first slot holds 1)
 SLOTS_PER_CHUNK = 3

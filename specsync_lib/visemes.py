@@ -205,3 +205,8 @@ class SyncPlan:
                 f"sync plan table: unknown viseme {min(map(str, unknown))!r}, expected one of {' '.join(VISEMES)}"
             )
         return cls(table["viseme"].map(VISEME_INDEX).to_numpy(np.int8), table["openness"].to_numpy(np.float32))
+
+
+def viseme_codes(names: pd.Series) -> np.ndarray:
+    """Indices into ``units.VISEMES``; -1 for a name outside the set or a missing one."""
+    return pd.Categorical(names, categories=VISEMES).codes

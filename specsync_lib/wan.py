@@ -12,10 +12,6 @@ Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, se
 diffusers' ``AutoencoderKLWan`` and ``WanTransformer3DModel``.
 """
 
-import hashlib
-import json
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,18 +21,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from specsync_lib.errors import InputError
-from specsync_lib.units import FRAMES_PER_SLOT
+from specsync_lib.paths import MODELS_DIR
+from specsync_lib.tensors import check_hashes, read_checked, read_object, weight_files
+from specsync_lib.units import FRAMES_PER_SLOT, LATENT_CHANNELS, PIXELS_PER_LATENT
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-LATENT_CHANNELS = 16
-PIXELS_PER_LATENT = 8  # a latent cell's side in px
-MODELS_DIR = Path(__file__).resolve().parent.parent / "data" / "models"
-CHECKSUMS = "SHA256SUMS"  # in sha256sum's own format, paths relative to the checkpoint's root
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
-MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 Part = Literal["vae", "transformer"]
 
@@ -193,7 +184,7 @@ def _load_part(
     dtype = dtype or (row.dtype if row else torch.float32)
     folder = root / part
     check_hashes(root, part)
-    config = _read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     if config.get("_class_name") != kind.__name__:
         raise InputError(
             f"{folder / 'config.json'}: it describes a {config.get('_class_name')!r}, expected {kind.__name__!r}"
@@ -211,139 +202,6 @@ def _load_part(
         state[name] = tensor.to(device, torch.float32 if keep else dtype)
     model.load_state_dict(state, strict=True, assign=True)
     return model.to(device).eval().requires_grad_(False)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors of one part: a single file, or the shards that its index names.
-
-    Raises
-    ------
-    InputError: none there, only pickles, or a shard outside the folder or absent.
-    """
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    index = folder / f"{WEIGHTS}.index.json"
-    if index.is_file():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
-        if not names or any(Path(name).name != name or Path(name).suffix != ".safetensors" for name in names):
-            raise InputError(f"{index}: weight_map must name safetensors files of its own folder, got {names[:3]}")
-        absent = [name for name in names if not (folder / name).is_file()]
-        if absent:
-            raise InputError(f"{folder / absent[0]}: named by {index.name} but absent; copy the checkpoint again")
-        return [folder / name for name in names]
-    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
-    if pickles:
-        raise InputError(f"{folder / pickles[0]}: a pickle can run code and is never read; convert it to {WEIGHTS}")
-    raise InputError(f"{folder}: no {WEIGHTS} there; give a checkpoint in diffusers' layout")
-
-
-def read_checked(files: list[Path], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """All tensors of safetensors files, after checking that they are exactly the expected ones and finite.
-
-    Raises
-    ------
-    InputError: a file is truncated or no safetensors, or a tensor is missing, extra, twice there, misshapen, not of a
-        floating type, or holds NaN or infinity; the line names the file and the tensor.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    state: dict[str, Tensor] = {}
-    for path in files:
-        _check_header(path)
-        try:
-            with safe_open(path, framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118 (not a mapping)
-                    if name not in expected:
-                        raise InputError(f"{path}: tensor {name!r} is not part of the model its config describes")
-                    if name in state:
-                        raise InputError(f"{path}: tensor {name!r} is already in another shard")
-                    shape = tuple(handle.get_slice(name).get_shape())
-                    if shape != tuple(expected[name]):
-                        raise InputError(f"{path}: tensor {name!r} has shape {shape}, expected {tuple(expected[name])}")
-                    tensor = handle.get_tensor(name)
-                    if not tensor.is_floating_point():
-                        raise InputError(f"{path}: tensor {name!r} is {tensor.dtype}, expected a floating type")
-                    if not torch.isfinite(tensor.float()).all():
-                        raise InputError(f"{path}: tensor {name!r} holds NaN or infinity; the checkpoint is damaged")
-                    state[name] = tensor
-        except SafetensorError as error:
-            raise InputError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
-    missing = sorted(set(expected) - set(state))
-    if missing:
-        raise InputError(f"{files[0]}: tensor {missing[0]!r} is missing (and {len(missing) - 1} more)")
-    return state
-
-
-def _check_header(path: Path) -> None:
-    """Refuse a pickle under a lying name, or a file shorter or longer than its header says, before it is mapped."""
-    size = path.stat().st_size
-    with path.open("rb") as handle:
-        head = handle.read(8)
-        if head[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
-            raise InputError(f"{path}: holds a pickle, not safetensors; it can run code and is never read")
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-            raise InputError(f"{path}: truncated or no safetensors file ({size} bytes); copy it again")
-        try:
-            header = json.loads(handle.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: its header is no safetensors header ({error}); copy it again") from error
-    if 8 + length + max(ends, default=0) != size:
-        raise InputError(f"{path}: {size} bytes, its header wants {8 + length + max(ends, default=0)}; copy it again")
-
-
-def check_hashes(root: Path, part: Part) -> None:
-    """Compare a part's files with ``SHA256SUMS`` in the checkpoint's root, where there is one.
-
-    Raises
-    ------
-    InputError: a listed file is absent or differs, or a file of the part is not listed.
-    """
-    listing = root / CHECKSUMS
-    if not listing.is_file():
-        return
-    listed = {}
-    for line in listing.read_text(encoding="utf-8").splitlines():
-        digest, _, name = line.partition("  ")
-        listed[name] = digest
-    inside = {path.relative_to(root).as_posix() for path in (root / part).glob("*") if path.is_file()}
-    for name in sorted(inside | {name for name in listed if name.startswith(f"{part}/")}):
-        path = root / name
-        if name not in inside:
-            raise InputError(f"{path}: listed in {CHECKSUMS} but absent; copy the checkpoint again")
-        if name not in listed:
-            raise InputError(f"{path}: not listed in {listing}; remove it or list it")
-        with path.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        if digest != listed[name]:
-            raise InputError(
-                f"{path}: sha256 {digest[:12]}… differs from {CHECKSUMS}'s {listed[name][:12]}…; copy it again"
-            )
-
-
-def write_hashes(root: Path) -> None:
-    """Write ``SHA256SUMS`` over all JSON and safetensors files of a checkpoint's parts."""
-    from specsync_lib.files import write_text
-
-    lines = []
-    for path in sorted(path for path in root.glob("*/*") if path.suffix in {".json", ".safetensors"}):
-        with path.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        lines.append(f"{digest}  {path.relative_to(root).as_posix()}\n")
-    write_text(root / CHECKSUMS, "".join(lines))
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: absent; give a checkpoint in diffusers' layout") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def channels_innermost(model: nn.Module) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from specsync_lib import generation, provenance, wan
+from specsync_lib import generation, provenance, units, wan
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
 from specsync_lib.real_shape import FULL, TINY, ShapeDecoder, Shapes, build_transformer, build_vae, captured
@@ -125,7 +125,7 @@ class Bench:
     def _add_denoise(
         self, name: str, label: str, shapes: Shapes, region: int, transformer: nn.Module, switch: BlockSwitch
     ) -> None:
-        like, side = transformer.proj_out.weight, region // wan.PIXELS_PER_LATENT
+        like, side = transformer.proj_out.weight, region // units.PIXELS_PER_LATENT
         channels, features = shapes.transformer["in_channels"], shapes.transformer["text_dim"]
         x = torch.randn(1, channels, SLOTS_PER_CHUNK, side, side, device=self.device, dtype=like.dtype)
         words = torch.randn(1, shapes.condition_tokens, features, device=self.device, dtype=like.dtype)
@@ -142,8 +142,10 @@ class Bench:
         self._add(name, region, "denoise step", label, maker, like.dtype)
 
     def _add_decode(self, name: str, label: str, shapes: Shapes, region: int, vae: nn.Module) -> None:
-        like, side = vae.post_quant_conv.weight, region // wan.PIXELS_PER_LATENT
-        latents = torch.randn(1, wan.LATENT_CHANNELS, SLOTS_PER_CHUNK, side, side, device=self.device, dtype=like.dtype)
+        like, side = vae.post_quant_conv.weight, region // units.PIXELS_PER_LATENT
+        latents = torch.randn(
+            1, units.LATENT_CHANNELS, SLOTS_PER_CHUNK, side, side, device=self.device, dtype=like.dtype
+        )
 
         def maker(compiled: bool) -> Callable[[], Tensor]:
             decoder = ShapeDecoder(vae, shapes, latents, graphs=False, compiled=compiled)

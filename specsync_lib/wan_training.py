@@ -36,11 +36,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from specsync_lib import wan
+from specsync_lib import units, wan
 from specsync_lib.descent import Descent, cosine
 from specsync_lib.errors import InputError
 from specsync_lib.face_corpus import FaceCorpus, load_corpora
 from specsync_lib.files import atomic_path, write_text
+from specsync_lib.provenance import device_facts
+from specsync_lib.tensors import write_hashes
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -56,7 +58,7 @@ def new_vae(base_dim: int, seed: int, num_res_blocks: int = 2) -> "AutoencoderKL
     from diffusers import AutoencoderKLWan
 
     torch.manual_seed(seed)
-    vae = AutoencoderKLWan(base_dim=base_dim, z_dim=wan.LATENT_CHANNELS, num_res_blocks=num_res_blocks)
+    vae = AutoencoderKLWan(base_dim=base_dim, z_dim=units.LATENT_CHANNELS, num_res_blocks=num_res_blocks)
     with torch.no_grad():
         for module in vae.modules():
             if isinstance(module, nn.Conv3d) and module.kernel_size == (3, 3, 3):
@@ -631,7 +633,7 @@ class Trainer:
             some = self.train_clips[:: max(1, len(self.train_clips) // 32)]
             model.register_to_config(**latent_statistics(model, self.corpus, some, self.options.held_out_frames))
         model.half().save_pretrained(out / "vae")
-        wan.write_hashes(out)
+        write_hashes(out)
 
     def save(self, out: Path) -> dict:
         """Write the metrics of the saved weights, and a preview of what they make of held-out faces."""
@@ -696,12 +698,6 @@ differences, SSIM, a small KL term. The weights are an exponential average, stor
 
 Licence: Apache-2.0.
 """
-
-
-def device_facts(device: torch.device) -> dict[str, str]:
-    """What the run ran on. (provenance.machine needs packages that a bare training machine may lack.)"""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {"device": name, "torch": torch.__version__, "python": sys.version.split()[0]}
 
 
 def train(

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from specsync_lib.drawing import draw_acceptance, draw_numbers, draw_strip
+from specsync_lib.files import write_json
 from specsync_lib.provenance import machine
-from specsync_lib.summary import write_json
 
 SLIDER_STEP = 0.005  # the spacing of acceptance_statistics.THRESHOLDS
 DPI = 80

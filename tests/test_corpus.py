@@ -11,7 +11,6 @@ from specsync_lib import corpus
 from specsync_lib.alignment import normalise_text
 from specsync_lib.corpus import (
     SPLIT_SHARES,
-    SPLITS_FILE,
     aligned,
     aligned_phones,
     assign_splits,
@@ -23,6 +22,7 @@ from specsync_lib.corpus import (
     near_duplicates,
 )
 from specsync_lib.errors import InputError
+from specsync_lib.paths import SPLITS_FILE
 from specsync_lib.units import VIDEO_FPS, VISEMES
 
 needs_corpus = pytest.mark.skipif(not default_is_human(), reason="the human corpus is not in the cache (no apt here)")

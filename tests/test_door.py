@@ -12,7 +12,7 @@ import yaml
 
 from specsync_lib import install
 from specsync_lib.errors import InputError
-from specsync_lib.provenance import PROJECT_ROOT
+from specsync_lib.paths import PROJECT_ROOT
 
 DOOR = PROJECT_ROOT / "run_all.sh"
 

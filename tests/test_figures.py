@@ -21,10 +21,10 @@ from specsync_lib.drawing import (
     draw_scores,
     draw_strip,
     draw_visemes,
-    viseme_codes,
 )
 from specsync_lib.figures import ROLE_COLOURS, labelled, save_figure, use_style
 from specsync_lib.units import VIDEO_FPS, VISEMES
+from specsync_lib.visemes import viseme_codes
 
 
 @pytest.fixture

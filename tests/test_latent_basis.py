@@ -428,7 +428,7 @@ def test_the_figure_shows_every_condition(lips):
 def test_the_notebook_runs_on_a_random_vae(material, tmp_path, monkeypatch):
     import papermill
 
-    from specsync_lib.provenance import NOTEBOOKS_DIR
+    from specsync_lib.paths import NOTEBOOKS_DIR
 
     monkeypatch.setenv("SPECSYNC_RUN_DIR", str(tmp_path / "run"))
     films = tmp_path / "films"

@@ -17,7 +17,7 @@ from specsync_lib import lip_faces, lip_reader
 from specsync_lib import lip_reader_training as training
 from specsync_lib.errors import InputError
 from specsync_lib.lip_reader import TARGETS, UNITS, LipNet, LipReader, load_lip_reader
-from specsync_lib.provenance import NOTEBOOKS_DIR, PROJECT_ROOT
+from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
 
 KEPT_HEIGHT = lip_faces.KEPT_PX[3] - lip_faces.KEPT_PX[1]
 KEPT_WIDTH = lip_faces.KEPT_PX[2] - lip_faces.KEPT_PX[0]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from specsync_lib.files import atomic_path
-from specsync_lib.provenance import NOTEBOOKS_DIR, PROJECT_ROOT
+from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
 from specsync_lib.units import VIDEO_FPS, VIDEO_HEIGHT_PX, VIDEO_WIDTH_PX, frame_count
 from specsync_lib.visemes import SyncPlan
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from specsync_lib.errors import InputError
 from specsync_lib.parameters import PARAMETERS, PROFILES, Range, check, parse_arguments
-from specsync_lib.provenance import NOTEBOOKS_DIR
+from specsync_lib.paths import NOTEBOOKS_DIR
 from specsync_lib.runner import declared_parameters
 
 NUMERIC = [parameter for parameter in PARAMETERS.values() if parameter.type is not str]

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from specsync_lib import face_video, report
-from specsync_lib.provenance import NOTEBOOKS_DIR
+from specsync_lib.paths import NOTEBOOKS_DIR
 from specsync_lib.video import write_video
 
 FETCHED = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(\s*["']?https?:|import\(\s*["']https?:""")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from specsync_lib import simulate
 from specsync_lib.errors import InputError
 from specsync_lib.latency_numbers import buffer_for, percentile_interval, playout, run_numbers, stage_numbers
-from specsync_lib.provenance import PROJECT_ROOT
+from specsync_lib.paths import PROJECT_ROOT
 from specsync_lib.simulate import ChunkPattern, Setup, Spread, exactly
 
 CHUNKS = 20

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from specsync_lib import provenance, summary
+from specsync_lib import paths, provenance, summary
 from specsync_lib.errors import InputError
 
 
@@ -18,7 +18,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_a_number_is_kept_in_the_documented_form(folder):
-    source = provenance.PROJECT_ROOT / "plots" / "acceptance_efficiency.csv"
+    source = paths.PROJECT_ROOT / "plots" / "acceptance_efficiency.csv"
     summary.record(
         "draft.accuracy", np.float32(0.5), "fraction", "measured", source, 0.25, np.float64(0.75), np.int64(9)
     )

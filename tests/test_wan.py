@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from specsync_lib import wan
 from specsync_lib.errors import InputError
+from specsync_lib.tensors import WEIGHTS, write_hashes
 
 VAE_CONFIG = dict(base_dim=8, z_dim=16, num_res_blocks=1, latents_mean=[0.5] * 16, latents_std=[2.0] * 16)
 TRANSFORMER_CONFIG = dict(
@@ -65,7 +66,7 @@ def test_latent_shape_is_wans():
 
 def test_both_parts_load_with_every_weight_in_place(checkpoint):
     vae = wan.load_vae(checkpoint)
-    stored = load_file(checkpoint / "vae" / wan.WEIGHTS)
+    stored = load_file(checkpoint / "vae" / WEIGHTS)
     assert all(torch.equal(tensor, stored[name]) for name, tensor in vae.state_dict().items())
     assert vae.config.latents_std == [2.0] * 16
     transformer = wan.load_transformer(checkpoint, dtype=torch.bfloat16)
@@ -106,23 +107,23 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_tensors_are_refused_by_file_and_name(copy, damage):
     change, message = DAMAGES[damage]
-    _edit(copy / "vae" / wan.WEIGHTS, change)
+    _edit(copy / "vae" / WEIGHTS, change)
     with pytest.raises(InputError, match=message) as caught:
         wan.load_vae(copy)
-    assert str(copy / "vae" / wan.WEIGHTS) in str(caught.value)
+    assert str(copy / "vae" / WEIGHTS) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 4, 7, 100, -1])
 def test_truncated_files_are_refused(copy, kept_bytes):
-    path = copy / "vae" / wan.WEIGHTS
+    path = copy / "vae" / WEIGHTS
     path.write_bytes(path.read_bytes()[:kept_bytes])
-    with pytest.raises(InputError, match=wan.WEIGHTS):
+    with pytest.raises(InputError, match=WEIGHTS):
         wan.load_vae(copy)
 
 
 def test_pickles_are_refused_under_any_name(copy):
-    path = copy / "vae" / wan.WEIGHTS
+    path = copy / "vae" / WEIGHTS
     path.unlink()
     torch.save({"a": torch.zeros(1)}, copy / "vae" / "diffusion_pytorch_model.bin")
     with pytest.raises(InputError, match=r"diffusion_pytorch_model\.bin: a pickle"):
@@ -133,13 +134,13 @@ def test_pickles_are_refused_under_any_name(copy):
 
 
 def test_wrong_hash_and_unlisted_files_are_refused(copy):
-    wan.write_hashes(copy)
+    write_hashes(copy)
     wan.load_vae(copy)
-    path = copy / "vae" / wan.WEIGHTS
+    path = copy / "vae" / WEIGHTS
     _edit(path, lambda t: t[NAME].add_(1))
     with pytest.raises(InputError, match="differs from SHA256SUMS"):
         wan.load_vae(copy)
-    wan.write_hashes(copy)
+    write_hashes(copy)
     (copy / "vae" / "other.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match="not listed"):
         wan.load_vae(copy)

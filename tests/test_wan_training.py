@@ -226,7 +226,7 @@ def test_an_absent_corpus_is_one_line(tmp_path, capsys):
 def test_the_notebook_runs_two_steps(tmp_path, monkeypatch):
     import papermill
 
-    from specsync_lib.provenance import NOTEBOOKS_DIR
+    from specsync_lib.paths import NOTEBOOKS_DIR
 
     monkeypatch.setenv("SPECSYNC_RUN_DIR", str(tmp_path / "run"))
     faces = write_toy_faces(tmp_path / "faces")

@@ -1,0 +1,23 @@
+"""Where everything lies: the checkout's folders, and the two that a run writes to. Standard library alone."""
+
+import os
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS_DIR = PROJECT_ROOT / "notebooks"
+DATA_DIR = PROJECT_ROOT / "data"
+ASSETS_FILE = DATA_DIR / "assets.toml"
+CLAIMS_FILE = DATA_DIR / "claims.json"  # the source report's numbers
+SPLITS_FILE = DATA_DIR / "splits.json"
+CLIPS_DIR = DATA_DIR / "clips"
+MODELS_DIR = DATA_DIR / "models"
+MEASUREMENTS_DIR = DATA_DIR / "measurements"
+# The two folders a run writes to; the variables let a test or a second checkout of the data redirect a whole run.
+RUN_DIR = PROJECT_ROOT / os.environ.get("SPECSYNC_RUN_DIR", "data/run")
+PLOTS_DIR = PROJECT_ROOT / os.environ.get("SPECSYNC_PLOTS_DIR", "plots")
+
+
+def display_path(path: str | Path) -> str:
+    """A path as reports show it: relative to the project with forward slashes, else as it is."""
+    path = Path(path)
+    return path.relative_to(PROJECT_ROOT).as_posix() if path.is_relative_to(PROJECT_ROOT) else path.as_posix()
