@@ -40,12 +40,12 @@ esac
 python="$(find_python)"
 if [[ "$mode" == main || "$mode" == -* ]]; then
     # Standard library only: bad arguments are refused before anything is installed. --help ends here too.
-    PYTHONPATH="$root" "$python" -m specsync_lib.parameters "$@"
+    PYTHONPATH="$root" "$python" -m specsync_lib.door.parameters "$@"
     for argument in "$@"; do
         if [[ "$argument" == --help || "$argument" == -h ]]; then exit 0; fi
     done
 fi
-PYTHONPATH="$root" "$python" -m specsync_lib.install
+PYTHONPATH="$root" "$python" -m specsync_lib.door.install
 
 case "$mode" in
     test)
@@ -54,5 +54,5 @@ case "$mode" in
         exec "$venv/bin/python" -m pytest "$@"
         ;;
     lab) exec "$venv/bin/python" -m jupyterlab "$@" "$root/notebooks" ;;
-    *) exec "$venv/bin/python" -m specsync_lib.runner "$@" ;;
+    *) exec "$venv/bin/python" -m specsync_lib.door.runner "$@" ;;
 esac

@@ -8,7 +8,7 @@ on measurements are notebook 05's (``plots/latency_comparison.png``).
 
 import sys
 
-from specsync_lib.simulated_plots import main
+from specsync_lib.figures.simulated import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

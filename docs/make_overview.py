@@ -7,10 +7,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from specsync_lib import figures
-from specsync_lib.audio import load_audio
+from specsync_lib.figures import style
 from specsync_lib.files import atomic_path
 from specsync_lib.paths import PLOTS_DIR, RUN_DIR
+from specsync_lib.speech.audio import load_audio
 from specsync_lib.units import SAMPLE_RATE_HZ, VIDEO_FPS, VISEMES
 
 OVERVIEW = Path(__file__).with_name("overview.png")
@@ -34,7 +34,7 @@ def read_frame(path: Path, index: int) -> np.ndarray:
 
 def main() -> None:
     """Frame on the left; waveform with words, plan and confidence on the right, the frame's time marked."""
-    figures.use_style()
+    style.use_style()
     plan, words = pd.read_csv(RUN_DIR / "draft_plan.csv"), pd.read_csv(RUN_DIR / "words.csv")
     samples = load_audio(RUN_DIR / "speech.flac").samples
     index = widest_frame(plan)
@@ -45,7 +45,7 @@ def main() -> None:
     )
     axes["face"].imshow(read_frame(PLOTS_DIR / "lipsync_720p30.mp4", index)[:, FACE_COLUMNS])
     axes["face"].axis("off")
-    axes["wave"].plot(np.arange(samples.size) / SAMPLE_RATE_HZ, samples, lw=0.4, color=figures.ROLE_COLOURS["target"])
+    axes["wave"].plot(np.arange(samples.size) / SAMPLE_RATE_HZ, samples, lw=0.4, color=style.ROLE_COLOURS["target"])
     peak = abs(samples).max()
     for row, word in words.iterrows():
         axes["wave"].text(word["start_s"], (1.15 if row % 2 else 1.75) * peak, word["word"], fontsize=8)
@@ -57,11 +57,11 @@ def main() -> None:
     )
     axes["plan"].set_yticks(range(len(VISEMES)), VISEMES, fontsize=7)
     axes["plan"].set_ylabel("drafted viseme")
-    axes["confidence"].plot(plan["time_s"], plan["confidence"], color=figures.ROLE_COLOURS["draft"])
-    axes["confidence"].axhline(THRESHOLD, ls="--", lw=1, color=figures.ROLE_COLOURS["baseline"])
+    axes["confidence"].plot(plan["time_s"], plan["confidence"], color=style.ROLE_COLOURS["draft"])
+    axes["confidence"].axhline(THRESHOLD, ls="--", lw=1, color=style.ROLE_COLOURS["baseline"])
     axes["confidence"].set(ylabel="confidence", xlabel="time (s)", ylim=(0, 1.02))
     for name in ("wave", "plan", "confidence"):
-        axes[name].axvline(now_s, color=figures.ROLE_COLOURS["accepted"], lw=1.2)
+        axes[name].axvline(now_s, color=style.ROLE_COLOURS["accepted"], lw=1.2)
         axes[name].set_xlim(0, end_s)
         axes[name].grid(False)
         axes[name].tick_params(labelbottom=name == "confidence")

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, whole or sharded, read strictly against the shapes a config describes, and their hashes.
+"""Weights on disk: safetensors, whole or in shards, read strictly against the shapes of a config; and their hashes.
 
 Never a pickle. Every refusal names the file, the tensor, what was expected and what came.
 """

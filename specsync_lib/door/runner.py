@@ -1,0 +1,493 @@
+"""Execute the notebooks in order, keep what is finished, and build the report.
+
+A notebook is finished for as long as its key (its own cells, the parameters it declares, the library, the committed
+data, the recording, the assets and every earlier notebook) and the hashes of its outputs are those of its stamp. An
+interrupted run therefore repeats only the notebook that it was in.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from specsync_lib.door.locks import exclusive
+from specsync_lib.door.parameters import PARAMETERS, Options, Value, parse_arguments
+from specsync_lib.errors import InputError
+
+CELL_TIMEOUT_S = {"smoke": 600, "default": 1800, "full": 4 * 3600}
+SAMPLING_S = 0.25
+DOOR = Path("specsync_lib", "door")  # a notebook's results can not depend on it
+SOURCE_SUFFIXES = frozenset({".py", ".mplstyle"})
+INTERRUPTED_EXIT_CODE = 130
+
+
+class NotebookError(RuntimeError):
+    """A notebook that failed: one line with the notebook, the cell, the exception and where the traceback lies."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """The folders of a run."""
+
+    root: Path
+    notebooks: Path
+    run: Path
+    plots: Path
+
+    @classmethod
+    def here(cls) -> "Project":
+        """This checkout, with the redirections that ``provenance`` knows."""
+        from specsync_lib import paths
+
+        return cls(paths.PROJECT_ROOT, paths.NOTEBOOKS_DIR, paths.RUN_DIR, paths.PLOTS_DIR)
+
+    def executed(self, name: str) -> Path:
+        return self.run / "executed" / f"{name}.ipynb"
+
+    def unfinished(self, name: str) -> Path:
+        return self.run / "unfinished" / f"{name}.ipynb"
+
+    def stamp(self, name: str) -> Path:
+        return self.run / "stamps" / f"{name}.json"
+
+    def summary(self, name: str) -> Path:
+        return self.run / "summary" / f"{name}.json"
+
+    def ordered_notebooks(self) -> list[Path]:
+        """The notebooks of the main job: 01_... to 09_..., in order."""
+        return sorted(self.notebooks.glob("0*.ipynb"))
+
+
+@dataclass
+class Finished:
+    """A notebook's stamp: what it was made from, what it made, and what it cost."""
+
+    key: str
+    outputs: dict[str, str]
+    wall_s: float
+    peak_rss_gib: float
+    resumed: bool = field(default=False, compare=False)
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def content_hash(content: object) -> str:
+    """sha256 of plain data, independent of dictionary order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def tree_hash(paths: Sequence[Path], root: Path) -> str:
+    """One hash over files' names and bytes."""
+    return content_hash({path.relative_to(root).as_posix(): file_hash(path) for path in sorted(paths)})
+
+
+def source_files(root: Path) -> list[Path]:
+    """The library and the kernels, without tests, benchmarks and the door. (The workbench is no part of a run.)"""
+    files = [path for folder in ("specsync_lib", "kernels") for path in (root / folder).rglob("*")]
+    return [
+        path
+        for path in files
+        if path.suffix in SOURCE_SUFFIXES
+        and not path.name.startswith(("test_", "bench_", "conftest"))
+        and not path.is_relative_to(root / DOOR)
+    ]
+
+
+def data_files(root: Path) -> list[Path]:
+    """The committed inputs: everything under data/ but the runs and this door's own measurement of itself."""
+    excluded = {root / "data" / "measurements" / "cpu_report.json"}
+    files = (path for path in (root / "data").rglob("*") if path.is_file() and path not in excluded)
+    return [path for path in files if path.relative_to(root).parts[1] != "run" and not path.name.startswith(".")]
+
+
+def declared_parameters(notebook: Path) -> dict[str, object]:
+    """Names and default values in a notebook's ``parameters`` cell.
+
+    Raises
+    ------
+    InputError: more or fewer than one such cell, or a line in it that is not ``name = literal``.
+    """
+    import ast
+
+    import nbformat
+
+    cells = nbformat.read(notebook, as_version=4).cells
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise InputError(f"{notebook.name}: has {len(tagged)} cells tagged parameters; it needs exactly one")
+    values = {}
+    for statement in ast.parse(tagged[0].source).body:
+        try:
+            (target,) = statement.targets
+            values[target.id] = ast.literal_eval(statement.value)
+        except (AttributeError, ValueError) as error:
+            line = ast.unparse(statement)
+            raise InputError(f"{notebook.name}: {line!r} in the parameters cell is not name = literal") from error
+    return values
+
+
+def notebook_parameters(notebook: Path, values: Mapping[str, Value]) -> dict[str, Value]:
+    """The values that this notebook declares.
+
+    Raises
+    ------
+    InputError: it declares a parameter that ``specsync_lib/door/parameters.py`` does not know.
+    """
+    declared = declared_parameters(notebook)
+    if unknown := sorted(set(declared) - set(values)):
+        raise InputError(f"{notebook.name}: declares {', '.join(unknown)}, unknown to specsync_lib/door/parameters.py")
+    return {name: values[name] for name in declared}
+
+
+def cells_hash(notebook: Path) -> str:
+    """Hash of a notebook's cells without outputs, counts and metadata."""
+    import nbformat
+
+    cells = nbformat.read(notebook, as_version=4).cells
+    return content_hash([(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in cells])
+
+
+def snapshot(project: Project) -> dict[Path, tuple[int, int, int]]:
+    """What identifies every file that a notebook may have made: inode, time and size by path."""
+    folders = {project.run: {"stamps", "unfinished", "executed"}, project.plots: {"report"}}
+    found = {}
+    for folder, excluded in folders.items():
+        for path in folder.rglob("*"):
+            parts = path.relative_to(folder).parts
+            own = parts[0] in excluded or any(part.startswith(".") for part in parts) or path.suffix == ".lock"
+            if path.is_file() and not own:
+                facts = path.stat()
+                found[path] = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+    return found
+
+
+def stored_name(path: Path, project: Project) -> str:
+    """A path as stamps hold it: relative to the project."""
+    return os.path.relpath(path, project.root)
+
+
+def read_stamp(project: Project, name: str) -> Finished | None:
+    """A notebook's stamp, None where it is absent or unreadable."""
+    try:
+        return Finished(**json.loads(project.stamp(name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def still_valid(finished: Finished | None, key: str, project: Project) -> bool:
+    """Whether a stamp has this key and all its outputs are as they were."""
+    if finished is None or finished.key != key:
+        return False
+    paths = {project.root / name: digest for name, digest in finished.outputs.items()}
+    return all(path.is_file() and file_hash(path) == digest for path, digest in paths.items())
+
+
+def forget(project: Project, name: str) -> None:
+    """Remove a notebook's stamp, summary and unmodified outputs, so that nothing stale outlives its making."""
+    finished = read_stamp(project, name)
+    for output, digest in (finished.outputs if finished else {}).items():
+        path = project.root / output
+        if path.is_file() and file_hash(path) == digest:
+            path.unlink()
+    for path in (project.stamp(name), project.summary(name), project.executed(name), project.unfinished(name)):
+        path.unlink(missing_ok=True)
+
+
+def resident_gib() -> float:
+    """Memory of this process and its descendants, shared pages counted for each."""
+    import psutil
+
+    total = 0
+    this = psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        try:
+            total += process.memory_info().rss
+        except psutil.Error:
+            continue
+    return total / 2**30
+
+
+def end_processes(processes: Sequence) -> None:
+    """Terminate processes, then kill those that stay."""
+    import psutil
+
+    for process in processes:
+        try:
+            process.terminate()
+        except psutil.Error:
+            continue
+    for process in psutil.wait_procs(processes, timeout=3)[1]:
+        process.kill()
+
+
+def watched(work: Callable[[], None]) -> float:
+    """Run ``work`` in a thread and return the peak of the resident memory in GiB; what it raises is raised here.
+
+    The main thread stays free for Ctrl-C (nbclient would swallow it): then the processes that were started for
+    ``work`` are ended and KeyboardInterrupt goes on.
+    """
+    import psutil
+
+    failures: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    before = set(psutil.Process().children(recursive=True))
+    thread = threading.Thread(target=guarded, daemon=True)
+    peak = 0.0
+    thread.start()
+    try:
+        while thread.is_alive():
+            peak = max(peak, resident_gib())
+            thread.join(SAMPLING_S)
+    except KeyboardInterrupt:
+        end_processes([child for child in psutil.Process().children(recursive=True) if child not in before])
+        thread.join(10)
+        raise
+    if failures:
+        raise failures[0]
+    return peak
+
+
+def one_line(text: str, limit: int = 400) -> str:
+    """Text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, timeout_s: float, title: str) -> float:
+    """Execute one notebook into ``run/executed``; returns the peak memory in GiB.
+
+    Raises
+    ------
+    InputError: raised by a cell, with that cell's line.
+    NotebookError: anything else that stopped it.
+    """
+    import papermill
+    import zmq
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    name = notebook.stem
+    unfinished, executed = project.unfinished(name), project.executed(name)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    environment = {
+        # Agg inside, and every figure of a cell shown under it, as in JupyterLab.
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "SPECSYNC_NOTEBOOK": name,
+        "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, whatever the user's own folder holds
+    }
+    os.environ.update(environment)
+    os.environ.pop("JUPYTER_PATH", None)
+
+    def run() -> None:
+        papermill.execute_notebook(
+            notebook,
+            unfinished,
+            parameters=dict(parameters),
+            kernel_name="python3",
+            language="python",
+            cwd=project.notebooks,
+            execution_timeout=timeout_s,
+            config=Config(KernelManager={"transport_encryption": "auto" if zmq.has("curve") else "disabled"}),
+            progress_bar={"desc": title, "mininterval": 0.2 if sys.stderr.isatty() else 10},
+        )
+
+    where = f"the executed copy with the traceback is {stored_name(unfinished, project)}"
+    try:
+        peak_rss_gib = watched(run)
+    except PapermillExecutionError as error:
+        if error.ename == InputError.__name__:
+            raise InputError(one_line(error.evalue)) from error
+        raised = one_line(f"{error.ename}: {error.evalue}")
+        raise NotebookError(f"{notebook.name}, cell In [{error.exec_count}]: {raised}; {where}") from error
+    except CellTimeoutError as error:
+        raise NotebookError(f"{notebook.name}: a cell ran longer than {timeout_s:g} s; {where}") from error
+    except DeadKernelError as error:
+        raise NotebookError(f"{notebook.name}: its process died (out of memory?); {where}") from error
+    with unfinished.open("rb+") as handle:
+        os.fsync(handle.fileno())
+    unfinished.replace(executed)
+    return peak_rss_gib
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What lies outside the project and decides its results."""
+
+    recording: str
+    assets: str
+
+
+def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterator[tuple[str, Finished]]:
+    """Execute what is not finished; yields each notebook's name and stamp as it is done.
+
+    Raises
+    ------
+    InputError, NotebookError: see ``execute``.
+    """
+    notebooks = project.ordered_notebooks()
+    if not notebooks:
+        raise InputError(f"{project.notebooks}: no notebooks named 0*.ipynb here; is the checkout complete?")
+    parameters = {notebook: notebook_parameters(notebook, options.values) for notebook in notebooks}
+    shared = {
+        "sources": tree_hash(source_files(project.root), project.root),
+        "data": tree_hash(data_files(project.root), project.root),
+        "dependencies": file_hash(project.root / "pyproject.toml"),
+        "python": sys.version,
+        "assets": inputs.assets,
+    }
+    upstream: list[str] = []
+    for position, notebook in enumerate(notebooks, start=1):
+        name = notebook.stem
+        facts = {"cells": cells_hash(notebook), "parameters": parameters[notebook], "upstream": upstream}
+        if "audio" in parameters[notebook]:
+            facts["recording"] = inputs.recording
+        key = content_hash(shared | facts)
+        finished = read_stamp(project, name)
+        title = f"[{position}/{len(notebooks)}] {name}"
+        if not options.fresh and still_valid(finished, key, project):
+            finished.resumed = True
+            print(f"{title}: unchanged since it ran, kept", flush=True)
+        else:
+            forget(project, name)
+            finished = run_one(notebook, parameters[notebook], project, key, title)
+        upstream = [*upstream, key]
+        yield name, finished
+
+
+def run_one(notebook: Path, parameters: Mapping[str, Value], project: Project, key: str, title: str) -> Finished:
+    """Execute one notebook and stamp it."""
+    from specsync_lib.files import write_json
+
+    before, start = snapshot(project), time.perf_counter()
+    timeout_s = CELL_TIMEOUT_S[parameters.get("profile", PARAMETERS["profile"].default)]
+    peak_rss_gib = execute(notebook, parameters, project, timeout_s, title)
+    wall_s = time.perf_counter() - start
+    made = [path for path, facts in snapshot(project).items() if before.get(path) != facts]
+    outputs = {stored_name(path, project): file_hash(path) for path in (*made, project.executed(notebook.stem))}
+    finished = Finished(key, outputs, round(wall_s, 3), round(peak_rss_gib, 3))
+    content = {name: value for name, value in vars(finished).items() if name != "resumed"}
+    write_json(project.stamp(notebook.stem), content)
+    return finished
+
+
+def drop_departed(project: Project) -> None:
+    """Forget stamps and summaries of notebooks that are no longer there."""
+    present = {notebook.stem for notebook in project.ordered_notebooks()}
+    for stamp in (project.run / "stamps").glob("*.json"):
+        if stamp.stem not in present:
+            forget(project, stamp.stem)
+
+
+def external_inputs(options: Options) -> Inputs:
+    """Hashes of the recording and of the assets that decide whether human speech is there."""
+    from specsync_lib.speech import corpus
+
+    human = corpus.default_is_human()
+    path = Path(options.values["audio"] or corpus.default_recording().path)
+    return Inputs(recording=file_hash(path), assets=f"human speech {human}")
+
+
+def check_recording(options: Options) -> Options:
+    """Decode the user's recording once, before anything runs; its path becomes absolute.
+
+    Raises
+    ------
+    InputError: it can not be used.
+    """
+    given = options.values["audio"]
+    if not given:
+        return options
+    from specsync_lib.speech.audio import load_audio
+
+    load_audio(given, max_seconds=options.values["max_seconds"])
+    values = options.values | {"audio": str(Path(given).absolute())}
+    return Options(values, options.given, options.fresh, options.benchmark)
+
+
+def record_cost(project: Project, finished: Mapping[str, Finished], options: Options) -> None:
+    """Wall time and peak memory of the notebooks, each as of when it ran, into the summary and a JSON."""
+    from specsync_lib import provenance, summary
+    from specsync_lib.files import write_json
+
+    wall_s = sum(one.wall_s for one in finished.values())
+    peak_rss_gib = max(one.peak_rss_gib for one in finished.values())
+    path = project.run / "benchmark.json"
+    content = {
+        "label": "measured",
+        "what": "the notebooks' run: wall time, and peak resident memory of all its processes together",
+        "profile": options.values["profile"],
+        "wall_s": round(wall_s, 1),
+        "peak_rss_gib": round(peak_rss_gib, 3),
+        "notebooks": {name: {"wall_s": one.wall_s, "peak_rss_gib": one.peak_rss_gib} for name, one in finished.items()},
+        "machine": provenance.machine(),
+    }
+    write_json(path, content)
+    if options.benchmark:
+        write_json(project.root / "data" / "measurements" / "cpu_report.json", content)
+    source = {"label": "measured", "source": path, "n": len(finished), "notebook": "run"}
+    summary.record("report.wall_s", wall_s, "s", **source)
+    summary.record("report.peak_rss_gib", peak_rss_gib, "GiB", **source)
+
+
+def run(options: Options, project: Project) -> None:
+    """The main job after the check of its arguments."""
+    from specsync_lib import assets
+    from specsync_lib.door import report
+
+    with exclusive(project.run / "run.lock", "a run"):
+        assets.fetch()
+        drop_departed(project)
+        finished = dict(run_notebooks(project, options, external_inputs(options)))
+        record_cost(project, finished, options)
+        index = report.build(project.run, project.plots)
+    print(f"report: {index}")
+    video = project.plots / "lipsync_720p30.mp4"
+    if video.exists():
+        print(f"video:  {video}")
+
+
+def terminated(signal_number: int, frame: object) -> None:
+    """SIGTERM stops a run as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check, run, and turn what went wrong into one line and an exit code."""
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        run(check_recording(parse_arguments(arguments)), Project.here())
+    except InputError as error:
+        print(f"specsync: {one_line(str(error))}", file=sys.stderr)
+        return InputError.EXIT_CODE
+    except NotebookError as error:
+        print(f"specsync: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"specsync: {one_line(str(error))}; is the disk full or the folder read-only?", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nspecsync: interrupted; run again to go on from the unfinished notebook", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

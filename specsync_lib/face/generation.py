@@ -1,0 +1,553 @@
+"""Chunks of a talking face through Wan's latents: 3 slots at a time, from drafted latents, under a sync plan.
+
+    generator = FaceGenerator(vae, transformer, reference_frame)
+    chunk = generator.begin(plan, drafted, noise_level=0.6, steps=2, noise=torch.Generator().manual_seed(0))
+    chunk.step()
+    chunk.step(plan=corrected)             # the plan may change between two steps
+    frames = generator.commit(chunk)       # uint8 [12, px, px, 3]; final
+
+**Flow.** Time t runs from 1 (noise) to 0 (clean): x_t = (1 - t) z + t eps. A chunk begins at t = noise_level from its
+*draft* d instead of z, x = (1 - t) d + t eps (SDEdit), and goes to 0 in equal steps. The model predicts the clean
+latents z' (as its difference from the resting face's latents, which is small), hence the velocity (x - z') / t, and a
+step to t' < t is x' = z' + (t'/t)(x - z'). The last step ends on the prediction itself, so every step, also the last
+one, can still repair a wrong draft; :func:`repair_table` measures how much.
+
+**Conditions**, all that wan-mini's ``WanTransformer3DModel`` sees of a chunk beside x and t:
+
+- as input channels (:data:`INPUT_CHANNELS`), aligned in space: the latents of the identity's *still* slot (the
+  reference frame, standing still), those of the last committed slot, which slot of the chunk a plane is, and whether
+  anything was committed before;
+- as the cross-attention sequence (:data:`TOKENS` tokens of :data:`TOKEN_FEATURES`): per frame the viseme, the openness
+  and the idle motion (pose, lids, gaze, brows), for the chunk and a few frames before and after it.
+
+Generation is causal: only :meth:`FaceGenerator.commit` advances the decoder's cache and the last slot.
+
+Sources
+-------
+Lipman et al., "Flow matching for generative modeling", 2023; Meng et al., "SDEdit", 2022; Li and He, "Back to basics:
+let denoising generative models denoise", 2025 (predict the clean data); Wan Team, 2025.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from specsync_lib.errors import InputError
+from specsync_lib.face import wan
+from specsync_lib.face.compositing import IDLE_COLUMNS
+from specsync_lib.units import (
+    FRAMES_PER_CHUNK,
+    FRAMES_PER_SLOT,
+    LATENT_CHANNELS,
+    PIXELS_PER_LATENT,
+    SLOTS_PER_CHUNK,
+    VISEMES,
+)
+from specsync_lib.visemes import SyncPlan
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+    from specsync_lib.face.head.head import FaceTracks
+
+PLAN_BACK_FRAMES, PLAN_AHEAD_FRAMES = 4, 4  # co-articulation reaches about this far
+TOKENS = PLAN_BACK_FRAMES + FRAMES_PER_CHUNK + PLAN_AHEAD_FRAMES
+IDLE_FEATURES = 3 + len(IDLE_COLUMNS)
+TOKEN_FEATURES = len(VISEMES) + 1 + IDLE_FEATURES + 1 + TOKENS  # viseme, openness, idle, known, place
+POSE_SCALE = 10.0  # a sway of 0.1 rad weighs as much as a whole unit
+INPUT_CHANNELS = 3 * LATENT_CHANNELS + SLOTS_PER_CHUNK + 1
+TIME_SCALE = 1000.0  # Wan's timesteps
+STILL_FRAMES = 1 + 2 * FRAMES_PER_SLOT  # the last of its 3 slots is the still one
+
+
+# --- the model's inputs -----------------------------------------------------------------------------------------------
+
+
+def idle_rows(tracks: "FaceTracks") -> np.ndarray:
+    """Idle motion [frames, IDLE_FEATURES] float32 of a head's tracks: yaw, pitch, roll, then brows, cheeks, eyes, nose.
+
+    The units are in the order of :data:`compositing.IDLE_COLUMNS`; the mouth's are left out.
+    """
+    return idle_columns(tracks.units, tracks.pose)
+
+
+def idle_columns(units: np.ndarray, pose: np.ndarray) -> np.ndarray:
+    """As :func:`idle_rows`, from units [frames, 52] and pose [frames, 3]."""
+    return np.concatenate([POSE_SCALE * pose, units[:, IDLE_COLUMNS]], axis=1).astype(np.float32)
+
+
+def one_hot(visemes: Int[Tensor, "..."]) -> Float[Tensor, "... 15"]:
+    """Visemes as unit vectors; unlike F.one_hot it never asks the device for a value, so a CUDA graph can hold it."""
+    return torch.eye(len(VISEMES), device=visemes.device)[visemes.long()]
+
+
+def plan_tokens(
+    visemes: Int[Tensor, "batch tokens"],
+    openness: Float[Tensor, "batch tokens"],
+    idle: Float[Tensor, "batch tokens idle"],
+    known: Bool[Tensor, "batch tokens"],
+) -> Float[Tensor, "batch tokens features"]:
+    """The cross-attention sequence of a chunk; what is not known is zero (cross-attention knows no places, so each
+    token carries its own)."""
+    told = torch.cat([one_hot(visemes).to(openness), openness.unsqueeze(-1), idle], dim=-1)
+    place = torch.eye(TOKENS, device=openness.device, dtype=openness.dtype).expand(len(visemes), -1, -1)
+    return torch.cat([told * known.unsqueeze(-1), known.unsqueeze(-1).to(openness), place], dim=-1)
+
+
+def model_input(
+    noisy: Float[Tensor, "batch 16 slots h w"],
+    still: Float[Tensor, "batch 16 h w"],
+    last: Float[Tensor, "batch 16 h w"],
+    first: Bool[Tensor, " batch"],
+) -> Float[Tensor, "batch channels slots h w"]:
+    """The noisy chunk with its conditions along the channels."""
+    batch, _, slots, h, w = noisy.shape
+    held = torch.cat([still, last], dim=1).unsqueeze(2).expand(-1, -1, slots, -1, -1)
+    which = torch.eye(slots, device=noisy.device, dtype=noisy.dtype)[None, :, :, None, None].expand(batch, -1, -1, h, w)
+    begins = first.to(noisy)[:, None, None, None, None].expand(-1, 1, slots, h, w)
+    return torch.cat([noisy, held, which, begins], dim=1)
+
+
+def predict_clean(
+    transformer: "WanTransformer3DModel",
+    noisy: Float[Tensor, "batch 16 slots h w"],
+    t: Float[Tensor, " batch"],
+    tokens: Float[Tensor, "batch tokens features"],
+    still: Float[Tensor, "batch 16 h w"],
+    last: Float[Tensor, "batch 16 h w"],
+    first: Bool[Tensor, " batch"],
+) -> Float[Tensor, "batch 16 slots h w"]:
+    """The model's estimate of a chunk's clean latents (normalised), whatever of noise or of a draft is in ``noisy``."""
+    dtype = transformer.patch_embedding.weight.dtype
+    out = transformer(
+        model_input(noisy, still, last, first).to(dtype), TIME_SCALE * t, tokens.to(dtype), return_dict=False
+    )[0]
+    return still.unsqueeze(2) + out.to(noisy.dtype)
+
+
+def step_times(noise_level: float, steps: int) -> list[float]:
+    """Times of the states of a chunk: from the noise level down to 0, ``steps + 1`` of them."""
+    return [noise_level * (1 - k / steps) for k in range(steps + 1)] if steps else [0.0]
+
+
+def toward_clean(noisy: Tensor, clean: Tensor, t: float, t_next: float) -> Tensor:
+    """One step along the straight line from ``noisy`` at t to the predicted clean latents: the state at ``t_next``."""
+    return clean + (t_next / t) * (noisy - clean)
+
+
+# --- the generator ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class ChunkInProgress:
+    """A chunk between its draft and its commit.
+
+    Attributes
+    ----------
+    number : int
+        Which chunk of the recording it is; chunk c is frames 12c .. 12c + 11.
+    latents : Tensor [16, 3, h, w]
+        Its state, normalised; the finished latents once ``steps_left`` is 0.
+    plan : SyncPlan
+        What the next step follows: 12 frames, and up to :data:`PLAN_AHEAD_FRAMES` after them.
+    steps_left : int
+    """
+
+    number: int
+    latents: Float[Tensor, "16 slots h w"]
+    plan: SyncPlan
+    idle: np.ndarray
+    times: list[float]
+    generator: "FaceGenerator" = field(repr=False)
+    _before: tuple[Tensor, list[float]] | None = field(default=None, repr=False)  # the last step
+
+    @property
+    def steps_left(self) -> int:
+        return len(self.times) - 1
+
+    def step(self, plan: SyncPlan | None = None) -> None:
+        """One denoising step; a plan given here replaces the chunk's own from this step on.
+
+        Raises
+        ------
+        InputError: no step is left, or the plan does not fit.
+        """
+        if not self.steps_left:
+            raise InputError(f"face generator: chunk {self.number} has no denoising step left; commit it")
+        if plan is not None:
+            self.plan = self.generator.check_plan(plan)
+        t, t_next = self.times[:2]
+        self._before = self.latents, self.times
+        self.latents = toward_clean(self.latents, self.generator.predict(self, t), t, t_next)
+        self.times = self.times[1:]
+
+    def undo(self) -> None:
+        """Take the last step back, once.
+
+        Raises
+        ------
+        InputError: there was none, or it has been taken back.
+        """
+        if self._before is None:
+            raise InputError(f"face generator: chunk {self.number} has no denoising step to take back")
+        (self.latents, self.times), self._before = self._before, None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Frames [n, px, px, 3] uint8 of a chunk that is not committed yet, and the decoder's place behind them."""
+
+    frames: np.ndarray
+    place: tuple
+
+
+class FaceGenerator:
+    """One person speaking, chunk by chunk.
+
+    Parameters
+    ----------
+    vae, transformer
+        wan-mini's, on one device. Computation runs in their own precisions; states are float32.
+    reference : ndarray [px, px, 3] uint8
+        The person with the mouth at rest. It fills slot 0 of the clip, which is not part of the output.
+
+    Raises
+    ------
+    InputError: the transformer is not one of wan-mini's kind, the frame does not fit the latent grid, or the GPU's
+        memory does not hold them.
+    """
+
+    def __init__(self, vae: "AutoencoderKLWan", transformer: "WanTransformer3DModel", reference: np.ndarray) -> None:
+        given = (transformer.config.in_channels, transformer.config.out_channels, transformer.config.text_dim)
+        if given != (INPUT_CHANNELS, LATENT_CHANNELS, TOKEN_FEATURES):
+            raise InputError(
+                f"face generator: a transformer with {given} channels in, out and per token; wan-mini's has "
+                f"{(INPUT_CHANNELS, LATENT_CHANNELS, TOKEN_FEATURES)}"
+            )
+        if reference.ndim != 3 or reference.shape[0] != reference.shape[1] or reference.shape[2] != 3:
+            raise InputError(f"face generator: a reference {reference.shape}, expected a square picture [px, px, 3]")
+        self.px = reference.shape[0]
+        patch = PIXELS_PER_LATENT * transformer.config.patch_size[1]
+        if self.px % patch or reference.dtype != np.uint8:
+            raise InputError(f"face generator: a reference of {self.px} px, {reference.dtype}; give uint8, {patch}k px")
+        self.vae, self.transformer = vae, transformer
+        self.device = vae.post_quant_conv.weight.device
+        self.reference = reference
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to before the first chunk."""
+        with self._memory(), torch.no_grad():
+            self.still, first = still_latents(self.vae, self.reference, self.device)
+            self._decoder = wan.ChunkDecoder(self.vae)
+            self._decoder.push(wan.denormalise_latents(first[None, :, None], self.vae))
+        self.last = self.still
+        self.chunks = 0
+        self._said = SyncPlan(np.zeros(0, np.int8), np.zeros(0, np.float32)), np.zeros((0, IDLE_FEATURES), np.float32)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """[16, 3, h, w] of a chunk."""
+        side = self.px // PIXELS_PER_LATENT
+        return LATENT_CHANNELS, SLOTS_PER_CHUNK, side, side
+
+    def begin(
+        self,
+        plan: SyncPlan,
+        drafted: Float[Tensor, "16 slots h w"] | None,
+        noise_level: float,
+        steps: int,
+        noise: torch.Generator,
+        idle: np.ndarray | None = None,
+    ) -> ChunkInProgress:
+        """Start the chunk after the last committed one.
+
+        Parameters
+        ----------
+        plan : SyncPlan
+            12 frames, and up to :data:`PLAN_AHEAD_FRAMES` after them if they are known already.
+        drafted : Tensor [16, 3, h, w], optional
+            Draft in normalised latents (:func:`wan.normalise_latents`); None: from noise alone (noise level 1).
+        noise_level : float
+            In (0, 1]: how much of the draft is drowned before denoising. 1 ignores the draft.
+        steps : int
+            0 decodes the draft as it is.
+        noise : torch.Generator
+            On the CPU; its draw is all that is random here.
+        idle : ndarray [frames, IDLE_FEATURES], optional
+            :func:`idle_rows` of the frames of ``plan``; None: the head stands still.
+
+        Raises
+        ------
+        InputError: lengths, shapes or ranges do not fit.
+        """
+        plan = self.check_plan(plan)
+        idle = np.zeros((len(plan), IDLE_FEATURES), np.float32) if idle is None else np.asarray(idle, np.float32)
+        if idle.shape != (len(plan), IDLE_FEATURES) or not np.isfinite(idle).all():
+            raise InputError(
+                f"face generator: idle rows {idle.shape}, expected {(len(plan), IDLE_FEATURES)} finite ones"
+            )
+        if steps < 0 or not 0 < noise_level <= 1:
+            raise InputError(
+                f"face generator: {steps} steps from noise level {noise_level}; give 0 or more, from (0, 1]"
+            )
+        if drafted is None and (steps == 0 or noise_level != 1):
+            raise InputError("face generator: without drafted latents, start from noise level 1 with at least one step")
+        if drafted is not None and (tuple(drafted.shape) != self.latent_shape or not torch.isfinite(drafted).all()):
+            raise InputError(
+                f"face generator: drafted latents {tuple(drafted.shape)}, expected finite {self.latent_shape}"
+            )
+        times = step_times(noise_level, steps)
+        state = torch.randn(self.latent_shape, generator=noise).to(self.device)
+        if drafted is not None:
+            state = (1 - times[0]) * drafted.to(self.device, torch.float32) + times[0] * state
+        return ChunkInProgress(self.chunks, state, plan, idle, times, self)
+
+    def check_plan(self, plan: SyncPlan) -> SyncPlan:
+        """The plan of a chunk, if it has 12 frames or up to :data:`PLAN_AHEAD_FRAMES` more."""
+        if not FRAMES_PER_CHUNK <= len(plan) <= FRAMES_PER_CHUNK + PLAN_AHEAD_FRAMES:
+            raise InputError(
+                f"face generator: a plan of {len(plan)} frames for a chunk; give {FRAMES_PER_CHUNK}, padded with "
+                f"silence at the end of a recording, and at most {PLAN_AHEAD_FRAMES} of the next chunk's"
+            )
+        return plan
+
+    def predict(self, chunk: ChunkInProgress, t: float) -> Float[Tensor, "16 slots h w"]:
+        """Clean latents of a chunk as the model sees them now."""
+        with self._memory(), torch.no_grad():
+            clean = predict_clean(
+                self.transformer,
+                chunk.latents[None],
+                torch.tensor([t], device=self.device),
+                self.tokens(chunk)[None].to(self.device),
+                self.still[None],
+                self.last[None],
+                torch.tensor([self.chunks == 0], device=self.device),
+            )
+        return clean[0]
+
+    def tokens(self, chunk: ChunkInProgress) -> Float[Tensor, "tokens features"]:
+        """The chunk's cross-attention sequence, with what was committed before it."""
+        said, said_idle = self._said
+        known = np.zeros(TOKENS, bool)
+        visemes, openness = np.zeros(TOKENS, np.int64), np.zeros(TOKENS, np.float32)
+        idle = np.zeros((TOKENS, IDLE_FEATURES), np.float32)
+        frames = min(len(chunk.plan), len(chunk.idle))
+        for target, source, rows in (
+            (slice(PLAN_BACK_FRAMES - len(said), PLAN_BACK_FRAMES), said, said_idle),
+            (slice(PLAN_BACK_FRAMES, PLAN_BACK_FRAMES + frames), chunk.plan, chunk.idle),
+        ):
+            count = target.stop - target.start
+            visemes[target], openness[target] = source.visemes[:count], source.openness[:count]
+            idle[target], known[target] = rows[:count], True
+        arrays = (torch.from_numpy(values)[None] for values in (visemes, openness, idle, known))
+        return plan_tokens(*arrays)[0]
+
+    def decode(self, chunk: ChunkInProgress, slots: slice = slice(None), after: Decoded | None = None) -> Decoded:
+        """Frames of a finished chunk, or of some of its slots, before it is known whether it will be committed.
+
+        Parameters
+        ----------
+        slots : slice
+            Which of the chunk's 3 slots.
+        after : Decoded, optional
+            What the slots before gave; None: they are the chunk's first.
+
+        Raises
+        ------
+        InputError: steps are left, or it is not the chunk that follows the last committed one.
+        """
+        self._check_turn(chunk)
+        start = self._decoder.state()
+        try:
+            if after is not None:
+                self._decoder.restore(after.place)
+            with self._memory():
+                raw = wan.denormalise_latents(chunk.latents[None, :, slots], self.vae)
+                frames = wan.to_frames(self._decoder.push(raw))[0].cpu().numpy()
+            return Decoded(frames if after is None else np.concatenate([after.frames, frames]), self._decoder.state())
+        finally:
+            self._decoder.restore(start)
+
+    def commit(self, chunk: ChunkInProgress, decoded: Decoded | None = None) -> np.ndarray:
+        """The chunk's frames [12, px, px, 3] uint8, for good: the next chunk starts from them.
+
+        ``decoded``: what :meth:`decode` gave for the whole chunk, if it is decoded already.
+
+        Raises
+        ------
+        InputError: steps are left, it is not the chunk that follows the last committed one, or it is decoded in part.
+        """
+        self._check_turn(chunk)
+        decoded = self.decode(chunk) if decoded is None else decoded
+        if len(decoded.frames) != FRAMES_PER_CHUNK:
+            raise InputError(
+                f"face generator: chunk {chunk.number} is decoded to {len(decoded.frames)} of {FRAMES_PER_CHUNK} frames"
+            )
+        self._decoder.restore(decoded.place)
+        self.last = chunk.latents[:, -1]
+        back = slice(FRAMES_PER_CHUNK - PLAN_BACK_FRAMES, FRAMES_PER_CHUNK)
+        self._said = SyncPlan(chunk.plan.visemes[back], chunk.plan.openness[back]), chunk.idle[back]
+        self.chunks += 1
+        return decoded.frames
+
+    def _check_turn(self, chunk: ChunkInProgress) -> None:
+        if chunk.generator is not self or chunk.number != self.chunks:
+            raise InputError(
+                f"face generator: chunk {chunk.number} is not the next one ({self.chunks}); begin it again"
+            )
+        if chunk.steps_left:
+            raise InputError(f"face generator: chunk {chunk.number} has {chunk.steps_left} denoising steps left")
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        """A GPU out of memory as one line with the sizes asked."""
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError as error:
+            counts = [sum(p.numel() for p in model.parameters()) / 1e6 for model in (self.vae, self.transformer)]
+            raise InputError(
+                f"face generator: the GPU's memory does not hold a VAE of {counts[0]:.1f} M and a transformer of "
+                f"{counts[1]:.1f} M parameters in {self.transformer.dtype} on {SLOTS_PER_CHUNK} slots of {self.px} px "
+                f"(latents {list(self.latent_shape)}); lower region_px, or load the models with dtype=torch.bfloat16"
+            ) from error
+
+
+@torch.no_grad()
+def still_latents(
+    vae: "AutoencoderKLWan", reference: np.ndarray, device: torch.device
+) -> tuple[Float[Tensor, "16 h w"], Float[Tensor, "16 h w"]]:
+    """Of a picture that stands still: its later slot and its slot 0, normalised."""
+    clip = torch.tensor(reference, device=device).expand(1, STILL_FRAMES, -1, -1, -1)
+    latents = wan.encode_clip(vae, wan.to_signal(clip).to(vae.quant_conv.weight.dtype)).chunk(2, dim=1)[0].float()
+    normalised = wan.normalise_latents(latents, vae)[0]
+    return normalised[:, -1], normalised[:, 0]
+
+
+# --- a whole recording ------------------------------------------------------------------------------------------------
+
+
+def chunk_plans(
+    plan: SyncPlan, idle: np.ndarray | None = None, ahead: int = PLAN_AHEAD_FRAMES
+) -> Iterator[tuple[SyncPlan, np.ndarray]]:
+    """Plan and idle rows of every chunk of a recording, the last one padded: silence, and the last frame's idle motion.
+
+    ``ahead`` frames of the next chunk come along where there are some.
+    """
+    frames = len(plan)
+    idle = np.zeros((frames, IDLE_FEATURES), np.float32) if idle is None else idle
+    pad = -frames % FRAMES_PER_CHUNK
+    whole = SyncPlan(np.pad(plan.visemes, (0, pad)), np.pad(plan.openness, (0, pad)))
+    rows = np.pad(idle[:frames], ((0, pad), (0, 0)), mode="edge")
+    for start in range(0, frames, FRAMES_PER_CHUNK):
+        part = slice(start, start + FRAMES_PER_CHUNK + ahead)
+        yield SyncPlan(whole.visemes[part], whole.openness[part]), rows[part]
+
+
+def generate_clip(
+    generator: FaceGenerator,
+    plan: SyncPlan,
+    *,
+    idle: np.ndarray | None = None,
+    draft: Callable[[int], Tensor | None] = lambda number: None,
+    noise_level: float = 1.0,
+    steps: int = 2,
+    noise: torch.Generator,
+) -> Iterator[np.ndarray]:
+    """Frames [px, px, 3] of a whole recording, one at a time; ``draft`` gives each chunk's drafted latents."""
+    left = len(plan)
+    for number, (part, rows) in enumerate(chunk_plans(plan, idle)):
+        chunk = generator.begin(part, draft(number), noise_level, steps, noise, rows)
+        while chunk.steps_left:
+            chunk.step()
+        yield from generator.commit(chunk)[:left]
+        left -= FRAMES_PER_CHUNK
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+def seam_table(frames: np.ndarray) -> "pd.DataFrame":
+    """How far the picture jumps at each border between chunks, against the steps inside the chunks around it.
+
+    Parameters
+    ----------
+    frames : ndarray [n, h, w, 3] uint8
+        From a chunk's first frame on.
+
+    Returns
+    -------
+    DataFrame
+        Columns border (frame), jump, inside (mean absolute change in grey levels from one frame to the next; inside:
+        the mean over both chunks), ratio. A seam shows as a ratio above that of a reference clip with the same motion.
+    """
+    import pandas as pd
+
+    change = np.array(
+        [np.abs(b.astype(np.int16) - a).mean() for a, b in pairwise(frames)]
+    )  # change[k]: from frame k to k + 1
+    rows = []
+    for border in range(FRAMES_PER_CHUNK, len(frames), FRAMES_PER_CHUNK):
+        around = np.arange(border - FRAMES_PER_CHUNK, min(border + FRAMES_PER_CHUNK - 1, len(change)))
+        inside = change[around[around != border - 1]].mean()
+        rows.append({"border": border, "jump": change[border - 1], "inside": inside})
+    table = pd.DataFrame(rows, columns=["border", "jump", "inside"])
+    return table.assign(ratio=table["jump"] / np.maximum(table["inside"], 1e-6))
+
+
+def repair_table(
+    generator: FaceGenerator,
+    right: SyncPlan,
+    wrong: SyncPlan,
+    read: Callable[[np.ndarray], np.ndarray],
+    *,
+    steps: int,
+    noise_level: float,
+    seed: int,
+    right_draft: Tensor | None = None,
+    wrong_draft: Tensor | None = None,
+    idle: np.ndarray | None = None,
+) -> "pd.DataFrame":
+    """How much of a wrong draft the remaining steps repair: the plan is set right after step k of n, for every k.
+
+    Parameters
+    ----------
+    generator : FaceGenerator
+        Where the recording stands; nothing is committed.
+    right, wrong : SyncPlan
+        Of the next chunk.
+    read : callable
+        Frames [12, px, px, 3] uint8 to what is compared, one number a frame (lip aperture).
+    right_draft, wrong_draft : Tensor [16, 3, h, w], optional
+        Drafted latents of either plan.
+
+    Returns
+    -------
+    DataFrame
+        Columns switched_after (0 .. steps; ``steps`` means never), steps_left, error (mean absolute difference of the
+        reading from that of a chunk which was right from its draft on), repaired (share of the never-switched chunk's
+        error that is gone).
+    """
+
+    import pandas as pd
+
+    def reading(first: SyncPlan, then: SyncPlan, draft: Tensor | None, switch: int) -> np.ndarray:
+        noise = torch.Generator().manual_seed(seed)
+        chunk = generator.begin(first, draft, noise_level, steps, noise, idle)
+        for k in range(steps):
+            chunk.step(plan=then if k == switch else None)
+        return np.asarray(read(generator.decode(chunk).frames), float)
+
+    target = reading(right, right, right_draft, steps)
+    errors = [np.abs(reading(wrong, right, wrong_draft, k) - target).mean() for k in range(steps + 1)]
+    table = pd.DataFrame({"switched_after": range(steps + 1), "error": errors})
+    table.insert(1, "steps_left", steps - table["switched_after"])
+    return table.assign(repaired=1 - table["error"] / max(errors[-1], 1e-12))

@@ -1,0 +1,1 @@
+"""specsync_lib.face.head."""

@@ -1,0 +1,208 @@
+"""Frames and sound to an MP4 whose clocks agree, and back: streamed, atomic, exact in its frame count."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from specsync_lib import units
+from specsync_lib.errors import InputError
+from specsync_lib.files import atomic_path
+
+AUDIO_BLOCK_SAMPLES = 1024  # one AAC frame; anything else would make the encoder re-block and lose the exact end
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a decoder sees in a video file.
+
+    Attributes
+    ----------
+    frame_count : int
+        Decoded pictures.
+    width_px, height_px : int
+    fps : Fraction
+        Nominal rate in the container.
+    strictly_rising : bool
+        Whether each picture's timestamp lies after the one before it, in presentation order.
+    video_end_s, audio_end_s : Fraction
+        Where the last picture and the last sample end. ``audio_end_s`` is 0 without sound.
+    audio_start_s : Fraction
+        Time of the first decoded sample.
+    """
+
+    path: Path
+    frame_count: int
+    width_px: int
+    height_px: int
+    fps: Fraction
+    strictly_rising: bool
+    video_end_s: Fraction
+    audio_start_s: Fraction
+    audio_end_s: Fraction
+    codec: str
+
+    @property
+    def av_end_difference_ms(self) -> float:
+        """End of the sound minus end of the picture, in ms."""
+        return float(1000 * (self.audio_end_s - self.video_end_s))
+
+
+def write_video(
+    path: str | Path,
+    frames: Iterable[np.ndarray],
+    samples: np.ndarray,
+    *,
+    fps: int = units.VIDEO_FPS,
+    sample_rate_hz: int = units.SAMPLE_RATE_HZ,
+    crf: int = 18,
+    preset: str = "veryfast",
+) -> VideoInfo:
+    """Encode frames and sound into an MP4 (H.264 yuv420p, AAC, index first), holding one frame at a time.
+
+    Parameters
+    ----------
+    path : path
+        Ends in ``.mp4``; replaced as a whole or not at all.
+    frames : iterable of ndarray [height, width, 3] uint8
+        Exactly ``round(duration x fps)`` of them, all of one even size.
+    samples : ndarray [n] float
+        Mono, in [-1, 1].
+    crf, preset
+        libx264's quality (lower is better) and effort.
+
+    Raises
+    ------
+    InputError
+        No samples, NaN, frames too few, too many or of changing or odd size, a wrong suffix. Nothing is left behind.
+    """
+    path, samples = Path(path), np.asarray(samples, np.float32)
+    if path.suffix.lower() != ".mp4":
+        raise InputError(f"{path}: write_video makes MP4 files; give a name that ends in .mp4")
+    if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():
+        raise InputError(f"{path}: sound must be a finite mono signal, got shape {samples.shape}; check the recording")
+    expected = (2 * len(samples) * fps + sample_rate_hz) // (2 * sample_rate_hz)
+    iterator = iter(frames)
+    first = next(iterator, None)
+    if first is None:
+        raise InputError(f"{path}: no frame to encode, {expected} needed; check the renderer")
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
+        picture = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": preset})
+        picture.height, picture.width = _even_size(first, path)
+        picture.pix_fmt = "yuv420p"
+        picture.codec_context.time_base = Fraction(1, fps)
+        picture.codec_context.color_range = 1  # 1: limited ("mpeg") range, what every player assumes for yuv420p
+        sound = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
+        sound.bit_rate = 128_000
+        blocks = _audio_frames(samples, sample_rate_hz)
+        block = next(blocks, None)
+        for index, frame in enumerate(_checked(first, iterator, expected, path)):
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            image.pts, image.time_base = index, Fraction(1, fps)
+            container.mux(picture.encode(image))
+            # sound follows the picture closely, so the muxer never has to hold much of either
+            while block is not None and block.pts * fps < (index + 1) * sample_rate_hz:
+                container.mux(sound.encode(block))
+                block = next(blocks, None)
+        while block is not None:
+            container.mux(sound.encode(block))
+            block = next(blocks, None)
+        container.mux(picture.encode(None))
+        container.mux(sound.encode(None))
+    return video_info(path)
+
+
+def _even_size(frame: np.ndarray, path: Path) -> tuple[int, int]:
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or frame.shape[0] % 2 or frame.shape[1] % 2:
+        raise InputError(
+            f"{path}: frames must be uint8 [even height, even width, 3], got {frame.dtype} {frame.shape}; resize them"
+        )
+    return frame.shape[0], frame.shape[1]
+
+
+def _checked(first: np.ndarray, rest: Iterator[np.ndarray], expected: int, path: Path) -> Iterator[np.ndarray]:
+    """Yield the frames; refuse a count or a size that does not fit the sound."""
+    count = 0
+    frame: np.ndarray | None = first
+    while frame is not None:
+        if frame.shape != first.shape or frame.dtype != np.uint8:
+            raise InputError(
+                f"{path}: frame {count} is {frame.dtype} {frame.shape}, the first {first.shape}; keep one size"
+            )
+        if count == expected:
+            raise InputError(f"{path}: more than the {expected} frames that the sound lasts; cut the frames to fit")
+        yield frame
+        count += 1
+        frame = next(rest, None)
+    if count < expected:
+        raise InputError(f"{path}: frames ran out after {count} of {expected}; render the whole plan")
+
+
+def _audio_frames(samples: np.ndarray, sample_rate_hz: int) -> Iterator[av.AudioFrame]:
+    for start in range(0, len(samples), AUDIO_BLOCK_SAMPLES):
+        block = np.ascontiguousarray(np.clip(samples[None, start : start + AUDIO_BLOCK_SAMPLES], -1, 1))
+        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = sample_rate_hz, start, Fraction(1, sample_rate_hz)
+        yield frame
+
+
+def video_info(path: str | Path) -> VideoInfo:
+    """Decode a whole file and report its counts and clocks; memory does not grow with its length.
+
+    Raises
+    ------
+    InputError
+        The file is missing or holds no picture.
+    """
+    path = Path(path)
+    count, rising, last_pts, audio_start, audio_end = 0, True, None, None, Fraction(0)
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InputError(f"{path}: no picture in this file; give a video")
+            picture = container.streams.video[0]
+            picture.thread_type = "AUTO"
+            fps = Fraction(picture.average_rate or 0)
+            for frame in container.decode(*container.streams.video[:1], *container.streams.audio[:1]):
+                if isinstance(frame, av.VideoFrame):
+                    count += 1
+                    rising &= last_pts is None or frame.pts > last_pts
+                    last_pts = frame.pts
+                    last_end = (frame.pts + (frame.duration or 0)) * frame.time_base
+                else:
+                    start = frame.pts * frame.time_base
+                    audio_start = start if audio_start is None else audio_start
+                    audio_end = start + Fraction(frame.samples, frame.sample_rate)
+            if container.streams.audio and audio_start is not None:
+                # the last AAC block is padded; the track's own duration says where a player stops
+                track = container.streams.audio[0]
+                audio_end = min(audio_end, (track.start_time + track.duration) * track.time_base)
+            size = picture.width, picture.height
+            codec = picture.codec_context.name
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as a video ({error}); give an MP4") from error
+    if count == 0:
+        raise InputError(f"{path}: no picture could be decoded; give a video")
+    return VideoInfo(path, count, *size, fps, rising, last_end, audio_start or Fraction(0), audio_end, codec)
+
+
+def make_beep_flash_clip(
+    path: str | Path, *, seconds: int = 4, size_px: tuple[int, int] = (320, 180), shift_ms: float = 0.0
+) -> VideoInfo:
+    """A test clip: at every half second past the full one, a white picture of 3 frames and a 1 kHz tone of 100 ms.
+
+    ``shift_ms`` delays the sound on purpose, to show that :func:`beep_flash_offset_ms` of measures sees it.
+    """
+    rate, fps = units.SAMPLE_RATE_HZ, units.VIDEO_FPS
+    samples = np.zeros(seconds * rate, np.float32)
+    flash = np.zeros(seconds * fps, bool)
+    tone = 0.8 * np.sin(2 * np.pi * 1000 * np.arange(rate // 10) / rate + np.pi / 2)
+    for second in range(seconds):
+        start = second * rate + rate // 2 + round(shift_ms * rate / 1000)
+        samples[start : start + len(tone)] = tone[: len(samples) - start]
+        flash[second * fps + fps // 2 :][:3] = True
+    width, height = size_px
+    return write_video(path, (np.full((height, width, 3), 255 if lit else 0, np.uint8) for lit in flash), samples)

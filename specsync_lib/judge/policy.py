@@ -1,0 +1,319 @@
+"""From the draft alone: how likely the judge is to accept it, and how sure one can be of what a threshold lets through.
+
+The draft's own confidence says how likely a frame is to be *right*. What a pipeline asks before the judge has spoken is
+another thing: will the judge *let it stand*? `AcceptancePolicy` answers that for a frame (the lenient rule) and for a
+chunk (no rejection at all under the exact rule), from features of the draft, by logistic regression on validation
+speech. After SpecDec++ (Huang et al., 2405.19715), which predicts rejection to decide how far to draft.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy import stats
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, log_softmax
+
+from specsync_lib.draft.plan import MODEL_DIR, DraftPlan
+from specsync_lib.errors import InputError
+from specsync_lib.files import write_text
+from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
+
+POLICY_FILE = MODEL_DIR / "acceptance_policy.json"
+NEIGHBOURS = 2  # frames looked at to either side
+SMALLEST = 1e-6  # keeps logarithms and odds finite
+RIDGE = 30.0  # pull of standardised weights towards 0; of 3, 30, 100 the likeliest in cross-validation by utterance
+
+FRAME_FEATURES = (
+    "log_odds", "margin", "entropy", "confidence_2_before", "confidence_1_before", "confidence_1_after",
+    "confidence_2_after", "same_viseme_before", "same_viseme_after", "run_before", "run_after", "energy",
+    "energy_change", *(f"is_{viseme}" for viseme in VISEMES),
+)  # fmt: skip
+CHUNK_FEATURES = ("log_all_agree", "least_log_odds", "least_confidence", "mean_confidence", "mean_entropy", "changes")
+
+
+def frame_features(draft: DraftPlan, energy: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t features"]:
+    """FRAME_FEATURES of every frame of a recording's draft.
+
+    log_odds of the confidence; margin over the second viseme; entropy in nats; the confidence of two frames to either
+    side; the probability of this frame's viseme in the next ones; how many of the two frames before and after continue
+    its run; the frame's loudness (`evaluation.frame_energy`) and its change; the viseme. So a frame is known 67 ms
+    after it was drafted. The ends repeat themselves.
+
+    Raises
+    ------
+    InputError : energy of another length.
+    """
+    rows, confidence = draft.probabilities.astype(np.float64), draft.confidence.astype(np.float64)
+    if len(energy) != len(rows):
+        raise InputError(f"frame features: expected the energy of {len(rows)} frames, got {len(energy)}")
+    if not len(rows):
+        return np.zeros((0, len(FRAME_FEATURES)))
+    tokens = rows.argmax(axis=1)
+    second, best = np.sort(rows, axis=1)[:, -2:].T
+    frames = np.arange(len(rows))
+    at = {shift: (frames + shift).clip(0, len(rows) - 1) for shift in range(-NEIGHBOURS, NEIGHBOURS + 1)}
+    same = {shift: tokens[at[shift]] == tokens for shift in at}
+    columns = [
+        _log_odds(confidence),
+        best - second,
+        -(rows * np.log(rows.clip(SMALLEST))).sum(axis=1),
+        *(confidence[at[shift]] for shift in (-2, -1, 1, 2)),
+        rows[at[-1], tokens],
+        rows[at[1], tokens],
+        same[-1] * (1.0 + same[-2]),
+        same[1] * (1.0 + same[2]),
+        energy,
+        energy - np.asarray(energy)[at[-1]],
+    ]
+    return np.column_stack([*columns, np.eye(len(VISEMES))[tokens]])
+
+
+def chunk_of(frames: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The chunk that each frame of a recording belongs to."""
+    return np.asarray(frames) // FRAMES_PER_CHUNK
+
+
+def chunk_features(
+    features: Float[np.ndarray, "n features"], agrees: Float[np.ndarray, " n"], chunks: Shaped[np.ndarray, " n"]
+) -> pd.DataFrame:
+    """CHUNK_FEATURES by chunk, in order of appearance.
+
+    Parameters
+    ----------
+    features : from `frame_features`.
+    agrees : a frame's probability to agree with the judge exactly.
+    chunks : any id of each frame's chunk.
+    """
+    table = pd.DataFrame(features[:, :13], columns=list(FRAME_FEATURES[:13]))
+    table = table.assign(
+        log_agree=np.log(agrees.clip(SMALLEST)), confidence=expit(table["log_odds"]), changed=table["run_before"] == 0
+    )
+    groups = table.groupby(chunks, sort=False)
+    return pd.DataFrame(
+        {
+            "log_all_agree": groups["log_agree"].sum(),
+            "least_log_odds": groups["log_odds"].min(),
+            "least_confidence": groups["confidence"].min(),
+            "mean_confidence": groups["confidence"].mean(),
+            "mean_entropy": groups["entropy"].mean(),
+            "changes": groups["changed"].sum(),
+        }
+    )
+
+
+def _log_odds(probability: np.ndarray) -> np.ndarray:
+    clipped = np.clip(probability, SMALLEST, 1 - SMALLEST)
+    return np.log(clipped / (1 - clipped))
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """A logistic regression: probability = expit(bias + features · weights)."""
+
+    weights: tuple[float, ...]
+    bias: float
+
+    @classmethod
+    def fit(cls, features: Float[np.ndarray, "n features"], hits: Bool[np.ndarray, " n"]) -> "Logistic":
+        """The weights of largest likelihood with a ridge on the standardised ones."""
+        mean, scale = features.mean(axis=0), features.std(axis=0)
+        standard = np.column_stack([(features - mean) / np.where(scale > 0, scale, 1), np.ones(len(features))])
+        sign = np.where(hits, 1.0, -1.0)
+        pull = np.r_[np.full(features.shape[1], RIDGE), 0.0]
+
+        def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+            margin = sign * (standard @ weights)
+            gradient = -standard.T @ (sign * expit(-margin)) + pull * weights
+            return np.logaddexp(0, -margin).sum() + 0.5 * (pull * weights**2).sum(), gradient
+
+        *weights, bias = minimize(loss, np.zeros(standard.shape[1]), jac=True, method="L-BFGS-B").x
+        weights = np.array(weights) / np.where(scale > 0, scale, 1)
+        return cls(tuple(map(float, weights)), float(bias - mean @ weights))
+
+    def __call__(self, features: Float[np.ndarray, "n features"]) -> Float[np.ndarray, " n"]:
+        """The probability of each row."""
+        return expit(np.asarray(features) @ np.array(self.weights) + self.bias)
+
+
+@dataclass(frozen=True)
+class AcceptancePolicy:
+    """What the judge will make of a draft, before it is asked.
+
+    lenient: a frame will be accepted within ±1 frame; exact: the judge will name the same viseme for the same frame;
+    chunk: the judge will reject at least one frame of the chunk under the exact rule.
+    """
+
+    lenient: Logistic
+    exact: Logistic
+    chunk: Logistic
+
+    @classmethod
+    def fit(
+        cls,
+        features: Float[np.ndarray, "n features"],
+        lenient: Bool[np.ndarray, " n"],
+        exact: Bool[np.ndarray, " n"],
+        chunks: Shaped[np.ndarray, " n"],
+    ) -> "AcceptancePolicy":
+        """Fit all three to the judge's verdicts on validation speech; arguments by frame."""
+        exact_model = Logistic.fit(features, exact)
+        by_chunk = chunk_features(features, exact_model(features), chunks)
+        rejected = ~pd.Series(exact).groupby(chunks, sort=False).all().to_numpy()
+        return cls(Logistic.fit(features, lenient), exact_model, Logistic.fit(by_chunk.to_numpy(float), rejected))
+
+    def any_rejection(
+        self, features: Float[np.ndarray, "n features"], chunks: Shaped[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " chunks"]:
+        """The probability that the judge rejects some frame of each chunk, in order of appearance."""
+        return self.chunk(chunk_features(features, self.exact(features), chunks).to_numpy(float))
+
+    def save(self, path: Path = POLICY_FILE, **facts: object) -> None:
+        """Write as JSON, with where it comes from."""
+        content = {"frame_features": FRAME_FEATURES, "chunk_features": CHUNK_FEATURES, **asdict(self), **facts}
+        write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def load_policy(path: Path = POLICY_FILE) -> AcceptancePolicy:
+    """The policy of a file.
+
+    Raises
+    ------
+    InputError : the file is absent, or was fitted to other features than this version computes.
+    """
+    if not path.is_file():
+        raise InputError(f"acceptance policy {path}: no such file; make it with python -m workbench.measure.referee")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    known = [*FRAME_FEATURES], [*CHUNK_FEATURES]
+    if (content.get("frame_features"), content.get("chunk_features")) != known:
+        raise InputError(
+            f"acceptance policy {path}: fitted to other features; make it with python -m workbench.measure.referee"
+        )
+    return AcceptancePolicy(
+        **{
+            name: Logistic(tuple(content[name]["weights"]), content[name]["bias"])
+            for name in ("lenient", "exact", "chunk")
+        }
+    )
+
+
+# ------------------------------------------------------------------------------------------------ calibration, bounds
+
+
+def fit_temperature(probabilities: Float[np.ndarray, "n v"], correct: Int[np.ndarray, " n"]) -> float:
+    """The temperature at which probabilities are likeliest to give the correct tokens; above 1 they were overconfident.
+
+    Source: Guo et al., 1706.04599, section 4.2.
+    """
+    logits = np.log(np.asarray(probabilities, dtype=np.float64).clip(SMALLEST))
+    rows = np.arange(len(logits))
+
+    def loss(log_temperature: float) -> float:
+        return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, correct].mean()
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-2.5, 2.5), method="bounded").x))
+
+
+def at_temperature(probabilities: Float[np.ndarray, "n v"], temperature: float) -> Float[np.ndarray, "n v"]:
+    """The same distributions, flattened (temperature above 1) or sharpened."""
+    logits = np.log(np.asarray(probabilities, dtype=np.float64).clip(SMALLEST))
+    return np.exp(log_softmax(logits / temperature, axis=1))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An upper bound on a share: with ``confidence`` it is not exceeded.
+
+    value: the share seen; bound; n_frames and n_utterances it rests on; n_effective: independent frames that would tell
+    as much.
+    """
+
+    value: float
+    bound: float
+    confidence: float
+    n_frames: int
+    n_utterances: int
+    n_effective: float
+
+
+def bad_accept_bound(
+    bad: Bool[np.ndarray, " n"],
+    covered: Bool[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
+    confidence: float = 0.95,
+) -> Bound:
+    """Upper Clopper-Pearson bound on the share of covered frames that are bad, for frames that depend by utterance.
+
+    The exact binomial bound holds for independent frames. Here the frames count for as many as would give the variance
+    that is seen between utterances (the design effect of the ratio, never under 1).
+
+    Raises
+    ------
+    InputError : nothing is covered, or a single utterance.
+
+    Source: Clopper and Pearson (1934); Korn and Graubard, "Confidence intervals for proportions with small expected
+    number of positive counts estimated from survey data", Survey Methodology 24 (1998).
+    """
+    codes = pd.factorize(np.asarray(groups)[covered])[0]
+    n_frames, n_utterances = len(codes), int(codes.max(initial=-1)) + 1
+    if n_utterances < 2:
+        raise InputError(f"bound: expected covered frames of two utterances or more, got {n_utterances}")
+    bad = np.asarray(bad)[covered].astype(float)
+    share = bad.mean()
+    excess = np.bincount(codes, bad - share)  # what each utterance adds to the share's numerator beyond its part
+    variance = n_utterances / (n_utterances - 1) * (excess**2).sum() / n_frames**2
+    independent = share * (1 - share) / n_frames
+    n_effective = n_frames * min(1.0, independent / variance) if variance > 0 else float(n_frames)
+    seen = share * n_effective
+    bound = stats.beta.ppf(confidence, seen + 1, n_effective - seen) if seen < n_effective else 1.0
+    return Bound(float(share), float(bound), confidence, n_frames, n_utterances, float(n_effective))
+
+
+def conformal_threshold(
+    bad: Bool[np.ndarray, " n"],
+    confidence: Float[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
+    risk: float,
+    thresholds: Float[np.ndarray, " t"],
+) -> float:
+    """The lowest threshold at which a new utterance's expected share of bad accepts stays within ``risk``.
+
+    The loss of an utterance is the share of ALL its frames that are covered and bad, which can only fall as the
+    threshold rises; the guarantee is over utterances like the n given: (n R + 1) / (n + 1) <= risk. 1 if none will do.
+
+    Source: Angelopoulos et al., "Conformal Risk Control", 2208.02814, theorem 1.
+    """
+    codes = pd.factorize(np.asarray(groups))[0]
+    frames = np.bincount(codes)
+    n = len(frames)
+    for threshold in np.sort(thresholds):
+        loss = np.bincount(codes, np.asarray(bad) & (confidence >= threshold), minlength=n) / frames
+        if (loss.sum() + 1) / (n + 1) <= risk:
+            return float(threshold)
+    return 1.0
+
+
+def ranking_skill(
+    score: Float[np.ndarray, " n"],
+    hit: Bool[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
+    rng: np.random.Generator,
+    n_resamples: int = 300,
+) -> tuple[float, float, float]:
+    """Area under the ROC curve with its 95 % bootstrap interval by utterance (how well a score tells hits)."""
+    members = [np.flatnonzero(codes) for codes in np.unique(groups)[:, None] == np.asarray(groups)]
+
+    def area(index: np.ndarray) -> float:
+        hits, misses = score[index][hit[index]], score[index][~hit[index]]
+        if not len(hits) or not len(misses):
+            return np.nan
+        return stats.mannwhitneyu(hits, misses).statistic / (len(hits) * len(misses))
+
+    draws = [
+        np.concatenate([members[k] for k in rng.integers(0, len(members), len(members))]) for _ in range(n_resamples)
+    ]
+    low, high = np.nanpercentile([area(draw) for draw in draws], [2.5, 97.5])
+    return float(area(np.arange(len(score)))), float(low), float(high)

@@ -1,0 +1,538 @@
+"""The referee's numbers, from the two tables that `referee` writes: accuracy, acceptance, passes, policy, fronts.
+
+Everything here is arithmetic on tables, so that a notebook draws the same numbers without running a judge.
+
+A frame table has one row a frame: speaker, split, utterance, frame; the plans, by viseme name: truth, draft, probe,
+one_pass, committed and where they were run lenient, alone, without_probe; confidence, recalibrated, judge_confidence,
+judge_of_draft (what the judge gave the draft's viseme), energy. A chunk table: see `referee.chunk_rows`.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+
+from specsync_lib import provenance
+from specsync_lib.errors import InputError
+from specsync_lib.judge.branches import ROOMS, USUAL_ROOM
+from specsync_lib.judge.policy import bad_accept_bound, chunk_of, conformal_threshold, ranking_skill
+from specsync_lib.measures import draft as evaluation
+from specsync_lib.measures.acceptance import (
+    THRESHOLDS,
+    acceptance_table,
+    at_threshold,
+    expected_calibration_error,
+    judge_within_one_frame,
+)
+from specsync_lib.measures.intervals import Metric, bootstrap_by_group
+from specsync_lib.paths import MEASUREMENTS_DIR, display_path
+from specsync_lib.speech.corpus import human_prompts
+from specsync_lib.summary import record
+from specsync_lib.units import VIDEO_FPS, VISEMES
+from specsync_lib.visemes import viseme_codes
+from workbench.train.draft_card import interval
+
+FRAMES_FILE, CHUNKS_FILE = MEASUREMENTS_DIR / "judged_frames.csv.gz", MEASUREMENTS_DIR / "judged_chunks.csv"
+REFEREE_FILE, PATTERN_FILE = MEASUREMENTS_DIR / "referee.json", MEASUREMENTS_DIR / "acceptance_pattern.json"
+UNSEEN_FILE = MEASUREMENTS_DIR / "referee_unseen.json"
+UNSEEN_FRAMES_FILE = MEASUREMENTS_DIR / "judged_frames_unseen.csv.gz"
+
+THRESHOLD = 0.85  # the source report's
+SAME_DRAFT = 0.999  # another machine's arithmetic may turn a tie
+AROUND_S = 0.6  # how far the words shown beside a rejection reach
+RISK = 0.05  # what the conformal threshold allows: one frame in twenty covered and rejected
+
+# Rows of the referee table: what is shown, and the column of the frame table that holds its plan.
+PARTIES = {
+    "majority class": "majority",
+    "energy threshold": "energy_rule",
+    "draft": "draft",
+    "Whisper-encoder probe": "probe",
+    "reasoner without the probe": "without_probe",
+    "reasoner, token by token": "alone",
+    "reasoner, one pass over the draft": "one_pass",
+    "committed, exact greedy": "committed",
+    "committed, lenient at 0.85": "lenient",
+}
+OVER_THE_PROBE = "reasoner, one pass over the probe's plan"  # where the probe is the draft
+PARTIES_BY_COLUMN = {column: what for what, column in PARTIES.items()}
+
+
+def with_simple_rules(frames: pd.DataFrame) -> pd.DataFrame:
+    """The frame table with the plans of the two rules that any draft must beat, fitted on training prompts."""
+    truth, energy = evaluation.truth_and_energy(human_prompts("train")[::5])
+    rule = evaluation.EnergyRule.fit(energy, truth)
+    names = np.array(VISEMES)
+    return frames.assign(
+        majority=names[evaluation.majority_viseme(truth)], energy_rule=names[rule.predict(frames["energy"].to_numpy())]
+    )
+
+
+def referee_table(frames: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Accuracy of every party against truth, strict and within ±1 frame, on the test split, by speaker row."""
+    rows = []
+    for speaker, test in frames[frames["split"] == "test"].groupby("speaker", sort=False):
+        truth, utterance = viseme_codes(test["truth"]), test["utterance"].to_numpy()
+        for what, column in PARTIES.items():
+            if column not in test or test[column].isna().any():
+                continue
+            plan = viseme_codes(test[column])
+            strict = bootstrap_by_group(plan == truth, utterance, rng=rng)
+            near = bootstrap_by_group(judge_within_one_frame(plan, truth, utterance), utterance, rng=rng)
+            scores = interval("accuracy", strict) | interval("within_one_frame", near)
+            rows.append({"speaker": speaker, "what": what, **scores, "n_utterances": strict.n, "n_frames": len(test)})
+    return pd.DataFrame(rows).assign(label="measured")
+
+
+def verdicts_of(frames: pd.DataFrame) -> pd.DataFrame:
+    """The judge's verdicts on the draft: columns exact (same frame) and lenient (within ±1 frame)."""
+    draft, plan = viseme_codes(frames["draft"]), viseme_codes(frames["committed"])
+    recording = frames.groupby([name for name in ("speaker", "utterance") if name in frames], sort=False).ngroup()
+    lenient = judge_within_one_frame(draft, plan, recording.to_numpy())
+    return frames.assign(exact=draft == plan, lenient_verdict=lenient)
+
+
+def threshold_facts(test: pd.DataFrame, confidence: str, rng: np.random.Generator) -> dict:
+    """Acceptance by the judge at THRESHOLD of a confidence, with coverage, calibration and a bound on bad accepts."""
+    values, utterance = test[confidence].to_numpy(), test["utterance"].to_numpy()
+    lenient, exact = (
+        at_threshold(acceptance_table(values, test[rule].to_numpy(), utterance, rng=rng), THRESHOLD)
+        for rule in ("lenient_verdict", "exact")
+    )
+    bad = ~test["lenient_verdict"].to_numpy()
+    error = expected_calibration_error(values, ~bad, utterance, rng=rng)
+    return {
+        **_row("lenient", lenient, "acceptance"),
+        **_row("exact_greedy", exact, "acceptance"),
+        **_row("coverage", lenient, "coverage"),
+        **interval("ece", error),
+        "bad_accepts": asdict(bad_accept_bound(bad, values >= THRESHOLD, utterance)),
+    }
+
+
+def acceptance_facts(test: pd.DataFrame, validation: pd.DataFrame, confidence: str, rng: np.random.Generator) -> dict:
+    """`threshold_facts` of one of the two confidences, and the threshold that validation speech calls for."""
+    values, bad = test[confidence].to_numpy(), ~test["lenient_verdict"].to_numpy()
+    chosen = conformal_threshold(
+        ~validation["lenient_verdict"].to_numpy(),
+        validation[confidence].to_numpy(),
+        validation["utterance"].to_numpy(),
+        RISK,
+        THRESHOLDS,
+    )
+    covered = values >= chosen
+    return {
+        **threshold_facts(test, confidence, rng),
+        "conformal": {
+            "risk": RISK,
+            "threshold": chosen,
+            "fitted_on": "validation split",
+            "n_utterances": int(validation["utterance"].nunique()),
+            "test_bad_share_of_all_frames": round(float((bad & covered).mean()), 5),
+            "test_acceptance": round(float(1 - bad[covered].mean()), 5) if covered.any() else None,
+            "test_coverage": round(float(covered.mean()), 5),
+        },
+        "at_coverage_0.8": _at_coverage(values, test, 0.8),
+    }
+
+
+def _row(name: str, row: pd.Series, column: str) -> dict[str, float]:
+    return {f"{name}{end}": round(float(row[f"{column}{end}"]), 5) for end in ("", "_low", "_high")}
+
+
+def _at_coverage(values: np.ndarray, test: pd.DataFrame, coverage: float) -> dict[str, float]:
+    """The threshold that keeps a share of the frames, and what the judge accepts of those."""
+    threshold = float(np.quantile(values, 1 - coverage))
+    kept = test[values >= threshold]
+    shares = {"lenient": kept["lenient_verdict"].mean(), "exact_greedy": kept["exact"].mean()}
+    return {"threshold": round(threshold, 4)} | {name: round(float(share), 5) for name, share in shares.items()}
+
+
+# The runs whose passes verify several plans, by the room for those; which ones follows from validation speech.
+BRANCHED = {f"branched_{name}": room for name, room in ROOMS.items()}
+USUALLY_BRANCHED = f"branched_{USUAL_ROOM}"
+EXACT_PLANS = ("committed", "guessed", *BRANCHED)  # columns of the frame table, all the judge's own
+WAYS = {
+    "token_by_token": "frames",
+    "classic": "classic_passes",
+    "verified": "passes",
+    "guessed": "guessed_passes",
+    **{run: f"{run}_passes" for run in BRANCHED},
+}
+
+
+def pass_facts(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
+    """Forward passes of the reasoner, by way: a chunk, a second, and how many times fewer than token by token.
+
+    token_by_token; classic: after a rejection the kernel's draft again; verified: after a rejection the judge's own
+    rows; guessed: those, and the probe's tokens in the first pass (where that was run); branched_N: several plans a
+    pass, over N frames; branched_N_M: over N in the first pass and M in every later one.
+    """
+    ways = {way: column for way, column in WAYS.items() if column in chunks and chunks[column].notna().all()}
+    columns = chunks[[*ways.values(), "first_accepted"]].to_numpy(float)  # [chunks, ways + 1]; the first is frames
+    utterance = chunks["utterance"].to_numpy()
+    statistics = {
+        "passes_a_chunk": bootstrap_by_group(columns, utterance, rng=rng),
+        "passes_a_second": bootstrap_by_group(
+            columns, utterance, lambda sums, _: VIDEO_FPS * sums / sums[..., :1], rng=rng
+        ),
+        "ratio": bootstrap_by_group(columns, utterance, lambda sums, _: sums[..., :1] / sums, rng=rng),
+    }
+    facts: dict[str, float] = {"n_chunks": len(chunks), "n_utterances": int(chunks["utterance"].nunique())}
+    for index, way in enumerate(ways):
+        for name, metric in statistics.items():
+            facts |= interval(f"{way}_{name}", _part(metric, index))
+    facts |= interval("first_accepted_frames", _part(statistics["passes_a_chunk"], len(ways)))
+    return facts | {"fallback_frames": int(chunks["fallbacks"].sum())}
+
+
+def _part(metric: Metric, index: int) -> Metric:
+    """One of a metric's outputs."""
+    return replace(metric, **{name: float(getattr(metric, name)[index]) for name in ("value", "low", "high")})
+
+
+def gated(frames: pd.DataFrame, chunks: pd.DataFrame, score: str, cuts: Iterable[float]) -> pd.DataFrame:
+    """Verify only the chunks whose score lies under a cut: passes a second of speech, and error against truth.
+
+    The verdicts are those of the run in which every chunk was verified, put together anew: that a skipped chunk would
+    have changed the context of the next ones is left out.
+
+    Parameters
+    ----------
+    frames, chunks : of one speaker's test split.
+    score : "least_confidence", or "no_rejection" (1 - any_rejection).
+    """
+    values = 1 - chunks["any_rejection"] if score == "no_rejection" else chunks[score]
+    index = chunks.assign(value=values).set_index(["utterance", "chunk"])
+    here = index.loc[list(zip(frames["utterance"], chunk_of(frames["frame"]), strict=True))]
+    value, passes = here["value"].to_numpy(), (here["passes"] / here["frames"]).to_numpy()
+    right = {name: (frames[name] == frames["truth"]).to_numpy() for name in ("draft", "committed")}
+    rows = []
+    for cut in cuts:
+        verified = value < cut
+        wrong = ~np.where(verified, right["committed"], right["draft"])
+        rows.append((cut, VIDEO_FPS * (passes * verified).sum() / len(frames), wrong.mean(), verified.mean()))
+    return pd.DataFrame(rows, columns=["cut", "passes_a_second", "error", "verified"]).assign(score=score)
+
+
+def ways_of_working(frames: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
+    """What whole ways of working cost and how often they end up wrong: columns what, passes_a_second, error, role.
+
+    frames, chunks : of one speaker's test split. All exact ways commit the same plan, so they share their error.
+    """
+    error = {name: float((frames[name] != frames["truth"]).mean()) for name in ("draft", "committed", "lenient")}
+    passes = {way: chunks[column].sum() for way, column in WAYS.items() if column in chunks}
+    rows = [
+        ("draft alone", 0, error["draft"], "draft"),
+        ("lenient, one pass", len(chunks), error["lenient"], "coverage"),
+        ("exact, several plans a pass", passes.get(USUALLY_BRANCHED, np.nan), error["committed"], "rejected"),
+        ("exact, guess from the probe", passes.get("guessed", np.nan), error["committed"], "corrected"),
+        ("exact", passes["verified"], error["committed"], "accepted"),
+        ("classic speculative", passes["classic"], error["committed"], "baseline"),
+        ("token by token", passes["token_by_token"], error["committed"], "target"),
+    ]
+    table = pd.DataFrame(rows, columns=["what", "passes_a_second", "error", "role"]).dropna()
+    return table.assign(passes_a_second=VIDEO_FPS * table["passes_a_second"] / len(frames))
+
+
+def acceptance_sweep(frames: pd.DataFrame, confidence: str, rng: np.random.Generator) -> pd.DataFrame:
+    """`acceptance_table` of the exact verdicts, with the lenient ones as within_one_frame (_low, _high).
+
+    frames : from `verdicts_of`; confidence : the column that meets the thresholds.
+    """
+    values, utterance = frames[confidence].to_numpy(), frames["utterance"].to_numpy()
+    exact, lenient = (
+        acceptance_table(values, frames[verdict].to_numpy(), utterance, rng=rng)
+        for verdict in ("exact", "lenient_verdict")
+    )
+    near = lenient.filter(regex="^acceptance")
+    return exact.join(near.rename(columns=lambda name: name.replace("acceptance", "within_one_frame")))
+
+
+def record_unseen() -> None:
+    """Record the unseen speaker's key for the running notebook, where that was measured."""
+    if UNSEEN_FILE.is_file():
+        table = json.loads(UNSEEN_FILE.read_text(encoding="utf-8"))["table"]
+        row = next(row for row in table if row["what"] == PARTIES_BY_COLUMN["committed"])
+        value, low, high = (row[f"accuracy{end}"] for end in ("", "_low", "_high"))
+        key = "reasoner.accuracy_unseen_speaker"
+        record(key, value, "fraction", "measured", UNSEEN_FILE, low, high, row["n_utterances"])
+
+
+def record_headlines(facts: dict) -> None:
+    """Record the summary's reasoner and acceptance keys for the running notebook, from `referee.json`."""
+    record_unseen()
+    trained = facts["speakers"]["trained"]
+    n = trained["passes"]["n_utterances"]
+    target = next(
+        row for row in facts["table"] if (row["speaker"], row["what"]) == ("trained", PARTIES_BY_COLUMN["committed"])
+    )
+    likely, own = trained["recalibrated_confidence"], trained["draft_confidence"]
+    for key, unit, numbers, name in (
+        ("reasoner.accuracy", "fraction", target, "accuracy"),
+        ("reasoner.passes_ratio", "ratio", trained["passes"], "guessed_ratio"),
+        ("reasoner.passes_ratio_several_plans", "ratio", trained["passes"], f"{USUALLY_BRANCHED}_ratio"),
+        ("reasoner.passes_ratio_from_draft", "ratio", trained["passes"], "verified_ratio"),
+        ("acceptance.at_085", "fraction", likely, "lenient"),
+        ("acceptance.coverage_at_085", "fraction", likely, "coverage"),
+        ("acceptance.exact_greedy_at_085", "fraction", likely, "exact_greedy"),
+        ("acceptance.ece", "fraction", likely, "ece"),
+        ("acceptance.by_draft_confidence_at_085", "fraction", own, "lenient"),
+        ("acceptance.by_draft_confidence_coverage_at_085", "fraction", own, "coverage"),
+    ):
+        low, high = numbers[f"{name}_low"], numbers[f"{name}_high"]
+        record(key, numbers[name], unit, "measured", REFEREE_FILE, low, high, n)
+    bad = likely["bad_accepts"]
+    record("acceptance.bad_accept_bound", bad["bound"], "fraction", "measured", REFEREE_FILE, n=bad["n_utterances"])
+
+
+def policy_facts(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, object]:
+    """How well the learned policy, and the fixed threshold's least confidence, tell chunks with a rejection."""
+    rejected, utterance = (chunks["rejected"] != "").to_numpy(), chunks["utterance"].to_numpy()
+    scores = {"learned": chunks["any_rejection"].to_numpy(), "fixed": -chunks["least_confidence"].to_numpy()}
+    facts: dict[str, object] = {"n_chunks": len(chunks), "chunks_with_a_rejection": round(float(rejected.mean()), 5)}
+    for name, score in scores.items():
+        area = ranking_skill(score, rejected, utterance, rng)
+        facts |= {f"{name}_auc{end}": round(value, 5) for end, value in zip(("", "_low", "_high"), area, strict=True)}
+    return facts
+
+
+def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: int = 0) -> dict:
+    """Every number of `referee.json`."""
+    rng = np.random.default_rng(seed)
+    frames = verdicts_of(with_simple_rules(frames))
+    table = referee_table(frames, rng)
+    by_speaker = {}
+    for speaker, rows in frames.groupby("speaker", sort=False):
+        test, validation = rows[rows["split"] == "test"], rows[rows["split"] == "validation"]
+        verified = chunks[(chunks["speaker"] == speaker) & (chunks["split"] == "test")]
+        utterance, right = test["utterance"].to_numpy(), (test["committed"] == test["truth"]).to_numpy()
+        by_speaker[speaker] = {
+            "agreement": interval("exact", bootstrap_by_group(test["exact"].to_numpy(), utterance, rng=rng))
+            | interval("lenient", bootstrap_by_group(test["lenient_verdict"].to_numpy(), utterance, rng=rng)),
+            "draft_confidence": acceptance_facts(test, validation, "confidence", rng),
+            "recalibrated_confidence": acceptance_facts(test, validation, "recalibrated", rng),
+            "passes": pass_facts(verified, rng),
+            "policy": policy_facts(verified, rng),
+            "judge_calibration": interval(
+                "ece", expected_calibration_error(test["judge_confidence"].to_numpy(), right, utterance, rng=rng)
+            ),
+        }
+        if "alone" in test and test["alone"].notna().all():
+            ways = [way for way in EXACT_PLANS if way in test]
+            same = test[ways].eq(test["alone"], axis=0).all(axis=1).groupby(test["utterance"]).all()
+            by_speaker[speaker]["equal_to_token_by_token"] = {"equal": int(same.sum()), "n_utterances": len(same)}
+    return {
+        "provenance": {**provenance.machine(), "command": "python -m workbench.measure.referee", "label": "measured"},
+        "definitions": DEFINITIONS,
+        "judging": judging,
+        "table": table.to_dict("records"),
+        "speakers": by_speaker,
+    }
+
+
+def unseen_facts(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, card: dict, seed: int = 0) -> dict:
+    """Every number of `referee_unseen.json`.
+
+    Parameters
+    ----------
+    frames : test rows with speaker "unseen" whose draft is the probe's plan; alone is missing where it was not run.
+    chunks : the verified chunks of the same rows.
+    card : the draft's metrics.json, for the draft that never heard the speaker: its weights are not kept.
+    """
+    rng = np.random.default_rng(seed)
+    frames = verdicts_of(frames)
+    whole = referee_table(with_simple_rules(frames).drop(columns=["draft", "alone"]), rng)
+    alone = frames[frames["alone"].notna()]
+    part = referee_table(alone.drop(columns=["draft", "one_pass", "committed"]), rng)
+    part = part[part["what"] == PARTIES_BY_COLUMN["alone"]]
+    table = pd.concat([whole, part], ignore_index=True).replace({PARTIES_BY_COLUMN["one_pass"]: OVER_THE_PROBE})
+    own = {"source": display_path(UNSEEN_FRAMES_FILE)}
+    from_card = {f"accuracy{end}": card[f"accuracy_unseen_speaker{end}"] for end in ("", "_low", "_high")}
+    drafts = {
+        "speaker": "unseen",
+        "what": PARTIES_BY_COLUMN["draft"],
+        **from_card,
+        **{f"within_one_frame{end}": None for end in ("", "_low", "_high")},  # was not measured
+        **{f"n_{what}": card[f"n_{what}_unseen_speaker"] for what in ("utterances", "frames")},
+        "label": "measured",
+        "source": "data/models/draft/metrics.json",
+    }
+    utterance, truth = frames["utterance"].to_numpy(), frames["truth"]
+    right = {name: (frames[name] == truth).to_numpy() for name in ("committed", "probe")}
+    same = (alone["alone"] == alone["committed"]).groupby(alone["utterance"]).all()
+    error = expected_calibration_error(frames["judge_confidence"].to_numpy(), right["committed"], utterance, rng=rng)
+    return {
+        "provenance": {**provenance.machine(), "label": "measured"},
+        "definitions": UNSEEN_DEFINITIONS,
+        "judging": judging,
+        "table": [drafts, *(row | own for row in table.to_dict("records"))],
+        "gain_over_probe": interval(
+            "accuracy", bootstrap_by_group(1.0 * right["committed"] - right["probe"], utterance, rng=rng)
+        ),
+        "agreement": interval("exact", bootstrap_by_group(frames["exact"].to_numpy(), utterance, rng=rng))
+        | interval("lenient", bootstrap_by_group(frames["lenient_verdict"].to_numpy(), utterance, rng=rng)),
+        "probe_confidence": threshold_facts(frames, "confidence", rng),
+        "passes": pass_facts(chunks, rng),
+        "judge_calibration": interval("ece", error),
+        "equal_to_token_by_token": {"equal": int(same.sum()), "n_utterances": len(same)},
+    }
+
+
+def with_unseen(table: pd.DataFrame) -> pd.DataFrame:
+    """The referee table with the unseen speaker's rows below it, where those were measured."""
+    if not UNSEEN_FILE.is_file():
+        return table
+    unseen = pd.DataFrame(json.loads(UNSEEN_FILE.read_text(encoding="utf-8"))["table"])
+    numeric = [name for name in unseen if name.startswith("within_one_frame")]
+    return pd.concat([table, unseen.astype(dict.fromkeys(numeric, float))], ignore_index=True)
+
+
+UNSEEN_DEFINITIONS = {
+    "unseen": "the corpus' speaker, whom neither adapter nor probe nor draft heard in training: all learned from other "
+    "voices; held-out test prompts",
+    "draft": "its weights are not kept: the row is its model card's, over the whole corpus",
+    "judge": "the reasoner's own greedy plan, as the exact rule commits it; the draft that it verifies is the probe's "
+    "plan; every interval is 95 % by utterance",
+    "majority class, energy threshold": "fitted on the speaker's training prompts, as in referee.json",
+    "token by token": "on a random sample of the utterances; equal_to_token_by_token compares it with the exact rule's",
+    "probe_confidence": f"acceptance of the probe's plan where its own confidence is at least {THRESHOLD}; lenient: "
+    "the judge names the viseme within ±1 frame; exact_greedy: for the same frame",
+    "judge_calibration": "at the temperature that the adapter has; nothing is fitted on this speaker",
+    "passes": "verified: the exact rule, the probe's plan as the draft",
+}
+
+DEFINITIONS = {
+    "judge": "the reasoner's own greedy plan, as the exact rule commits it; every interval is 95 % by utterance",
+    "lenient": f"covered frames (confidence >= {THRESHOLD}) whose drafted viseme the judge names within ±1 frame",
+    "exact_greedy": "covered frames whose drafted viseme the judge names for the same frame",
+    "draft_confidence": "the draft's calibrated probability to be right",
+    "recalibrated_confidence": "the learned policy's probability, from the draft, that the judge accepts (lenient)",
+    "bad_accepts": "covered frames that the judge does not accept (lenient): share, and its upper bound",
+    "passes": "forward passes of the reasoner; a chunk is 12 frames, an utterance's last one may be shorter",
+    "equal_to_token_by_token": "utterances that every exact way, several plans a pass too, commits as plain decoding",
+}
+
+
+def acceptance_pattern(chunks: pd.DataFrame, judging: dict) -> dict:
+    """The verdicts on the trained speaker's test split, chunk by chunk in order: replayed where weights are random."""
+    rows = chunks[(chunks["speaker"] == "trained") & (chunks["split"] == "test")]
+
+    def numbers(text: str) -> list[int]:
+        return [int(place) for place in text.split()]
+
+    return {
+        "provenance": {**provenance.machine(), "command": "python -m workbench.measure.referee", "label": "measured"},
+        "judging": judging.get("trained"),
+        "what": {
+            "accepted": "drafts that pass 1 lets stand in front, under the exact greedy rule",
+            "passes": "forward passes until the chunk was decided, under that rule",
+            "guessed_passes": "the same where pass 1 verifies the probe's tokens in place of the draft's",
+            "branched_N_passes": "the same where a pass verifies several plans, as many as fit into N frames",
+            "branched_N_M_passes": "the same, N frames in the first pass and M in every later one",
+            "…_known_after": "passes after which the plan that is told before the next one is the final one",
+            "rejected_at": "frames of the chunk whose draft does not stand, under that rule",
+            "lenient_rejected_at": f"the same under the lenient rule with threshold {THRESHOLD}, which takes one pass",
+        },
+        "chunks": [
+            {
+                "utterance": row.utterance,
+                "chunk": int(row.chunk),
+                "frames": int(row.frames),
+                "accepted": int(row.first_accepted),
+                "passes": int(row.passes),
+                **{
+                    f"{run}_{what}": int(getattr(row, f"{run}_{what}"))
+                    for run in ("guessed", *BRANCHED)
+                    for what in ("passes", "known_after")
+                },
+                "rejected_at": numbers(row.rejected),
+                "lenient_rejected_at": numbers(row.lenient_rejected),
+            }
+            for row in rows.itertuples()
+        ],
+    }
+
+
+def with_judge(frames: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """A notebook's frame table with the reasoner's verdicts on the same drafts, and its chunk table.
+
+    Adds reasoner (its plan), exact, lenient_verdict, recalibrated, judge_confidence and accepted (exact). Where there
+    are no committed tables, or they are about other speech, truth stays the judge: the frames come back with its
+    verdicts, and None.
+
+    Raises
+    ------
+    InputError : the tables are about another draft of the same speech.
+    """
+    own = frames.set_index(["utterance", "frame"])
+    by_truth = verdicts_of(frames.assign(committed=frames["truth"])).assign(recalibrated=frames["confidence"])
+    if not FRAMES_FILE.is_file():
+        return by_truth.assign(accepted=by_truth["exact"]), None
+    judged, chunks = judged_tables()
+    judged, chunks = (rows[(rows["speaker"] == "trained") & (rows["split"] == "test")] for rows in (judged, chunks))
+    judged = judged.set_index(["utterance", "frame"])
+    if not own.index.isin(judged.index).all():
+        return by_truth.assign(accepted=by_truth["exact"]), None
+    here = judged.loc[own.index].reset_index(drop=True)
+    same = (here["draft"].to_numpy() == frames["draft"].to_numpy()).mean()
+    if same < SAME_DRAFT:
+        raise InputError(
+            f"{display_path(FRAMES_FILE)}: {1 - same:.1%} of its drafts differ from today's; make it again "
+            "with python -m workbench.measure.referee"
+        )
+    columns = here[["committed", "recalibrated", "judge_confidence", "one_pass", "lenient"]].set_axis(frames.index)
+    joined = verdicts_of(frames.join(columns))
+    chunks = chunks[chunks["utterance"].isin(frames["utterance"])]
+    return joined.assign(reasoner=joined["committed"], accepted=joined["exact"]), chunks
+
+
+def rejections(
+    frames: pd.DataFrame, words: pd.DataFrame, threshold: float, count: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Covered drafts that the judge rejects, with the words around them: some runs of frames, drawn at random.
+
+    Parameters
+    ----------
+    frames : from `with_judge`.
+    words : `referee.heard_words`: utterance, text, start_s, end_s.
+    """
+    bad = ~frames["lenient_verdict"] & (frames["confidence"] >= threshold)
+    start = bad & ~(bad.shift(fill_value=False) & (frames["utterance"] == frames["utterance"].shift()))
+    runs = frames[bad].groupby(start[bad].cumsum(), sort=False)
+    chosen = rng.permutation(runs.ngroups)[:count] + 1
+    rows = []
+    for number in sorted(chosen):
+        run = runs.get_group(number)
+        first, last = run["frame"].iloc[0] / VIDEO_FPS, (run["frame"].iloc[-1] + 1) / VIDEO_FPS
+        heard = words[words["utterance"] == run["utterance"].iloc[0]]
+        near = heard[(heard["end_s"] > first - AROUND_S) & (heard["start_s"] < last + AROUND_S)]
+        text = " ".join(f"[{w.text}]" if w.end_s > first and w.start_s < last else w.text for w in near.itertuples())
+        said = {name: " ".join(run[name].drop_duplicates()) for name in ("draft", "committed", "truth")}
+        rows.append(
+            {
+                "utterance": run["utterance"].iloc[0],
+                "from_s": round(float(first), 2),
+                "frames": len(run),
+                **said,
+                "confidence": round(float(run["confidence"].mean()), 3),
+                "words": text,
+            }
+        )
+    return pd.DataFrame(rows).rename(columns={"committed": "judge"})
+
+
+def judged_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The committed frame and chunk tables.
+
+    Raises
+    ------
+    InputError : one is absent.
+    """
+    for path in (FRAMES_FILE, CHUNKS_FILE):
+        if not path.is_file():
+            raise InputError(f"{display_path(path)}: no such file; make it with python -m workbench.measure.referee")
+    chunks = pd.read_csv(CHUNKS_FILE, dtype={"rejected": str, "lenient_rejected": str})
+    return pd.read_csv(FRAMES_FILE), chunks.fillna({"rejected": "", "lenient_rejected": ""})

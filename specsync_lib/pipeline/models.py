@@ -1,0 +1,395 @@
+"""The suite's models as stages of the pipeline: streaming draft, language model as judge, face generator.
+
+The models are loaded once and shared; each run makes new stages of one stream: ``stages = Models(...).stages()``.
+
+What the judge hears is only what has been said: Whisper's encoder over the last seconds, up to 52.5 ms after the chunk.
+Whisper's *words* come a second or more after they sound, too late for a chunk that goes out after 120 ms, so a live
+judge has none; ``words`` is for speech whose text and times are known beforehand (a script, or a synthetic voice).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from specsync_lib import units
+from specsync_lib.draft.plan import CausalNormaliser, DraftPlan
+from specsync_lib.draft.probe import Probe, teacher_logits
+from specsync_lib.errors import InputError
+from specsync_lib.face import generation, wan
+from specsync_lib.judge.branches import Branches
+from specsync_lib.judge.reasoner import ChunkEvidence, HeardWord, Reasoner, chunk_evidence, energy_digits, timed_words
+from specsync_lib.judge.rules import Rule, verify_chunk
+from specsync_lib.pipeline.run import ChunkAudio, Draft, Request, Stages, Tokens, Verdict
+from specsync_lib.speech.log_mel import StreamingLogMel
+from specsync_lib.visemes import SyncPlan, openness_of
+from workbench.train.latent_basis import LatentBasis, LatentDrafter, chunk_mel_frames, hidden_sha256, load_latent_basis
+from workbench.train.transformer import Size, new_transformer
+from workbench.train.vae import new_vae
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from whisper.model import AudioEncoder
+
+    from kernels.project_latents import ProjectionWeights
+
+SHORTEST_LISTEN_SAMPLES = 2 * units.STFT_SAMPLES  # a shorter recording is padded with silence for Whisper
+
+
+def plan_of(draft: Draft, tokens: Tokens) -> SyncPlan:
+    """The plan of a whole chunk of 12 frames: a frame that stands keeps its drafted openness, a corrected one takes
+    what its viseme makes one expect; surplus frames are silent."""
+    visemes = np.array(tokens, np.int8)
+    stands = visemes == np.array(draft.tokens)
+    openness = np.where(stands, draft.openness, openness_of(visemes))
+    pad = units.FRAMES_PER_CHUNK - len(visemes)
+    return SyncPlan(np.pad(visemes, (0, pad)), np.pad(openness, (0, pad)).clip(0, 1))
+
+
+class SpeechDrafter:
+    """Streaming log-mel, the causal normaliser, and one kernel call a chunk.
+
+    Parameters
+    ----------
+    kernel
+        ``(mel rows [n, 80], chunk, first_mel_frame) -> (DraftPlan of 12 frames, latents or None)``; see `kernel_of`.
+    """
+
+    def __init__(self, kernel: Callable[[torch.Tensor, int, int], tuple[DraftPlan, torch.Tensor | None]]) -> None:
+        self._kernel = kernel
+        self._mel, self._normaliser = StreamingLogMel(), CausalNormaliser()
+        self._rows = np.zeros((0, units.MEL_BANDS), np.float32)
+        self._first_row = 0  # absolute index of the first row kept
+
+    def draft(self, audio: ChunkAudio) -> Draft:
+        """The next chunk's draft: what `draft.draft_plan` says of the whole recording."""
+        new = [self._mel.push(audio.samples)]
+        if audio.ended:
+            new.append(self._mel.flush())
+        self._rows = np.concatenate([self._rows, *map(self._normaliser.push, new)])
+        first = chunk_mel_frames(audio.index).start
+        self._rows, self._first_row = self._rows[first - self._first_row :], first
+        plan, latents = self._kernel(torch.from_numpy(self._rows), audio.index, first)
+        part = slice(audio.frames)
+        return Draft(
+            tuple(plan.probabilities[part].argmax(axis=1)),
+            plan.confidence[part],
+            plan.openness[part],
+            plan.probabilities[part],
+            latents,
+        )
+
+
+def kernel_of(weights: "ProjectionWeights | LatentDrafter", backend: str = "torch"):
+    """The sync kernel as `SpeechDrafter` calls it: a plan from the draft's weights, and with a basis latents too."""
+    if isinstance(weights, LatentDrafter):
+
+        def with_latents(mel: torch.Tensor, chunk: int, first_mel_frame: int):
+            drafted = weights.draft(mel, chunk, first_mel_frame=first_mel_frame)
+            return drafted.plan, drafted.latents
+
+        return with_latents
+
+    from kernels.project_latents import project_latents
+
+    @torch.inference_mode()
+    def plan_only(mel: torch.Tensor, chunk: int, first_mel_frame: int):
+        said = project_latents(
+            mel.to(weights.w1.device), units.FRAMES_PER_CHUNK, None, weights, backend=backend, allow_broken=True,
+            first_frame=units.FRAMES_PER_CHUNK * chunk, first_mel_frame=first_mel_frame,
+        )  # fmt: skip
+        logits, confidence, openness = (one.float().cpu() for one in (said.logits, said.confidence, said.openness))
+        return DraftPlan(logits.softmax(dim=1).numpy(), confidence.numpy(), openness.numpy()), None
+
+    return plan_only
+
+
+class Listener:
+    """What the judge is told of a chunk, from what has been heard of the recording so far.
+
+    Parameters
+    ----------
+    encoder, probe
+        Whisper's first layers and the linear probe on them (`teacher`).
+    words
+        Words with times that are known beforehand; none for live speech.
+    back_chunks
+        How much of the past Whisper's encoder hears again with every chunk.
+    """
+
+    def __init__(
+        self,
+        encoder: "AudioEncoder",
+        probe: Probe,
+        words: Sequence[HeardWord] = (),
+        back_chunks: int = units.LISTEN_BACK_CHUNKS,
+    ) -> None:
+        self._encoder, self._probe, self._back_chunks = encoder, probe, back_chunks
+        self._words = timed_words(words, 1 << 30)
+        self._samples = np.zeros(0, np.float32)
+        self._first_chunk = 0  # the chunk that the first sample kept belongs to
+
+    def hear(self, chunks: Sequence[ChunkAudio]) -> list[ChunkEvidence]:
+        """Evidence of the next chunks, one after the other, in one pass of the encoder."""
+        self._samples = np.concatenate([self._samples, *[chunk.samples for chunk in chunks]])
+        oldest = max(self._first_chunk, chunks[0].index - self._back_chunks)
+        self._samples = self._samples[(oldest - self._first_chunk) * units.CHUNK_SAMPLES :]
+        self._first_chunk = oldest
+        frames = (chunks[-1].index - oldest) * units.FRAMES_PER_CHUNK + chunks[-1].frames
+        padded = np.pad(self._samples, (0, max(0, SHORTEST_LISTEN_SAMPLES - len(self._samples))))
+        logits = torch.from_numpy(teacher_logits(self._encoder, self._probe, padded)[:frames])
+        energy = energy_digits(padded, frames)
+        # Frames are counted from the recording's start, a whole number of chunks before the window.
+        shift = oldest * units.FRAMES_PER_CHUNK
+        probe = logits.softmax(dim=1).numpy()
+        evidence = []
+        for chunk in chunks:
+            rows = slice(chunk.first_frame - shift, chunk.first_frame - shift + chunk.frames)
+            (one,) = chunk_evidence((), energy[rows], probe[rows])
+            beyond = chunk.first_frame + chunk.frames
+            near = tuple(w for w in self._words if w.first_frame < beyond + 3 and w.last_frame >= chunk.first_frame)
+            evidence.append(ChunkEvidence(chunk.first_frame, near, one.energy, one.probe))
+        return evidence
+
+
+class ReasonerJudge:
+    """A language model that verifies drafts in one or two passes, or writes plans token by token.
+
+    A chunk that it could not decide (broken rows, an error in a pass) has no verdict: the pipeline's policy decides.
+
+    Parameters
+    ----------
+    rule, threshold, generator, branches
+        As for `acceptance.verify_chunk`. Only the exact rules give the judge's own plan. Branches save passes and read
+        more in each: they pay where a pass waits for the weights (a GPU), and cost where it computes (a CPU).
+    """
+
+    def __init__(
+        self,
+        reasoner: Reasoner,
+        listener: Listener,
+        *,
+        rule: Rule = "exact-greedy",
+        threshold: float = 0.0,
+        generator: torch.Generator | None = None,
+        branches: Branches | None = None,
+    ) -> None:
+        self._stream, self._listener = reasoner.stream(), listener
+        self._rule, self._threshold, self._generator, self._branches = rule, threshold, generator, branches
+        self._read = 0  # the next chunk to read
+        self.faults: list[str] = []
+
+    def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
+        """One pass, and one more after most rejections; what it thinks before and in between is told at once.
+
+        The first pass of an exact rule verifies what the probe hears, which it knows by then and the draft did not.
+        """
+        index, draft = request.audio.index, request.draft
+        evidence = self._read_up_to(request)
+        exact = self._rule != "lenient"
+        verdict = verify_chunk(
+            self._stream,
+            DraftPlan(draft.probabilities, draft.confidence, draft.openness),
+            rule=self._rule,
+            threshold=self._threshold,
+            generator=self._generator,
+            guess=evidence.probe if exact else None,
+            witness=evidence.probe,
+            branches=self._branches,
+            before=request.settled[-1].tokens[-1] if request.settled else None,
+            on_pass=(lambda tokens, passes: deliver(Verdict(index, tokens.tolist(), passes, False))) if exact else None,
+        )
+        self.faults += [f"chunk {index}: {fault}" for fault in verdict.faults]
+        deliver(Verdict(index, () if verdict.fallbacks else verdict.tokens.tolist(), verdict.passes))
+
+    def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
+        """The chunk's tokens, one pass each, after so many tokens of reasoning."""
+        self._read_up_to(request)
+        tokens, _ = self._stream.plan(request.audio.frames, reasoning_tokens)
+        self._stream.commit(tokens)
+        return tuple(tokens.tolist())
+
+    def _read_up_to(self, request: Request) -> ChunkEvidence:
+        """Take in the chunks that went by without a request, with what went out for them, and this one's evidence.
+
+        What the stream holds of a chunk that it judged itself stays: its own tokens.
+        """
+        missed = [settled for settled in request.settled if settled.audio.index >= self._read]
+        *before, evidence = self._listener.hear([*[settled.audio for settled in missed], request.audio])
+        for settled, one in zip(missed, before, strict=True):
+            self._stream.read(one)
+            self._stream.commit(np.array(settled.tokens))
+        self._stream.read(evidence)
+        self._read = request.audio.index + 1
+        return evidence
+
+
+@dataclass
+class FaceWork:
+    """A chunk being generated, and its slots decoded so far."""
+
+    chunk: generation.ChunkInProgress
+    draft: Draft
+    tokens: Tokens
+    slots: int = 0
+    decoded: generation.Decoded | None = None
+
+    @property
+    def steps_left(self) -> int:
+        """Denoising steps still to do."""
+        return self.chunk.steps_left
+
+
+class FaceStage:
+    """`generation.FaceGenerator` as a stage; the same chunk under the same plan takes the same noise.
+
+    Parameters
+    ----------
+    noise_level
+        How much of the drafted latents is drowned; chunks without drafted latents start from noise alone.
+    """
+
+    def __init__(
+        self, face: generation.FaceGenerator, *, steps: int = 2, noise_level: float = 0.6, seed: int = 0
+    ) -> None:
+        self._face, self._steps, self._noise_level, self._seed = face, steps, noise_level, seed
+
+    def begin(self, audio: ChunkAudio, draft: Draft, tokens: Tokens) -> FaceWork:
+        """Start a chunk from its drafted latents."""
+        noise = torch.Generator().manual_seed(self._seed + audio.index)
+        level = 1.0 if draft.latents is None else self._noise_level
+        chunk = self._face.begin(plan_of(draft, tokens), draft.latents, level, self._steps, noise)
+        return FaceWork(chunk, draft, tokens)
+
+    def step(self, work: FaceWork, tokens: Tokens) -> None:
+        """One denoising step, under a new plan if the tokens changed."""
+        changed = tokens != work.tokens
+        work.tokens = tokens
+        work.chunk.step(plan_of(work.draft, tokens) if changed else None)
+
+    def rewind(self, work: FaceWork) -> None:
+        """Back before the last step."""
+        work.chunk.undo()
+        work.slots, work.decoded = 0, None
+
+    def render(self, work: FaceWork) -> np.ndarray | None:
+        """Decode one more slot; the frames with the last one."""
+        work.decoded = self._face.decode(work.chunk, slice(work.slots, work.slots + 1), work.decoded)
+        work.slots += 1
+        return work.decoded.frames if work.slots == units.SLOTS_PER_CHUNK else None
+
+    def commit(self, work: FaceWork) -> None:
+        """The chunk becomes the past."""
+        self._face.commit(work.chunk, work.decoded)
+
+
+@dataclass(frozen=True)
+class Models:
+    """What every stream shares. kernel: from `kernel_of`; label: "real-shape" where a model's weights are random."""
+
+    kernel: Callable
+    encoder: "AudioEncoder"
+    probe: Probe
+    reasoner: Reasoner
+    vae: "AutoencoderKLWan"
+    transformer: "WanTransformer3DModel"
+    reference: np.ndarray
+    steps: int = 2
+    noise_level: float = 0.6
+    label: str = "measured"
+
+    def stages(
+        self,
+        *,
+        words: Sequence[HeardWord] = (),
+        rule: Rule = "exact-greedy",
+        threshold: float = 0.0,
+        branches: Branches | None = None,
+        seed: int = 0,
+    ) -> Stages:
+        """The stages of one stream."""
+        face = generation.FaceGenerator(self.vae, self.transformer, self.reference)
+        listener = Listener(self.encoder, self.probe, words)
+        return Stages(
+            SpeechDrafter(self.kernel),
+            ReasonerJudge(self.reasoner, listener, rule=rule, threshold=threshold, branches=branches),
+            FaceStage(face, steps=self.steps, noise_level=self.noise_level, seed=seed),
+        )
+
+
+# --- the embedded row ------------------------------------------------------------------------------------------------
+
+VAE_BASE_DIM, REGION_PX = 24, 256  # wan-mini's
+COEFFICIENTS = 64
+
+
+def load_models(
+    face: Literal["wan-mini", "shape"] = "wan-mini",
+    *,
+    reasoner: str = "smollm2",
+    adapter: str | None = "adapter",
+    steps: int = 2,
+    noise_level: float = 0.6,
+    seed: int = 0,
+) -> Models:
+    """The embedded row on the CPU: draft, Whisper base's first layers, SmolLM2 and wan-mini, in float32.
+
+    Parameters
+    ----------
+    face
+        ``wan-mini``: the trained generator, its latent basis, and the basis' person, decoded. ``shape``: the same
+        shapes with random weights, label "real-shape": what it costs, not what it shows.
+    reasoner, adapter
+        As for `reasoner.load_reasoner`.
+
+    Raises
+    ------
+    InputError: weights are absent or do not fit.
+    """
+    from specsync_lib.draft.plan import MODEL_DIR as DRAFT_DIR
+    from specsync_lib.draft.plan import load_draft
+    from specsync_lib.draft.probe import load_encoder, load_probe
+    from specsync_lib.judge.reasoner import load_reasoner
+
+    draft = load_draft()
+    if face == "wan-mini":
+        basis, label = load_latent_basis(), "measured"
+        vae, transformer = wan.load_vae("wan-mini"), wan.load_transformer("wan-mini")
+        side_px = basis.z0.shape[-1] * units.PIXELS_PER_LATENT
+        basis.check(vae, side_px)
+        still = wan.denormalise_latents(basis.z0[None, :, None].expand(-1, -1, units.SLOTS_PER_CHUNK, -1, -1), vae)
+        with torch.no_grad():
+            reference = wan.to_frames(wan.decode_clip(vae, still))[0, -1].numpy()
+    elif face == "shape":
+        basis, label = _random_basis(draft, seed), "real-shape"
+        vae = new_vae(VAE_BASE_DIM, seed).eval().requires_grad_(False)
+        vae.register_to_config(latents_mean=[0.0] * units.LATENT_CHANNELS, latents_std=[1.0] * units.LATENT_CHANNELS)
+        transformer = new_transformer(Size(), seed).eval().requires_grad_(False)
+        reference = np.full((REGION_PX, REGION_PX, 3), 128, np.uint8)
+    else:
+        raise InputError(f"face is {face!r}: expected 'wan-mini' or 'shape'")
+    return Models(
+        kernel_of(LatentDrafter(basis, draft, backend="torch")),
+        load_encoder(),
+        load_probe(DRAFT_DIR / "teacher.safetensors"),
+        load_reasoner(reasoner, adapter),
+        wan.lean_decoder(vae),
+        transformer,
+        reference,
+        steps,
+        noise_level,
+        label,
+    )
+
+
+def _random_basis(draft: "ProjectionWeights", seed: int) -> LatentBasis:
+    """A basis of wan-mini's size that fits a draft."""
+    generator = torch.Generator().manual_seed(seed)
+    side = REGION_PX // units.PIXELS_PER_LATENT
+    size = units.LATENT_CHANNELS * side * side
+    basis = torch.randn(COEFFICIENTS, size, generator=generator) / size**0.5
+    w_coef = torch.randn(draft.w1.shape[1] + 1, COEFFICIENTS, generator=generator) / draft.w1.shape[1] ** 0.5
+    z0 = torch.randn(units.LATENT_CHANNELS, side, side, generator=generator)
+    return LatentBasis(basis, w_coef, z0, hidden_sha256(draft), "")

@@ -1,0 +1,728 @@
+"""The pipeline, streaming: sound in, committed frames out; serial, or speculative under a draft that a judge verifies.
+
+serial       per chunk: draft's features → the judge writes the plan token by token → generate → decode → commit
+speculative  the chunk is generated under the kernel's draft while the judge verifies it in another thread; a rejection
+             corrects it between two denoising steps or has it generated again (:class:`Policy`); frames go out when
+             they are decoded and their tokens are decided, in order, once
+
+:func:`run_serial` and :func:`run_speculative` are plain calls, in a notebook's running event loop too;
+:func:`run_speculative_async` leaves the loop free. :class:`Pipeline` gives the commits one by one. With a
+:class:`VirtualClock` the same rules run event by event in one thread: thousands of schedules a second, and every run
+the same.
+"""
+
+import asyncio
+import heapq
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from itertools import count
+from math import inf
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int8
+
+from specsync_lib import units
+from specsync_lib.errors import InputError
+from specsync_lib.pipeline.commit_log import CommitLog
+from specsync_lib.pipeline.conductor import (
+    STATIONS,
+    Commit,
+    Conductor,
+    Draft,
+    Drafter,
+    Generator,
+    Job,
+    Judge,
+    Policy,
+    Request,
+    Settled,
+    Stages,
+    Station,
+    Tokens,
+    Verdict,
+    Work,
+    kept,
+    one_line,
+)
+from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler, ChunkAudio, pieces
+from specsync_lib.pipeline.trace import Trace, TraceEvent
+
+__all__ = [
+    "AudioPiece",
+    "ChunkAudio",
+    "Clock",
+    "Commit",
+    "Draft",
+    "Drafter",
+    "Generator",
+    "Judge",
+    "Pipeline",
+    "PipelineReport",
+    "Policy",
+    "RealClock",
+    "Request",
+    "Settled",
+    "Stages",
+    "Verdict",
+    "VirtualClock",
+    "Work",
+    "pieces",
+    "run_serial",
+    "run_speculative",
+    "run_speculative_async",
+    "write_committed",
+]
+
+AHEAD_CHUNKS = 4  # chunks heard and not yet committed: 1.6 s of sound
+GRACE_S = 5.0  # how long an ended pipeline waits for a stage that is still inside a call
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """Seconds from any origin, and a way to let them pass."""
+
+    def now(self) -> float:
+        """The time in seconds."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        ...
+
+
+class RealClock:
+    """The machine's monotonic clock."""
+
+    now = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+
+
+class SteadyClock:
+    """A clock that stands still where the one under it runs backwards."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._latest_s = clock, -inf
+        self.sleep = clock.sleep
+
+    def now(self) -> float:
+        """The latest time that was ever read."""
+        self._latest_s = max(self._latest_s, self._clock.now())
+        return self._latest_s
+
+
+class VirtualClock:
+    """Time that passes only where someone sleeps: a job's sleeps are its duration, and nobody waits for it.
+
+    Events at the same instant come in the order they were made, or, with ``rng``, in a random one.
+    """
+
+    def __init__(self, rng: np.random.Generator | None = None) -> None:
+        self._now_s = self._slept_s = 0.0
+        self._events: list[tuple[float, float, int, Callable[[], None]]] = []
+        self._numbers, self._rng = count(), rng
+
+    def now(self) -> float:
+        """The time, inside a job with what it has slept so far."""
+        return self._now_s + self._slept_s
+
+    def sleep(self, seconds: float) -> None:
+        """The caller takes this long; inf: it never returns."""
+        self._slept_s += seconds
+
+    def after(self, delay_s: float, call: Callable[[], None]) -> None:
+        """Have ``call`` run ``delay_s`` from now; inf: never."""
+        at_s = self.now() + delay_s
+        if at_s < inf:
+            tie = self._rng.random() if self._rng else 0.0
+            heapq.heappush(self._events, (at_s, tie, next(self._numbers), call))
+
+    def start_job(self) -> None:
+        """What is slept from here on is the job's duration."""
+        self._slept_s = 0.0
+
+    def end_job(self) -> float:
+        """The job's duration; the clock is back at its start."""
+        slept_s, self._slept_s = self._slept_s, 0.0
+        return slept_s
+
+    def advance(self, until_s: float) -> bool:
+        """Go to the next event before or at ``until_s`` and run it, or just there; False if there is neither."""
+        if self._events and self._events[0][0] <= until_s:
+            at_s, _, _, call = heapq.heappop(self._events)
+            self._now_s = max(self._now_s, at_s)
+            call()
+            return True
+        if until_s == inf:
+            return False
+        self._now_s = max(self._now_s, until_s)
+        return True
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PipelineReport:
+    """What a run did.
+
+    ended: complete, failed (``error`` says why in one line; every frame in ``commits`` is valid) or cancelled. commits:
+    in order (without their frames where the run did not keep them). counts: verdicts by kind, commits by kind, roll
+    backs, filled and dropped samples. notes: lines about what went wrong on the way.
+    """
+
+    mode: str
+    guarantee: str
+    ended: str
+    error: str | None
+    notes: tuple[str, ...]
+    commits: tuple[Commit, ...]
+    counts: dict[str, int]
+    log: CommitLog
+    trace: Trace
+    wall_s: float
+
+    @property
+    def plan(self) -> Int8[np.ndarray, " frames"]:
+        """The committed visemes."""
+        return np.array([token for commit in self.commits for token in commit.tokens], np.int8)
+
+    @property
+    def frame_count(self) -> int:
+        """Committed video frames."""
+        return sum(len(commit.tokens) for commit in self.commits)
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """The committed frames one by one, uint8 [height, width, 3]."""
+        return (frame for commit in self.commits for frame in commit.frames)
+
+    def chunks(self) -> pd.DataFrame:
+        """One row a committed chunk: index, how, the times of :class:`Commit`, latency_ms, attempts, steps, passes …"""
+        names = [field.name for field in fields(Commit) if field.name not in ("frames", "tokens", "drafted")]
+        table = pd.DataFrame([[getattr(commit, name) for name in names] for commit in self.commits], columns=names)
+        table["frames"] = [len(commit.tokens) for commit in self.commits]
+        table["accepted_frames"] = [commit.accepted_frames for commit in self.commits]
+        table["latency_ms"] = 1000 * (table["committed_s"] - table["heard_s"])
+        return table
+
+
+# --- speculative ------------------------------------------------------------------------------------------------------
+
+
+class _Feeder:
+    """Pulls the source piece by piece, when there is room for a chunk and the piece is due."""
+
+    def __init__(self, source: Iterable[AudioPiece], conductor: Conductor, start_s: float) -> None:
+        self._source, self._conductor, self._start_s = iter(source), conductor, start_s
+        self._assembler = ChunkAssembler()
+        self._piece: AudioPiece | None = None
+        self._pulled_s = start_s
+        self.ended = False
+
+    def wants(self) -> bool:
+        """Whether to call ``pull``: there is room and sound may come. Ask under the lock."""
+        return not self.ended and not self._conductor.ended and self._piece is None and self._conductor.room()
+
+    def pull(self, now_s: float) -> Callable[[float], None]:
+        """Take the next piece, which may take a live source its time; returns what to do under the lock."""
+        try:
+            piece = next(self._source, None)
+        except Exception as error:
+            line = f"audio source: {one_line(error)}"
+            return lambda now_s: self._finish(now_s, line)
+        if piece is None:
+            return self._finish
+        self._piece = piece
+        return lambda now_s: None
+
+    def due_in(self, now_s: float) -> float:
+        """Seconds until the piece in hand arrives; inf without one."""
+        if self._piece is None or self.ended:
+            return inf
+        return 0.0 if self._piece.due_s is None else max(0.0, self._start_s + self._piece.due_s - now_s)
+
+    def push(self, now_s: float) -> None:
+        """The piece in hand arrives."""
+        piece, self._piece = self._piece, None
+        # A piece that had to wait for room has its latency counted from when it was due.
+        arrival_s = now_s if piece.due_s is None else min(now_s, self._start_s + piece.due_s)
+        try:
+            chunks = self._assembler.push(piece, arrival_s)
+        except InputError as error:
+            self._finish(now_s, str(error))
+            return
+        for chunk in chunks:
+            self._conductor.hear(chunk, now_s)
+
+    def _finish(self, now_s: float, error: str | None = None) -> None:
+        self.ended = True
+        for chunk in self._assembler.finish(now_s):
+            self._conductor.hear(chunk, now_s)
+        counts = self._conductor.counts
+        counts["samples filled"] += self._assembler.filled_samples
+        counts["samples dropped"] += self._assembler.dropped_samples
+        self._conductor.end_of_audio(now_s, error)
+
+
+class Pipeline:
+    """A speculative run. Iterate :meth:`commits`, or call :meth:`run`; :meth:`cancel` ends it from any thread.
+
+    Three threads: sound and draft, judge, generator. The caller's thread takes the commits; when it does not, at most
+    ``ahead`` chunks are in flight and the stages wait. A pipeline runs once.
+
+    Parameters
+    ----------
+    source
+        :func:`pieces` of a recording, or any iterable of :class:`AudioPiece`.
+    stages, policy
+        The models, and what happens when the judge disagrees late or is silent.
+    ahead
+        Bound on the chunks heard and not yet taken. 1: a chunk's sound comes when the one before is out (with a source
+        at the pace "fast"), which measures each chunk by itself.
+    history
+        How many entries of the log and of the trace to keep; None: all.
+    """
+
+    def __init__(
+        self,
+        source: Iterable[AudioPiece],
+        stages: Stages,
+        policy: Policy | None = None,
+        *,
+        clock: Clock | None = None,
+        ahead: int = AHEAD_CHUNKS,
+        history: int | None = None,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        self._clock = clock if isinstance(clock, VirtualClock) else SteadyClock(clock or RealClock())
+        self._grace_s = grace_s
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._conductor = Conductor(
+            stages,
+            policy or Policy(),
+            ahead=ahead,
+            log=CommitLog(history),
+            trace=Trace(history),
+            deliver=self._deliver,
+            stop=self._stop,
+        )
+        self._source = source
+        self._threads: list[threading.Thread] = []
+        self._started = False
+        self._start_s = self._end_s = 0.0
+
+    def run(self, on_commit: Callable[[Commit], None] | None = None, *, keep_commits: bool = True) -> PipelineReport:
+        """Run to the end; ``on_commit`` is called in this thread with every commit as it goes out."""
+        kept = []
+        for commit in self.commits():
+            if on_commit is not None:
+                on_commit(commit)
+            if keep_commits:
+                kept.append(commit)
+        return self.report(kept)
+
+    def commits(self) -> Iterator[Commit]:
+        """The commits in order, as they go out. Leaving the loop early cancels the run."""
+        if self._started:
+            raise InputError("pipeline: it has run already; make a new one, with new stages")
+        self._started = True
+        self._start_s = self._clock.now()
+        if isinstance(self._clock, VirtualClock):
+            yield from self._drive(self._clock)
+            return
+        feeder = _Feeder(self._source, self._conductor, self._start_s)
+        self._threads = [
+            threading.Thread(target=self._feed, args=(feeder,), name="specsync-draft", daemon=True),
+            threading.Thread(target=self._work, args=("judge",), name="specsync-judge", daemon=True),
+            threading.Thread(target=self._work, args=("generator",), name="specsync-generator", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+        try:
+            while True:
+                with self._changed:
+                    while not self._conductor.out and not self._conductor.ended:
+                        self._changed.wait()
+                    if not self._conductor.out:
+                        return
+                    commit = self._conductor.out.popleft()
+                    self._changed.notify_all()
+                yield commit
+        finally:
+            self._close()
+
+    def cancel(self) -> None:
+        """End the run now: nothing is committed after this returns; the stages leave as soon as their call returns."""
+        with self._changed:
+            self._conductor.cancel()
+            self._changed.notify_all()
+
+    def report(self, commits: Iterable[Commit] = ()) -> PipelineReport:
+        """What has happened so far, with the commits that the caller kept."""
+        with self._changed:
+            core = self._conductor
+            return PipelineReport(
+                mode="speculative",
+                guarantee=core.policy.guarantee,
+                ended=core.ended,
+                error=core.error,
+                notes=tuple(core.notes),
+                commits=tuple(commits),
+                counts=dict(core.counts),
+                log=core.log,
+                trace=core.trace,
+                wall_s=(self._end_s or self._clock.now()) - self._start_s,
+            )
+
+    # --- threads
+
+    def _deliver(self, verdict: Verdict) -> None:
+        if isinstance(self._clock, VirtualClock):
+            self._clock.after(0.0, lambda: self._conductor.deliver(verdict, self._clock.now()))
+            return
+        with self._changed:
+            self._conductor.deliver(verdict, self._clock.now())
+            self._changed.notify_all()
+
+    def _work(self, station: Station) -> None:
+        job = self._wait_for_job(station)
+        while job is not None:
+            job = self._run(job, station)
+
+    def _wait_for_job(self, station: Station) -> Job | None:
+        with self._changed:
+            while not self._conductor.ended:
+                now_s = self._clock.now()
+                self._conductor.tick(now_s)
+                job = self._conductor.next_job(station, now_s)
+                if job is not None:
+                    return job
+                if self._conductor.ended:
+                    self._changed.notify_all()
+                    return None
+                self._wait(self._conductor.next_deadline() - now_s)
+            return None
+
+    def _wait(self, seconds: float) -> None:
+        self._changed.wait(None if seconds == inf else min(max(0.0, seconds), threading.TIMEOUT_MAX))
+
+    def _run(self, job: Job, station: Station | None = None) -> Job | None:
+        """Do a job; a station then takes its next one in the same breath, so that whoever waits for what is done wakes
+        up beside that next job and not before it."""
+        start_s = self._clock.now()
+        result, error = _attempt(job)
+        with self._changed:
+            self._conductor.done(job, result, error, start_s, self._clock.now())
+            self._changed.notify_all()
+            return self._wait_for_job(station) if station else None
+
+    def _feed(self, feeder: _Feeder) -> None:
+        """Sound as it comes, and the draft inline: it is too short to be worth a thread."""
+        while True:
+            with self._changed:
+                now_s = self._clock.now()
+                if self._conductor.ended:
+                    return
+                if feeder.due_in(now_s) == 0:
+                    feeder.push(now_s)
+                    self._changed.notify_all()
+                job = self._conductor.next_job("draft", now_s)
+                if job is None and not feeder.wants():
+                    self._wait(feeder.due_in(now_s))
+                    continue
+            if job is not None:
+                self._run(job)
+            else:
+                act = feeder.pull(now_s)
+                with self._changed:
+                    act(self._clock.now())
+                    self._changed.notify_all()
+
+    def _close(self) -> None:
+        self.cancel()
+        limit_s = time.monotonic() + self._grace_s
+        for thread in self._threads:
+            thread.join(max(0.0, limit_s - time.monotonic()))
+            if thread.is_alive():
+                stage = thread.name.removeprefix("specsync-")
+                self._conductor.notes.append(f"the {stage} is still inside a call; its thread ends when that returns")
+        self._end_s = self._clock.now()
+
+    # --- virtual time
+
+    def _drive(self, clock: VirtualClock) -> Iterator[Commit]:
+        core = self._conductor
+        feeder = _Feeder(self._source, core, self._start_s)
+        try:
+            while not core.ended:
+                core.tick(clock.now())
+                started = False
+                if feeder.wants():
+                    feeder.pull(clock.now())(clock.now())
+                    started = True
+                    if (due_s := feeder.due_in(clock.now())) < inf:
+                        clock.after(due_s, lambda: feeder.push(clock.now()))
+                for station in STATIONS:
+                    job = core.next_job(station, clock.now())
+                    if job is not None:
+                        self._run_virtually(job, clock)
+                        started = True
+                while core.out:
+                    yield core.out.popleft()
+                    started = True
+                if not started and not core.ended and not clock.advance(core.next_deadline()):
+                    raise RuntimeError("pipeline: nothing is under way and nothing will happen")
+            yield from core.out
+        finally:
+            core.cancel()
+            self._end_s = clock.now()
+
+    def _run_virtually(self, job: Job, clock: VirtualClock) -> None:
+        start_s = clock.now()
+        clock.start_job()
+        result, error = _attempt(job)
+        duration_s = clock.end_job()
+        clock.after(duration_s, lambda: self._conductor.done(job, result, error, start_s, clock.now()))
+
+
+def _attempt(job: Job) -> tuple[object, str | None]:
+    """The job's result, or its error as one line."""
+    try:
+        return job.run(), None
+    except BaseException as error:  # a stage that calls sys.exit() must not take its thread along unseen
+        return None, one_line(error)
+
+
+def run_speculative(
+    source: Iterable[AudioPiece],
+    stages: Stages,
+    policy: Policy | None = None,
+    *,
+    clock: Clock | None = None,
+    ahead: int = AHEAD_CHUNKS,
+    history: int | None = None,
+    on_commit: Callable[[Commit], None] | None = None,
+    keep_commits: bool = True,
+) -> PipelineReport:
+    """Run a speculative :class:`Pipeline` to its end; its parameters."""
+    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=ahead, history=history)
+    return pipeline.run(on_commit, keep_commits=keep_commits)
+
+
+async def run_speculative_async(
+    source: Iterable[AudioPiece], stages: Stages, policy: Policy | None = None, **options
+) -> PipelineReport:
+    """:class:`Pipeline` without holding up the event loop; cancelling the task cancels the run."""
+    pipeline = Pipeline(source, stages, policy, **options)
+    running = asyncio.ensure_future(asyncio.to_thread(pipeline.run))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        pipeline.cancel()
+        await running
+        raise
+
+
+# --- serial -----------------------------------------------------------------------------------------------------------
+
+
+def run_serial(
+    source: Iterable[AudioPiece],
+    stages: Stages,
+    *,
+    reasoning_tokens: int = 0,
+    clock: Clock | None = None,
+    history: int | None = None,
+    on_commit: Callable[[Commit], None] | None = None,
+    keep_commits: bool = True,
+    stop: threading.Event | None = None,
+) -> PipelineReport:
+    """One stage after the other, one chunk after the other, in this thread: what speculation is measured against.
+
+    Parameters
+    ----------
+    reasoning_tokens
+        Tokens that the judge writes before each chunk's plan.
+    stop
+        Set it from another thread to cancel between two stages.
+
+    Other parameters and the result are :class:`Pipeline`'s. A source at the pace "fast" gives a chunk's sound when the
+    chunk before is out.
+    """
+    run = _Serial(stages, clock or RealClock(), reasoning_tokens, history, stop or threading.Event())
+    kept = []
+    for commit in run.commits(source):
+        if on_commit is not None:
+            on_commit(commit)
+        if keep_commits:
+            kept.append(commit)
+    return run.report(kept)
+
+
+class _Stopped(Exception):
+    """The run was cancelled."""
+
+
+class _Serial:
+    def __init__(
+        self, stages: Stages, clock: Clock, reasoning_tokens: int, history: int | None, stop: threading.Event
+    ) -> None:
+        if reasoning_tokens < 0:
+            raise InputError(f"reasoning_tokens is {reasoning_tokens}: expected 0 or more")
+        self._stages, self._reasoning_tokens, self._stop = stages, reasoning_tokens, stop
+        self._clock = clock if isinstance(clock, VirtualClock) else SteadyClock(clock)
+        self._log, self._trace = CommitLog(history), Trace(history)
+        self._settled: tuple[Settled, ...] = ()
+        self._assembler = ChunkAssembler()
+        self._ended, self._error, self._counts = "complete", None, {}
+        self._start_s = self._end_s = clock.now()
+
+    def commits(self, source: Iterable[AudioPiece]) -> Iterator[Commit]:
+        """Chunk after chunk; errors of sound or stages end the run with one line."""
+        try:
+            for audio in self._chunks(source):
+                yield self._chunk(audio)
+        except _Stopped:
+            self._ended = "cancelled"
+        except InputError as error:
+            self._ended, self._error = "failed", str(error)
+        finally:
+            self._end_s = self._clock.now()
+
+    def report(self, commits: list[Commit]) -> PipelineReport:
+        """What the run did."""
+        reasoning = f" with {self._reasoning_tokens} reasoning tokens" if self._reasoning_tokens else ""
+        return PipelineReport(
+            mode=f"serial{reasoning}",
+            guarantee="the committed plan is the judge's own, token by token",
+            ended=self._ended,
+            error=self._error,
+            notes=(),
+            commits=tuple(commits),
+            counts=self._counts
+            | {"samples filled": self._assembler.filled_samples, "samples dropped": self._assembler.dropped_samples},
+            log=self._log,
+            trace=self._trace,
+            wall_s=self._end_s - self._start_s,
+        )
+
+    def _chunks(self, source: Iterable[AudioPiece]) -> Iterator[ChunkAudio]:
+        iterator, broken = iter(source), None
+        while broken is None:
+            chunks = []
+            try:
+                if (piece := next(iterator, None)) is None:
+                    break
+                arrival_s = self._clock.now()
+                if piece.due_s is not None:
+                    arrival_s = self._start_s + piece.due_s
+                    self._wait(arrival_s - self._clock.now())
+                chunks = self._assembler.push(piece, arrival_s)
+            except InputError as error:
+                broken = error
+            except Exception as error:
+                broken = InputError(f"audio source: {one_line(error)}")
+            yield from chunks
+        yield from self._assembler.finish(self._clock.now())
+        if broken is not None:
+            raise broken
+
+    def _wait(self, seconds: float) -> None:
+        if seconds <= 0:
+            return
+        if isinstance(self._clock, VirtualClock):
+            self._clock.sleep(seconds)
+        else:
+            self._stop.wait(seconds)
+
+    def _chunk(self, audio: ChunkAudio) -> Commit:
+        drafter, judge, generator = self._stages.drafter, self._stages.judge, self._stages.generator
+        index = audio.index
+        self._trace.add(TraceEvent("audio", "heard", index, audio.heard_s, audio.heard_s))
+        draft: Draft = self._timed("draft", "draft", index, lambda: drafter.draft(audio), audio.heard_s)
+        drafted_s = self._clock.now()
+        self._log.add(drafted_s, "drafted", index, tokens=draft.tokens)
+        request = Request(audio, draft, self._settled, self._stop)
+        tokens: Tokens = self._timed("judge", "plan", index, lambda: judge.plan(request, self._reasoning_tokens))
+        tokens = tuple(int(token) for token in tokens)
+        decided_s = self._clock.now()
+        if len(tokens) != audio.frames or not all(0 <= token < len(units.VISEMES) for token in tokens):
+            raise InputError(
+                f"judge: chunk {index}: a plan of {len(tokens)} tokens for {audio.frames} frames, or odd ones"
+            )
+        changes = tuple((frame, token) for frame, token in enumerate(tokens) if token != draft.tokens[frame])
+        self._log.add(decided_s, "judged", index, corrections=changes)
+        work = self._timed("generator", "begin", index, lambda: generator.begin(audio, draft, tokens))
+        begun_s, steps = self._clock.now(), 0
+        while work.steps_left:
+            steps += 1
+            self._timed("generator", f"step {steps}", index, lambda: generator.step(work, tokens))
+        rendered = None
+        while rendered is None:
+            rendered = self._timed("generator", "render", index, lambda: kept(generator.render(work)))
+        frames = rendered[: audio.frames]
+        rendered_s = self._clock.now()
+        self._timed("commit", "commit", index, lambda: generator.commit(work))
+        committed_s = self._clock.now()
+        self._log.add(committed_s, "committed", index)
+        self._settled = (Settled(audio, draft, tokens),)
+        how = "corrected" if changes else "accepted"
+        self._counts[how] = self._counts.get(how, 0) + 1
+        return Commit(
+            index=index, tokens=tokens, drafted=draft.tokens, how=how, frames=frames, heard_s=audio.heard_s,
+            drafted_s=drafted_s, judged_s=decided_s, decided_s=decided_s, begun_s=begun_s, rendered_s=rendered_s,
+            committed_s=committed_s, steps=steps, passes=audio.frames,
+        )  # fmt: skip
+
+    def _timed(self, stage: str, what: str, chunk: int, run: Callable[[], object], ready_s: float | None = None):
+        if self._stop.is_set():
+            raise _Stopped
+        start_s = self._clock.now()
+        try:
+            result = run()
+        except Exception as error:
+            raise InputError(f"{stage}: chunk {chunk}, {what}: {one_line(error)}") from None
+        wait_s = 0.0 if ready_s is None else max(0.0, start_s - ready_s)
+        self._trace.add(TraceEvent(stage, what, chunk, start_s, self._clock.now(), wait_s))
+        return result
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def write_committed(path: str | Path, commits: Iterable[Commit], samples: np.ndarray):
+    """An MP4 of everything that was committed, with the sound up to there: playable to its last frame.
+
+    Parameters
+    ----------
+    commits
+        From the first chunk on, in order, with their frames.
+    samples
+        [n] the whole recording, 16 kHz mono; cut where the frames end.
+
+    Returns
+    -------
+    video.VideoInfo
+
+    Raises
+    ------
+    InputError: nothing was committed, or the frames do not fit an MP4.
+    """
+    from specsync_lib.face.video import write_video
+
+    commits = tuple(commits)
+    frames = sum(len(commit.frames) for commit in commits)
+    if not frames:
+        raise InputError(f"{path}: no frame was committed, so there is no video; see the run's error")
+    end = min(len(samples), frames * units.SAMPLE_RATE_HZ // units.VIDEO_FPS)
+    # A stream that ended early ends on a frame; one that ran to its end keeps the sound's own end.
+    if units.frame_count(len(samples)) == frames:
+        end = len(samples)
+    return write_video(path, (frame for commit in commits for frame in commit.frames), samples[:end])

@@ -1,0 +1,218 @@
+"""The door: run_all.sh, the installer behind it, and the files that name the same dependencies."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from specsync_lib.door import install
+from specsync_lib.errors import InputError
+from specsync_lib.paths import PROJECT_ROOT
+
+DOOR = PROJECT_ROOT / "run_all.sh"
+
+
+def knock(*arguments, cwd=None, **environment):
+    """Call run_all.sh as a person would."""
+    return subprocess.run(
+        [DOOR, *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_the_scripts_are_bash_that_parses_and_may_be_run():
+    for script in (DOOR, PROJECT_ROOT / ".ci" / "run"):
+        assert os.access(script, os.X_OK)
+        lines = script.read_text(encoding="utf-8").splitlines()
+        assert lines[0] == "#!/usr/bin/env bash"
+        assert "set -euo pipefail" in lines
+        assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    assert (PROJECT_ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1] == "exec ./run_all.sh test"
+
+
+def test_help_names_every_mode_and_needs_no_environment(tmp_path):
+    help_ = knock("--help", cwd=tmp_path)
+    assert help_.returncode == 0
+    for word in (
+        "run_all.sh test",
+        "run_all.sh lab",
+        "--profile",
+        "-p name=value",
+        "threshold",
+        "SPECSYNC_TORCH_INDEX",
+    ):
+        assert word in help_.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["bogus"], "unknown mode 'bogus'"),
+        ([""], "unrecognized arguments"),
+        (["-p", "threshold=nan"], "parameter threshold: got 'nan'; allowed: a number from 0 to 1"),
+        (["-p", "threshold=1.01"], "parameter threshold: got '1.01'"),
+        (["-p", "treshold=0.5"], "did you mean threshold?"),
+        (["-p", "seed=0.5"], "parameter seed: got '0.5'; allowed: a whole number"),
+        (["-p", "audio="], "parameter audio: got ''"),
+        (["-p", "$(touch x);audio=`id`"], "is unknown"),
+        (["--profile", "huge"], "allowed: one of smoke, default, full"),
+        (["--bogus"], "unrecognized arguments: --bogus"),
+        (["-p"], "expected one argument"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(arguments, says, tmp_path):
+    answer = knock(*arguments, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("specsync: ")
+    assert says in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_python_that_is_none_is_named():
+    answer = knock("--help", SPECSYNC_PYTHON="/bin/false")
+    assert answer.returncode == 2
+    assert answer.stderr.splitlines() == [
+        "specsync: SPECSYNC_PYTHON=/bin/false is not a Python 3.11 to 3.13 with venv and ensurepip"
+    ]
+
+
+def test_no_python_at_all_is_one_line(tmp_path):
+    for tool in ("bash", "readlink", "dirname", "env"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    door = tmp_path / "project" / "run_all.sh"
+    door.parent.mkdir()
+    shutil.copy2(DOOR, door)
+    command = [tmp_path / "bash", door]
+    answer = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("specsync: no Python 3.11 to 3.13 with venv and ensurepip was found")
+    assert len(answer.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["missing.wav", "a b'\";.wav", "http://example.com/a.wav", "."])
+def test_a_recording_that_can_not_be_read_stops_before_anything_runs(name, tmp_path):
+    command = [sys.executable, "-m", "specsync_lib.door.runner", "-p", f"audio={name}"]
+    environment = os.environ | {
+        "SPECSYNC_RUN_DIR": str(tmp_path / "run"),
+        "SPECSYNC_PLOTS_DIR": str(tmp_path / "plots"),
+    }
+    answer = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("specsync: ")
+    assert answer.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def bare_project(tmp_path, monkeypatch):
+    """A project with a dependency list and a pip that only notes how it was called."""
+    shutil.copy2(PROJECT_ROOT / "pyproject.toml", tmp_path)
+    calls = []
+    real = subprocess.run
+
+    def noted(command, **options):
+        if "pip" in command:
+            calls.append(command[command.index("install") + 1 :])
+            return subprocess.CompletedProcess(command, 0)
+        return real(command, **options)
+
+    monkeypatch.setattr(install.subprocess, "run", noted)
+    monkeypatch.setattr(install, "python_version", lambda python: "3.12.1" if python.exists() else None)
+
+    def create(folder, **options):
+        (folder / "bin").mkdir(parents=True, exist_ok=True)
+        (folder / "bin" / "python").write_text("")
+
+    monkeypatch.setattr(install.venv, "create", create)
+    return tmp_path, calls
+
+
+def test_an_installation_happens_once_until_something_changes(bare_project):
+    project, calls = bare_project
+    assert install.ensure(project)
+    assert calls == [["--disable-pip-version-check", "--editable", f"{project}[test]"]]
+    assert not install.ensure(project)
+    assert len(calls) == 1
+    (project / "pyproject.toml").write_text((project / "pyproject.toml").read_text() + "\n# newer\n")
+    assert install.ensure(project)
+    (project / ".venv" / "bin" / "python").unlink()
+    assert install.ensure(project)
+    assert len(calls) == 3
+    assert not install.ensure(project)
+
+
+def test_an_interrupted_installation_is_taken_up_again(bare_project, monkeypatch):
+    project, _calls = bare_project
+    monkeypatch.setattr(install.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 1))
+    with pytest.raises(InputError, match="pip ended with code 1"):
+        install.ensure(project)
+    assert not (project / ".venv" / install.STAMP_NAME).exists()
+    monkeypatch.setattr(install.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 0))
+    assert install.ensure(project)
+    assert not install.ensure(project)
+
+
+def test_torch_may_come_from_another_index(bare_project):
+    project, calls = bare_project
+    install.ensure(project, torch_index="https://example.com/cpu")
+    assert calls[0][1:] == ["--index-url", "https://example.com/cpu", "--no-deps", "torch==2.13.0"]
+    assert calls[1][1:] == ["--editable", f"{project}[test]"]
+
+
+def test_the_conda_front_installs_the_project_and_nothing_else():
+    environment = yaml.safe_load((PROJECT_ROOT / "environment.yml").read_text(encoding="utf-8"))
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    *conda, pip = environment["dependencies"]
+    assert conda == [f"python {project['requires-python']}", "pip"]
+    assert pip == {"pip": ["-e .[test]"]}
+    assert "test" in project["optional-dependencies"]
+
+
+def test_the_door_takes_the_pythons_that_the_project_takes():
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["requires-python"] == ">=3.11,<3.14"
+    assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in DOOR.read_text(encoding="utf-8")
+
+
+def test_the_folder_named_kernels_does_not_break_transformers_and_diffusers():
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import kernels
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+print(kernels.__file__)
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", code, str(PROJECT_ROOT)], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert Path(answer.stdout.strip().splitlines()[-1]) == PROJECT_ROOT / "kernels" / "__init__.py"
+
+
+def test_committed_notebooks_hold_no_outputs():
+    import nbformat
+
+    for path in sorted((PROJECT_ROOT / "notebooks").rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in path.parts:
+            continue
+        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        assert not any(cell.outputs for cell in cells), path.name
+        assert all(cell.execution_count is None for cell in cells), path.name
+        assert len(cells) <= 30, path.name

@@ -1,0 +1,148 @@
+"""The strict parameter check: nothing but a typed, finite, allowed value comes through, and a refusal is one line."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specsync_lib.door.parameters import PARAMETERS, PROFILES, Range, check, parse_arguments
+from specsync_lib.door.runner import declared_parameters
+from specsync_lib.errors import InputError
+from specsync_lib.paths import NOTEBOOKS_DIR
+
+NUMERIC = [parameter for parameter in PARAMETERS.values() if parameter.type is not str]
+NOTEBOOKS = sorted(NOTEBOOKS_DIR.glob("0*.ipynb"))
+UNUSABLE = [
+    "",
+    " ",
+    "nan",
+    "NaN",
+    "inf",
+    "-inf",
+    "1e999",
+    "-1e999",
+    "1_0",
+    "0x1",
+    "1,5",
+    "one",
+    "None",
+    "True",
+    "--",
+    "0 ",
+]
+
+
+@pytest.mark.parametrize("parameter", NUMERIC, ids=lambda parameter: parameter.name)
+@pytest.mark.parametrize("text", UNUSABLE)
+def test_a_number_that_is_none_is_refused(parameter, text):
+    with pytest.raises(InputError) as refusal:
+        check([f"{parameter.name}={text}"])
+    message = str(refusal.value)
+    assert message.startswith(f"parameter {parameter.name}: got {text!r}; allowed: ")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("parameter", NUMERIC, ids=lambda parameter: parameter.name)
+@given(text=st.text() | st.floats().map(repr) | st.integers().map(str))
+def test_whatever_is_written_a_value_is_in_range_or_refused(parameter, text):
+    try:
+        values, given_names = check([f"{parameter.name}={text}"])
+    except InputError as refusal:
+        assert len(str(refusal).splitlines()) == 1
+        return
+    value = values[parameter.name]
+    assert type(value) is parameter.type
+    assert math.isfinite(value)
+    assert parameter.allowed.low <= value <= parameter.allowed.high
+    assert value == pytest.approx(float(text))
+    assert given_names == {parameter.name}
+
+
+@given(assignments=st.lists(st.text(), max_size=4), profile=st.none() | st.text())
+def test_garbage_is_one_line_or_nothing(assignments, profile):
+    try:
+        values, _ = check(assignments, profile)
+    except InputError as refusal:
+        assert len(str(refusal).splitlines()) == 1
+    else:
+        assert set(values) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("parameter", NUMERIC, ids=lambda parameter: parameter.name)
+def test_the_ends_of_a_range_are_allowed_and_what_lies_past_them_is_not(parameter):
+    assert isinstance(parameter.allowed, Range)
+    for end, step in ((parameter.allowed.low, -1), (parameter.allowed.high, 1)):
+        assert check([f"{parameter.name}={end}"])[0][parameter.name] == end
+        with pytest.raises(InputError):
+            check([f"{parameter.name}={end + step}"])
+
+
+@pytest.mark.parametrize(
+    ("assignments", "says"),
+    [
+        (["thresold=0.9"], "did you mean threshold?"),
+        (["Threshold=0.9"], "is unknown"),
+        (["=0.9"], "parameter '' is unknown"),
+        (["threshold"], "write it as name=value"),
+        (["threshold=0.9", "threshold=0.9"], "given twice"),
+        (["threshold=1.5"], "got '1.5'; allowed: a number from 0 to 1"),
+        (["seed=1.0"], "allowed: a whole number from 0 to 4294967295"),
+        (["seed=-1"], "got '-1'"),
+        (["seed=" + "9" * 5000], "got '999"),
+        (["profile=fast"], "allowed: one of smoke, default, full"),
+        (["audio="], "got ''; allowed: the path of a sound or video file"),
+        (["audio=a\nb.wav"], r"got 'a\nb.wav'"),
+        (["transcript=   "], "parameter transcript: got '   '"),
+    ],
+)
+def test_a_refusal_names_the_parameter_and_what_is_allowed(assignments, says):
+    with pytest.raises(InputError) as refusal:
+        check(assignments)
+    assert says in str(refusal.value)
+    assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["x"], ["-p"], ["--fres"], ["--profile"], ["--profile", "fast"], ["--profile", "full", "-p", "profile=full"]],
+)
+def test_a_bad_command_line_is_one_line(arguments):
+    with pytest.raises(InputError) as refusal:
+        parse_arguments(arguments)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_values_keep_equals_signs_spaces_and_quotes():
+    text = """it's = "so"; $HOME -x"""
+    assert parse_arguments(["-p", f"transcript={text}"]).values["transcript"] == text
+
+
+def test_a_profile_moves_defaults_and_not_what_was_given():
+    assert parse_arguments([]).values["profile"] == "default"
+    for profile in PROFILES:
+        values = parse_arguments(["--profile", profile, "-p", "threshold=0.5"]).values
+        assert values["profile"] == profile
+        assert values["threshold"] == 0.5
+        expected = {name: one.profiles.get(profile, one.default) for name, one in PARAMETERS.items()}
+        assert {name: values[name] for name in values if name not in ("profile", "threshold")} == {
+            name: value for name, value in expected.items() if name not in ("profile", "threshold")
+        }
+
+
+def test_every_default_is_itself_allowed():
+    for parameter in PARAMETERS.values():
+        for value in (parameter.default, *parameter.profiles.values()):
+            assert type(value) is parameter.type
+            if value != "":
+                assert parameter.parse(str(value)) == value
+        assert set(parameter.profiles) <= set(PROFILES)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_declares_known_parameters_with_their_own_defaults(notebook):
+    declared = declared_parameters(notebook)
+    assert declared
+    known = {name: PARAMETERS[name].default for name in declared if name in PARAMETERS}
+    assert declared == known
+    assert {name: type(value) for name, value in declared.items()} == {name: PARAMETERS[name].type for name in declared}

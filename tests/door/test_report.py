@@ -1,0 +1,225 @@
+"""The report's pages: honest about what is missing, readable without a network, safe with any file name."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+
+from specsync_lib.door import report
+from specsync_lib.face.video import write_video
+from specsync_lib.measures import face
+from specsync_lib.paths import NOTEBOOKS_DIR
+
+FETCHED = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(\s*["']?https?:|import\(\s*["']https?:""")
+
+
+def write_input(run, **changed):
+    facts = {
+        "name": "conf-usermenu",
+        "source": "asterisk-core-sounds-en 1.6.1",
+        "transcript": "please hold",
+        "transcript_source": "corpus",
+        "human": True,
+        "is_default": True,
+    }
+    (run / "input.json").write_text(json.dumps(facts | changed))
+
+
+def entry(value, unit="fraction", label="measured", low=None, high=None, n=None):
+    return {"value": value, "unit": unit, "label": label, "low": low, "high": high, "n": n, "source": "plots/a.csv"}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    run, plots = tmp_path / "run", tmp_path / "plots"
+    for folder in (run / "summary", run / "executed", plots):
+        folder.mkdir(parents=True)
+    return run, plots
+
+
+def test_with_nothing_built_every_claim_says_so(folders):
+    run, plots = folders
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    assert html.count('class="missing">not built yet:') == len(report.CLAIMS)
+    for claim in ("645 → 507 ms", "88 %", "under 15 ms", "sm_120", "720p30"):
+        assert claim in html
+    assert "The video is not built yet" in html
+    assert json.loads((plots / "report" / "summary.json").read_text()) == {}
+    assert 'id="slider"' not in html
+
+
+def test_numbers_stand_in_their_rows_with_label_and_interval(folders):
+    run, plots = folders
+    numbers = {"draft.accuracy": entry(0.8514, low=0.84, high=0.86, n=4000)}
+    (run / "summary" / "03_acceptance_sweep.json").write_text(json.dumps(numbers))
+    (run / "summary" / "02.json").write_text(json.dumps({"kernel.graph_p99_ms": entry(0.0234, "ms", "real-shape")}))
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    rows = {row["claim"].question: row for row in report.claim_rows(report.summary.merged(run / "summary"))}
+    drafted = rows["The mouth can be drafted from audio alone"]
+    assert [key for key, _, _ in drafted["readings"]] == ["draft.accuracy"]
+    assert drafted["missing"] == ""
+    kernel = rows["The kernel costs next to nothing"]
+    assert [key for key, _, _ in kernel["readings"]] == ["kernel.graph_p99_ms"]
+    assert kernel["missing"] == "the compiled kernel on a GPU"
+    assert "85.1 %" in html
+    assert "[84.0 to 86.0]" in html
+    assert "0.0234 ms" in html
+    assert 'class="badge real-shape"' in html
+    assert json.loads((plots / "report" / "summary.json").read_text())["draft.accuracy"] == numbers["draft.accuracy"]
+
+
+def test_every_number_and_figure_of_the_notebooks_has_words():
+    """Literal keys and stems in the notebooks and in the library that records for them."""
+    sources = [path.read_text(encoding="utf-8").replace('\\"', '"') for path in NOTEBOOKS_DIR.glob("0*.ipynb")]
+    library = Path(report.__file__).parent
+    sources += [
+        (library / name).read_text(encoding="utf-8") for name in ("referee_numbers.py", "claim.py", "runner.py")
+    ]
+    families = "acceptance|draft|features|kernel|latent|reasoner|report|simulate|slider|sync|video"
+    key = re.compile(rf'"((?:{families})\.(?!py"|safetensors")[a-z0-9_]+)"')
+    keys = {found for text in sources for found in key.findall(text)}
+    keys |= {f"sync.{name}" for name in face.HEADLINES}
+    assert {"latent.claim_r", "reasoner.accuracy", "sync.jitter_ratio", "kernel.speedup_vs_eager"} <= keys
+    assert {one for one in keys if report.reading(one) == one} == set()
+    stems = {stem for text in sources for stem in re.findall(r'save_figure\(fig, "([a-z_]+)"', text)}
+    assert {"step_counts", "acceptance_efficiency"} <= stems
+    assert stems - set(report.CAPTIONS) == set()
+    assert set(report.CAPTIONS) - stems == set()  # no caption outlives its figure
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "text"),
+    [
+        ("fraction", 0.123456, "12.3 %"),
+        ("ms", 645, "645 ms"),
+        ("ms", 0.00123456, "0.00123 ms"),
+        ("s", 234.5678, "235 s"),
+        ("frames", 0, "0 frames"),
+        ("ratio", 12.5, "12.5"),
+        ("samples", 123456.7, "123,457 samples"),
+        ("ms", -3.25, "-3.25 ms"),
+    ],
+)
+def test_numbers_read_well(unit, value, text):
+    assert report.display_value(entry(value, unit)) == text
+
+
+@pytest.mark.parametrize(("unit", "text"), [("fraction", "25.0 to 1234.5"), ("grey levels", "0.25 to 12.3")])
+def test_an_interval_leaves_the_unit_to_its_number(unit, text):
+    assert report.display_interval(entry(1, unit) | {"low": 0.25, "high": 12.345}) == text
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({}, "a real human recording from the held-out part of the corpus"),
+        ({"human": False, "name": "clip-1"}, "the shipped synthetic clip clip-1 REPLACED the human recording"),
+        ({"is_default": False, "human": False, "name": "my voice.wav"}, "your recording my voice.wav"),
+    ],
+)
+def test_the_first_lines_say_whose_voice_it_is(folders, facts, says):
+    run, plots = folders
+    write_input(run, **facts)
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    body = re.sub(r"<[^>]+>", " ", html[html.index("<body>") :])
+    lines = [line.strip() for line in body.splitlines() if line.strip()]
+    assert says in " ".join(lines[:3])
+
+
+def test_a_smoke_run_says_that_it_measures_nothing(folders):
+    run, plots = folders
+    write_input(run)
+    cost = {"profile": "smoke", "wall_s": 130.1, "peak_rss_gib": 1.796}
+    (run / "benchmark.json").write_text(json.dumps(cost))
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    assert "a check that everything runs and no measurement" in html
+    assert "2 min 10 s, at most 1.8 GiB of memory" in html
+
+
+def test_names_and_words_can_not_become_markup(folders):
+    run, plots = folders
+    write_input(run, name="<script>alert(1)</script>.wav", transcript='</p><img src=x onerror="x">', is_default=False)
+    (plots / "odd name & <b>.png").write_bytes(b"")
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    assert "<script>alert" not in html
+    assert "<img src=x" not in html
+    assert "../odd%20name%20%26%20%3Cb%3E.png" in html
+
+
+def test_figures_stand_beside_their_tables_and_the_slider_gets_its_numbers(folders):
+    run, plots = folders
+    columns = {name: [0.9, float("nan")] for name in report.ACCEPTANCE_COLUMNS}
+    pd.DataFrame({"threshold": [0.8, 1.0]} | columns).to_csv(plots / report.ACCEPTANCE_TABLE_NAME, index=False)
+    (plots / "acceptance_efficiency.png").write_bytes(b"")
+    (run / "stamps").mkdir()
+    stamp = {"outputs": {"plots/acceptance_efficiency.png": "hash"}}
+    (run / "stamps" / "03_acceptance_sweep.json").write_text(json.dumps(stamp))
+    frames = (np.full((720, 1280, 3), 20 * k, np.uint8) for k in range(9))
+    write_video(plots / "lipsync_720p30.mp4", frames, np.zeros(4800, np.float32))
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    assert 'src="../acceptance_efficiency.png"' in html
+    assert 'href="../acceptance_efficiency.csv"' in html
+    assert 'href="03_acceptance_sweep.html">notebook 03</a>' in html
+    assert 'src="../lipsync_720p30.mp4"' in html
+    with Image.open(plots / "report" / "poster.jpg") as poster:
+        assert poster.size == (1280, 720)
+    table = json.loads(re.search(r"const table = (\{.*?\});", html).group(1))
+    assert table["threshold"] == [0.8, 1.0]
+    assert table["acceptance_low"] == [0.9, None]
+
+
+def executed_notebook():
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "a", "version_major": 2, "version_minor": 0}}
+    cells = [
+        new_markdown_cell("# 01 Features\n\nWhat does the **kernel** hear, $h = \\tanh(e W_1)$?\n\n$$c = h W_c$$"),
+        new_markdown_cell("$$\n\\begin{aligned} a &= b \\\\ c &= d \\end{aligned}\n$$\n\nA price of \\$5 and `$x$`."),
+        new_code_cell("slider", outputs=[new_output("display_data", data=view | {"text/plain": "IntSlider()"})]),
+        new_code_cell(
+            "Video", outputs=[new_output("display_data", data={"text/html": '<video src="../plots/a.mp4">'})]
+        ),
+    ]
+    bar = {"text/plain": "frames:   0%|          | 0/30 [00:00<?, ?it/s]"}
+    cells[2].outputs.append(new_output("display_data", data=view | bar))
+    state = {"application/vnd.jupyter.widget-state+json": {"state": {}, "version_major": 2, "version_minor": 0}}
+    metadata = {"widgets": state, "language_info": {"name": "python"}}
+    return new_notebook(cells=cells, metadata=metadata)
+
+
+def test_notebook_pages_need_no_network(folders):
+    run, plots = folders
+    nbformat.write(executed_notebook(), run / "executed" / "01_features.ipynb")
+    (plots / "report").mkdir()
+    (plots / "report" / "00_departed.html").write_text("stale")
+    index = report.build(run, plots).read_text(encoding="utf-8")
+    page = (plots / "report" / "01_features.html").read_text(encoding="utf-8")
+    assert not FETCHED.search(index)
+    assert not FETCHED.search(page)
+    assert "<script" not in page
+    assert page.count("<math") == 3
+    assert "\\tanh" not in page
+    assert "$x$" in page
+    assert page.count("A slider lives here in JupyterLab") == 1
+    assert "frames:" not in page
+    assert 'src="../a.mp4"' in page
+    assert "01 Features" in index
+    assert "What does the kernel hear" in index
+    assert not (plots / "report" / "00_departed.html").exists()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node to parse JavaScript")
+def test_the_slider_is_javascript_that_parses(folders, tmp_path):
+    run, plots = folders
+    columns = {name: [0.9] for name in ("threshold", *report.ACCEPTANCE_COLUMNS)}
+    pd.DataFrame(columns).to_csv(plots / report.ACCEPTANCE_TABLE_NAME, index=False)
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    script = tmp_path / "slider.js"
+    script.write_text(re.search(r"<script>(.*?)</script>", html, re.DOTALL).group(1))
+    assert subprocess.run(["node", "--check", script], check=False).returncode == 0

@@ -1,0 +1,439 @@
+"""The rules that decide about a draft: exactly what the judge alone would have written; nothing from a bad judge."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from specsync_lib.draft.plan import DraftPlan
+from specsync_lib.errors import InputError
+from specsync_lib.judge.branches import Branches, Room
+from specsync_lib.judge.rules import (
+    LENIENT_PROBABILITY,
+    accept_lenient,
+    best_shift,
+    decide,
+    gate,
+    row_fault,
+    verify_chunk,
+)
+from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+DRAFTS = ("good", "random", "adversarial", "perfect", "empty")
+
+
+@dataclass
+class ToyJudges:
+    """Judges whose next token depends on the frame and on the token before: exact, and cheap for many at once."""
+
+    frame: torch.Tensor  # [batch, t, v] logits
+    after: torch.Tensor  # [v, v] logits by the token before
+
+    @classmethod
+    def random(cls, batch: int, frames: int, vocabulary: int, seed: int, sharpness: float = 2.0) -> "ToyJudges":
+        generator = torch.Generator().manual_seed(seed)
+        return cls(
+            sharpness * torch.randn(batch, frames, vocabulary, generator=generator),
+            sharpness * torch.randn(vocabulary, vocabulary, generator=generator),
+        )
+
+    def score(self, tokens: torch.Tensor, fixed: torch.Tensor | None = None) -> torch.Tensor:
+        """[batch, t, v]: row i given tokens[:i]; before the chunk stands token 0."""
+        before = torch.nn.functional.pad(tokens[:, :-1], (1, 0))
+        return (self.frame + self.after[before]).softmax(dim=2)
+
+    def plan(self) -> torch.Tensor:
+        """Plain decoding, one token a pass."""
+        tokens = torch.zeros(self.frame.shape[:2], dtype=torch.long)
+        for frame in range(tokens.shape[1]):
+            tokens[:, frame] = self.score(tokens)[:, frame].argmax(dim=1)
+        return tokens
+
+    def draft(self, kind: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A draft's rows [batch, t, v] and what of it is offered [batch, t]."""
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(self.frame.shape, generator=generator)
+        own = self.score(self.plan())
+        rows = {
+            "good": (own.clamp(min=1e-9).log() + noise).softmax(dim=2),
+            "random": (2 * noise).softmax(dim=2),
+            "adversarial": (1 - own) ** 20 / ((1 - own) ** 20).sum(dim=2, keepdim=True),
+            "perfect": own,
+            "empty": torch.full_like(own, torch.nan),
+        }[kind]
+        return rows, torch.rand(rows.shape[:2], generator=generator) > 0.1
+
+
+@dataclass
+class ToyStream:
+    """A toy judge behind the stream interface, with what was committed."""
+
+    judges: ToyJudges
+    tokens: list[int] = field(default_factory=list)
+    passes: int = 0
+
+    def score(self, draft_tokens):
+        self.passes += 1
+        known = torch.tensor([[*self.tokens, *draft_tokens]])
+        return self.judges.score(known)[0, len(self.tokens) :].numpy()
+
+    def score_branches(self, branches):
+        before, scored = self.passes, []
+        for branch in branches:
+            self.passes = before  # they share one
+            scored.append(self.score(branch))
+        return scored
+
+    def commit(self, tokens) -> None:
+        self.tokens += [int(token) for token in tokens]
+
+
+class FaultyStream(ToyStream):
+    """Spoils the rows of the passes from ``since`` on."""
+
+    def __init__(self, judges: ToyJudges, spoil, since: int = 0):
+        super().__init__(judges)
+        self.spoil, self.since = spoil, since
+
+    def score(self, draft_tokens):
+        rows = super().score(draft_tokens)
+        return self.spoil(rows) if self.passes > self.since else rows
+
+
+def raise_error(_):
+    raise ConnectionError("no judge there")
+
+
+FAULTS = {
+    "nothing": lambda rows: None,
+    "an exception": raise_error,
+    "NaN": lambda rows: np.where(np.arange(len(rows))[:, None] == len(rows) - 1, np.nan, rows),
+    "infinite": lambda rows: rows / 0 * 1.0,
+    "all zeros": np.zeros_like,
+    "log-probabilities": np.log,
+    "positive log-probabilities": lambda rows: np.abs(np.log(rows)),
+    "one row too few": lambda rows: rows[:-1],
+    "one row too many": lambda rows: np.r_[rows, rows[:1]],
+    "another alphabet": lambda rows: rows[:, :-1] / rows[:, :-1].sum(1, keepdims=True),
+    "words": lambda rows: "sil sil PP",
+    "ragged": lambda rows: [[0.5, 0.5], [1.0]],
+}
+
+
+def plan_of(rows: torch.Tensor) -> DraftPlan:
+    rows = rows.numpy()
+    return DraftPlan(rows, np.nan_to_num(rows.max(axis=1)), np.zeros(len(rows)))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small tensors: a second thread costs more than it brings, on a busy machine much more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def toy():
+    judges = ToyJudges.random(1, FRAMES_PER_CHUNK, len(VISEMES), seed=4)
+    rows, _ = judges.draft("good", seed=5)
+    return judges, plan_of(rows[0])
+
+
+@pytest.mark.parametrize("redraft", ["judge", "draft"])
+@pytest.mark.parametrize("kind", DRAFTS)
+def test_greedy_is_token_for_token_plain_decoding(kind, redraft):
+    """2,000 cases a draft, 10,000 in all, in float32, with a tenth of the drafts gated."""
+    judges = ToyJudges.random(2_000, FRAMES_PER_CHUNK, len(VISEMES), seed=DRAFTS.index(kind))
+    rows, offered = judges.draft(kind, seed=7)
+    decision = decide(judges.score, rows, rule="exact-greedy", offered=offered, redraft=redraft)
+    assert torch.equal(decision.tokens, judges.plan()) and decision.decided.all()
+    assert (decision.passes <= FRAMES_PER_CHUNK).all() and (decision.passes >= 1).all()
+    if kind == "perfect":
+        unbroken = offered.all(dim=1)
+        assert unbroken.sum() > 400 and (decision.passes[unbroken] == 1).all()
+
+
+def outcome_counts(judges: ToyJudges, kind: str, redraft: str, draws: int) -> np.ndarray:
+    """How often each outcome of a chunk came, by its number in base v."""
+    vocabulary = judges.frame.shape[2]
+    rows, offered = judges.draft(kind, seed=3)
+    many = ToyJudges(judges.frame.expand(draws, -1, -1), judges.after)
+    decision = decide(
+        many.score,
+        rows.expand(draws, -1, -1),
+        rule="exact-sampled",
+        offered=offered.expand(draws, -1),
+        generator=torch.Generator().manual_seed(11),
+        redraft=redraft,
+    )
+    places = vocabulary ** torch.arange(rows.shape[1] - 1, -1, -1)
+    return np.bincount((decision.tokens * places).sum(dim=1), minlength=vocabulary ** rows.shape[1])
+
+
+def outcome_probabilities(judges: ToyJudges) -> np.ndarray:
+    """Of every chunk that there can be, in the same order."""
+    frames, vocabulary = judges.frame.shape[1:]
+    outcomes = torch.cartesian_prod(*[torch.arange(vocabulary)] * frames)
+    rows = ToyJudges(judges.frame.expand(len(outcomes), -1, -1), judges.after).score(outcomes)
+    return rows.gather(2, outcomes[..., None]).squeeze(2).double().prod(dim=1).numpy()
+
+
+def p_value(counts: np.ndarray, probabilities: np.ndarray) -> float:
+    """Pearson's chi-square, outcomes rarer than 5 expected pooled."""
+    expected = probabilities / probabilities.sum() * counts.sum()
+    rare = expected < 5
+    pool = lambda values: np.r_[values[~rare], values[rare].sum()] if rare.any() else values  # noqa: E731
+    return chisquare(pool(counts), pool(expected)).pvalue
+
+
+@pytest.mark.parametrize("redraft", ["judge", "draft"])
+@pytest.mark.parametrize("kind", DRAFTS)
+def test_sampled_chunks_are_distributed_as_the_judges(kind, redraft):
+    """100,000 draws of 3 frames over 4 tokens: all 64 outcomes against their exact probabilities."""
+    judges = ToyJudges.random(1, 3, 4, seed=20, sharpness=0.7)
+    counts = outcome_counts(judges, kind, redraft, 100_000)
+    assert p_value(counts, outcome_probabilities(judges)) > 1e-3
+    # The test can fail: a judge a tenth colder would be noticed.
+    colder = ToyJudges(1.1 * judges.frame, 1.1 * judges.after)
+    assert p_value(counts, outcome_probabilities(colder)) < 1e-12
+
+
+def test_the_judges_rows_as_next_draft_save_passes():
+    judges = ToyJudges.random(2_000, FRAMES_PER_CHUNK, len(VISEMES), seed=1)
+    judges.after *= 0.3  # as for speech: what is heard decides more than the token before
+    rows, _ = judges.draft("good", seed=2)
+    own, kernel = (
+        decide(judges.score, rows, rule="exact-greedy", redraft=redraft).passes.double().mean()
+        for redraft in ("judge", "draft")
+    )
+    assert own < 0.75 * kernel < 0.75 * FRAMES_PER_CHUNK
+
+
+@given(seed=st.integers(0, 2**31), frames=st.integers(1, 14), kind=st.sampled_from(DRAFTS), threshold=st.floats(0, 1))
+@settings(max_examples=60)
+def test_one_chunk_behind_the_stream_equals_plain_decoding(seed, frames, kind, threshold):
+    judges = ToyJudges.random(1, frames, len(VISEMES), seed)
+    plan = plan_of(judges.draft(kind, seed + 1)[0][0])
+    stream = ToyStream(judges)
+    verdict = verify_chunk(stream, plan, threshold=threshold)
+    assert verdict.tokens.tolist() == judges.plan()[0].tolist() == stream.tokens
+    assert verdict.passes == stream.passes and verdict.verified.all() and not verdict.faults
+    if kind != "empty":
+        assert (verdict.accepted == (verdict.tokens == plan.probabilities.argmax(1))).all()
+    assert all(not verdict.accepted[frame] for frame in verdict.rejected_at)
+
+
+@given(seed=st.integers(0, 2**31), kind=st.sampled_from(DRAFTS))
+@settings(max_examples=30)
+def test_a_better_guess_saves_passes_and_changes_nothing_else(seed, kind):
+    judges = ToyJudges.random(1, FRAMES_PER_CHUNK, len(VISEMES), seed)
+    plan = plan_of(judges.draft(kind, seed + 1)[0][0])
+    guess = judges.draft("perfect", 0)[0][0].numpy()
+    verdict = verify_chunk(ToyStream(judges), plan, guess=guess)
+    assert verdict.tokens.tolist() == judges.plan()[0].tolist() and verdict.passes == 1
+    drafted = np.nan_to_num(plan.probabilities, nan=1 / 15).argmax(1)
+    assert (verdict.accepted == (verdict.tokens == drafted)).all()
+    failed = verify_chunk(FaultyStream(judges, FAULTS["NaN"]), plan, guess=guess)
+    assert failed.tokens.tolist() == drafted.tolist() and failed.fallbacks == FRAMES_PER_CHUNK
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    frames=st.integers(1, 14),
+    kind=st.sampled_from(DRAFTS),
+    room=st.builds(Room, st.integers(1, 60), st.integers(1, 60)),
+    sharpness=st.floats(0.1, 4),
+)
+@settings(max_examples=150)
+def test_several_plans_a_pass_commit_what_plain_decoding_does(seed, frames, kind, room, sharpness):
+    """Whichever plans are tried, and however badly: the same tokens, in at most as many passes as frames."""
+    judges = ToyJudges.random(1, frames, len(VISEMES), seed, sharpness)
+    plan, rng, seen = plan_of(judges.draft(kind, seed + 1)[0][0]), np.random.default_rng(seed), []
+    branches = Branches(np.log(rng.dirichlet(np.ones(len(VISEMES)), len(VISEMES))), room)
+    stream = ToyStream(judges)
+    guess = None if seed % 2 else rng.dirichlet(np.full(len(VISEMES), 0.3), frames).astype(np.float32)
+    verdict = verify_chunk(
+        stream, plan, branches=branches, guess=guess, before=0, on_pass=lambda tokens, passes: seen.append(tokens)
+    )
+    assert verdict.tokens.tolist() == judges.plan()[0].tolist() == stream.tokens
+    assert len(seen) == verdict.passes == stream.passes <= frames and verdict.verified.all() and not verdict.faults
+    right = [bool((tokens == verdict.tokens).all()) for tokens in seen] + [True]
+    assert all(right[verdict.known_after :]) and not (verdict.known_after and right[verdict.known_after - 1])
+
+
+def test_several_plans_a_pass_save_passes():
+    branches, passes = Branches(np.zeros((len(VISEMES),) * 2), Room(40, 40)), []
+    for seed in range(60):
+        judges = ToyJudges.random(1, FRAMES_PER_CHUNK, len(VISEMES), seed)
+        judges.after *= 0.3
+        plan = plan_of(judges.draft("good", seed + 1)[0][0])
+        passes.append([verify_chunk(ToyStream(judges), plan, branches=some).passes for some in (None, branches)])
+    alone, together = np.mean(passes, axis=0)
+    assert together < 0.9 * alone
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_pass_over_several_plans_decides_nothing(toy, fault):
+    judges, plan = toy
+    stream = FaultyStream(judges, FAULTS[fault])
+    verdict = verify_chunk(stream, plan, branches=Branches(np.zeros((len(VISEMES),) * 2)))
+    assert verdict.fallbacks == FRAMES_PER_CHUNK and len(verdict.faults) == 1 and verdict.passes == 1
+    assert verdict.tokens.tolist() == plan.probabilities.argmax(1).tolist() == stream.tokens
+    later = FaultyStream(judges, FAULTS[fault], since=1)
+    verdict = verify_chunk(later, plan, branches=Branches(np.zeros((len(VISEMES),) * 2), Room(12, 12)))
+    decided = verdict.verified
+    assert 0 < decided.sum() < FRAMES_PER_CHUNK and not decided[np.argmin(decided) :].any()
+    assert verdict.tokens[decided].tolist() == judges.plan()[0][decided].tolist()
+
+
+@pytest.mark.parametrize("rule", ["lenient", "exact-sampled"])
+def test_several_plans_a_pass_are_for_the_greedy_rule(toy, rule):
+    judges, plan = toy
+    with pytest.raises(InputError, match="exact-greedy alone"):
+        verify_chunk(
+            ToyStream(judges), plan, rule=rule, generator=torch.Generator(),
+            branches=Branches(np.zeros((len(VISEMES),) * 2)),
+        )  # fmt: skip
+
+
+def test_between_passes_one_can_see_what_the_judge_thinks(toy):
+    judges, plan = toy
+    seen = []
+    verdict = verify_chunk(ToyStream(judges), plan, on_pass=lambda tokens, passes: seen.append((tokens, passes)))
+    assert [passes for _, passes in seen] == list(range(verdict.passes)) and verdict.passes > 1
+    assert all(len(tokens) == FRAMES_PER_CHUNK for tokens, _ in seen)
+    right = [bool((tokens == verdict.tokens).all()) for tokens, _ in seen] + [True]
+    assert all(right[verdict.known_after :]) and not right[verdict.known_after - 1]
+    (first, _), (last, _) = seen[0], seen[-1]
+    assert first.tolist() == plan.probabilities.argmax(1).tolist()
+    assert (last == verdict.tokens).mean() > (first == verdict.tokens).mean()
+
+
+@given(seed=st.integers(0, 2**31), kind=st.sampled_from(DRAFTS))
+@settings(max_examples=40)
+def test_a_sampled_chunk_is_committed_and_the_seed_repeats_it(seed, kind):
+    judges = ToyJudges.random(1, FRAMES_PER_CHUNK, len(VISEMES), seed)
+    plan = plan_of(judges.draft(kind, seed + 1)[0][0])
+
+    def run():
+        stream = ToyStream(judges)
+        generator = torch.Generator().manual_seed(seed)
+        return stream, verify_chunk(stream, plan, rule="exact-sampled", threshold=0.2, generator=generator)
+
+    (stream, verdict), (_, again) = run(), run()
+    assert verdict.tokens.tolist() == stream.tokens == again.tokens.tolist() and verdict.verified.all()
+    assert len(stream.tokens) == FRAMES_PER_CHUNK and verdict.passes == stream.passes
+
+
+@pytest.mark.parametrize("rule", ["exact-greedy", "exact-sampled", "lenient"])
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_bad_judge_accepts_nothing_and_is_counted(toy, fault, rule):
+    judges, plan = toy
+    with np.errstate(all="ignore"):
+        verdict = verify_chunk(
+            FaultyStream(judges, FAULTS[fault]), plan, rule=rule, generator=torch.Generator().manual_seed(0)
+        )
+    assert not verdict.accepted.any() and not verdict.verified.any() and verdict.first_accepted == 0
+    assert verdict.fallbacks == FRAMES_PER_CHUNK and verdict.passes == 1
+    assert len(verdict.faults) == 1 and "\n" not in verdict.faults[0]
+    if rule != "exact-sampled":
+        assert verdict.tokens.tolist() == plan.probabilities.argmax(1).tolist()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_what_was_decided_before_the_fault_stays(toy, fault):
+    judges, plan = toy
+    sound = verify_chunk(ToyStream(judges), plan)
+    assert sound.passes > 1  # a fault in the second pass is possible
+    kept = sound.first_accepted + 1
+    with np.errstate(all="ignore"):
+        verdict = verify_chunk(FaultyStream(judges, FAULTS[fault], since=1), plan)
+    assert verdict.tokens[:kept].tolist() == sound.tokens[:kept].tolist()
+    assert verdict.tokens[kept:].tolist() == plan.probabilities.argmax(1)[kept:].tolist()
+    assert verdict.verified.tolist() == [True] * kept + [False] * (FRAMES_PER_CHUNK - kept)
+    assert not verdict.accepted[kept:].any() and verdict.passes == 2
+
+
+def test_a_stream_that_can_not_commit_is_a_fault(toy):
+    judges, plan = toy
+    stream = ToyStream(judges)
+    stream.commit = raise_error
+    verdict = verify_chunk(stream, plan)
+    assert "ConnectionError" in " ".join(verdict.faults) and verdict.fallbacks > 0
+
+
+@pytest.mark.parametrize("shift", [-3, -2, -1, 1, 2, 3])
+def test_a_judge_of_other_frames_is_told_by_the_witness(toy, shift):
+    judges, plan = toy
+    judges.after *= 0.1
+    witness = judges.score(judges.plan())[0].numpy()
+    assert verify_chunk(ToyStream(judges), plan, witness=witness).fallbacks == 0
+    shifted = FaultyStream(judges, lambda rows: np.roll(rows, shift, axis=0))
+    verdict = verify_chunk(shifted, plan, witness=witness)
+    assert verdict.faults == (f"out of step by {shift:+d} frames",) and not verdict.accepted.any()
+
+
+def test_steady_frames_are_never_out_of_step():
+    silence = np.eye(len(VISEMES))[np.zeros(FRAMES_PER_CHUNK, int)]
+    assert best_shift(silence, silence) == 0
+    assert best_shift(silence[:1], silence[:1]) == 0
+
+
+def test_the_end_of_a_chunk_is_too_short_to_be_out_of_step():
+    rows = np.eye(len(VISEMES))[[3, 3, 7, 7]]
+    assert best_shift(np.roll(rows, 1, axis=0), rows) == 0
+    longer = np.eye(len(VISEMES))[np.arange(9)]
+    assert best_shift(np.roll(longer, 1, axis=0), longer) == 1
+
+
+def test_the_lenient_rule_by_hand():
+    # The judge says 1 1 2 3, sure of all but the last frame, where it gives 0.3 to token 0.
+    target = torch.eye(4)[[1, 1, 2, 3]]
+    target[3] = torch.tensor([0.3, 0.0, 0.2, 0.5])
+    draft = torch.tensor([0, 2, 1, 0])  # wrong; one early; one late; a second choice
+    assert accept_lenient(target, draft, probability=0.3).tolist() == [False, True, True, True]
+    assert accept_lenient(target, draft, probability=0.31).tolist() == [False, True, True, False]
+    assert 0 < LENIENT_PROBABILITY < 0.5
+
+
+def test_the_lenient_chunk_takes_one_pass_and_keeps_what_it_accepts(toy):
+    judges, plan = toy
+    stream = ToyStream(judges)
+    verdict = verify_chunk(stream, plan, rule="lenient", threshold=0.5)
+    drafted = plan.probabilities.argmax(1)
+    rows = judges.score(torch.from_numpy(drafted)[None])[0]
+    lenient = accept_lenient(rows, torch.from_numpy(drafted)).numpy() & (plan.confidence >= 0.5)
+    expected = np.where(lenient, drafted, rows.argmax(1).numpy())
+    assert verdict.tokens.tolist() == expected.tolist() == stream.tokens
+    assert verdict.passes == 1 and (verdict.accepted == (expected == drafted)).all()
+    assert 0 < verdict.accepted.sum() < FRAMES_PER_CHUNK
+
+
+def test_the_gate_opens_on_the_threshold_and_never_for_nan():
+    assert gate(np.array([0.85, 0.84, np.nan, 1.0]), 0.85).tolist() == [True, False, False, True]
+
+
+def test_no_frames_take_no_pass(toy):
+    verdict = verify_chunk(ToyStream(toy[0]), plan_of(torch.zeros(0, len(VISEMES))))
+    assert verdict.passes == 0 and len(verdict.tokens) == 0 and verdict.fallbacks == 0
+
+
+def test_sound_rows_have_no_fault_and_half_precision_is_sound():
+    rows = torch.randn(5, 15, generator=torch.Generator().manual_seed(0)).softmax(1)
+    assert row_fault(rows.numpy(), 5, 15) is None
+    assert row_fault(rows.half(), 5, 15) is None
+
+
+def test_an_unknown_rule_and_a_missing_generator_are_one_line(toy):
+    judges, plan = toy
+    with pytest.raises(InputError, match="expected one of exact-greedy, exact-sampled, lenient"):
+        verify_chunk(ToyStream(judges), plan, rule="greedy")
+    with pytest.raises(InputError, match=r"expected a torch\.Generator"):
+        verify_chunk(ToyStream(judges), plan, rule="exact-sampled")

@@ -1,0 +1,103 @@
+"""Intervals, lags and the flash-and-beep check, against known answers and injected faults."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specsync_lib.errors import InputError
+from specsync_lib.face.video import make_beep_flash_clip
+from specsync_lib.measures.intervals import (
+    av_offset_ms,
+    beep_flash_offset_ms,
+    bootstrap_by_group,
+    lag_ms,
+    pearson_columns,
+    pearson_of_sums,
+)
+
+
+def test_mean_and_its_interval_by_group():
+    rng = np.random.default_rng(3)
+    groups = np.repeat(np.arange(200), 30)
+    values = rng.normal(5, 1, 200)[groups] + rng.normal(0, 0.1, len(groups))
+    metric = bootstrap_by_group(values, groups, n_resamples=2000, rng=rng)
+    assert metric.value == pytest.approx(values.mean()) and metric.n == 200
+    # frames of a group move together: the interval is that of 200 draws, not of 6000
+    assert metric.high - metric.low == pytest.approx(2 * 1.96 / np.sqrt(200), rel=0.15)
+
+
+def test_ratio_and_curve_statistics():
+    groups = np.repeat(np.arange(10), 4)
+    kept = np.tile([1, 1, 0, 1], 10)
+    right = np.tile([1, 0, 0, 1], 10)
+    columns = np.stack([right * kept, kept, np.zeros(40)], axis=1)
+    ratio = bootstrap_by_group(columns, groups, lambda sums, _: sums[..., 0] / sums[..., 1])
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2 / 3,) * 3)
+    empty = bootstrap_by_group(columns, groups, lambda sums, _: sums[..., 0] / sums[..., 2])
+    assert np.isnan([empty.value, empty.low, empty.high]).all()
+    curve = bootstrap_by_group(columns, groups, lambda sums, counts: sums[..., :2] / counts[..., None])
+    assert curve.value == pytest.approx([0.5, 0.75]) and curve.low.shape == (2,)
+
+
+def test_correlation_equals_numpy():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(500) + 100
+    y = 0.7 * x + rng.standard_normal(500)
+    metric = bootstrap_by_group(pearson_columns(x, y), np.arange(500) // 10, pearson_of_sums, rng=rng)
+    assert metric.value == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-9)
+    assert metric.low < metric.value < metric.high
+
+
+@pytest.mark.parametrize("values, groups", [([], []), ([1.0, 2.0], [0])])
+def test_bootstrap_refuses_what_does_not_fit(values, groups):
+    with pytest.raises(InputError, match="one id per value"):
+        bootstrap_by_group(np.array(values), np.array(groups))
+
+
+def mouth(times_s: np.ndarray) -> np.ndarray:
+    """A band-limited signal like a lip aperture: syllables of 3 to 6 Hz."""
+    rng = np.random.default_rng(1)
+    parts = [rng.normal() * np.sin(2 * np.pi * f * times_s + rng.uniform(0, 6)) for f in np.linspace(0.7, 6, 14)]
+    return np.sum(parts, axis=0)
+
+
+@settings(max_examples=25)
+@given(shift_ms=st.floats(-150, 150))
+def test_injected_shift_is_found_within_5_ms(shift_ms):
+    times_s = np.arange(180) / 30
+    found = av_offset_ms(mouth(times_s), mouth(times_s - shift_ms / 1000))
+    assert found == pytest.approx(shift_ms, abs=5)
+
+
+@pytest.mark.parametrize("shift_ms", [10, 40, 120])
+def test_shift_is_found_under_noise(shift_ms):
+    times_s = np.arange(240) / 30
+    noise = 0.1 * np.random.default_rng(2).standard_normal(240)
+    lag, correlation = lag_ms(mouth(times_s), mouth(times_s - shift_ms / 1000) + noise)
+    assert lag == pytest.approx(shift_ms, abs=5) and correlation > 0.95
+
+
+@pytest.mark.parametrize("bad", [np.zeros(60), np.full(60, np.nan), np.arange(5.0)])
+def test_lag_refuses_signals_without_one(bad):
+    good = mouth(np.arange(len(bad)) / 30)
+    with pytest.raises(InputError):
+        lag_ms(good, bad)
+
+
+@pytest.mark.parametrize("shift_ms", [0, 40, -30])
+def test_beep_is_heard_where_it_was_put(tmp_path, shift_ms):
+    clip = make_beep_flash_clip(tmp_path / "clip.mp4", shift_ms=shift_ms)
+    assert beep_flash_offset_ms(clip.path) == pytest.approx(shift_ms, abs=5)
+
+
+def test_beep_check_names_a_file_without_beeps(tmp_path):
+    from specsync_lib.face.video import write_video
+
+    frames = (np.zeros((36, 64, 3), np.uint8) for _ in range(30))
+    path = write_video(tmp_path / "dark.mp4", frames, np.zeros(16000, np.float32)).path
+    with pytest.raises(InputError, match="0 flashes and 0 beeps"):
+        beep_flash_offset_ms(path)
+    (tmp_path / "no.mp4").write_bytes(b"not a video")
+    with pytest.raises(InputError, match="cannot be decoded"):
+        beep_flash_offset_ms(tmp_path / "no.mp4")

@@ -1,0 +1,298 @@
+"""Real models as stages: a small face generator, the shipped draft, and a judge small enough to be exact at once."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from whisper.model import AudioEncoder
+
+from specsync_lib import units
+from specsync_lib.draft.plan import draft_plan, load_draft
+from specsync_lib.draft.probe import Probe
+from specsync_lib.errors import InputError
+from specsync_lib.face.generation import FaceGenerator
+from specsync_lib.judge.branches import Branches
+from specsync_lib.judge.reasoner import energy_digits
+from specsync_lib.pipeline.models import (
+    FaceStage,
+    Listener,
+    Models,
+    ReasonerJudge,
+    SpeechDrafter,
+    kernel_of,
+    load_models,
+    plan_of,
+)
+from specsync_lib.pipeline.run import (
+    Draft,
+    Policy,
+    RealClock,
+    Request,
+    Settled,
+    Stages,
+    pieces,
+    run_serial,
+    run_speculative,
+)
+from specsync_lib.pipeline.simulate import check_measured
+from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler
+from specsync_lib.pipeline.synthetic import StageTimes, SyntheticGenerator
+from specsync_lib.speech.log_mel import Word
+from specsync_lib.units import CHUNK_SAMPLES
+from tests.toys.generation import toy_models, toy_reference
+from workbench.measure import pipeline_cpu
+
+torch.set_num_threads(1)
+SPEECH = np.random.default_rng(0).normal(0, 0.1, 3 * CHUNK_SAMPLES + 4000).astype(np.float32)  # 3 chunks and 8 frames
+VAE, TRANSFORMER = toy_models()
+
+
+class ToyReasoner:
+    """A judge that agrees with the probe most of the time; its answer depends on everything committed before."""
+
+    name, label = "toy", "measured"
+
+    def stream(self):
+        return ToyStream()
+
+
+class ToyStream:
+    def __init__(self):
+        self.told, self.fixed, self.open = [], [], []
+        self.fail = False
+
+    def read(self, evidence):
+        assert not self.open
+        self.told.append(evidence.first_frame)
+        self.open = list(evidence.probe.argmax(axis=1))
+
+    def _row(self, text, place):
+        digest = hashlib.sha256(bytes(text)).digest()
+        row = np.full(15, 0.01)
+        row[digest[0] % 15 if digest[1] < 60 else self.open[place]] += 0.85
+        return row / row.sum()
+
+    def score(self, draft):
+        if self.fail:
+            return np.full((len(draft), 15), np.nan)
+        return np.array([self._row([*self.fixed, *draft[:place]], place) for place in range(len(draft))], np.float32)
+
+    def score_branches(self, branches):
+        return [self.score(branch) for branch in branches]
+
+    def plan(self, frames, reasoning_tokens=0):
+        tokens = []
+        for place in range(frames):
+            tokens.append(int(self._row([*self.fixed, *tokens], place).argmax()))
+        return np.array(tokens, dtype=int), np.zeros((frames, 15))
+
+    def commit(self, tokens):
+        self.fixed += [int(token) for token in tokens]
+        self.open = self.open[len(tokens) :]
+
+
+def toy_listener(**options) -> Listener:
+    torch.manual_seed(0)
+    encoder = AudioEncoder(units.MEL_BANDS, 1500, 16, 2, 1).eval().requires_grad_(False)
+    features = 16 * 5
+    probe = Probe(
+        torch.zeros(features), torch.ones(features), torch.randn(features, 15), torch.zeros(15), torch.ones(())
+    )
+    return Listener(encoder, probe, **options)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return load_draft()
+
+
+def toy_stages(weights, steps=2, **judging) -> Stages:
+    face = FaceStage(FaceGenerator(VAE, TRANSFORMER, toy_reference()), steps=steps)
+    return Stages(SpeechDrafter(kernel_of(weights)), ReasonerJudge(ToyReasoner(), toy_listener(), **judging), face)
+
+
+def chunks(samples=SPEECH):
+    assembler = ChunkAssembler()
+    return assembler.push(AudioPiece(0, samples), 0.0) + assembler.finish(0.0)
+
+
+@pytest.mark.parametrize(("late", "branches"), [
+    ("midflight", None), ("rollback", None), ("midflight", Branches(np.zeros((15, 15)))),
+])  # fmt: skip
+def test_both_pipelines_commit_the_same_plan_through_real_models(weights, late, branches):
+    serial = run_serial(pieces(SPEECH, pace="fast"), toy_stages(weights))
+    policy = Policy(late=late, deadline_s=600)
+    report = run_speculative(pieces(SPEECH, pace="fast"), toy_stages(weights, branches=branches), policy)
+    assert serial.ended == report.ended == "complete", (serial.error, report.error)
+    assert report.frame_count == units.frame_count(len(SPEECH)) == 44
+    assert report.plan.tolist() == serial.plan.tolist()
+    assert "corrected" in {commit.how for commit in report.commits}
+    assert report.commits[0].frames.shape == (12, 32, 32, 3) and report.commits[-1].frames.shape == (8, 32, 32, 3)
+    if late == "rollback":
+        assert all(np.array_equal(a, b) for a, b in zip(serial.frames(), report.frames(), strict=True))
+
+
+@pytest.mark.parametrize("samples", [SPEECH, SPEECH[: 2 * CHUNK_SAMPLES + 700], SPEECH[:5000], SPEECH[:267]])
+def test_the_streamed_draft_is_the_whole_recordings(weights, samples):
+    drafter = SpeechDrafter(kernel_of(weights))
+    drafts = [drafter.draft(chunk) for chunk in chunks(samples)]
+    whole = draft_plan(samples, weights)
+    assert [token for draft in drafts for token in draft.tokens] == whole.plan.visemes.tolist()
+    for name in ("probabilities", "confidence", "openness"):
+        streamed = np.concatenate([getattr(draft, name) for draft in drafts])
+        np.testing.assert_allclose(streamed, getattr(whole, name), atol=1e-5)
+
+
+def test_broken_sound_has_no_confidence(weights):
+    samples = SPEECH.copy()
+    samples[3000] = np.nan
+    drafter = SpeechDrafter(kernel_of(weights))
+    first, *_, last = [drafter.draft(chunk) for chunk in chunks(samples)]
+    assert (first.confidence == 0).any() and (last.confidence > 0).all()
+
+
+def test_slots_decoded_before_the_commit_are_the_commits():
+    whole = FaceGenerator(VAE, TRANSFORMER, toy_reference())
+    split = FaceGenerator(VAE, TRANSFORMER, toy_reference())
+    stage = FaceStage(split, steps=1)
+    (audio, *_), rng = chunks(), np.random.default_rng(1)
+    for _ in range(2):
+        draft = random_draft(rng)
+        work = stage.begin(audio, draft, draft.tokens)
+        stage.step(work, draft.tokens)
+        dropped = stage.begin(audio, draft, draft.tokens)  # decoded and thrown away: leaves no trace
+        stage.step(dropped, draft.tokens)
+        stage.render(dropped)
+        parts = [stage.render(work) for _ in range(3)]
+        stage.commit(work)
+        chunk = whole.begin(plan_of(draft, draft.tokens), None, 1.0, 1, torch.Generator().manual_seed(audio.index))
+        chunk.step()
+        assert parts[0] is parts[1] is None
+        assert np.array_equal(parts[2], whole.commit(chunk))
+    assert torch.equal(whole.last, split.last) and whole.chunks == split.chunks == 2
+
+
+def test_a_step_that_was_taken_back_leaves_no_trace():
+    """Rewound behind the decoding and taken again under another plan: the frames of that plan's step alone."""
+    pictures, (audio, *_) = [], chunks()
+    first, other = (random_draft(np.random.default_rng(seed)) for seed in (3, 4))
+    for rewound in (False, True):
+        stage = FaceStage(FaceGenerator(VAE, TRANSFORMER, toy_reference()))
+        work = stage.begin(audio, first, first.tokens)
+        stage.step(work, first.tokens)
+        if rewound:
+            stage.step(work, first.tokens)
+            stage.render(work)
+            stage.rewind(work)
+            assert work.steps_left == 1
+        stage.step(work, other.tokens)
+        pictures.append([stage.render(work) for _ in range(3)][-1])
+        stage.commit(work)
+    assert np.array_equal(*pictures)
+
+
+def random_draft(rng, frames=12):
+    tokens = tuple(rng.integers(0, 15, frames).tolist())
+    return Draft(tokens, np.ones(frames, np.float32), rng.random(frames).astype(np.float32))
+
+
+def test_a_corrected_frame_takes_its_visemes_openness_and_others_keep_theirs():
+    draft = random_draft(np.random.default_rng(2), frames=9)
+    tokens = ((draft.tokens[0] + 1) % 15, *draft.tokens[1:])
+    plan = plan_of(draft, tokens)
+    assert len(plan) == 12 and plan.visemes.tolist() == [*tokens, 0, 0, 0]
+    assert np.array_equal(plan.openness[1:9], draft.openness[1:]) and plan.openness[0] != draft.openness[0]
+    assert (plan.openness[9:] == 0).all()
+
+
+def test_the_judge_hears_only_what_has_been_said():
+    heard = [toy_listener().hear(chunks()[: count + 1])[count] for count in range(3)]
+    other = SPEECH.copy()
+    other[3 * CHUNK_SAMPLES :] = 0  # the future of chunk 1
+    again = [toy_listener().hear(chunks(other)[: count + 1])[count] for count in range(3)]
+    for one, two in zip(heard[:2], again[:2], strict=True):
+        assert np.array_equal(one.probe, two.probe) and np.array_equal(one.energy, two.energy)
+
+
+def test_evidence_is_of_the_chunks_own_frames():
+    listener = toy_listener(back_chunks=1, words=[Word("now", 0.45, 0.7, 1.0)])
+    evidence = [one for chunk in chunks() for one in listener.hear([chunk])]
+    assert [one.first_frame for one in evidence] == [0, 12, 24, 36]
+    assert [len(one) for one in evidence] == [12, 12, 12, 8]
+    assert [[word.text for word in one.words] for one in evidence] == [["now"], ["now"], [], []]
+    digits = energy_digits(SPEECH, 44)
+    assert np.array_equal(np.concatenate([one.energy for one in evidence])[:36], digits[:36])
+
+
+def test_chunks_that_went_by_are_read_later(weights):
+    """The judge is asked about chunk 2 only: 0 and 1 went out as drafted, and are its context."""
+    judge = ReasonerJudge(ToyReasoner(), toy_listener())
+    drafter = SpeechDrafter(kernel_of(weights))
+    sound = chunks()
+    drafts = [drafter.draft(chunk) for chunk in sound]
+    settled = tuple(Settled(sound[index], drafts[index], drafts[index].tokens) for index in range(2))
+    verdicts = []
+    judge.verify(Request(sound[2], drafts[2], settled, None), verdicts.append)
+    assert judge._stream.told == [0, 12, 24]
+    assert tuple(judge._stream.fixed) == (*drafts[0].tokens, *drafts[1].tokens, *verdicts[-1].tokens)
+    assert verdicts[-1].final and len(verdicts[-1].tokens) == 12
+
+
+def test_a_judge_whose_rows_are_broken_abstains(weights):
+    stages = toy_stages(weights)
+    stages.judge._stream.fail = True
+    report = run_speculative(pieces(SPEECH, pace="fast"), stages, Policy(on_silence="draft", deadline_s=600))
+    assert report.ended == "complete" and {commit.how for commit in report.commits} == {"unverified"}
+    assert report.counts["verdicts abstaining"] == 4 and "NaN" in stages.judge.faults[0]
+
+
+def test_an_unknown_face_is_refused():
+    with pytest.raises(InputError, match="expected 'wan-mini' or 'shape'"):
+        load_models("nobody")
+
+
+def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, monkeypatch, capsys):
+    """One short utterance through every pipeline, by the command."""
+
+    class ToyModels(Models):
+        def stages(self, **judging):
+            return replace(
+                toy_stages(weights, **judging), generator=SyntheticGenerator(RealClock, StageTimes(), (32, 32))
+            )
+
+    monkeypatch.setattr(
+        pipeline_cpu,
+        "load_models",
+        lambda *_, **__: ToyModels(None, None, None, ToyReasoner(), VAE, TRANSFORMER, toy_reference()),
+    )
+    monkeypatch.setattr(pipeline_cpu, "usable_cores", lambda: 1)
+    monkeypatch.setattr(
+        pipeline_cpu, "recordings", lambda rng: iter([("one", SPEECH), ("two", SPEECH), ("three", SPEECH)])
+    )
+    out = tmp_path / "pipeline_cpu.json"
+    assert pipeline_cpu.main(["--chunks", "4", "--longest-s", "0.7", "--out", str(out)]) == 0
+    content = json.loads(out.read_text("utf-8"))
+    region = content["regions"]["32px"]
+    assert set(region["runs"]) == {"serial", "speculative", "speculative_lenient", "serial_reasoning"}
+    for numbers in region["runs"].values():
+        assert numbers["n"] == 4 and numbers["utterances"][0] == "one"
+        assert numbers["p50_low_ms"] - 0.01 <= numbers["p50_ms"] <= numbers["p50_high_ms"] + 0.01
+    assert content["utterances_with_unequal_plans"] == []
+    assert {one["passes"] for one in content["replayed_lenient"]} == {1}
+    assert len(content["replayed"]) == region["runs"]["speculative"]["n"]
+    assert {"draft", "plan", "begin", "step", "render", "commit"} == set(region["stages"]["serial"])
+    table = check_measured(np.random.default_rng(0), tmp_path)
+    assert len(table) == 4 and (table["simulated_ms"] > 0).all()
+    assert "p50" in capsys.readouterr().out
+
+
+def test_the_measurement_ends_with_one_line(capsys, tmp_path, monkeypatch):
+    def absent(*_, **__):
+        raise InputError("wan-mini: no such weights")
+
+    monkeypatch.setattr(pipeline_cpu, "load_models", absent)
+    assert pipeline_cpu.main(["--out", str(tmp_path / "x.json")]) == InputError.EXIT_CODE
+    assert capsys.readouterr().err == "wan-mini: no such weights\n"

@@ -1,0 +1,379 @@
+"""The pipeline's rules over tens of thousands of schedules, in virtual time: what never breaks, whatever comes when.
+
+Hypothesis draws the situation (policy, stage times, how the judge, the generator and the sound misbehave); a seeded
+generator plays SCHEDULES_EACH schedules of it. Every verdict may be early, late, doubled, out of order, missing or
+contradicted. ``check_commits`` holds for all of them; the tests add what their policy promises.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from specsync_lib import units
+from specsync_lib.pipeline.commit_log import replay
+from specsync_lib.pipeline.run import (
+    AudioPiece,
+    Pipeline,
+    PipelineReport,
+    Policy,
+    Stages,
+    Verdict,
+    VirtualClock,
+    run_serial,
+)
+from specsync_lib.pipeline.sound import ChunkAssembler
+from specsync_lib.pipeline.synthetic import (
+    StageTimes,
+    SyntheticDrafter,
+    SyntheticGenerator,
+    SyntheticJudge,
+    SyntheticTarget,
+    synthetic_stages,
+)
+
+SITUATIONS, SCHEDULES_EACH = 250, 40  # 10,000 schedules a test
+EPSILON_S = 1e-9
+RATE_HZ = units.SAMPLE_RATE_HZ
+CHUNK_SAMPLES = RATE_HZ * units.FRAMES_PER_CHUNK // units.VIDEO_FPS
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Chances are per event, times in seconds."""
+
+    policy: Policy
+    chunks: int
+    ahead: int
+    steps: int
+    draft_errors: float
+    slowest_verdict_s: float
+    lost_verdicts: float = 0.0
+    noise: float = 0.0  # doubled, contradicting, unasked, malformed and unfinished verdicts
+    judge_dies: float = 0.0
+    generator_fails: float = 0.0
+    real_time: bool = False
+    gaps: float = 0.0
+    cancelled: bool = False
+
+
+class ScheduledJudge(SyntheticJudge):
+    """Thinks as the target does, but answers as the situation says."""
+
+    def __init__(self, situation: Situation, clock: VirtualClock, target: SyntheticTarget, rng: np.random.Generator):
+        super().__init__(clock, StageTimes(), target)
+        self._situation, self._rng = situation, rng
+
+    def verify(self, request, deliver) -> None:
+        situation, rng, clock = self._situation, self._rng, self._clock
+        if rng.random() < situation.judge_dies:
+            raise RuntimeError("the judge died\nwith a long story")
+        index, frames = request.audio.index, request.audio.frames
+        truth = self.answer(request)
+        noisy = rng.random(5) < situation.noise
+        if noisy[0]:  # a verdict on a chunk that nobody asked about yet
+            deliver(Verdict(index + 1 + int(rng.integers(3)), rng.integers(0, 15, units.FRAMES_PER_CHUNK).tolist()))
+        if noisy[1]:
+            deliver(rng.choice(MALFORMED)(index, frames))
+        if noisy[2]:
+            deliver(Verdict(index, tuple(rng.integers(0, 15, frames)), final=False))
+        # Some judges hold the stage until they know, some answer from elsewhere.
+        delay_s = float(rng.random() * situation.slowest_verdict_s)
+        if rng.random() < 0.5:
+            clock.sleep(delay_s)
+            delay_s = 0.0
+        if rng.random() < situation.lost_verdicts:
+            if rng.random() < 0.3:
+                clock.sleep(np.inf)  # hangs
+            elif rng.random() < 0.3:
+                deliver(Verdict(index, ()))  # cannot say
+            return
+        clock.after(delay_s, lambda: deliver(Verdict(index, truth)))
+        if noisy[3]:
+            clock.after(delay_s + float(rng.random()), lambda: deliver(Verdict(index, list(truth))))
+        if noisy[4]:
+            lie = tuple((token + 1) % 15 for token in truth)
+            clock.after(delay_s + EPSILON_S + float(rng.random()), lambda: deliver(Verdict(index, lie)))
+
+
+MALFORMED: list[Callable] = [
+    lambda index, frames: Verdict(index, (0,) * (frames - 1 or 2)),  # none at all is no mistake: the judge cannot say
+    lambda index, frames: Verdict(index, (0,) * (frames + 1)),
+    lambda index, frames: Verdict(index, (15,) * frames),
+    lambda index, frames: Verdict(index, (-1,) * frames),
+    lambda index, frames: Verdict(index, (float("nan"),) * frames),
+    lambda index, frames: Verdict(index, None),
+    lambda index, frames: Verdict(None, (0,) * frames),
+    lambda index, frames: Verdict(-1, (0,) * frames),
+    lambda index, frames: None,
+]
+
+
+class WatchedGenerator(SyntheticGenerator):
+    """Notes under which plans each committed chunk was generated, and fails now and then."""
+
+    def __init__(self, clock, times: StageTimes, fails: float, rng: np.random.Generator):
+        super().__init__(clock, times)
+        self._fails, self._rng = fails, rng
+        self.plans: list[list] = []
+
+    def begin(self, audio, draft, tokens):
+        self._maybe_fail()
+        work = super().begin(audio, draft, tokens)
+        work.plans = [tokens]
+        return work
+
+    def step(self, work, tokens):
+        self._maybe_fail()
+        super().step(work, tokens)
+        work.plans.append(tokens)
+
+    def rewind(self, work):
+        self._maybe_fail()
+        super().rewind(work)
+        work.plans.pop()
+
+    def render(self, work):
+        self._maybe_fail()
+        return super().render(work)
+
+    def commit(self, work):
+        super().commit(work)
+        self.plans.append(work.plans)
+
+    def _maybe_fail(self) -> None:
+        if self._rng.random() < self._fails:
+            raise MemoryError("out of memory\nin the middle of a chunk")
+
+
+@dataclass
+class Played:
+    """A schedule's run, and what was seen of it while it ran."""
+
+    report: PipelineReport
+    generator: WatchedGenerator
+    frames_at_commit: list[bytes]
+    chunk_frames: list[int]
+    times: StageTimes
+
+
+def sample_count(situation: Situation, rng: np.random.Generator) -> int:
+    """So many chunks, the last one whole, short, or too short for a frame."""
+    whole = CHUNK_SAMPLES * situation.chunks
+    return whole if rng.random() < 0.2 else whole - int(rng.integers(CHUNK_SAMPLES))
+
+
+def sound(situation: Situation, rng: np.random.Generator) -> list[AudioPiece]:
+    """Pieces of 20 to 100 ms with lost ones, repeats, and bursts that come late and together."""
+    pieces, first, delay_s = [], 0, 0.0
+    end = sample_count(situation, rng)
+    while first < end:
+        length = min(int(rng.integers(320, 1601)), end - first)
+        if rng.random() < 0.1:
+            delay_s = float(rng.random())
+        due_s = (first + length) / RATE_HZ + delay_s if situation.real_time else None
+        if rng.random() >= situation.gaps:
+            shift = int(rng.integers(-500, 500)) if rng.random() < situation.gaps else 0
+            pieces.append(AudioPiece(max(0, first + shift), np.zeros(length, np.float32), due_s))
+        first += length
+    return pieces
+
+
+def frames_of_chunks(pieces: list[AudioPiece]) -> list[int]:
+    assembler = ChunkAssembler()
+    chunks = [chunk for piece in pieces for chunk in assembler.push(piece, 0.0)]
+    return [chunk.frames for chunk in chunks + assembler.finish(0.0)]
+
+
+def play(situation: Situation, seed: int) -> Played:
+    pieces = sound(situation, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed + 1)
+    clock = VirtualClock(rng)
+    target = SyntheticTarget(seed)
+    times = StageTimes(
+        draft_s=0.01 * rng.random(), begin_s=0.05 * rng.random(), step_s=0.2 * rng.random(),
+        render_s=0.3 * rng.random(), commit_s=0.01 * rng.random(), steps=situation.steps,
+        render_parts=int(rng.integers(1, 4)),
+    )  # fmt: skip
+    errors = {index: rng.permutation(12)[:2] for index in range(40) if rng.random() < situation.draft_errors}
+    stages = Stages(
+        SyntheticDrafter(clock, times, target, lambda index: errors.get(index, ())),
+        ScheduledJudge(situation, clock, target, rng),
+        generator := WatchedGenerator(clock, times, situation.generator_fails, rng),
+    )
+    pipeline = Pipeline(pieces, stages, situation.policy, clock=clock, ahead=situation.ahead)
+    if situation.cancelled:
+        clock.after(float(rng.random() * 3), pipeline.cancel)
+    seen, kept = [], []
+    for commit in pipeline.commits():
+        kept.append(commit)
+        seen.append(commit.frames.tobytes())
+    return Played(pipeline.report(kept), generator, seen, frames_of_chunks(pieces), times)
+
+
+def check_commits(played: Played, situation: Situation) -> None:
+    """What holds under every policy and every misbehaviour."""
+    report = played.report
+    commits = report.commits
+    # in order, each once, and nothing that went out changed afterwards
+    assert [commit.index for commit in commits] == list(range(len(commits)))
+    assert [commit.frames.tobytes() for commit in commits] == played.frames_at_commit
+    assert not any(commit.frames.flags.writeable for commit in commits)
+    assert [len(commit.frames) for commit in commits] == played.chunk_frames[: len(commits)]
+    assert all(one.committed_s <= two.committed_s for one, two in pairwise(commits))
+    # the committed plan is the replay of drafts, accepted and corrected tokens
+    assert replay(report.log.entries) == [commit.tokens for commit in commits]
+    # the generator's past is what was committed, each chunk under a plan that allows it
+    assert len(played.generator.plans) - len(commits) in ((0, 1) if situation.cancelled else (0,))
+    for commit, plans in zip(commits, played.generator.plans, strict=False):
+        assert plans[-1] == commit.tokens
+        if situation.policy.late != "midflight":
+            assert set(plans) == {commit.tokens}
+    # it ends, and says how
+    assert report.ended in ("complete", "failed", "cancelled")
+    assert (report.error is None) == (report.ended != "failed")
+    assert all("\n" not in line for line in [*report.notes, report.error or ""])
+    if report.ended == "complete":
+        assert len(commits) == len(played.chunk_frames)
+
+
+def check_timing(played: Played, situation: Situation) -> None:
+    """No chunk waits for a decision past its deadline, nor for anything but its generation after that."""
+    policy, times = situation.policy, played.times
+    one_try_s = times.begin_s + times.steps * times.step_s + times.render_s + times.commit_s
+    before_s = 0.0
+    for commit in played.report.commits:
+        if policy.late != "lenient":
+            assert commit.decided_s <= max(commit.heard_s + policy.deadline_s, commit.drafted_s) + EPSILON_S
+        ready_s = max(commit.decided_s, commit.drafted_s, before_s)
+        # whatever runs when the decision comes is finished first; a failed try is repeated
+        assert commit.committed_s <= ready_s + (2 + policy.generator_retries) * one_try_s + EPSILON_S
+        before_s = commit.committed_s
+
+
+policies = st.builds(
+    Policy,
+    late=st.sampled_from(["midflight", "rollback"]),
+    on_silence=st.just("stop"),
+    deadline_s=st.sampled_from([0.5, 2.0, 30.0]),
+    min_steps_left=st.integers(1, 2),
+    start_confidence=st.sampled_from([0.0, 1.0]),
+    hold_before=st.sampled_from(["nothing", "decode", "last step"]),
+    generator_retries=st.integers(0, 2),
+    judge_backlog=st.integers(1, 4),
+)
+situations = st.builds(
+    Situation,
+    policy=policies,
+    chunks=st.sampled_from([1, 2, 3, 4, 5]),
+    ahead=st.integers(1, 5),
+    steps=st.integers(0, 4),
+    draft_errors=st.sampled_from([0.0, 0.3, 1.0]),
+    slowest_verdict_s=st.sampled_from([0.0, 0.2, 1.0, 3.0]),
+    lost_verdicts=st.sampled_from([0.0, 0.0, 0.1]),
+    noise=st.sampled_from([0.0, 0.5, 1.0]),
+    judge_dies=st.sampled_from([0.0, 0.0, 0.05]),
+    generator_fails=st.sampled_from([0.0, 0.0, 0.02]),
+    real_time=st.booleans(),
+    gaps=st.sampled_from([0.0, 0.2]),
+    cancelled=st.booleans(),
+)
+seeds = st.integers(0, 2**32 - 1 - SCHEDULES_EACH)
+sweep = settings(max_examples=SITUATIONS, suppress_health_check=list(HealthCheck), database=None)
+
+
+@sweep
+@given(situations, seeds)
+def test_an_exact_pipeline_commits_the_targets_own_plan(situation, seed):
+    for number in range(SCHEDULES_EACH):
+        played = play(situation, seed + number)
+        check_commits(played, situation)
+        check_timing(played, situation)
+        plan = SyntheticTarget(seed + number).plan(played.chunk_frames)
+        assert [commit.tokens for commit in played.report.commits] == plan[: len(played.report.commits)]
+        assert all(commit.how in ("accepted", "corrected") for commit in played.report.commits)
+
+
+lax_policies = st.builds(
+    Policy,
+    late=st.sampled_from(["midflight", "rollback", "lenient"]),
+    on_silence=st.just("draft"),
+    deadline_s=st.sampled_from([0.01, 0.5, 2.0]),
+    hold_before=st.sampled_from(["nothing", "last step"]),
+    generator_retries=st.just(2),
+    judge_backlog=st.integers(1, 4),
+)
+lax_situations = st.builds(
+    Situation,
+    policy=lax_policies,
+    chunks=st.sampled_from([1, 2, 3, 4, 5]),
+    ahead=st.integers(1, 5),
+    steps=st.integers(0, 4),
+    draft_errors=st.sampled_from([0.0, 0.3, 1.0]),
+    slowest_verdict_s=st.sampled_from([0.0, 0.2, 1.0, 3.0]),
+    lost_verdicts=st.sampled_from([0.0, 0.3, 1.0]),
+    noise=st.sampled_from([0.0, 0.5]),
+    judge_dies=st.sampled_from([0.0, 0.2]),
+    real_time=st.booleans(),
+    gaps=st.sampled_from([0.0, 0.2]),
+)
+
+
+@sweep
+@given(lax_situations, seeds)
+def test_whatever_the_judge_does_every_chunk_goes_out_in_time(situation, seed):
+    for number in range(SCHEDULES_EACH):
+        played = play(situation, seed + number)
+        check_commits(played, situation)
+        check_timing(played, situation)
+        assert played.report.ended == "complete"
+        for commit in played.report.commits:
+            if commit.how in ("unverified", "overruled"):
+                assert commit.tokens == commit.drafted
+            assert (commit.how == "unverified") == np.isnan(commit.judged_s)
+
+
+@settings(max_examples=200)
+@given(situations, seeds)
+def test_rolling_back_gives_the_serial_pipelines_frames(situation, seed):
+    policy = Policy(late="rollback", deadline_s=np.inf, generator_retries=10**6)
+    situation = Situation(
+        policy, situation.chunks, situation.ahead, situation.steps, situation.draft_errors,
+        situation.slowest_verdict_s, noise=situation.noise, generator_fails=situation.generator_fails,
+    )  # fmt: skip
+    played = play(situation, seed)
+    clock, target = VirtualClock(), SyntheticTarget(seed)
+    stages = synthetic_stages(clock, StageTimes(steps=situation.steps), target=target)
+    serial = run_serial(sound(situation, np.random.default_rng(seed)), stages, clock=clock)
+    assert played.report.ended == serial.ended == "complete"
+    assert np.array_equal(played.report.plan, serial.plan)
+    assert [c.frames.tobytes() for c in played.report.commits] == [c.frames.tobytes() for c in serial.commits]
+    assert replay(serial.log.entries) == [commit.tokens for commit in serial.commits]
+
+
+@given(situations, seeds)
+@settings(max_examples=50)
+def test_the_same_seed_gives_the_same_run(situation, seed):
+    one, two = play(situation, seed).report, play(situation, seed).report
+    assert one.log.entries == two.log.entries
+    assert one.trace.events == two.trace.events
+
+
+def test_silence_costs_the_deadline_and_no_more():
+    policy = Policy(on_silence="draft", deadline_s=0.5)
+    situation = Situation(policy, 5, 4, 2, 0.5, 0.1, lost_verdicts=1.0, real_time=True)
+    chunks = play(situation, 7).report.chunks()
+    assert (chunks["how"] == "unverified").all()
+    # generation fits into the deadline here, so frames go out when it passes
+    assert chunks["latency_ms"].iloc[:-1].between(499.9, 900).all()
+
+
+def test_a_wrong_context_would_be_seen():
+    """The target depends on its whole past, so that the sweep can fail: tokens after another past differ."""
+    target = SyntheticTarget(3)
+    plan = target.plan([12, 12])
+    assert target.tokens(0, 12) == plan[0]
+    assert target.tokens(0, 12) != plan[1]

@@ -1,0 +1,41 @@
+"""A face generator small enough for tests: random weights, 32 px, a few milliseconds a step."""
+
+import numpy as np
+import torch
+
+from specsync_lib.face import generation
+from specsync_lib.units import VISEMES
+from specsync_lib.visemes import SyncPlan
+from workbench.train import transformer as transformer_training
+from workbench.train import vae as wan_training
+
+PX = 32
+
+
+def toy_models(seed: int = 0):
+    """A VAE of Wan's geometry and a transformer of wan-mini's kind, both random, that react to all of their inputs."""
+    torch.manual_seed(seed)
+    vae = wan_training.new_vae(8, seed).eval().requires_grad_(False)
+    with torch.no_grad():
+        for parameter in vae.parameters():  # leave the frame-wise start
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    vae.register_to_config(latents_mean=[0.1] * 16, latents_std=[0.5] * 16)
+    size = transformer_training.Size(heads=2, head_dim=12, layers=1, ffn=32)
+    transformer = transformer_training.new_transformer(size, seed).eval().requires_grad_(False)
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
+    for block in transformer.blocks:
+        torch.nn.init.normal_(block.attn2.to_out[0].weight, std=0.5)
+    return vae, transformer
+
+
+def toy_reference(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (PX, PX, 3), dtype=np.uint8)
+
+
+def toy_generator(seed: int = 0) -> generation.FaceGenerator:
+    return generation.FaceGenerator(*toy_models(seed), toy_reference(seed))
+
+
+def toy_plan(frames: int, seed: int = 0) -> SyncPlan:
+    rng = np.random.default_rng(seed)
+    return SyncPlan(rng.integers(0, len(VISEMES), frames), rng.random(frames))

@@ -1,0 +1,451 @@
+"""The latent basis: exact in a linear world, the same latents as the kernel's formula, the claim's table, bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from kernels.project_latents import reference
+from specsync_lib import units
+from specsync_lib.draft.plan import load_draft, normalise
+from specsync_lib.errors import InputError
+from specsync_lib.face import wan
+from specsync_lib.figures import latents as latent_figures
+from specsync_lib.measures import lip_reader
+from tests.toys.linear_faces import PX, PatchCoder, linear_draft, linear_material, read_gaps, write_films
+from workbench.measure import latent_claim
+from workbench.train import latent_basis, latent_material
+from workbench.train import vae as wan_training
+from workbench.train.latent_basis import LatentBasis, LatentDrafter
+
+COEFFICIENTS = 6
+FEW = ("train0", "train1", "validation0", "test1", "test2")
+
+
+@pytest.fixture(scope="module")
+def draft():
+    return linear_draft()
+
+
+@pytest.fixture(scope="module")
+def material(draft):
+    return linear_material(draft)
+
+
+@pytest.fixture(scope="module")
+def fitted(draft, material):
+    return latent_basis.fit(material, PatchCoder(), draft, "0" * 64, COEFFICIENTS)
+
+
+@pytest.fixture(scope="module")
+def lips(draft, material, fitted):
+    rows, sheet = latent_claim.read_films(material, PatchCoder(), fitted.basis, draft, fitted.rivals, read_gaps)
+    assert sheet.shape == ((1 + len(latent_claim.CONDITIONS)) * PX, latent_claim.PREVIEW_COLUMNS * PX, 3)
+    return pd.DataFrame(rows)
+
+
+def random_basis(draft, side=4, count=5) -> LatentBasis:
+    rng = torch.Generator().manual_seed(1)
+    return LatentBasis(
+        torch.randn(count, 16 * side * side, generator=rng),
+        torch.randn(draft.w1.shape[1] + 1, count, generator=rng),
+        torch.randn(16, side, side, generator=rng),
+        latent_basis.hidden_sha256(draft),
+        "0" * 64,
+    )
+
+
+# --- the stand-in and the mathematics ---------------------------------------------------------------------------------
+
+
+def test_the_linear_coder_is_exact_both_ways(material):
+    film = material.films[0]
+    latents = PatchCoder().encode(film.frames)
+    assert latents.shape == (16, 1 + len(film.gap_mm) // 4, 4, 4)
+    np.testing.assert_array_equal(PatchCoder().decode(latents[None])[0], film.frames)
+
+
+def test_a_linear_world_is_recovered(fitted, lips):
+    """Truth moves one direction of the latents, linearly in the pooled hidden layer: nothing may be lost."""
+    rows = {row["basis"]: row for row in fitted.numbers["bases"]}
+    assert all(row["ceiling_explained"] > 0.995 for row in rows.values())
+    assert fitted.numbers["heads"]["mean"]["latents_explained"] > 0.97
+    table = latent_claim.tabulate(lips).set_index(["identity", "condition"])
+    for identity in ("reference", "mei"):  # the stranger has a z0 of her own and shares B
+        assert table.loc[(identity, "vae"), "r"] > 0.999
+        assert table.loc[(identity, "truth_coefficients"), "r"] > 0.995
+        assert table.loc[(identity, "kernel"), "r"] > 0.98
+        assert table.loc[(identity, "kernel"), "error_mm"] < 0.3
+        assert abs(table.loc[(identity, "kernel"), "lag_ms"]) < 5
+    assert abs(table.loc[("reference", "shuffled"), "r"]) < 0.5
+    assert table.loc[("reference", "energy"), "r"] < 0.9
+    assert np.isnan(table.loc[("reference", "shuffled"), "lag_ms"])  # no lag behind what is not followed
+
+
+def test_motion_inside_slots_needs_a_pool_with_order(draft):
+    material = linear_material(draft, moving_inside_slots=True)
+    fitted = latent_basis.fit(material, PatchCoder(), draft, "0" * 64, COEFFICIENTS)
+    rows, _ = latent_claim.read_films(material, PatchCoder(), fitted.basis, draft, fitted.rivals, read_gaps)
+    table = latent_claim.tabulate(pd.DataFrame(rows)).set_index(["identity", "condition"]).loc["reference"]
+    assert table.loc["ordered", "inside_slot_r"] > table.loc["kernel", "inside_slot_r"] + 0.1
+    assert table.loc["truth_coefficients", "inside_slot_r"] > 0.95
+
+
+def test_z0_is_where_a_still_clip_settles(material):
+    picture = material.films[0].frames[0]
+    coder = latent_basis.WanCoder(wan_training.new_vae(4, seed=0).eval().requires_grad_(False))
+    z0, reference_slot = coder.still(picture)
+    longer = coder.encode(np.repeat(picture[None], wan.clip_frames(12), axis=0))
+    torch.testing.assert_close(longer[:, -1], z0, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(longer[:, 0], reference_slot, atol=1e-5, rtol=1e-5)
+
+
+def test_the_folded_coder_gives_diffusers_latents_and_frames():
+    vae = wan_training.new_vae(8, seed=0).eval().requires_grad_(False)
+    with torch.no_grad():  # leave the frame-wise start
+        for parameter in vae.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    vae.register_to_config(latents_mean=[0.3] * 16, latents_std=[1.7] * 16)
+    frames = np.random.default_rng(0).integers(0, 256, (17, 16, 16, 3), dtype=np.uint8)
+    signal = wan.to_signal(torch.from_numpy(frames)[None])
+    whole = wan.normalise_latents(wan.encode_clip(vae, signal).chunk(2, 1)[0], vae)[0]
+    coder = latent_basis.WanCoder(vae)
+    latents = coder.encode(frames)
+    torch.testing.assert_close(latents, whole, atol=1e-4, rtol=1e-4)
+    pair = torch.stack([latents, latents.roll(1, 1)])
+    decoded = wan.to_frames(wan.decode_clip(vae, wan.denormalise_latents(pair, vae))).numpy()
+    assert np.abs(coder.decode(pair).astype(int) - decoded).max() <= 1
+
+
+@settings(max_examples=25)
+@given(st.integers(4, 40), st.integers(1, 5), st.integers(0, 2**31))
+def test_directions_are_orthonormal_and_span_the_best_subspace(rows, count, seed):
+    values = torch.randn(max(rows, count), 30, generator=torch.Generator().manual_seed(seed))
+    found = latent_basis.leading_directions(values, count)
+    torch.testing.assert_close(found @ found.T, torch.eye(count), atol=1e-4, rtol=0)
+    best = torch.linalg.svdvals(values)[count:].square().sum()
+    left = (values - values @ found.T @ found).square().sum()
+    torch.testing.assert_close(left, best, atol=1e-2, rtol=1e-3)
+
+
+def test_too_few_slots_for_the_basis_is_one_line():
+    with pytest.raises(InputError, match="3 slots cannot span 4 directions"):
+        latent_basis.leading_directions(torch.randn(3, 10), 4)
+
+
+def test_the_constant_is_not_penalised():
+    features = torch.nn.functional.pad(torch.randn(200, 3, generator=torch.Generator().manual_seed(0)), (0, 1), value=1)
+    ridge = latent_basis.Ridge()
+    ridge.add(features, torch.full((200, 1), 7.0))
+    torch.testing.assert_close(ridge.solve(50.0), torch.tensor([[0.0], [0.0], [0.0], [7.0]]), atol=1e-2, rtol=0)
+
+
+def test_mouth_paths_hold_a_slot_and_the_one_before():
+    weights = np.arange(10, dtype=np.float32)[:, None].repeat(52, axis=1) + 1
+    paths = latent_basis.mouth_paths(weights)[:, ::52]
+    assert paths.tolist() == [[0, 0, 0, 0, 1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8]]
+    shifted = latent_basis.mouth_paths(weights, grid=3)[:, ::52]
+    assert shifted.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7]]
+
+
+# --- the drafter ------------------------------------------------------------------------------------------------------
+
+
+def test_the_constant_unit_changes_nothing_the_draft_says(draft):
+    mel = torch.randn(60, 80, generator=torch.Generator().manual_seed(0))
+    plain = reference.project_latents(mel, 12, None, draft)
+    wide = reference.project_latents(mel, 12, None, latent_basis.with_constant_unit(draft))
+    torch.testing.assert_close(wide.logits, plain.logits)
+    torch.testing.assert_close(wide.openness, plain.openness)
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 7])
+def test_a_chunk_from_the_streams_tail_equals_the_formula(draft, chunk):
+    """Slots 1 + 3 c .. 3 + 3 c are frames 12 c .. 12 c + 11, whatever of the stream is kept."""
+    basis = random_basis(draft)
+    mel = torch.from_numpy(normalise(np.random.default_rng(0).normal(0.2, 0.4, (400, 80))))
+    rows = latent_basis.chunk_mel_frames(chunk)
+    drafter = LatentDrafter(basis, draft, backend="torch")
+    said = drafter.draft(mel[rows.start : rows.stop], chunk, first_mel_frame=rows.start)
+
+    windows = reference.gather_windows(mel, 12, first_frame=12 * chunk)
+    hidden = torch.tanh((windows @ draft.band_pool).flatten(1) @ draft.w1 + draft.b1)
+    hidden = torch.cat([hidden, torch.ones(12, 1)], dim=1)
+    c = hidden.view(3, 4, -1).mean(dim=1) @ basis.w_coef
+    z = basis.z0.flatten() + c @ basis.basis
+    assert said.latents.shape == (16, 3, 4, 4)
+    torch.testing.assert_close(said.latents, z.view(3, 16, 4, 4).transpose(0, 1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(said.coefficients, c, atol=1e-4, rtol=1e-4)
+    plain = reference.project_latents(mel, 12, None, draft, first_frame=12 * chunk)
+    np.testing.assert_allclose(said.plan.confidence, plain.confidence.numpy(), atol=1e-5)
+
+
+def test_the_streams_rows_line_up_with_the_windows():
+    for chunk in range(5):
+        rows = latent_basis.chunk_mel_frames(chunk)
+        assert rows.start == max(0, units.window_start_mel_frame(12 * chunk))
+        assert rows.stop == units.window_start_mel_frame(12 * chunk + 11) + 18
+    assert latent_basis.chunk_mel_frames(2).start - latent_basis.chunk_mel_frames(1).start == 40
+
+
+def test_broken_sound_leaves_the_resting_face(draft):
+    drafter = LatentDrafter(random_basis(draft), draft, backend="torch")
+    said = drafter.draft(torch.full((60, 80), float("nan")), 0)
+    torch.testing.assert_close(said.latents, drafter.z0.view(3, 16, 4, 4).transpose(0, 1))
+    assert (said.plan.confidence == 0).all()
+
+
+def test_another_persons_z0_moves_everything_by_the_difference(draft):
+    basis, mel = random_basis(draft), torch.randn(60, 80, generator=torch.Generator().manual_seed(0))
+    other = basis.z0 + 0.5
+    own = LatentDrafter(basis, draft, backend="torch").draft(mel, 0).latents
+    hers = LatentDrafter(basis, draft, backend="torch", z0=other).draft(mel, 0).latents
+    torch.testing.assert_close(hers, own + 0.5, atol=1e-5, rtol=0)
+
+
+def test_the_committed_draft_takes_a_basis():
+    draft = load_draft()
+    drafter = LatentDrafter(random_basis(draft, side=8), draft, backend="torch")
+    assert drafter.draft(torch.zeros(60, 80), 0).latents.shape == (16, 3, 8, 8)
+
+
+BARE_MACHINE = """
+import sys
+for name in ("av", "pandas", "whisper", "pocketsphinx", "anny", "psutil"):
+    sys.modules[name] = None
+import torch
+from specsync_lib import claim, latent_basis, lip_reader, wan_training
+from tests.toys.linear_faces import linear_draft
+draft, rng = linear_draft(), torch.Generator().manual_seed(0)
+basis = latent_basis.LatentBasis(
+    torch.randn(5, 256, generator=rng), torch.randn(25, 5, generator=rng), torch.randn(16, 4, 4, generator=rng),
+    latent_basis.hidden_sha256(draft), "0",
+)
+mel, said = torch.randn(120, 80, generator=rng), []
+for backend in ("torch", "triton"):
+    drafter = latent_basis.LatentDrafter(basis, draft, backend=backend)
+    first = drafter.draft(mel, 1)
+    drafter.draft(mel, 0)  # a later call leaves an earlier answer alone
+    said.append(first)
+print((said[0].latents - said[1].latents).abs().max().item(), abs(said[0].plan.openness - said[1].plan.openness).max())
+"""
+
+
+def test_the_kernel_drafts_the_references_latents_on_a_machine_without_the_heads_packages():
+    """In Triton's interpreter, in a process of its own: Triton decides at import whether it compiles."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(PROJECT_ROOT)}
+    command = [sys.executable, "-c", BARE_MACHINE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr[-2000:]
+    assert all(float(error) < 1e-3 for error in done.stdout.split())
+
+
+# --- files and bad input ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(draft, tmp_path):
+    basis = random_basis(draft)
+    latent_basis.save(basis, tmp_path)
+    return basis, tmp_path
+
+
+def test_what_is_saved_is_loaded(stored):
+    basis, folder = stored
+    loaded = latent_basis.load_latent_basis(folder)
+    torch.testing.assert_close(loaded.basis, basis.basis.half().float())
+    torch.testing.assert_close(loaded.w_coef, basis.w_coef)
+    torch.testing.assert_close(loaded.z0, basis.z0)
+    assert (loaded.draft_sha256, loaded.vae_sha256) == (basis.draft_sha256, basis.vae_sha256)
+
+
+def spoil(tensors: dict, how: str) -> dict:
+    match how:
+        case "missing":
+            del tensors["z0"]
+        case "extra":
+            tensors["w_extra"] = torch.zeros(1)
+        case "misshapen":
+            tensors["w_coef"] = tensors["w_coef"][:-1].contiguous()
+        case "nan":
+            tensors["basis"][1, 2] = float("nan")
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("how", "words"), [("missing", "z0"), ("extra", "w_extra"), ("misshapen", "w_coef"), ("nan", "basis")]
+)
+def test_a_spoilt_tensor_is_named(stored, how, words):
+    path = stored[1] / latent_basis.WEIGHTS
+    save_file(spoil(load_file(path), how), path)
+    with pytest.raises(InputError) as error:
+        latent_basis.load_latent_basis(stored[1])
+    assert words in str(error.value) and path.name in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("how", ["truncated", "absent", "no config", "odd config"])
+def test_a_spoilt_file_is_named(stored, how):
+    weights, config = (stored[1] / name for name in (latent_basis.WEIGHTS, latent_basis.CONFIG))
+    match how:
+        case "truncated":
+            weights.write_bytes(weights.read_bytes()[:-100])
+        case "absent":
+            weights.unlink()
+        case "no config":
+            config.unlink()
+        case "odd config":
+            config.write_text('{"coefficients": "many"}')
+    with pytest.raises(InputError, match="config.json" if "config" in how else "latent_basis.safetensors"):
+        latent_basis.load_latent_basis(stored[1])
+
+
+def test_a_basis_of_another_draft_vae_or_size_is_refused(draft):
+    basis, vae = random_basis(draft), wan_training.new_vae(8, seed=0)
+    with pytest.raises(InputError, match="another draft"):
+        basis.weights(linear_draft(seed=1))
+    with pytest.raises(InputError, match="4x4 latents, a region of 64 px has 8x8; use 32 px"):
+        basis.check(vae, 64)
+    with pytest.raises(InputError, match="another VAE"):
+        basis.check(vae, 32)
+    with pytest.raises(InputError, match="z0 has shape"):
+        LatentDrafter(basis, draft, backend="torch", z0=torch.zeros(16, 8, 8))
+    with pytest.raises(InputError, match="backend"):
+        LatentDrafter(basis, draft, backend="cuda")
+
+
+def test_commands_refuse_what_is_not_there_in_one_line(tmp_path, capsys):
+    for command in (
+        lambda: latent_claim.main(["--stage", "lips", "--work", str(tmp_path)]),
+        lambda: latent_claim.main(["--stage", "table", "--work", str(tmp_path), "--out", str(tmp_path)]),
+        lambda: latent_claim.main(["--vae", str(tmp_path / "none"), "--work", str(tmp_path)]),
+    ):
+        assert command() == InputError.EXIT_CODE
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    with pytest.raises(InputError, match=r"material\.json"):
+        latent_material.load_material(tmp_path)
+    with pytest.raises(InputError, match="rivals"):
+        latent_basis.load_rivals(tmp_path, random_basis(linear_draft()))
+
+
+# --- the commands, the table and the figure ---------------------------------------------------------------------------
+
+
+def test_films_are_chosen_by_the_seed_and_hold_their_split(material):
+    speech, silence = list(material.speech.values()), dict.fromkeys(material.speech, 0.1)
+    amounts = latent_material.Amounts(300, 40, 3, 2)
+    chosen = latent_material.choose_films(speech, silence, amounts, np.random.default_rng(0))
+    assert chosen == latent_material.choose_films(speech, silence, amounts, np.random.default_rng(0))
+    assert all(material.speech[name].split == split for name, split, _ in chosen)
+    strangers = [name for name, _, identity in chosen if identity == latent_material.STRANGER]
+    assert strangers == [name for name, split, _ in chosen if split == "test"][:2]
+    with pytest.raises(InputError, match="too little speech"):
+        latent_material.choose_films(speech, silence, latent_material.Amounts(10**6), np.random.default_rng(0))
+
+
+def test_material_comes_back_from_its_files_and_a_changed_film_is_refused(material, tmp_path):
+    film, mel = material.films[0], material.speech["train0"].mel
+    write_films(tmp_path, material, ("train0",))
+    loaded = latent_material.load_material(tmp_path)
+    assert loaded.films[0].frames.shape == film.frames.shape
+    np.testing.assert_allclose(loaded.speech["train0"].mel, mel, atol=0.01)
+    assert loaded.facts["counts"]["train"] == {"sentences": 1, "films": 1, "film_frames": len(film.gap_mm)}
+    (tmp_path / "film_000.avif").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"film_000\.avif"):
+        latent_material.load_material(tmp_path)
+
+
+def test_one_command_after_the_other_from_vae_to_table(material, tmp_path, monkeypatch):
+    """The whole path on a random VAE, with the linear world's films and reader."""
+    vae = wan_training.new_vae(4, seed=0).eval()
+    vae.save_pretrained(tmp_path / "vae_model" / "vae")
+    some = [film for film in material.films if film.speech in FEW and film.identity == "reference"]
+    few, draft = latent_material.Material(material.speech, some, material.facts), linear_draft()
+    monkeypatch.setattr(latent_material, "load_material", lambda folder: few)
+    monkeypatch.setattr(latent_basis, "load_draft", lambda: draft)
+    monkeypatch.setattr(latent_claim, "load_draft", lambda: draft)
+
+    class Reader:
+        def read(self, frames):
+            return type("Track", (), {"gap_mm": read_gaps(frames)})
+
+    monkeypatch.setattr("specsync_lib.measures.lip_reader.load_lip_reader", lambda device: Reader())
+    work, out, results = tmp_path / "work", tmp_path / "basis", tmp_path / "results"
+    work.mkdir()
+    (work / "material.json").touch()
+    source = str(tmp_path / "vae_model")
+    assert latent_basis.main(["--vae", source, "--out", str(out), "--work", str(work), "--coefficients", "8"]) == 0
+    metrics = json.loads((out / latent_basis.METRICS).read_text())
+    assert {row["basis"] for row in metrics["bases"]} == {"plan", "pca", "hidden"}
+    assert f"{metrics['plan_explained']:.3f}" in (out / "README.md").read_text()
+    arguments = ["--vae", source, "--basis", str(out), "--work", str(work), "--out", str(results)]
+    assert latent_claim.main(arguments) == 0
+    found = latent_claim.load_claim(results)
+    assert set(found.table["condition"]) == {"mesh", *latent_claim.CONDITIONS}
+    assert found.facts["provenance"]["label"] == "measured"
+    assert set(found.facts["summary"]) <= set(latent_claim.SUMMARY_KEYS)
+    assert (work / latent_claim.PREVIEW).stat().st_size > 500
+    low = found.table.set_index("condition")["r_low"]
+    assert low.notna().any()
+
+
+def test_the_table_knows_a_late_a_weak_and_a_frozen_mouth():
+    """Faults of known size come back: 40 ms late, half as wide, still."""
+    rng, rows = np.random.default_rng(0), []
+    for k in range(6):
+        fine = np.convolve(rng.standard_normal(700), np.hanning(60), mode="same")  # 300 a second
+        truth, late = fine[100:600:10], fine[88:588:10]
+        for frame, (t, d) in enumerate(zip(truth, late, strict=True)):
+            row = {"utterance": f"u{k}", "identity": "reference", "frame": frame, "truth_mm": t, "mesh_mm": t}
+            row |= {f"{name}_mm": t for name in latent_claim.CONDITIONS}
+            rows.append(row | {"kernel_mm": d, "energy_mm": 0.5 * t, "shuffled_mm": 1.0})
+    table = latent_claim.tabulate(pd.DataFrame(rows)).set_index("condition")
+    assert table.loc["kernel", "lag_ms"] == pytest.approx(40, abs=2)
+    assert table.loc["energy", "r"] == pytest.approx(1)
+    assert table.loc["energy", "error_mm"] > 0.1
+    assert np.isnan(table.loc["shuffled", "r"]) and np.isnan(table.loc["shuffled", "lag_ms"])
+
+
+def test_the_figure_shows_every_condition(lips):
+    import matplotlib.pyplot as plt
+
+    table = latent_claim.tabulate(lips)
+    fig = latent_figures.draw_claim(latent_claim.Claim(table, lips, {}))
+    left, right = fig.axes
+    assert len(left.lines) == 1 + len(latent_figures.TRACED)
+    assert len(right.get_xticklabels()) == len(latent_claim.CONDITIONS)
+    assert latent_figures.typical_utterance(lips) in left.get_title() + left.get_title("left")
+    plt.close(fig)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (lip_reader.MODEL_DIR / lip_reader.WEIGHTS).is_file(), reason="the lip reader's weights are not in data/models"
+)
+def test_the_notebook_runs_on_a_random_vae(material, tmp_path, monkeypatch):
+    import papermill
+
+    from specsync_lib.paths import NOTEBOOKS_DIR
+
+    monkeypatch.setenv("SPECSYNC_RUN_DIR", str(tmp_path / "run"))
+    films = tmp_path / "films"
+    films.mkdir()
+    write_films(films, material, FEW, scale=2)
+    papermill.execute_notebook(
+        NOTEBOOKS_DIR / "training" / "latent_basis.ipynb",
+        tmp_path / "latent_basis.ipynb",
+        parameters={"profile": "smoke", "work_folder": str(films)},
+        cwd=NOTEBOOKS_DIR,
+        progress_bar=False,
+    )
+    out = tmp_path / "run" / "latent_basis_smoke_fit"
+    assert latent_basis.load_latent_basis(out).z0.shape == (16, 8, 8)
+    assert set(latent_claim.load_claim(out).table["identity"]) == {"reference", "mei"}
+    assert (out / "claim.png").is_file()

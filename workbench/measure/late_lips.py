@@ -1,0 +1,102 @@
+"""What a plan that is not the judge's own costs on the face: lip error in mm, from the judge's measured verdicts.
+
+    python -m workbench.measure.late_lips          writes data/measurements/late_lips.json (a minute on a CPU)
+
+Of every held-out utterance that `referee` judged, the plans are laid on the mesh (`head.face_tracks`, the mouth alone)
+and the gap between the lips is compared frame by frame with that of the judge's plan. A frame counts for its own chunk.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from specsync_lib.errors import InputError
+from specsync_lib.face.head.head import Head, face_tracks
+from specsync_lib.files import write_json
+from specsync_lib.measures.intervals import bootstrap_by_group
+from specsync_lib.measures.referee import FRAMES_FILE
+from specsync_lib.paths import MEASUREMENTS_DIR
+from specsync_lib.provenance import machine
+from specsync_lib.units import FRAMES_PER_CHUNK
+from specsync_lib.visemes import SyncPlan
+from workbench.train.draft_card import interval
+
+PATH = MEASUREMENTS_DIR / "late_lips.json"
+# What goes out, and the column of the judged frames that holds it.
+PLANS = {"the draft stands": "draft", "the lenient rule's plan": "lenient", "truth": "truth"}
+
+
+def gaps_mm(frames: pd.DataFrame, head: Head, column: str) -> np.ndarray:
+    """Gap between the lips in mm in every frame, utterance by utterance, as a plan's visemes make one expect it."""
+    gaps = []
+    for _, part in frames.groupby("utterance", sort=False):
+        tracks = face_tracks(SyncPlan.from_names(part[column]), still=True)
+        gaps += [head.lip_aperture(row) for row in tracks.units]
+    return np.array(gaps)
+
+
+def measure(frames: pd.DataFrame, head: Head, rng: np.random.Generator) -> dict:
+    """Mean absolute lip error against the judge's plan: over all frames, and over those of chunks with a difference.
+
+    Parameters
+    ----------
+    frames : one row a frame, utterances whole: utterance, committed (the judge's viseme), and the columns of ``PLANS``.
+
+    Returns
+    -------
+    rows: what, lip_error_mm with its interval by utterance, the same in chunks that differ, shares of frames and chunks
+    that differ, mm_per_wrong_frame (all error over the number of frames with another viseme).
+    """
+    utterance = frames["utterance"].to_numpy()
+    chunk = pd.factorize(frames["utterance"] + " " + (frames["frame"] // FRAMES_PER_CHUNK).astype(str))[0]
+    judged_mm, rows = gaps_mm(frames, head, "committed"), []
+    for what, column in PLANS.items():
+        error_mm = np.abs(gaps_mm(frames, head, column) - judged_mm)
+        wrong = frames[column].to_numpy() != frames["committed"].to_numpy()
+        differs = np.isin(chunk, np.unique(chunk[wrong]))
+        everywhere = bootstrap_by_group(error_mm, utterance, rng=rng, unit="mm")
+        rows.append({
+            "what": what, **interval("lip_error_mm", everywhere),
+            **(interval("in_chunks_that_differ_mm", bootstrap_by_group(error_mm[differs], utterance[differs], rng=rng))
+               if differs.any() else {}),
+            "frames_that_differ": round(float(wrong.mean()), 5),
+            "chunks_that_differ": round(len(np.unique(chunk[wrong])) / len(np.unique(chunk)), 5),
+            "mm_per_wrong_frame": round(float(error_mm.sum() / max(1, wrong.sum())), 5),
+            "n_utterances": everywhere.n, "n_frames": len(frames), "label": "measured",
+        })  # fmt: skip
+    return {"rows": rows, "gap_of_the_judges_plan_mm": round(float(judged_mm.mean()), 4)}
+
+
+def table(path: Path = PATH) -> pd.DataFrame:
+    """The measured rows.
+
+    Raises
+    ------
+    InputError: the file is absent or damaged.
+    """
+    try:
+        return pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["rows"]).set_index("what")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: no lip errors ({error}); restore it or run workbench.measure.late_lips") from error
+
+
+def main() -> int:
+    """Measure the judged test split and write the file."""
+    frames = pd.read_csv(FRAMES_FILE)
+    frames = frames[frames["split"] == "test"].reset_index(drop=True)
+    head = Head(seed=0)
+    try:
+        content = measure(frames, head, np.random.default_rng(0))
+    finally:
+        head.close()
+    made = machine() | {"command": "python -m workbench.measure.late_lips", "label": "measured"}
+    write_json(PATH, {"provenance": made, "source": FRAMES_FILE.name, "resampling_unit": "utterance"} | content)
+    print(table().round(3).T.to_string())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

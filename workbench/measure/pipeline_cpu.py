@@ -1,0 +1,287 @@
+r"""Both pipelines measured beside each other on this machine, utterance by utterance, in turn.
+
+    GOMP_SPINCOUNT=1000 python -m workbench.measure.pipeline_cpu --threads 2 --chunks 200 \
+        --reasoning-share 0.25 --out data/measurements/pipeline_cpu.json
+    python -m workbench.measure.pipeline_cpu --chunks 1 --longest-s 0.8 --face shape --out try.json      a dry run
+
+Latency: each chunk's sound is given when the chunk before is out, so that none waits in a queue; it lasts from the
+chunk's last sample to its frames. Throughput: the whole utterance at once, seconds a chunk. Every mode runs on the same
+utterances, in random order within each; the file is written anew after each utterance, so that an ended run keeps what
+it has.
+
+On as many cores as one stage can use, judge and generator share them: OpenMP's threads must then not spin while they
+wait for each other, hence GOMP_SPINCOUNT (the serial pipeline is as fast with it as without).
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from specsync_lib.errors import InputError
+from specsync_lib.files import write_text
+from specsync_lib.judge.rules import Rule
+from specsync_lib.pipeline.models import Models, load_models
+from specsync_lib.pipeline.run import PipelineReport, Policy, pieces, run_serial, run_speculative
+from specsync_lib.pipeline.simulate import ChunkPattern, written_pattern
+from specsync_lib.provenance import machine, usable_cores
+from specsync_lib.speech.audio import load_audio
+from specsync_lib.speech.corpus import Prompt, clips, default_is_human, human_prompts
+from specsync_lib.units import SAMPLE_RATE_HZ
+from workbench.measure.pipelines import run_numbers, stage_numbers
+
+REASONING_TOKENS = 32
+RESAMPLES = 1000
+PERCENTILES = (50, 95, 99)
+IN_FLIGHT_SHARE = 0.25  # of the chunks, for the run whose throughput alone counts
+LENIENT_THRESHOLD = 0.85
+
+
+@dataclass(frozen=True)
+class Mode:
+    """run: one of the pipelines; threads: torch's, for each stage; share: of the chunks that are asked for; rule: the
+    judge's, with its threshold."""
+
+    run: Callable[..., PipelineReport]
+    threads: int
+    share: float = 1.0
+    rule: Rule = "exact-greedy"
+    threshold: float = 0.0
+
+
+@dataclass
+class Results:
+    """What has been measured: each mode's runs, one an utterance."""
+
+    reports: dict[str, list[PipelineReport]] = field(default_factory=dict)
+    utterances: dict[str, list[str]] = field(default_factory=dict)
+    unequal_plans: list[str] = field(default_factory=list)
+
+    def chunks(self, mode: str) -> int:
+        """How many chunks a mode has."""
+        return sum(len(report.commits) for report in self.reports.get(mode, ()))
+
+
+def policy_of(options: argparse.Namespace) -> Policy:
+    """Exact, with all the time that a slow machine needs."""
+    return Policy(late="midflight", deadline_s=600.0, hold_before=options.hold_before.replace("-", " "))
+
+
+def modes_of(options: argparse.Namespace) -> dict[str, Mode]:
+    """The pipelines to compare; "in_flight" is the speculative one with up to 4 chunks, for its throughput, and the
+    lenient one's judge decides after one pass."""
+    policy = policy_of(options)
+    each = options.threads or max(1, usable_cores() // 2)
+    alone = options.serial_threads or usable_cores()
+    return {
+        "serial": Mode(run_serial, alone),
+        "speculative": Mode(partial(run_speculative, policy=policy, ahead=1), each),
+        "speculative_lenient": Mode(
+            partial(run_speculative, policy=policy, ahead=1), each, rule="lenient", threshold=LENIENT_THRESHOLD
+        ),
+        "in_flight": Mode(partial(run_speculative, policy=policy), each, IN_FLIGHT_SHARE),
+        "serial_reasoning": Mode(
+            partial(run_serial, reasoning_tokens=options.reasoning_tokens), alone, options.reasoning_share
+        ),
+    }
+
+
+def recordings(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and samples of the human test prompts in random order, over and over; of the shipped clips without them."""
+    prompts: list[Prompt] = human_prompts("test") if default_is_human() else clips()
+    while True:
+        for index in rng.permutation(len(prompts)):
+            yield prompts[index].name, load_audio(prompts[index].path).samples
+
+
+def measure(models: Models, options: argparse.Namespace, save: Callable[[Results], None]) -> Results:
+    """Run every mode on utterance after utterance until each has its chunks, or the minutes are over."""
+    rng = np.random.default_rng(options.seed)
+    modes, results = modes_of(options), Results()
+    end_s = time.monotonic() + 60 * options.minutes
+    warmed = False
+    for name, whole in recordings(rng):
+        samples = whole[: int(options.longest_s * SAMPLE_RATE_HZ)]
+        wanted = [mode for mode in modes if results.chunks(mode) < modes[mode].share * options.chunks]
+        if not wanted or time.monotonic() > end_s:
+            return results
+        if not warmed:
+            print("warming up: one short utterance through every pipeline", flush=True)
+            for mode in modes.values():
+                run_once(mode, models, samples[:4000])
+            warmed = True
+        plans = {}
+        for mode in rng.permutation(wanted):
+            report = run_once(modes[mode], models, samples)
+            results.reports.setdefault(mode, []).append(report)
+            results.utterances.setdefault(mode, []).append(name)
+            plans[str(mode)] = report.plan.tolist()
+        # Reasoning is context: what is written after it may differ; a lenient rule lets more stand.
+        exact = [plan for mode, plan in plans.items() if mode not in ("serial_reasoning", "speculative_lenient")]
+        if any(plan != exact[0] for plan in exact):
+            results.unequal_plans.append(name)
+        save(results)
+        counts = ", ".join(f"{mode} {results.chunks(mode)}" for mode in modes)
+        print(f"{name}: {counts} chunks; {(end_s - time.monotonic()) / 60:.1f} min left", flush=True)
+    raise InputError("recordings: there are too few; fetch the speech: python -m specsync_lib.assets")
+
+
+def run_once(mode: Mode, models: Models, samples: np.ndarray) -> PipelineReport:
+    """One utterance through new stages; the report keeps its commits without their frames.
+
+    Raises
+    ------
+    InputError: the run did not reach its end.
+    """
+    torch.set_num_threads(mode.threads)
+    commits = []
+    stages = models.stages(rule=mode.rule, threshold=mode.threshold)
+    report = mode.run(
+        pieces(samples, pace="fast", piece_ms=100),
+        stages,
+        keep_commits=False,
+        on_commit=lambda commit: commits.append(replace(commit, frames=commit.frames[:0])),
+    )
+    if report.ended != "complete" or stages.judge.faults:
+        raise InputError(f"{report.mode}: {report.error or ' '.join(stages.judge.faults) or report.ended}")
+    return replace(report, commits=tuple(commits))
+
+
+def summary(models: Models, options: argparse.Namespace, results: Results) -> dict:
+    """Everything measured, as the JSON has it."""
+    rng = np.random.default_rng(options.seed)
+    region = f"{models.reference.shape[0]}px"
+    runs = {mode: run_numbers(reports) for mode, reports in results.reports.items()}
+    for mode, numbers in runs.items():
+        numbers |= intervals(numbers["latency_ms"], numbers["block"], rng)
+        numbers["utterances"] = results.utterances[mode]
+    throughput = {
+        mode: round(sum(report.wall_s for report in reports) / results.chunks(mode), 4)
+        for mode, reports in results.reports.items()
+    }
+    judged, leniently = (
+        [commit for report in results.reports.get(mode, ()) for commit in report.commits]
+        for mode in ("speculative", "speculative_lenient")
+    )
+    # an exact rule verifies what the probe hears first, the lenient one the draft
+    answers, lenient_answers = (
+        [
+            ChunkPattern(
+                commit.passes,
+                tuple(k for k, (a, b) in enumerate(zip(commit.drafted, commit.tokens, strict=True)) if a != b),
+                guessed,
+            )
+            for commit in commits
+        ]
+        for commits, guessed in ((judged, True), (leniently, False))
+    )
+    return {
+        "setup": options.setup,
+        "label": models.label,
+        "what": "a chunk's latency from the arrival of its last sample to its frames in memory",
+        "resampling_unit": "utterance",
+        "machine": machine(),
+        "models": {
+            "reasoner": models.reasoner.name,
+            "reasoner_label": models.reasoner.label,
+            "adapter": options.adapter,
+            "face": options.face,
+            "face_label": models.label,
+            "listener": "Whisper base encoder, 4 layers, 3.2 s of past; no words",
+        },
+        "policy": asdict(policy_of(options)),
+        "guarantee": policy_of(options).guarantee,
+        "spin_count": os.environ.get("GOMP_SPINCOUNT"),
+        "command": shlex.join(["python", "-m", "workbench.measure.pipeline_cpu", *sys.argv[1:]]),
+        "threads": {name: mode.threads for name, mode in modes_of(options).items()},
+        "reasoning_tokens": options.reasoning_tokens,
+        "steps": options.steps,
+        "render_parts": 3,
+        "pattern": "as it came in this run",
+        "replayed": written_pattern(answers),
+        "replayed_lenient": written_pattern(lenient_answers),
+        "lenient_threshold": LENIENT_THRESHOLD,
+        "accepted_chunks": round(float(np.mean([commit.how == "accepted" for commit in judged])), 4)
+        if judged
+        else None,
+        "utterances_with_unequal_plans": results.unequal_plans,
+        "regions": {
+            region: {
+                "hold_before": dict.fromkeys(("speculative", "speculative_lenient"), policy_of(options).hold_before),
+                "runs": {mode: numbers for mode, numbers in runs.items() if mode != "in_flight"},
+                "in_flight": runs.get("in_flight"),
+                "throughput_s_per_chunk": throughput,
+                "stages": {
+                    mode: stage_numbers(reports) for mode, reports in results.reports.items() if mode != "in_flight"
+                },
+            }
+        },
+    }
+
+
+def intervals(latency_ms: list[float], block: list[int], rng: np.random.Generator) -> dict[str, float]:
+    """95 % bootstrap intervals of the percentiles, drawn by utterance: p50_low_ms, p50_high_ms, p95_low_ms …"""
+    latency, block = np.array(latency_ms), np.array(block)
+    groups = [latency[block == one] for one in np.unique(block)]
+    draws = rng.integers(len(groups), size=(RESAMPLES, len(groups)))
+    drawn = [np.percentile(np.concatenate([groups[index] for index in draw]), PERCENTILES) for draw in draws]
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0).round(3)
+    ends = {}
+    for index, percentile in enumerate(PERCENTILES):
+        ends |= {f"p{percentile}_low_ms": float(low[index]), f"p{percentile}_high_ms": float(high[index])}
+    return ends
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m workbench.measure.pipeline_cpu", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--setup", choices=("cpu",), default="cpu", help="the embedded models on this machine's CPU")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON to write")
+    parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline")
+    parser.add_argument("--longest-s", type=float, default=8.0, help="utterances are cut there")
+    parser.add_argument("--minutes", type=float, default=60, help="no utterance begins after this")
+    parser.add_argument("--face", choices=("wan-mini", "shape"), default="wan-mini", help="shape: random weights")
+    parser.add_argument("--adapter", default="adapter", help='the reasoner\'s adapter; "none": the model as it comes')
+    parser.add_argument("--steps", type=int, default=2, help="denoising steps")
+    parser.add_argument("--threads", type=int, default=0, help="of each speculative stage; default: half of the cores")
+    parser.add_argument("--serial-threads", type=int, default=0, help="of the serial pipelines; default: all cores")
+    parser.add_argument(
+        "--hold-before",
+        choices=("nothing", "decode", "last-step"),
+        default="last-step",
+        help="where a chunk waits for the judge's first word; decoding is by far the longest stage on a CPU",
+    )
+    parser.add_argument("--reasoning-tokens", type=int, default=REASONING_TOKENS)
+    parser.add_argument("--reasoning-share", type=float, default=1.0, help="of the chunks, for serial with reasoning")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        adapter = None if options.adapter == "none" else options.adapter
+        models = load_models(options.face, adapter=adapter, steps=options.steps, seed=options.seed)
+
+        def save(results: Results) -> None:
+            write_text(options.out, json.dumps(summary(models, options, results), indent=1) + "\n")
+
+        results = measure(models, options, save)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return InputError.EXIT_CODE
+    for mode, reports in results.reports.items():
+        numbers = run_numbers(reports)
+        print(f"{mode}: p50 {numbers['p50_ms']:.0f} ms, p99 {numbers['p99_ms']:.0f} ms, {numbers['n']} chunks")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,662 @@
+"""The judge before its referee: what the reasoner makes of drafts of held-out human speech, and how right it is.
+
+``python -m workbench.measure.referee`` runs the reasoner over the validation and the test prompts and writes, under
+``data/measurements``: `heard_words.csv` (Whisper's words, the judge's context), `judged_frames.csv.gz` (one row a
+frame: truth and what each party says), `judged_chunks.csv` (one row a verified chunk), `acceptance_pattern.json` (the
+same in order, for replay) and `referee.json` (the numbers drawn from them); beside the draft's weights, the learned
+policy; beside the adapter, by which plans share a pass (`branches.py`); and `reasoner_lossless.json`, the proof that
+100 utterances were decided as the reasoner alone wrote them. ``--summarise`` makes only `referee.json` again,
+``--lossless N`` only the proof, for N utterances. ``--unseen ADAPTER`` judges the test prompts with an adapter that
+never heard their speaker, nor did probe and draft, and writes `judged_frames_unseen.csv.gz` and `referee_unseen.json`;
+the adapter itself is not kept (all models together stay under 24 MiB). Judged recordings are kept in the run's folder:
+an interrupted command goes on where it was.
+
+Truth, the forced alignment, is the referee: neither draft nor judge sees it.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from tqdm.auto import tqdm
+
+from kernels.verify_prefix import Backend
+from specsync_lib import paths, provenance
+from specsync_lib.draft.plan import MODEL_DIR as DRAFT_DIR
+from specsync_lib.draft.plan import DraftPlan, draft_plan, load_draft
+from specsync_lib.errors import InputError
+from specsync_lib.files import atomic_path, write_json
+from specsync_lib.judge import branches, reasoner, rules
+from specsync_lib.judge.branches import Branches
+from specsync_lib.judge.policy import AcceptancePolicy, at_temperature, chunk_of, fit_temperature, frame_features
+from specsync_lib.judge.reasoner import (
+    MODEL_DIR,
+    ChunkEvidence,
+    Reasoner,
+    ReasonerStream,
+    gather_evidence,
+    load_reasoner,
+)
+from specsync_lib.judge.rules import ChunkVerdict, Rule, row_fault, verify_chunk
+from specsync_lib.measures import draft as evaluation
+from specsync_lib.measures.acceptance import judge_within_one_frame
+from specsync_lib.measures.referee import (
+    BRANCHED,
+    CHUNKS_FILE,
+    FRAMES_FILE,
+    PATTERN_FILE,
+    REFEREE_FILE,
+    THRESHOLD,
+    UNSEEN_FILE,
+    UNSEEN_FRAMES_FILE,
+    acceptance_pattern,
+    judged_tables,
+    summarise,
+    unseen_facts,
+)
+from specsync_lib.paths import MEASUREMENTS_DIR, display_path
+from specsync_lib.speech.audio import load_audio
+from specsync_lib.speech.corpus import Prompt, aligned, human_prompts
+from specsync_lib.speech.log_mel import Word, load_whisper, transcribe
+from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
+from workbench.train.draft_card import teacher_plan
+
+WORDS_FILE = MEASUREMENTS_DIR / "heard_words.csv"
+LOSSLESS_FILE = MEASUREMENTS_DIR / "reasoner_lossless.json"
+
+DRAFT, PROBE, ADAPTER = "draft", "teacher", "adapter"  # that heard the corpus' speaker
+UNSEEN_PROBE = "teacher_unseen_speaker"  # that did not
+LOSSLESS_UTTERANCES = 100  # of the whole command; those of the test split are judged token by token anyway
+HUMAN_SOURCES = "speech-"  # how the names of lessons from human speech begin
+UNSEEN_ALONE_UTTERANCES = 40  # of the unseen speaker's, judged token by token too
+TRAINED_RUNS = ("exact", "guessed", *BRANCHED, "lenient", "alone", "without_probe")
+
+
+# -------------------------------------------------------------------------------------------------- one recording
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An utterance with all that drafts and judges make of it before they meet.
+
+    truth: viseme indices; energy: loudness by frame; probe: the Whisper-encoder probe's distributions; evidence: what
+    the reasoner reads, chunk by chunk.
+    """
+
+    name: str
+    truth: Int[np.ndarray, " t"]
+    draft: DraftPlan
+    energy: Float[np.ndarray, " t"]
+    probe: Float[np.ndarray, "t 15"]
+    evidence: Sequence[ChunkEvidence]
+
+    @property
+    def chunks(self) -> list[slice]:
+        """The frames of each chunk; the last may be short."""
+        return [slice(first, first + FRAMES_PER_CHUNK) for first in range(0, len(self.truth), FRAMES_PER_CHUNK)]
+
+
+class Listening:
+    """A judge's stream that keeps the rows of its passes by frame of the recording.
+
+    first: those of each chunk's first pass; last: those that decided each frame; uniform where it failed.
+    """
+
+    def __init__(self, stream: ReasonerStream, frames: int) -> None:
+        self._stream, self._at = stream, 0
+        self.first = np.full((frames, len(VISEMES)), 1 / len(VISEMES), np.float32)
+        self.last = self.first.copy()
+        self._seen = np.zeros(frames, bool)
+
+    def read(self, evidence: ChunkEvidence) -> None:
+        """The next chunk's context."""
+        self._stream.read(evidence)
+
+    def score(self, draft_tokens: np.ndarray) -> np.ndarray:
+        """One pass."""
+        rows = self._stream.score(draft_tokens)
+        self._keep(rows, len(draft_tokens))
+        return rows
+
+    def score_branches(self, branches: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """One pass over several drafts; the rows of the one of which most stands are kept."""
+        scored = self._stream.score_branches(branches)
+        stands = [(rows.argmax(axis=1) == draft).cumprod() for rows, draft in zip(scored, branches, strict=True)]
+        self._keep(scored[int(np.sum(stands, axis=1).argmax())], len(branches[0]))
+        return scored
+
+    def _keep(self, rows: np.ndarray, frames: int) -> None:
+        here = slice(self._at, self._at + frames)
+        if row_fault(rows, frames, len(VISEMES)) is None:
+            self.last[here] = rows
+            self.first[here] = np.where(self._seen[here, None], self.first[here], rows)
+            self._seen[here] = True
+
+    def commit(self, tokens: np.ndarray) -> None:
+        """Fix the next tokens."""
+        self._stream.commit(tokens)
+        self._at += len(tokens)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a judge made of a recording.
+
+    tokens: the plan; verdicts: chunk by chunk, empty where it wrote alone; first_rows, last_rows: see `Listening`;
+    seconds: of processor time, passes and rule.
+    """
+
+    tokens: Int[np.ndarray, " t"]
+    seconds: float
+    verdicts: Sequence[ChunkVerdict] = ()
+    first_rows: Float[np.ndarray, "t 15"] | None = None
+    last_rows: Float[np.ndarray, "t 15"] | None = None
+
+    def save(self, path: Path) -> None:
+        """Write as npz; tables inside, nothing that runs when it is read."""
+        arrays = {"tokens": self.tokens, "seconds": np.array(self.seconds)}
+        if self.verdicts:
+            arrays |= {name: np.concatenate([getattr(v, name) for v in self.verdicts]) for name in PER_FRAME}
+            arrays |= {name: np.array([getattr(v, name) for v in self.verdicts]) for name in PER_CHUNK}
+            # both may be empty or uneven: as texts
+            arrays["rejected_at"] = np.array([" ".join(map(str, v.rejected_at)) for v in self.verdicts])
+            arrays["faults"] = np.array(["\n".join(v.faults) for v in self.verdicts])
+            arrays |= {"first_rows": self.first_rows, "last_rows": self.last_rows}
+        with atomic_path(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> "Judged":
+        """What `save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        tokens, seconds = arrays["tokens"], float(arrays["seconds"])
+        if "passes" not in arrays:
+            return cls(tokens, seconds)
+        edges = range(FRAMES_PER_CHUNK, len(tokens), FRAMES_PER_CHUNK)
+        by_frame = [np.split(arrays[name], edges) for name in ("tokens", *PER_FRAME)]
+        by_chunk = [arrays[name].tolist() for name in PER_CHUNK]
+        rejected_at = [tuple(map(int, text.split())) for text in arrays["rejected_at"].tolist()]
+        faults = [tuple(text.splitlines()) for text in arrays["faults"].tolist()]
+        verdicts = [ChunkVerdict(*values) for values in zip(*by_frame, *by_chunk, rejected_at, faults, strict=True)]
+        return cls(tokens, seconds, verdicts, arrays["first_rows"], arrays["last_rows"])
+
+
+PER_FRAME, PER_CHUNK = ("accepted", "verified"), ("first_accepted", "passes", "known_after")
+
+
+def judge(
+    model: Reasoner,
+    recording: Recording,
+    *,
+    rule: Rule = "exact-greedy",
+    threshold: float = 0.0,
+    watch: bool = True,
+    guess_from_probe: bool = False,
+    branches: Branches | None = None,
+    backend: Backend = "torch",
+) -> Judged:
+    """Verify a recording's draft chunk by chunk, as a pipeline does.
+
+    ``watch``: the probe is the judge's witness. ``guess_from_probe``: pass 1 verifies the probe's tokens.
+    ``branches``: every pass verifies several plans.
+    """
+    stream = Listening(model.stream(), len(recording.truth))
+    verdicts, began = [], time.process_time()
+    for evidence, frames in zip(recording.evidence, recording.chunks, strict=True):
+        stream.read(evidence)
+        verdicts.append(
+            verify_chunk(
+                stream,
+                DraftPlan(*(values[frames] for values in vars(recording.draft).values())),
+                rule=rule,
+                threshold=threshold,
+                guess=recording.probe[frames] if guess_from_probe else None,
+                witness=recording.probe[frames] if watch else None,
+                branches=branches,
+                before=int(verdicts[-1].tokens[-1]) if verdicts else None,
+                backend=backend,
+            )
+        )
+    tokens = np.concatenate([verdict.tokens for verdict in verdicts])
+    return Judged(tokens, time.process_time() - began, verdicts, stream.first, stream.last)
+
+
+def write_alone(model: Reasoner, recording: Recording) -> Judged:
+    """The reasoner's own greedy plan, one token a pass, no draft seen."""
+    stream, tokens, began = model.stream(), [], time.process_time()
+    for evidence, frames in zip(recording.evidence, recording.chunks, strict=True):
+        stream.read(evidence)
+        tokens.append(stream.plan(len(recording.truth[frames]))[0])
+        stream.commit(tokens[-1])
+    return Judged(np.concatenate(tokens), time.process_time() - began)
+
+
+# How a recording can be judged: by name of the run.
+RUNS: dict[str, Callable[[Reasoner, Recording], Judged]] = {
+    "exact": judge,
+    "guessed": lambda model, recording: judge(model, recording, guess_from_probe=True),
+    "lenient": lambda model, recording: judge(model, recording, rule="lenient", threshold=THRESHOLD),
+    "without_probe": lambda model, recording: judge(
+        model, replace(recording, evidence=[chunk.without_probe() for chunk in recording.evidence]), watch=False
+    ),
+    "alone": write_alone,
+}
+
+
+def classic_passes(accepted: Sequence[bool]) -> int:
+    """Passes of classic speculative decoding that drafts a chunk again from the kernel after every rejection.
+
+    Greedy and deterministic, so it follows from where draft and plan differ: each rejection ends a pass, and a last
+    pass is needed unless the last frame was itself recovered.
+    """
+    accepted = list(accepted)
+    return accepted.count(False) + (1 if accepted and accepted[-1] else 0)
+
+
+# ------------------------------------------------------------------------------------------------------ all of them
+
+
+def heard_words(prompts: Sequence[Prompt], path: Path = WORDS_FILE) -> pd.DataFrame:
+    """Whisper's words of every prompt: columns utterance, text, start_s, end_s, probability; kept in a file.
+
+    Prompts that the file lacks are transcribed and added to it.
+    """
+    columns = ["utterance", "text", "start_s", "end_s", "probability"]
+    known = pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame(columns=columns)
+    missing = [prompt for prompt in prompts if prompt.name not in set(known["utterance"])]
+    whisper = load_whisper() if missing else None
+    for prompt in tqdm(missing, desc="hearing words", unit="utterance", disable=not missing):
+        # an utterance in which nothing was heard keeps a blank row, so that it is not heard again
+        heard = transcribe(whisper, load_audio(prompt.path).samples) or [Word("", 0.0, 0.0, 0.0)]
+        rows = [(prompt.name, w.text, round(w.start_s, 3), round(w.end_s, 3), round(w.probability, 4)) for w in heard]
+        known = pd.concat([known, pd.DataFrame(rows, columns=columns)], ignore_index=True)
+        known = known.sort_values("utterance", kind="stable", ignore_index=True)
+        with atomic_path(path) as temporary:
+            known.to_csv(temporary, index=False)
+    names = {prompt.name for prompt in prompts}
+    return known[known["utterance"].isin(names) & (known["text"] != "")]
+
+
+def gather(prompts: Iterable[Prompt], draft_name: str | None, probe_name: str, words: pd.DataFrame) -> list[Recording]:
+    """Draft, probe and evidence of prompts, with their truth; without a draft's name the probe's plan is the draft."""
+    weights, probe, recordings = draft_name and load_draft(draft_name), teacher_plan(probe_name), []
+    heard = {name: [Word(*row) for row in rows.to_numpy()[:, 1:]] for name, rows in words.groupby("utterance")}
+    for prompt in tqdm(list(prompts), desc="gathering", unit="utterance"):
+        samples, truth = load_audio(prompt.path).samples, aligned(prompt).visemes.astype(int)
+        heard_by_probe = probe(samples)
+        probabilities = heard_by_probe.probabilities.astype(np.float32)
+        recordings.append(
+            Recording(
+                prompt.name,
+                truth,
+                draft_plan(samples, weights) if weights else heard_by_probe,
+                evaluation.frame_energy(samples, len(truth)),
+                probabilities,
+                gather_evidence(samples, heard.get(prompt.name, []), probabilities),
+            )
+        )
+    return recordings
+
+
+def fit_policy(recordings: Sequence[Recording], plans: Sequence[np.ndarray]) -> AcceptancePolicy:
+    """The learned policy for a judge's plans of these recordings."""
+    features = np.concatenate([frame_features(each.draft, each.energy) for each in recordings])
+    drafted = np.concatenate([each.draft.plan.visemes for each in recordings])
+    utterance = np.repeat(np.arange(len(plans)), [len(plan) for plan in plans])
+    chunks = np.concatenate([1_000 * index + chunk_of(np.arange(len(plan))) for index, plan in enumerate(plans)])
+    plan = np.concatenate(plans)
+    return AcceptancePolicy.fit(features, judge_within_one_frame(drafted, plan, utterance), drafted == plan, chunks)
+
+
+def judge_all(
+    model: Reasoner,
+    recordings: Sequence[Recording],
+    run: str,
+    folder: Path,
+    words: str = "",
+    how: Callable[[Reasoner, Recording], Judged] | None = None,
+) -> list[Judged]:
+    """One run over recordings; what is in ``folder`` from an earlier call is not computed again. how: of a run that is
+    not among :data:`RUNS`."""
+    judged = []
+    for recording in tqdm(recordings, desc=f"{words} {run}", unit="utterance"):
+        path = folder / run / f"{recording.name.replace('/', '--')}.npz"
+        if not path.is_file():
+            (how or RUNS[run])(model, recording).save(path)
+        judged.append(Judged.load(path))
+    return judged
+
+
+def frame_rows(
+    recording: Recording, judged: Judged, policy: AcceptancePolicy | None, temperature: float, **plans: Judged
+) -> pd.DataFrame:
+    """One row a frame: truth, the draft with both confidences, the judge's rows and plans, any further plans.
+
+    Without a policy there is no recalibrated confidence.
+    """
+    drafted, frames = recording.draft.plan.visemes.astype(int), np.arange(len(recording.truth))
+    features = frame_features(recording.draft, recording.energy)
+    shares = {
+        "confidence": recording.draft.confidence,
+        **({"recalibrated": policy.lenient(features)} if policy else {}),
+        "energy": recording.energy,
+        "judge_of_draft": judged.first_rows[frames, drafted],
+        "judge_confidence": at_temperature(judged.last_rows, temperature)[frames, judged.tokens],
+    }
+    named = {
+        "truth": recording.truth,
+        "draft": drafted,
+        "probe": recording.probe.argmax(axis=1),
+        "one_pass": judged.first_rows.argmax(axis=1),
+        "committed": judged.tokens,
+        **{name: each.tokens for name, each in plans.items()},
+    }
+    table = pd.DataFrame({"utterance": recording.name, "frame": frames})
+    table = table.assign(**{name: np.array(VISEMES)[plan] for name, plan in named.items()})
+    return table.assign(**{name: np.round(values, 5) for name, values in shares.items()})
+
+
+def chunk_rows(
+    recording: Recording,
+    judged: Judged,
+    policy: AcceptancePolicy | None,
+    lenient: Judged | None = None,
+    **others: Judged | None,
+) -> pd.DataFrame:
+    """One row a chunk of a recording: what the exact rule did, where the draft did not stand, what was expected, and
+    the passes of ``others``, by name of the run."""
+    confidence = [recording.draft.confidence[frames].min() for frames in recording.chunks]
+    table = pd.DataFrame(
+        {
+            "utterance": recording.name,
+            "chunk": np.arange(len(judged.verdicts)),
+            "frames": [len(verdict.tokens) for verdict in judged.verdicts],
+            "first_accepted": [verdict.first_accepted for verdict in judged.verdicts],
+            "passes": [verdict.passes for verdict in judged.verdicts],
+            "classic_passes": [classic_passes(verdict.accepted) for verdict in judged.verdicts],
+            "rejected": [places(verdict) for verdict in judged.verdicts],
+            "fallbacks": [verdict.fallbacks for verdict in judged.verdicts],
+        }
+    )
+    if policy is not None:
+        features = frame_features(recording.draft, recording.energy)
+        table["any_rejection"] = policy.any_rejection(features, chunk_of(np.arange(len(features)))).round(5)
+    table["least_confidence"] = np.round(confidence, 5)
+    if lenient is not None:
+        table["lenient_rejected"] = [places(verdict) for verdict in lenient.verdicts]
+    for run, other in others.items():
+        if other is not None:
+            table[f"{run}_passes"] = [verdict.passes for verdict in other.verdicts]
+            table[f"{run}_known_after"] = [verdict.known_after for verdict in other.verdicts]
+    return table
+
+
+def places(verdict: ChunkVerdict) -> str:
+    """The frames of a chunk where the judge did not let the draft stand, separated by blanks."""
+    return " ".join(map(str, np.flatnonzero(verdict.verified & ~verdict.accepted)))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What judging both splits gave: the frame table, the chunk table, the learned policy, the judge's own
+    temperature (fitted on validation), which plans share a pass, and processor seconds by run."""
+
+    frames: pd.DataFrame
+    chunks: pd.DataFrame
+    policy: AcceptancePolicy
+    temperature: float
+    branches: Branches
+    seconds: dict[str, float]
+
+
+def judge_splits(
+    model: Reasoner,
+    validation: Sequence[Recording],
+    test: Sequence[Recording],
+    runs: Sequence[str],
+    folder: Path,
+    words: str = "",
+) -> Findings:
+    """Judge validation speech, fit policy and temperature to it, then judge test speech in every run.
+
+    What was judged is kept in ``folder``: an interrupted call goes on where it was.
+    """
+    seen = judge_all(model, validation, "exact", folder, f"{words} validation")
+    policy = fit_policy(validation, [each.tokens for each in seen])
+    temperature = fit_temperature(
+        np.concatenate([each.last_rows for each in seen]), np.concatenate([each.truth for each in validation])
+    )
+    together = Branches.fit([each.tokens for each in seen])
+    hows = {
+        run: partial(judge, guess_from_probe=True, branches=replace(together, room=room))
+        for run, room in BRANCHED.items()
+    }
+    results = {run: judge_all(model, test, run, folder, f"{words} test", hows.get(run)) for run in runs}
+    frames, chunks = [], []
+    for each, judged in zip(validation, seen, strict=True):
+        frames.append(frame_rows(each, judged, policy, temperature).assign(split="validation"))
+        chunks.append(chunk_rows(each, judged, policy).assign(split="validation"))
+    for index, each in enumerate(test):
+        judged, others = results["exact"][index], {run: results[run][index] for run in runs if run != "exact"}
+        frames.append(frame_rows(each, judged, policy, temperature, **others).assign(split="test"))
+        chunks.append(
+            chunk_rows(
+                each, judged, policy, others.get("lenient"), **{run: others.get(run) for run in ("guessed", *BRANCHED)}
+            ).assign(split="test")
+        )
+    seconds = {run: round(sum(each.seconds for each in judged), 1) for run, judged in results.items()}
+    tables = (pd.concat(rows, ignore_index=True) for rows in (frames, chunks))
+    return Findings(*tables, policy, temperature, together, seconds)
+
+
+def run_folder(label: str, adapter: Path, weights: Sequence[str], words: pd.DataFrame) -> tuple[Path, str]:
+    """Where recordings judged with an adapter are kept, by all that they follow from, and the adapter's sha256.
+
+    weights: names of the draft and the probe.
+
+    Raises
+    ------
+    InputError : a file of weights is absent.
+    """
+    tensors, settings = (adapter / name for name in ("adapter_model.safetensors", "reasoner.json"))
+    digest = hashlib.sha256(words.to_csv(index=False).encode())
+    for path in (
+        tensors,
+        settings,
+        *(DRAFT_DIR / f"{name}.safetensors" for name in weights),
+        *(Path(module.__file__) for module in (rules, branches, reasoner)),
+    ):
+        if not path.is_file():
+            raise InputError(f"{display_path(path)}: no such file; restore it or train it")
+        digest.update(path.read_bytes())
+    folder = paths.RUN_DIR / "referee" / f"{label}-{digest.hexdigest()[:12]}"
+    return folder, hashlib.sha256(tensors.read_bytes()).hexdigest()
+
+
+def judge_again(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
+    """The plans that the reasoner commits now for some prompts: what the committed table must hold for them."""
+    model = load_reasoner(adapter=ADAPTER)
+    recordings = gather(prompts, DRAFT, PROBE, heard_words(prompts))
+    return {each.name: [VISEMES[token] for token in judge(model, each).tokens] for each in recordings}
+
+
+def prove_lossless(count: int) -> dict:
+    """Decide the first ``count`` prompts (test, then validation) exactly, and token by token: are they equal?"""
+    prompts = [*human_prompts("test"), *human_prompts("validation")][:count]
+    words = heard_words([*human_prompts("validation"), *human_prompts("test")])
+    folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, (DRAFT, PROBE), words)
+    model = load_reasoner(adapter=ADAPTER)
+    recordings = gather(prompts, DRAFT, PROBE, words)
+    exact, alone = (judge_all(model, recordings, run, folder, "lossless:") for run in ("exact", "alone"))
+    pairs = list(zip(recordings, exact, alone, strict=True))
+    different = [each.name for each, one, other in pairs if (one.tokens != other.tokens).any()]
+    seconds = {
+        run: round(sum(each.seconds for each in results), 1) for run, results in (("exact", exact), ("alone", alone))
+    }
+    frames = sum(len(each.truth) for each in recordings)
+    passes = sum(verdict.passes for one in exact for verdict in one.verdicts)
+    return {
+        "what": "exact greedy verification against plain greedy decoding, float32, one token a frame",
+        "reasoner": model.name,
+        "adapter_sha256": digest,
+        "n_utterances": len(recordings),
+        "n_frames": frames,
+        "utterances_equal": len(recordings) - len(different),
+        "different": different,
+        "frames_equal": int(sum((one.tokens == other.tokens).sum() for _, one, other in pairs)),
+        "fallback_frames": int(sum(verdict.fallbacks for one in exact for verdict in one.verdicts)),
+        "passes": {"token_by_token": frames, "verified": passes},
+        "processor_seconds": seconds,
+        "frames_a_processor_second": {run: round(frames / spent, 2) for run, spent in seconds.items()},
+        "provenance": {
+            **provenance.machine(),
+            "command": f"python -m workbench.measure.referee --lossless {count}",
+            "label": "measured",
+        },
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the judge over held-out human speech and write what the referee finds."""
+    parser = argparse.ArgumentParser(prog="python -m workbench.measure.referee", description=main.__doc__)
+    parser.add_argument("--lossless", type=int, metavar="N", help="only prove N utterances equal to plain decoding")
+    parser.add_argument("--summarise", action="store_true", help="only make referee.json again from the tables")
+    parser.add_argument(
+        "--unseen", type=Path, metavar="ADAPTER", help="only judge the unseen speaker, with this folder"
+    )
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(provenance.usable_cores())
+    try:
+        if options.lossless is not None:
+            write_json(LOSSLESS_FILE, prove_lossless(options.lossless))
+        elif options.unseen is not None:
+            judge_unseen(options.unseen)
+        elif options.summarise:
+            frames, chunks = judged_tables()
+            judging = json.loads(REFEREE_FILE.read_text(encoding="utf-8"))["judging"]
+            write_json(REFEREE_FILE, summarise(frames, chunks, judging))
+        else:
+            judge_and_write()
+            write_json(LOSSLESS_FILE, prove_lossless(LOSSLESS_UTTERANCES))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return error.EXIT_CODE
+    return 0
+
+
+def judge_and_write() -> None:
+    """The whole command: judge, keep tables and policy, summarise."""
+    words = heard_words([*human_prompts("validation"), *human_prompts("test")])
+    folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, (DRAFT, PROBE), words)
+    validation, test = (gather(human_prompts(split), DRAFT, PROBE, words) for split in ("validation", "test"))
+    model = load_reasoner(adapter=ADAPTER)
+    found = judge_splits(model, validation, test, TRAINED_RUNS, folder, "trained:")
+    facts = {"fitted_on": "validation split", "adapter_sha256": digest, "commit": provenance.commit()}
+    found.policy.save(**facts)
+    found.branches.save(**facts)
+    judging = {
+        "trained": {
+            "reasoner": model.name,
+            "adapter": ADAPTER,
+            "adapter_sha256": digest,
+            "judge_temperature_on_validation": round(found.temperature, 4),
+            "processor_seconds": found.seconds,
+        }
+    }
+    write_tables(found.frames.assign(speaker="trained"), found.chunks.assign(speaker="trained"))
+    frames, chunks = judged_tables()
+    write_json(PATTERN_FILE, acceptance_pattern(chunks, judging))
+    write_json(REFEREE_FILE, summarise(frames, chunks, judging))
+
+
+def strange_training(adapter: Path) -> dict:
+    """What an adapter that is to be strange to the corpus' speaker learned from: the facts of its training.json.
+
+    Raises
+    ------
+    InputError : it heard the speaker, or it does not say whom it heard.
+    """
+    path = adapter / "training.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        sources = facts["sources"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: does not tell whom the adapter heard ({error!r}); train it again") from error
+    if human := [source for source in sources if source.startswith(HUMAN_SOURCES)]:
+        raise InputError(f"adapter {adapter}: it heard {', '.join(human)}; give one that heard synthetic voices only")
+    names = ("sources", "lessons", "frames", "steps", "tokens", "seconds", "device", "settings")
+    return {name: facts[name] for name in names if name in facts}
+
+
+def judge_strangers(
+    model: Reasoner, recordings: Sequence[Recording], folder: Path, alone: int, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
+    """Judge recordings whose speaker nobody heard: the frame table, the chunk table, processor seconds by run.
+
+    alone: of how many recordings, drawn at random, the plan is also written token by token; missing for the others.
+    """
+    exact = judge_all(model, recordings, "exact", folder, "unseen:")
+    count = min(alone, len(recordings))
+    drawn = sorted(np.random.default_rng(seed).choice(len(recordings), count, replace=False).tolist())
+    written = dict(
+        zip(drawn, judge_all(model, [recordings[k] for k in drawn], "alone", folder, "unseen:"), strict=True)
+    )
+    frames, chunks = [], []
+    for index, (each, judged) in enumerate(zip(recordings, exact, strict=True)):
+        plans = {"alone": written[index]} if index in written else {}
+        # Rows are at the adapter's own temperature: none is fitted, for that would take speech of this speaker.
+        frames.append(frame_rows(each, judged, None, 1.0, **plans))
+        chunks.append(chunk_rows(each, judged, None))
+    seconds = {
+        run: round(sum(each.seconds for each in results), 1)
+        for run, results in (("exact", exact), ("alone", written.values()))
+    }
+    tables = (pd.concat(rows, ignore_index=True).assign(split="test", speaker="unseen") for rows in (frames, chunks))
+    return *tables, seconds
+
+
+def judge_unseen(adapter: Path, alone: int = UNSEEN_ALONE_UTTERANCES) -> None:
+    """The unseen speaker's rows: the test prompts, judged with an adapter and a probe that never heard her."""
+    training = strange_training(adapter)
+    prompts = human_prompts("test")
+    words = heard_words(prompts)
+    folder, digest = run_folder("unseen", adapter, (UNSEEN_PROBE,), words)
+    model = load_reasoner(adapter=adapter.resolve())
+    frames, chunks, seconds = judge_strangers(model, gather(prompts, None, UNSEEN_PROBE, words), folder, alone)
+    with atomic_path(UNSEEN_FRAMES_FILE) as temporary:
+        frames.to_csv(temporary, index=False, compression={"method": "gzip", "mtime": 0})
+    judging = {
+        "reasoner": model.name,
+        "adapter_sha256": digest,
+        "adapter_is_kept": False,
+        "adapter_temperature": model.temperature,
+        "adapter_training": training,
+        "probe": UNSEEN_PROBE,
+        "processor_seconds": seconds,
+    }
+    card = json.loads((DRAFT_DIR / "metrics.json").read_text(encoding="utf-8"))
+    facts = unseen_facts(pd.read_csv(UNSEEN_FRAMES_FILE), chunks, judging, card)
+    facts["provenance"]["command"] = "python -m workbench.measure.referee --unseen ADAPTER"
+    write_json(UNSEEN_FILE, facts)
+
+
+def write_tables(frames: pd.DataFrame, chunks: pd.DataFrame) -> None:
+    """Keep both tables; the same numbers are the same bytes."""
+    with atomic_path(FRAMES_FILE) as one, atomic_path(CHUNKS_FILE) as other:
+        frames.to_csv(one, index=False, compression={"method": "gzip", "mtime": 0})
+        chunks.to_csv(other, index=False)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

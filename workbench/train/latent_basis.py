@@ -1,0 +1,698 @@
+"""The latent basis: with it the sync kernel writes drafted latents z = z0 + c B, straight from sound.
+
+    python -m workbench.train.latent_basis --vae data/models/wan_mini --out data/models/latent_basis [--device cuda]
+
+z0 is the latent of a still, resting face (what every slot of a still clip settles at); B [K, 16 h w] spans what a
+speaking mouth changes in it; W_c [H + 1, K] reads the coefficients c off the draft's hidden layer, pooled over a slot's
+4 frames. The draft's hidden layer stays as it is, with one unit added that always says 1 and so carries the constant.
+All latents here are *normalised* ones (:func:`specsync_lib.face.wan.normalise_latents`): what the transformer sees.
+
+How it is fitted, every step in closed form (the loss is the latents' mean squared error, so gradient steps could only
+approach the same solution):
+
+1. Films of training sentences are encoded: Z = z - z0 per slot.
+2. A kernel ridge regression predicts Z from what the face does in a slot and in the one before it: the *plan model*.
+3. B: the leading right singular vectors of that prediction, hence of what a plan explains and of nothing else
+   (reduced-rank regression); compared with Z's own (PCA) and with those of a prediction from the hidden layer.
+4. The plan model gives coefficients for every training sentence, filmed or not, on all four slot grids: W_c by ridge.
+
+Source: Izenman, "Reduced-rank regression for the multivariate linear model", 1975.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kernels import project_latents as kernel
+from kernels.project_latents.reference import ProjectionOutput, ProjectionWeights, gather_windows
+from specsync_lib import units
+from specsync_lib.draft.plan import DraftPlan, load_draft
+from specsync_lib.errors import InputError
+from specsync_lib.face import wan
+from specsync_lib.files import atomic_path, write_text
+from specsync_lib.paths import MODELS_DIR, RUN_DIR
+from specsync_lib.tensors import read_checked
+from specsync_lib.units import FRAMES_PER_CHUNK, FRAMES_PER_SLOT, SLOTS_PER_CHUNK
+from workbench.train import latent_material
+from workbench.train.latent_material import Film, Material, Speech
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+
+MODEL_DIR = MODELS_DIR / "latent_basis"
+WORK_DIR = RUN_DIR / "latent_basis"
+WEIGHTS, CONFIG, METRICS, RIVALS = "latent_basis.safetensors", "config.json", "metrics.json", "rivals.safetensors"
+COEFFICIENTS = 64
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ALWAYS = 20.0  # tanh of it is 1 in every floating type
+RIDGES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)  # per row
+HIDDEN_RIDGE = 0.1  # of the basis from the hidden layer: few filmed slots
+PLAN_LENGTHS, PLAN_RIDGES = (0.5, 1.0, 2.0), (1e-3, 1e-2, 1e-1)  # lengths in median distances
+# How a slot's 4 frames become one row: the kernel's mean, and beside it half of its second half minus its first.
+POOLS = {"mean": [[0.25] * 4], "ordered": [[0.25] * 4, [-0.25, -0.25, 0.25, 0.25]]}
+
+BasisKind = Literal["plan", "pca", "hidden"]
+HeadKind = Literal["mean", "ordered", "energy"]  # mean: the kernel's; ordered: with POOLS' second row; energy: loudness
+
+
+# --- what a run loads -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LatentBasis:
+    """A fitted basis; latents are normalised ones.
+
+    Attributes
+    ----------
+    basis : [K, 16 h w] float32, orthonormal rows
+    w_coef : [H + 1, K] float32; the last row belongs to the unit that always says 1
+    z0 : [16, h, w] float32, the reference person's resting face
+    draft_sha256, vae_sha256 : str
+        Of the hidden layer and of the VAE that it was fitted on (:func:`hidden_sha256`, :func:`vae_sha256`).
+    """
+
+    basis: Float[Tensor, "coef latent"]
+    w_coef: Float[Tensor, "hidden coef"]
+    z0: Float[Tensor, "16 h w"]
+    draft_sha256: str
+    vae_sha256: str
+
+    def weights(self, draft: ProjectionWeights) -> ProjectionWeights:
+        """The sync kernel's weights: the draft's, with the constant unit, this head and this basis.
+
+        Raises
+        ------
+        InputError: the draft's hidden layer is not the one that the head was fitted on.
+        """
+        if hidden_sha256(draft) != self.draft_sha256:
+            raise InputError(
+                "latent basis: fitted on another draft's hidden layer; run workbench.train.latent_basis again"
+            )
+        device = draft.w1.device
+        return replace(with_constant_unit(draft), w_coef=self.w_coef.to(device), basis=self.basis.to(device))
+
+    def check(self, vae: "AutoencoderKLWan", region_px: int) -> None:
+        """Refuse a VAE or a region that these latents do not belong to.
+
+        Raises
+        ------
+        InputError: latents of another size, or another VAE's.
+        """
+        side = region_px // units.PIXELS_PER_LATENT
+        if self.z0.shape[1:] != (side, side):
+            h, w = self.z0.shape[1:]
+            raise InputError(
+                f"latent basis: made for {h}x{w} latents, a region of {region_px} px has {side}x{side}; "
+                f"use {h * units.PIXELS_PER_LATENT} px or fit another basis"
+            )
+        if vae_sha256(vae) != self.vae_sha256:
+            raise InputError("latent basis: fitted on another VAE's latents; run workbench.train.latent_basis again")
+
+
+def with_constant_unit(draft: ProjectionWeights) -> ProjectionWeights:
+    """The same draft with one more hidden unit, which says 1 in every usable frame and which no head listens to."""
+    return replace(
+        draft,
+        w1=F.pad(draft.w1, (0, 1)),
+        b1=F.pad(draft.b1, (0, 1), value=ALWAYS),
+        w_viseme=F.pad(draft.w_viseme, (0, 0, 0, 1)),
+        w_open=F.pad(draft.w_open, (0, 0, 0, 1)),
+    )
+
+
+def hidden_sha256(draft: ProjectionWeights) -> str:
+    """Digest of what the hidden layer is made of; heads and temperature may change."""
+    return _digest([draft.band_pool, draft.w1, draft.b1])
+
+
+def vae_sha256(vae: "AutoencoderKLWan") -> str:
+    """Digest of what makes a VAE's latents, as float32: its encoder and its statistics. The decoder may improve."""
+    statistics = [torch.tensor(getattr(vae.config, name)) for name in ("latents_mean", "latents_std")]
+    encoder = {
+        name: tensor for name, tensor in vae.state_dict().items() if name.startswith(("encoder.", "quant_conv."))
+    }
+    return _digest([*(tensor for _, tensor in sorted(encoder.items())), *statistics])
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_latent_basis(folder: str | Path = MODEL_DIR) -> LatentBasis:
+    """The committed basis, or one from a folder that :func:`save` wrote; checked tensor by tensor.
+
+    Raises
+    ------
+    InputError: a file is absent or cut short; a tensor is missing, unknown, misshapen or not finite.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        count, hidden, latent = config["coefficients"], config["hidden"], tuple(config["latent"])
+        sources = {name: str(config[name]) for name in ("draft_sha256", "vae_sha256")}
+        expected = {"basis": (count, int(np.prod(latent))), "w_coef": (hidden, count), "z0": latent}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / CONFIG}: not readable ({error}); run workbench.train.latent_basis") from error
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"{folder / WEIGHTS}: absent; restore it or run workbench.train.latent_basis")
+    state = read_checked([folder / WEIGHTS], expected)
+    return LatentBasis(**{name: tensor.float() for name, tensor in state.items()}, **sources)
+
+
+def save(fitted: LatentBasis, folder: Path) -> None:
+    """Write a basis (B as fp16) in the form that :func:`load_latent_basis` reads."""
+    tensors = {"basis": fitted.basis.half(), "w_coef": fitted.w_coef, "z0": fitted.z0}
+    config = {
+        "coefficients": len(fitted.basis),
+        "hidden": len(fitted.w_coef),
+        "latent": list(fitted.z0.shape),
+        "draft_sha256": fitted.draft_sha256,
+        "vae_sha256": fitted.vae_sha256,
+    }
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+    write_text(folder / CONFIG, json.dumps(config, indent=1))
+
+
+def load_rivals(work: Path, basis: LatentBasis) -> dict[str, Tensor]:
+    """The heads that the claim's test compares with, as :func:`run` left them beside the material.
+
+    Raises
+    ------
+    InputError: absent, damaged, or of another shape than the basis'.
+    """
+    hidden, count = basis.w_coef.shape
+    path = work / RIVALS
+    if not path.is_file():
+        raise InputError(f"{path}: absent; run workbench.train.latent_basis with this work folder")
+    return read_checked([path], {"energy": (units.WINDOW_MEL_FRAMES + 1, count), "ordered": (2 * hidden - 1, count)})
+
+
+@dataclass(frozen=True)
+class ChunkDraft:
+    """What the kernel says about one chunk: 12 frames of plan, and the latents of their 3 slots."""
+
+    plan: DraftPlan
+    coefficients: Float[Tensor, "3 coef"]
+    latents: Float[Tensor, "16 3 h w"]
+
+
+def chunk_mel_frames(chunk: int) -> range:
+    """The log-mel rows that a chunk's windows need; before 0 there are none."""
+    first, last = FRAMES_PER_CHUNK * chunk, FRAMES_PER_CHUNK * (chunk + 1) - 1
+    return range(
+        max(0, units.window_start_mel_frame(first)), units.window_start_mel_frame(last) + units.WINDOW_MEL_FRAMES
+    )
+
+
+class LatentDrafter:
+    """Drafts chunk after chunk from streaming log-mel: one kernel call gives the plan and the latents.
+
+    Parameters
+    ----------
+    basis, draft
+        From :func:`load_latent_basis` and :func:`specsync_lib.draft.plan.load_draft`.
+    backend
+        ``torch``: the reference; ``triton``: the kernel (a plan is made once). Chosen, never guessed.
+    z0
+        [16, h, w] normalised latents of another person's resting face (:func:`generation.still_latents`); default: the
+        basis' own.
+    dtype
+        Of basis, z0 and latents.
+    """
+
+    def __init__(
+        self,
+        basis: LatentBasis,
+        draft: ProjectionWeights,
+        *,
+        backend: Literal["torch", "triton"],
+        z0: Float[Tensor, "16 h w"] | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        z0 = basis.z0 if z0 is None else z0
+        if z0.shape != basis.z0.shape:
+            raise InputError(
+                f"latent basis: z0 has shape {tuple(z0.shape)}, the basis was made for {tuple(basis.z0.shape)}"
+            )
+        self.shape = tuple(z0.shape)
+        self.z0 = z0.flatten().to(device, dtype).expand(SLOTS_PER_CHUNK, -1).contiguous()
+        self.weights = basis.weights(draft.to(device))
+        self._run = self._torch
+        if backend == "triton":
+            from kernels.project_latents.triton_impl import ProjectionPlan
+
+            self._run = ProjectionPlan(self.weights, FRAMES_PER_CHUNK, dtype=dtype, device=device)
+        elif backend != "torch":
+            raise InputError(f"backend is {backend!r}: expected 'torch' or 'triton'")
+
+    def _torch(self, mel: Tensor, z0: Tensor, **where: int) -> ProjectionOutput:
+        return kernel.project_latents(
+            mel, FRAMES_PER_CHUNK, z0, self.weights, backend="torch", allow_broken=True, **where
+        )
+
+    @torch.inference_mode()
+    def draft(self, mel: Float[Tensor, "rows 80"], chunk: int, *, first_mel_frame: int = 0) -> ChunkDraft:
+        """Frames 12 c .. 12 c + 11, slots 1 + 3 c .. 3 + 3 c of the clip.
+
+        Parameters
+        ----------
+        mel
+            Causally normalised log-mel (:class:`specsync_lib.draft.plan.CausalNormaliser`), float32, on the drafter's
+            device: at least the rows :func:`chunk_mel_frames`; rows that are not there count as the mean level.
+        first_mel_frame
+            Absolute index of ``mel[0]``.
+        """
+        said = self._run(mel, self.z0, first_frame=FRAMES_PER_CHUNK * chunk, first_mel_frame=first_mel_frame)
+        # copies all: a triton plan writes over its own buffers at the next call
+        probabilities = said.logits.float().softmax(dim=1).cpu().numpy()
+        plan = DraftPlan(probabilities, *(np.array(x.float().cpu()) for x in (said.confidence, said.openness)))
+        latents = said.latents.view(SLOTS_PER_CHUNK, *self.shape).transpose(0, 1).clone()
+        return ChunkDraft(plan, said.coefficients.clone(), latents)
+
+
+# --- from pictures to latents and back --------------------------------------------------------------------------------
+
+
+class Coder(Protocol):
+    """Pictures to normalised latents and back: Wan's VAE, or a stand-in in tests."""
+
+    def encode(self, frames: np.ndarray) -> Float[Tensor, "16 slots h w"]:
+        """Of frames [4 k + 1, px, px, 3] uint8; on the CPU, float32."""
+
+    def decode(self, latents: Float[Tensor, "batch 16 slots h w"]) -> np.ndarray:
+        """Frames [batch, 4 k + 1, px, px, 3] uint8."""
+
+    def still(self, picture: np.ndarray) -> tuple[Float[Tensor, "16 h w"], Float[Tensor, "16 h w"]]:
+        """Of a resting face [px, px, 3]: z0, where later slots settle, and the reference slot's latents."""
+
+
+class WanCoder:
+    """Wan's VAE over whole clips as 2-D convolutions, in another precision if wanted.
+
+    bfloat16, which the VAE is trained in, halves a CPU's time and moves pixels by less than a grey level.
+    """
+
+    def __init__(self, vae: "AutoencoderKLWan", dtype: torch.dtype = torch.float32) -> None:
+        from workbench.train.vae import FoldedVae
+
+        self.vae, self.device = vae, next(vae.parameters()).device
+        self._folded = FoldedVae(vae, dtype, compiled=False)
+
+    @torch.no_grad()
+    def encode(self, frames: np.ndarray) -> Float[Tensor, "16 slots h w"]:
+        """See :class:`Coder`."""
+        wan.slot_count(len(frames))
+        signal = torch.from_numpy(frames)[None].to(self.device).float() / 127.5 - 1
+        mean = self._folded.encode(signal)[0].permute(0, 4, 1, 2, 3)
+        return wan.normalise_latents(mean, self.vae)[0].float().cpu()
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "batch 16 slots h w"]) -> np.ndarray:
+        """See :class:`Coder`; clip after clip, to hold one in memory."""
+        clips = []
+        for clip in latents.split(1):
+            wide = wan.denormalise_latents(clip.to(self.device), self.vae)
+            signal = self._folded.decode(wide.permute(0, 2, 3, 4, 1))
+            clips.append(wan.to_frames(signal.permute(0, 4, 1, 2, 3)).cpu())
+        return torch.cat(clips).numpy()
+
+    def still(self, picture: np.ndarray) -> tuple[Float[Tensor, "16 h w"], Float[Tensor, "16 h w"]]:
+        """See :class:`Coder`."""
+        from specsync_lib.face import generation  # its plans need pandas, which a drafting machine may lack
+
+        z0, first = generation.still_latents(self.vae, picture, self.device)
+        return z0.cpu(), first.cpu()
+
+
+def film_latents(coder: Coder, film: Film, z0: Float[Tensor, "16 h w"]) -> Float[Tensor, "slots latent"]:
+    """z - z0 of every slot after the reference one."""
+    return (coder.encode(film.frames)[:, 1:] - z0[:, None]).transpose(0, 1).flatten(1)
+
+
+def clip_latents(
+    reference: Float[Tensor, "16 h w"], z0: Float[Tensor, "16 h w"], moved: Float[Tensor, "slots latent"]
+) -> Float[Tensor, "16 slots h w"]:
+    """A decodable clip: the reference slot, then z0 + moved."""
+    return torch.cat([reference[None], z0 + moved.view(-1, *z0.shape)]).transpose(0, 1)
+
+
+# --- what is regressed on what ----------------------------------------------------------------------------------------
+
+
+def pooled(values: Float[Tensor, "frames n"], pool: str, grid: int = 0) -> Float[Tensor, "slots p*n"]:
+    """Frames to slots: as the kernel does (``mean``), or with their order (``ordered``); slots start at ``grid``."""
+    whole = values[grid : grid + (len(values) - grid) // FRAMES_PER_SLOT * FRAMES_PER_SLOT]
+    taps = torch.tensor(POOLS[pool], dtype=values.dtype)
+    return torch.einsum("pf,sfn->spn", taps, whole.unflatten(0, (-1, FRAMES_PER_SLOT))).flatten(1)
+
+
+def hidden_of(speech: Speech, weights: ProjectionWeights) -> Float[Tensor, "frames hidden"]:
+    """The draft's hidden layer in every frame, in the kernel's own arithmetic."""
+    windows = gather_windows(torch.from_numpy(speech.mel), len(speech.units))
+    return torch.tanh((windows @ weights.band_pool).flatten(1) @ weights.w1 + weights.b1)
+
+
+def ordered_features(hidden: Float[Tensor, "frames hidden"], grid: int = 0) -> Float[Tensor, "slots features"]:
+    """The hidden layer pooled with its order: (second half - first half) / 2, then the mean, the constant last."""
+    mean, change = pooled(hidden, "ordered", grid).chunk(2, dim=1)
+    return torch.cat([change[:, :-1], mean], dim=1)
+
+
+def energy_features(speech: Speech, grid: int = 0) -> Float[Tensor, "slots 19"]:
+    """Loudness alone: the mean band of each row of the draft's own window, pooled as in the kernel; and a constant."""
+    loudness = gather_windows(torch.from_numpy(speech.mel), len(speech.units)).mean(dim=2)
+    return pooled(F.pad(loudness, (0, 1), value=1.0), "mean", grid)
+
+
+def mouth_paths(weights: np.ndarray, grid: int = 0) -> Float[Tensor, "slots 416"]:
+    """What the face does in a slot and in the one before it: ARKit weights [frames, 52] of 8 frames a slot."""
+    frames = len(weights) - grid
+    rest = np.zeros((FRAMES_PER_SLOT, weights.shape[1]), weights.dtype)
+    before = np.concatenate([rest, weights])[grid : grid + frames // FRAMES_PER_SLOT * FRAMES_PER_SLOT]
+    now = weights[grid : grid + len(before)]
+    slots = [torch.from_numpy(part).view(-1, FRAMES_PER_SLOT * weights.shape[1]) for part in (before, now)]
+    return torch.cat(slots, dim=1)
+
+
+@dataclass(frozen=True)
+class PlanModel:
+    """Kernel ridge regression (Gaussian) from mouth paths to anything that the filmed slots have."""
+
+    paths: Float[Tensor, "n 416"]
+    length: float
+    smoother: Float[Tensor, "n n"]  # (K + ridge n)^-1
+
+    @classmethod
+    def fit(cls, paths: Tensor, length: float, ridge: float) -> "PlanModel":
+        """``length`` in median distances; ``ridge`` in units of the kernel's own mean."""
+        distance = torch.cdist(paths, paths)
+        length = length * float(distance.median())
+        gram = torch.exp(-0.5 * (distance / length).square()).double()
+        inverse = torch.linalg.inv(gram + ridge * torch.eye(len(gram), dtype=torch.float64))
+        return cls(paths, length, inverse.float())
+
+    def shares(self, paths: Float[Tensor, "m 416"]) -> Float[Tensor, "m n"]:
+        """How much each filmed slot counts for other paths: ``shares @ values`` predicts whatever those slots have."""
+        near = torch.exp(-0.5 * (torch.cdist(paths, self.paths) / self.length).square()) @ self.smoother
+        return near + (1 - near.sum(dim=1, keepdim=True)) / len(self.paths)  # the rest goes to the mean
+
+
+class Ridge:
+    """Least squares with a penalty, from running sums; the last feature is the constant and is not penalised."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.gram: Tensor | float = 0.0
+        self.cross: Tensor | float = 0.0
+
+    def add(self, features: Float[Tensor, "n p"], targets: Float[Tensor, "n k"]) -> None:
+        """More rows."""
+        wide = features.double()
+        self.rows += len(wide)
+        self.gram, self.cross = self.gram + wide.T @ wide, self.cross + wide.T @ targets.double()
+
+    def solve(self, penalty: float) -> Float[Tensor, "p k"]:
+        """The coefficients for one penalty, given per row."""
+        diagonal = torch.full((len(self.gram),), penalty * self.rows, dtype=torch.float64)
+        diagonal[-1] = 0
+        return torch.linalg.solve(self.gram + torch.diag(diagonal), self.cross).float()
+
+
+def leading_directions(values: Float[Tensor, "n latent"], count: int) -> Float[Tensor, "count latent"]:
+    """The first right singular vectors, orthonormal rows, through the small n x n matrix.
+
+    Raises
+    ------
+    InputError: fewer slots than directions.
+    """
+    if len(values) < count:
+        raise InputError(f"latent basis: {len(values)} slots cannot span {count} directions; film more")
+    strength, left = torch.linalg.eigh((values @ values.T).double())
+    strength, left = strength.flip(0)[:count].clamp(min=1e-12), left.flip(1)[:, :count]
+    found = ((left / strength.sqrt()).T @ values.double()).float()
+    return torch.linalg.qr(found.T).Q.T.contiguous()
+
+
+def explained(truth: Float[Tensor, "n k"], estimate: Float[Tensor, "n k"]) -> float:
+    """Share of the truth's variance that an estimate explains (R², over all columns together)."""
+    return 1 - float((truth - estimate).square().sum() / (truth - truth.mean(dim=0)).square().sum())
+
+
+# --- fitting ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A basis, its rivals' heads [features, K] for the claim's test, and the fit's numbers."""
+
+    basis: LatentBasis
+    rivals: dict[str, Tensor]
+    numbers: dict
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Validation's features and shares of filmed slots, and the regression of the shares by penalty."""
+
+    features: Float[Tensor, "m features"]
+    shares: Float[Tensor, "m n"]
+    solutions: dict[float, Float[Tensor, "features n"]]
+
+
+class Fit:
+    """One fit: the filmed slots of training and validation, and what follows from them."""
+
+    def __init__(self, material: Material, coder: Coder, draft: ProjectionWeights) -> None:
+        from tqdm.auto import tqdm
+
+        self.material, self.draft = material, with_constant_unit(draft)
+        films = {split: material.films_of(split) for split in ("train", "validation")}
+        self.z0, self.reference = coder.still(films["train"][0].frames[0])
+        self.moved = {
+            split: torch.cat([film_latents(coder, film, self.z0) for film in tqdm(some, desc=f"encoding {split}")])
+            for split, some in films.items()
+        }
+        self.speech = {split: [material.speech[film.speech] for film in some] for split, some in films.items()}
+        self.paths = {split: torch.cat([mouth_paths(s.units) for s in some]) for split, some in self.speech.items()}
+        self._hidden = {s.name: hidden_of(s, self.draft) for s in material.speech.values() if s.split != "test"}
+        self.plan_model, self.plan_share = self._best_plan_model()
+        self._solved: dict[str, Heads] = {}
+
+    def _best_plan_model(self) -> tuple[PlanModel, float]:
+        """The plan model that explains validation films best, and the share of their variance that it explains."""
+        tried = []
+        for length in PLAN_LENGTHS:
+            for ridge in PLAN_RIDGES:
+                model = PlanModel.fit(self.paths["train"], length, ridge)
+                said = model.shares(self.paths["validation"]) @ self.moved["train"]
+                tried.append((explained(self.moved["validation"], said), model))
+        share, model = max(tried, key=lambda pair: pair[0])
+        return model, share
+
+    def directions(self, kind: BasisKind, count: int) -> Float[Tensor, "coef latent"]:
+        """B: of what the plan explains, of everything (PCA), or of what the hidden layer explains, in filmed slots."""
+        moved = self.moved["train"]
+        if kind == "plan":
+            moved = self.plan_model.shares(self.paths["train"]) @ moved
+        elif kind == "hidden":
+            features, heard = torch.cat([self.features(s, "mean") for s in self.speech["train"]]), Ridge()
+            heard.add(features, moved)
+            moved = features @ heard.solve(HIDDEN_RIDGE)
+        return leading_directions(moved, count)
+
+    def head(
+        self, basis: Float[Tensor, "coef latent"], kind: HeadKind
+    ) -> tuple[Float[Tensor, "features coef"], dict[str, float]]:
+        """The coefficients' head on some features, and its numbers.
+
+        The penalty is the one that explains most of the coefficients of all validation sentences.
+        """
+        if kind not in self._solved:
+            self._solved[kind] = self._solve(kind)
+        solved, values = self._solved[kind], self.moved["train"] @ basis.T  # values: [n, K]
+        targets, tried = solved.shares @ values, []
+        for penalty, solution in solved.solutions.items():
+            head = solution @ values
+            tried.append((explained(targets, solved.features @ head), penalty, head))
+        share, penalty, head = max(tried, key=lambda row: row[0])
+        filmed = torch.cat([self.features(s, kind) for s in self.speech["validation"]])
+        drafted = explained(self.moved["validation"], filmed @ head @ basis)
+        return head, {"penalty": penalty, "coefficients_explained": share, "latents_explained": drafted}
+
+    def _solve(self, kind: HeadKind) -> "Heads":
+        """Regress the plan model's shares once: every training sentence on every slot grid, for every penalty."""
+        ridge = Ridge()
+        for grid in range(FRAMES_PER_SLOT):
+            some = [s for s in self.material.speech_of("train") if len(s.units) >= grid + FRAMES_PER_SLOT]
+            paths = torch.cat([mouth_paths(s.units, grid) for s in some])
+            ridge.add(torch.cat([self.features(s, kind, grid) for s in some]), self.plan_model.shares(paths))
+        held_out = self.material.speech_of("validation")
+        features = torch.cat([self.features(s, kind) for s in held_out])
+        shares = torch.cat([self.plan_model.shares(mouth_paths(s.units)) for s in held_out])
+        return Heads(features, shares, {penalty: ridge.solve(penalty) for penalty in RIDGES})
+
+    def features(self, speech: Speech, kind: HeadKind, grid: int = 0) -> Float[Tensor, "slots features"]:
+        """A sentence's rows for :meth:`head`, the constant last."""
+        if kind == "energy":
+            return energy_features(speech, grid)
+        hidden = self._hidden[speech.name]
+        return ordered_features(hidden, grid) if kind == "ordered" else pooled(hidden, "mean", grid)
+
+
+def fit(
+    material: Material, coder: Coder, draft: ProjectionWeights, vae_digest: str, coefficients: int = COEFFICIENTS
+) -> Fitted:
+    """Fit B, W_c and z0; of the three ways to B the one whose drafted latents explain most of the validation films.
+
+    Parameters
+    ----------
+    material
+        Films of the reference person for training and validation, and all speech of the two splits.
+    coder
+        The VAE.
+    vae_digest
+        :func:`vae_sha256` of it.
+    """
+    started = time.perf_counter()
+    work = Fit(material, coder, draft)
+    rows, best = [], None
+    for kind in ("plan", "pca", "hidden"):
+        basis = work.directions(kind, coefficients)
+        head, numbers = work.head(basis, "mean")
+        held_out = work.moved["validation"]
+        rows.append({"basis": kind, "ceiling_explained": explained(held_out, held_out @ basis.T @ basis), **numbers})
+        if best is None or numbers["latents_explained"] > best[0]["latents_explained"]:
+            best = rows[-1], basis, head
+    row, basis, head = best
+    rivals, heads = {}, {}
+    for kind in ("energy", "ordered"):
+        rivals[kind], heads[kind] = work.head(basis, kind)
+    numbers = {
+        "coefficients": coefficients,
+        "basis": row["basis"],
+        "train_slots": len(work.moved["train"]),
+        "validation_slots": len(work.moved["validation"]),
+        "plan_explained": work.plan_share,
+        "bases": rows,
+        "heads": {"mean": {k: row[k] for k in ("penalty", "coefficients_explained", "latents_explained")}, **heads},
+        "largest_w_coef": float(head.abs().max()),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    fitted = LatentBasis(basis, head, work.z0, hidden_sha256(draft), vae_digest)
+    return Fitted(fitted, rivals, numbers)
+
+
+def model_card(metrics: dict) -> str:
+    """The card in Markdown, every number from the fit."""
+    counts, heads = metrics["material"]["counts"], metrics["heads"]
+    bases = "\n".join(
+        f"| {row['basis']} | {row['ceiling_explained']:.3f} | {row['latents_explained']:.3f} |"
+        for row in metrics["bases"]
+    )
+    pools = "\n".join(
+        f"| {name} | {row['latents_explained']:.3f} | {row['penalty']:g} |" for name, row in heads.items()
+    )
+    material = metrics["material"]
+    return f"""# Latent basis
+
+z = z0 + c B for the sync kernel: B [{metrics["coefficients"]} coefficients] on the normalised latents of `wan_mini`'s
+VAE, W_c on the draft's hidden layer (and one unit that always says 1), z0 of the reference person's resting face. It
+knows still heads framed by the "face" camera at {material["size_px"]} px and nothing else. What it is worth is measured
+on held-out speech: `data/measurements/claim.json`.
+
+Share of the latents' variance in held-out films (validation split, {metrics["validation_slots"]} slots) that each basis
+can explain, and that its drafted coefficients do explain; **{metrics["basis"]}** is stored. Truth's plan explains
+{metrics["plan_explained"]:.3f} through the plan model.
+
+| basis from | ceiling (measured) | drafted (measured) |
+|---|---|---|
+{bases}
+
+The same for other heads on the stored basis: *mean* is the kernel's pool, *ordered* keeps the order of a slot's halves,
+*energy* hears loudness alone.
+
+| head | drafted (measured) | ridge |
+|---|---|---|
+{pools}
+
+Data: {counts["train"]["sentences"]} training sentences (human and synthetic), {counts["train"]["films"]} of them filmed
+({counts["train"]["film_frames"]} frames), made by `python -m workbench.train.latent_material` (seed {material["seed"]},
+listing's sha256 {material["sha256"][:16]}).
+
+Fit: `python -m workbench.train.latent_basis`, closed form, {metrics["seconds"]:.0f} s on {metrics["device"]["device"]}.
+
+Licence: Apache-2.0; the speech behind the head is CC-BY-SA-3.0 (Allison Smith, Debian asterisk-core-sounds-en).
+"""
+
+
+def run(
+    vae_source: str | Path,
+    out: Path,
+    work: Path,
+    device: str | torch.device = "cpu",
+    coefficients: int = COEFFICIENTS,
+    dtype: torch.dtype = torch.float32,
+) -> Fitted:
+    """Fit on the material in ``work`` and save: the basis with its card into ``out``, the rivals' heads into ``work``.
+
+    Raises
+    ------
+    InputError: the VAE, the draft or the material is unfit.
+    """
+    from specsync_lib.provenance import device_facts
+
+    vae, draft, material = wan.load_vae(vae_source, device=device), load_draft(), latent_material.load_material(work)
+    fitted = fit(material, WanCoder(vae, dtype), draft, vae_sha256(vae), coefficients)
+    where = device_facts(torch.device(device)) | {"dtype": str(dtype).removeprefix("torch.")}
+    metrics = {**fitted.numbers, "material": material.facts, "device": where}
+    out.mkdir(parents=True, exist_ok=True)
+    save(fitted.basis, out)
+    with atomic_path(work / RIVALS) as temporary:
+        save_file({name: head.contiguous() for name, head in fitted.rivals.items()}, temporary)
+    for name, text in ((METRICS, json.dumps(metrics, indent=1)), ("README.md", model_card(metrics))):
+        write_text(out / name, text)
+    return fitted
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m workbench.train.latent_basis", description=__doc__.splitlines()[0])
+    parser.add_argument("--vae", required=True, help="a checkpoint in diffusers' layout")
+    parser.add_argument("--out", type=Path, default=MODEL_DIR)
+    parser.add_argument("--work", type=Path, default=WORK_DIR, help="films and speech; made when they are not there")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="the VAE's arithmetic")
+    parser.add_argument("--coefficients", type=int, default=COEFFICIENTS)
+    latent_material.add_arguments(parser)
+    given = parser.parse_args(arguments)
+    try:
+        if not (given.work / "material.json").is_file():
+            latent_material.build_from(given, given.work)
+        fitted = run(given.vae, given.out, given.work, given.device, given.coefficients, DTYPES[given.dtype])
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return InputError.EXIT_CODE
+    print(json.dumps(fitted.numbers, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
