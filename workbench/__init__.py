@@ -1,1 +1,1 @@
-"""workbench."""
+"""The workbench: what makes the models (``train``) and the measurements (``measure``). The library never imports it."""

@@ -4,22 +4,25 @@ It hears the whole utterance, also what comes after, and is the draft's model in
 Whisper's encoder, trained on many thousand voices, carries what travels between speakers; the probe only reads it off.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from whisper.audio import mel_filters
 from whisper.model import AudioEncoder
 
 from specsync_lib import units
+from specsync_lib.draft.plan import MODEL_DIR, DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path
+from specsync_lib.units import VISEMES
+from specsync_lib.visemes import VISEME_OPENNESS
 
 LAYER = 4  # of 6; the best of 2, 3 and 4 for the same and for unseen speakers (model card)
 CONTEXT_POSITIONS = 2
@@ -34,7 +37,7 @@ def load_encoder(path: Path | None = None) -> AudioEncoder:
     """The first LAYER blocks of Whisper base's encoder, from the asset, or from a file that ``save_encoder`` wrote."""
     encoder = AudioEncoder(units.MEL_BANDS, POSITIONS, WIDTH, HEADS, LAYER)
     if path is None:
-        from specsync_lib.speech.log_mel import load_whisper
+        from specsync_lib.speech.whisper_base import load_whisper
 
         state = load_whisper().encoder.state_dict()
         state = {name: tensor for name, tensor in state.items() if name in encoder.state_dict()}
@@ -42,12 +45,6 @@ def load_encoder(path: Path | None = None) -> AudioEncoder:
         state = {name: tensor.float() for name, tensor in load_file(path).items()}
     encoder.load_state_dict(state, strict=True)
     return encoder.eval().requires_grad_(False)
-
-
-def save_encoder(encoder: AudioEncoder, path: Path) -> None:
-    """The encoder as float16 safetensors (27 MB), to train where the package with all of Whisper cannot travel."""
-    with atomic_path(path) as temporary:
-        save_file({name: tensor.half().contiguous() for name, tensor in encoder.state_dict().items()}, temporary)
 
 
 def whisper_mel(samples: Float[Tensor, "batch n"]) -> Float[Tensor, "batch 80 n//160"]:
@@ -120,35 +117,6 @@ def load_probe(path: Path) -> Probe:
     return Probe(**{name: tensors[name] for name in shapes})
 
 
-def fit_probe(
-    batches: Iterable[tuple[Float[Tensor, "n features"], Int[Tensor, " n"]]],
-    steps: int,
-    *,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 0.05,
-    dropout: float = 0.3,
-    label_smoothing: float = 0.05,
-) -> Probe:
-    """Fit a probe to ``steps`` batches of features and viseme labels; the first batch sets the standardisation."""
-    head: torch.nn.Linear | None = None
-    for step, (features, labels) in zip(range(steps), batches, strict=False):
-        if head is None:
-            mean, scale = features.mean(dim=0), features.std(dim=0) + 1e-3
-            head = torch.nn.Linear(features.shape[1], len(units.VISEMES), device=features.device)
-            optimiser = torch.optim.AdamW(head.parameters(), learning_rate, weight_decay=weight_decay)
-        standard = F.dropout((features - mean) / scale, dropout)
-        loss = F.cross_entropy(head(standard), labels, label_smoothing=label_smoothing)
-        optimiser.zero_grad()
-        loss.backward()
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * cosine(step, steps)
-        optimiser.step()
-    if head is None:
-        raise InputError("teacher probe: no batch of labelled speech was given; gather voices with known words")
-    ones = torch.ones((), device=mean.device)
-    return Probe(mean, scale, head.weight.detach().T.contiguous(), head.bias.detach(), ones)
-
-
 def cosine(step: int, steps: int, warm_up: float = 0.03) -> float:
     """Learning-rate factor: a linear rise over ``warm_up`` of the steps, then a half cosine to 0."""
     rise = max(1.0, warm_up * steps)
@@ -172,3 +140,17 @@ def teacher_logits(
     place = ((centre_s - POSITION_TIME_S) * 50).clamp(0, len(logits) - 1)
     below = place.long().clamp(max=max(0, len(logits) - 2))
     return torch.lerp(logits[below], logits[below + 1], (place - below)[:, None]).cpu().numpy()
+
+
+def teacher_plan(name: str) -> Callable[[Float[np.ndarray, " n"]], DraftPlan]:
+    """A committed probe on Whisper's encoder as a drafter; its openness is what its visemes make it expect."""
+    encoder, probe = load_encoder(), load_probe(MODEL_DIR / f"{name}.safetensors")
+    openness = np.array([VISEME_OPENNESS[viseme] for viseme in VISEMES], dtype=np.float32)
+
+    def plan(samples: np.ndarray) -> DraftPlan:
+        logits = teacher_logits(encoder, probe, samples)
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = odds / odds.sum(axis=1, keepdims=True)
+        return DraftPlan(probabilities, probabilities.max(axis=1), (probabilities @ openness).clip(0, 1))
+
+    return plan

@@ -17,7 +17,8 @@ from specsync_lib.errors import InputError
 from specsync_lib.units import VIDEO_HEIGHT_PX, VIDEO_WIDTH_PX
 
 if TYPE_CHECKING:
-    from specsync_lib.face.head.head import Camera, FaceTracks, Head
+    from specsync_lib.face.head.head import Camera, Head
+    from specsync_lib.face.head.motion import FaceTracks
 
 # Columns of a head's 52 ARKit units that a plan never drives: brows, cheeks, eyes, nose. The others are the mouth's.
 IDLE_COLUMNS = (*range(22), 49, 50)
@@ -141,7 +142,7 @@ def _resized(picture: np.ndarray, size_px: int) -> np.ndarray:
 
 def idle_tracks(frames: int, seed: int) -> "FaceTracks":
     """A living face that says nothing: sway, blinks, gaze and brows from the seed alone, so no plan can change them."""
-    from specsync_lib.face.head.head import face_tracks
+    from specsync_lib.face.head.motion import face_tracks
     from specsync_lib.visemes import SyncPlan
 
     return face_tracks(SyncPlan(np.zeros(frames, np.int8), np.zeros(frames, np.float32)), seed)
@@ -149,7 +150,7 @@ def idle_tracks(frames: int, seed: int) -> "FaceTracks":
 
 def speaking_tracks(mouth: "FaceTracks", idle: "FaceTracks") -> "FaceTracks":
     """The mouth of one track on the idle motion of another: what the generated video is compared with."""
-    from specsync_lib.face.head.head import FaceTracks
+    from specsync_lib.face.head.motion import FaceTracks
 
     if len(mouth.units) != len(idle.units):
         raise InputError(f"compositing: tracks of {len(mouth.units)} and {len(idle.units)} frames; give equal lengths")

@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
+from specsync_lib.claims import CLAIMED_ACCEPTANCE, CLAIMED_THRESHOLD
 from specsync_lib.figures.style import ROLE_COLOURS, ROLE_MARKERS, labelled
 from specsync_lib.measures.acceptance import accepted_run_lengths, at_threshold, confusion_matrix
 from specsync_lib.units import VIDEO_FPS, VISEMES
 from specsync_lib.visemes import viseme_codes
 
-CLAIMED_THRESHOLD, CLAIMED_ACCEPTANCE = 0.85, 0.88  # the source report's operating point
 # What a frame of the strip can be, in the order of its colour table.
 STRIP_STATES = ("below_threshold", "rejected", "accepted")
 # Shares under this are left blank in the confusion matrix: 225 cells of small print hide the errors that matter.
@@ -45,7 +45,7 @@ def draw_acceptance(
 
     Parameters
     ----------
-    table : from `acceptance_statistics.acceptance_table`; the lenient rule's columns within_one_frame (_low, _high) may
+    table : from `measures.acceptance.acceptance_table`; the lenient rule's columns within_one_frame (_low, _high) may
         be added.
     judge : who accepts, for the legend.
     confidence : whose, for the axis.
@@ -110,7 +110,7 @@ def draw_referee(table: pd.DataFrame, ax: Axes) -> None:
 
     Parameters
     ----------
-    table : from `referee_numbers.referee_table`.
+    table : from `measures.referee.referee_table`.
     """
     names = list(dict.fromkeys(table["what"]))
     for speaker, colour, marker, side in (
@@ -139,7 +139,7 @@ def draw_front(front: pd.DataFrame, points: pd.DataFrame, ax: Axes) -> None:
 
     Parameters
     ----------
-    front : from `referee_numbers.gated`, one or both scores: which chunks are verified depends on a cut.
+    front : from `measures.referee.gated`, one or both scores: which chunks are verified depends on a cut.
     points : columns what, passes_a_second, error, role: whole ways of working.
     """
     styles = {"least_confidence": ("--", "fixed threshold"), "no_rejection": ("-", "learned policy")}
@@ -185,7 +185,7 @@ def draw_visemes(table: pd.DataFrame, threshold: float, ax: Axes) -> None:
 
     Parameters
     ----------
-    table : from `acceptance_statistics.viseme_table`.
+    table : from `measures.acceptance.viseme_table`.
     """
     table = table[table["n_drafted"] > 0].sort_values("n_drafted", ascending=False)
     places = np.arange(len(table))
@@ -257,7 +257,7 @@ def draw_reliability(table: pd.DataFrame, threshold: float, ax: Axes) -> Drawing
 
     Parameters
     ----------
-    table : from `acceptance_statistics.reliability_table`.
+    table : from `measures.acceptance.reliability_table`.
     """
     filled = table[table["n_frames"] > 0]
     spread = [filled["accuracy"] - filled["accuracy_low"], filled["accuracy_high"] - filled["accuracy"]]
@@ -329,7 +329,7 @@ def draw_numbers(table: pd.DataFrame, threshold: float, ax: Axes, *, frames: pd.
 
     Parameters
     ----------
-    table : from `acceptance_statistics.acceptance_table`; columns passes_a_second and error may be added: what it
+    table : from `measures.acceptance.acceptance_table`; columns passes_a_second and error may be added: what it
         costs to verify only chunks with a frame under the threshold, and how much ends up wrong.
     frames : the frame table; without it no run lengths.
     """

@@ -12,7 +12,7 @@ from whisper.audio import mel_filters
 from specsync_lib import units
 from specsync_lib.figures.style import ROLE_COLOURS, labelled
 from specsync_lib.speech.alignment import Phone, phone_at_frames
-from specsync_lib.speech.log_mel import Word
+from specsync_lib.speech.whisper_base import Word
 from specsync_lib.visemes import SyncPlan
 
 COMPONENTS = 16

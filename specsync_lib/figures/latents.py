@@ -7,9 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from specsync_lib.figures.style import ROLE_COLOURS, ROLE_MARKERS, labelled
+from specsync_lib.measures.latent_claim import REFERENCE, Claim
 from specsync_lib.units import VIDEO_FPS
-from workbench.measure.latent_claim import Claim
-from workbench.train.latent_material import REFERENCE
 
 # condition: role (colour and marker), line, words for an axis
 STYLE = {

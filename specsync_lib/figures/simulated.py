@@ -17,8 +17,11 @@ import pandas as pd
 from specsync_lib.errors import InputError
 from specsync_lib.figures import latency as latency_figures
 from specsync_lib.figures import style
+from specsync_lib.measures import claims, latency_tables
 from specsync_lib.paths import PLOTS_DIR, display_path
-from specsync_lib.pipeline import simulate
+from specsync_lib.pipeline import simulate, stage_times
+from specsync_lib.pipeline.answers import measured_answers
+from specsync_lib.pipeline.chips import chip_table
 
 SUBFOLDER = "simulated"
 MOST_CHUNKS = 5_000
@@ -59,26 +62,26 @@ def run(options: argparse.Namespace) -> list[Path]:
     """Simulate and write; returns the pictures."""
     style.use_style()
     rng = np.random.default_rng(options.seed)
-    answers, source = simulate.measured_answers()
-    setups = {case: simulate.reference_setup(case[0], steps=case[1]) for case in CASES}
+    answers, source = measured_answers()
+    setups = {case: stage_times.reference_setup(case[0], steps=case[1]) for case in CASES}
     shown = setups[SHOWN]
     print(f"simulated: stage times from {shown.source} ({shown.label}); the judge's answers: {source}")
 
-    rows: list[dict] = latency_figures.claimed_rows()
+    rows: list[dict] = latency_tables.claimed_rows()
     for setup in setups.values():
-        rows += latency_figures.simulated_rows(setup, answers, rng, options.chunks)
+        rows += latency_tables.simulated_rows(setup, answers, rng, options.chunks)
     latency = pd.DataFrame(rows)
     totals = latency[latency["label"] == simulate.LABEL].drop_duplicates(["setup", "mode"])
     totals = totals.pivot_table("p50_ms", "setup", "mode", sort=False)
     print(f"\nsimulated: median latency of a chunk (ms)\n{totals.round(1).to_string()}")
-    late, serial_ms = latency_figures.late_tables([shown], RATES, rng, options.chunks)
-    chips = simulate.chip_table(shown, SHOWN[0], answers["speculative"], rng, chunks=options.chunks)
+    late, serial_ms = latency_tables.late_tables([shown], RATES, rng, options.chunks)
+    chips = chip_table(shown, SHOWN[0], answers["speculative"], rng, chunks=options.chunks)
     told = ["chip", "chips", "reasoner", "serial_p50_ms", "speculative_p50_ms", "reduction", "break_even_rate"]
     print(f"\nsimulated: other chips\n{chips[told].round(2).to_string(index=False)}")
     print(
         "break_even_rate: share of rejected chunks above which serial is faster; inf where even a rejected one is not"
     )
-    needed = simulate.needed_by_claim(shown)
+    needed = claims.needed_by_claim(shown)
     print(f"\nsimulated: what the claimed latencies would need\n{needed.round(1).to_string(index=False)}")
     return [
         draw("latency_simulated", latency, latency_figures.draw_comparison, (11, 7), options.out),

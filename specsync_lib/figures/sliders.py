@@ -6,6 +6,7 @@ the threshold, and sends one PNG to an ``ipywidgets.Image``. It needs no interac
 
 import io
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import ipywidgets
@@ -15,11 +16,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from specsync_lib.claims import CLAIMED_THRESHOLD
 from specsync_lib.figures.acceptance import draw_acceptance, draw_numbers, draw_strip
+from specsync_lib.figures.latency import POLICY_NAMES, POLICY_ROLES, draw_late_latency, draw_threshold
+from specsync_lib.figures.style import ROLE_COLOURS
 from specsync_lib.files import write_json
 from specsync_lib.provenance import machine
 
-SLIDER_STEP = 0.005  # the spacing of acceptance_statistics.THRESHOLDS
+SLIDER_STEP = 0.005  # the spacing of measures.acceptance.THRESHOLDS
 DPI = 80
 SIZE_IN = (12, 7)
 
@@ -29,7 +33,7 @@ class AcceptanceExplorer:
 
     Parameters
     ----------
-    table : from `acceptance_statistics.acceptance_table`.
+    table : from `measures.acceptance.acceptance_table`.
     frames : the frame table (see `specsync_lib.figures.acceptance`), any number of utterances.
     threshold : where the slider starts.
     judge : who accepts, for the legend.
@@ -124,3 +128,58 @@ def measure_redraw(explorer: AcceptanceExplorer, path: str | Path, *, moves: int
     }
     write_json(Path(path), result)
     return result
+
+
+class LatencyExplorer:
+    """Sliders over the rejection rate and the threshold, on tables computed before; ``widget`` is what is displayed.
+
+    Parameters
+    ----------
+    late : from `late_verdicts`, several setups in one table (column setup).
+    serial_ms : each setup's serial latency.
+    thresholds : from `threshold_table`, or None: then there is no such panel.
+    """
+
+    def __init__(
+        self, late: pd.DataFrame, serial_ms: Mapping[str, float], thresholds: pd.DataFrame | None = None
+    ) -> None:
+        self._late, self._serial_ms, self._thresholds = late, serial_ms, thresholds
+        rates = sorted(late["rate"].unique())
+        self.setup = ipywidgets.Dropdown(options=list(serial_ms), description="setup")
+        self.rate = ipywidgets.SelectionSlider(
+            options=[(f"{rate:.0%}", rate) for rate in rates], value=rates[len(rates) // 2], description="rejected"
+        )
+        self.threshold = ipywidgets.FloatSlider(
+            value=CLAIMED_THRESHOLD, min=0, max=1, step=0.05, description="threshold"
+        )
+        self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
+        knobs = [self.setup, self.rate] + ([] if thresholds is None else [self.threshold])
+        self.widget = ipywidgets.VBox([ipywidgets.HBox(knobs), self.image])
+        for knob in knobs:
+            knob.observe(lambda change: self.draw(), names="value")
+        self.draw()
+
+    def draw(self) -> None:
+        """The picture for where the knobs stand."""
+        figure = Figure(figsize=(12, 4.2), dpi=80, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.subplots(1, 2 if self._thresholds is None else 3)
+        rows = self._late[self._late["setup"] == self.setup.value]
+        serial_ms = self._serial_ms[self.setup.value]
+        draw_late_latency(rows, serial_ms, axes[0])
+        axes[0].axvline(self.rate.value, color=ROLE_COLOURS["target"], ls=":")
+        here = rows[np.isclose(rows["rate"], self.rate.value)]
+        names = ["serial", *[POLICY_NAMES[policy] for policy in here["policy"]]]
+        colours = [ROLE_COLOURS[role] for role in ("target", *[POLICY_ROLES[policy] for policy in here["policy"]])]
+        values = [serial_ms, *here["mean_ms"]]
+        axes[1].barh(names, values, color=colours)
+        for name, value in zip(names, values, strict=True):
+            axes[1].annotate(f" {value:,.0f} ms", (value, name), va="center")
+        axes[1].invert_yaxis()
+        axes[1].set(xlim=(0, 1.3 * max(values)), xlabel="mean latency (ms)", title=f"{self.rate.value:.0%} rejected")
+        if self._thresholds is not None:
+            draw_threshold(self._thresholds, self.threshold.value, axes[2])
+        canvas.draw()
+        png = io.BytesIO()
+        figure.savefig(png, format="png")
+        self.image.value = png.getvalue()

@@ -15,8 +15,8 @@ from specsync_lib.draft.plan import DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import Prompt, aligned, clips, default_is_human, human_prompts
-from specsync_lib.speech.log_mel import log_mel
-from specsync_lib.units import VISEMES, centre_mel_frame
+from specsync_lib.speech.log_mel import frame_energy
+from specsync_lib.units import VISEMES
 
 ENERGY_LEVELS = 64  # candidate cuts of the energy rule: quantiles of the training frames
 
@@ -26,13 +26,6 @@ def evaluation_prompts(split: str) -> list[Prompt]:
     if default_is_human():
         return human_prompts(split)
     return [Prompt(clip.name, clip.transcript, clip.path, split) for clip in clips()]
-
-
-def frame_energy(samples: Float[np.ndarray, " n"], frames: int) -> Float[np.ndarray, " frames"]:
-    """Mean log-mel at the centre of each video frame: loudness in Whisper's scale, silence near -1."""
-    loudness = log_mel(samples).mean(axis=1)
-    centres = [min(centre_mel_frame(frame), len(loudness) - 1) for frame in range(frames)]
-    return loudness[centres]
 
 
 def frame_table(prompts: Iterable[Prompt], draft: Callable[[np.ndarray], DraftPlan]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,81 +19,29 @@ import torch
 from torch import Tensor
 
 from specsync_lib import paths
-from specsync_lib.draft.plan import load_draft, normalise
 from specsync_lib.errors import InputError
-from specsync_lib.face import generation, wan
+from specsync_lib.face import generation, vae, wan
 from specsync_lib.face.compositing import FACE_BOX, FEATHER_PX, composite, cut, feather, inside, reader_box
 from specsync_lib.face.generation import FaceGenerator
+from specsync_lib.face.wan_mini import IN_USE, NOISE_LEVEL, Drafts, Method
 from specsync_lib.measures import sync
 from specsync_lib.measures.intervals import bootstrap_by_group
 from specsync_lib.measures.lip_reader import PICTURE_MM, LipReader, load_lip_reader
 from specsync_lib.measures.sync_report import SyncReport
-from specsync_lib.speech.log_mel import log_mel
-from specsync_lib.units import CHUNK_SAMPLES, FRAMES_PER_CHUNK
+from specsync_lib.units import FRAMES_PER_CHUNK
 from specsync_lib.visemes import SyncPlan
-from workbench.train import latent_basis
 
 if TYPE_CHECKING:
     from specsync_lib.face.head.head import Head
 
 CHUNK_TIMES = paths.MEASUREMENTS_DIR / "wan_chunk_h200.json"
+MOUTH_MARGIN_PX = 8  # around the lips
 MINI_METRICS = paths.MODELS_DIR / "wan_mini" / "metrics.json"
 # Of sync_report's measures, those that speak for the whole video.
 HEADLINES = (
     "av_offset_ms", "lip_r", "lip_error_mm", "jitter_ratio", "silence_motion_ratio", "closure_rate",
     "lip_class_accuracy", "border_flicker_grey",
 )  # fmt: skip
-Drafts = Callable[[int], Tensor]  # a chunk's number to its drafted latents [16, 3, h, w]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to a chunk's latents: 0 steps decode the draft as it is; without a draft it starts from noise alone."""
-
-    name: str
-    steps: int
-    noise_level: float
-    drafted: bool
-
-
-NOISE_LEVEL = 0.6
-UNDENOISED = Method("the kernel's draft itself", 0, NOISE_LEVEL, True)  # the claim's own case
-IN_USE = Method("2 steps from the draft", 2, NOISE_LEVEL, True)
-METHODS = (
-    UNDENOISED,
-    Method("1 step from the draft", 1, NOISE_LEVEL, True),
-    IN_USE,
-    Method("4 steps from the draft", 4, NOISE_LEVEL, True),
-    Method("1 step from noise", 1, 1.0, False),
-    Method("2 steps from noise", 2, 1.0, False),
-    Method("4 steps from noise", 4, 1.0, False),
-)
-
-
-def load_face(head: "Head", source: str = "wan-mini") -> FaceGenerator:
-    """The generator of a row of :data:`wan.MODELS` for the person that a head shows at rest.
-
-    Raises
-    ------
-    InputError: the checkpoint is absent or unfit.
-    """
-    reference = cut(head.render(np.zeros(52, np.float32)), FACE_BOX, wan.MODELS[source].region_px)
-    return FaceGenerator(wan.lean_decoder(wan.load_vae(source)), wan.load_transformer(source), reference)
-
-
-def kernel_drafts(samples: np.ndarray, face: FaceGenerator) -> Drafts:
-    """The sync kernel's latents for every chunk of a recording, on the face that the generator shows.
-
-    Raises
-    ------
-    InputError: the committed basis is absent, or belongs to another VAE, draft or size.
-    """
-    basis = latent_basis.load_latent_basis()
-    basis.check(face.vae, face.px)
-    drafter = latent_basis.LatentDrafter(basis, load_draft(), backend="torch", z0=face.still)
-    # silence after the end: the last chunk is padded
-    mel = torch.from_numpy(normalise(log_mel(np.pad(samples, (0, 2 * CHUNK_SAMPLES)))))
-    return lru_cache(maxsize=64)(lambda number: drafter.draft(mel, number).latents)
 
 
 def vae_quality(path: Path = MINI_METRICS) -> pd.DataFrame:
@@ -121,7 +69,7 @@ def vae_quality(path: Path = MINI_METRICS) -> pd.DataFrame:
 
 
 def chunk_times(path: Path = CHUNK_TIMES) -> pd.DataFrame:
-    """What a chunk's step and decoding cost on a GPU (`wan_bench`): median ms, a row a model, region and stage.
+    """What a chunk's step and decoding cost on a GPU (`wan_chunk`): median ms, a row a model, region and stage.
 
     A column a mode.
 
@@ -164,7 +112,7 @@ def edge_alpha() -> np.ndarray:
 
 def mouth_box(head: "Head") -> tuple[slice, slice]:
     """Rows and columns of the mouth, wide open, in a square."""
-    from workbench.train.faces import mouth_box_px
+    pass
 
     left, top, right, bottom = mouth_box_px(head, {"jawOpen": 1.0}, (0.0, 0.0, 0.0))
     box = reader_box()
@@ -248,7 +196,7 @@ class Scene:
 
     def _through_vae(self) -> np.ndarray:
         """Truth's faces coded and decoded, nothing generated."""
-        inner, coder = inside(FACE_BOX, reader_box()), latent_basis.WanCoder(self.face.vae)
+        inner, coder = inside(FACE_BOX, reader_box()), vae.WanCoder(self.face.vae)
         faces = [self.face.reference, *(cut(square, inner, self.face.px) for square in self.truth)]
         pad = wan.padded_frames(len(faces)) - len(faces)
         latents = coder.encode(np.stack(faces + faces[-1:] * pad))
@@ -289,7 +237,7 @@ class Scene:
         for part, rows in parts[:number]:
             self.face.commit(self._denoised(IN_USE, part, rows, noise))
         right, rows = parts[number]
-        table = generation.repair_table(
+        table = repair_table(
             self.face,
             right,
             SyncPlan(np.zeros(len(right), np.int8), np.zeros(len(right), np.float32)),
@@ -315,5 +263,97 @@ def lips_over_time(report: SyncReport, plan_mm: np.ndarray) -> pd.DataFrame:
 def seams(shown: list[np.ndarray], truth: list[np.ndarray]) -> pd.DataFrame:
     """Jumps at chunk borders of generated squares and of truth's; see :func:`generation.seam_table`."""
     rows, columns = inside(FACE_BOX, reader_box()).slices
-    tables = [generation.seam_table(np.stack([one[rows, columns] for one in some])) for some in (shown, truth)]
+    tables = [seam_table(np.stack([one[rows, columns] for one in some])) for some in (shown, truth)]
     return tables[0].assign(truth_ratio=tables[1]["ratio"])
+
+
+def mouth_box_px(head: "Head", units: np.ndarray | dict[str, float], pose: np.ndarray) -> np.ndarray:
+    """Box [4] of the lips in a frame, with a margin: left, top, right, bottom, inside the picture."""
+    from specsync_lib.face.head.mesh import rotation
+
+    camera, size = head.camera, np.array(head.size_px)
+    lips = head._lip_shine[:, 0] > 0.5 * head._lip_shine.max()
+    points = head._turned(head.vertices(units)[lips], head.skin.follow[lips], rotation(*pose))
+    place = points - head.middle + [0, camera.distance_m, camera.centre_below_eyes_m]
+    scale = size[1] / camera.height_m * camera.distance_m / place[:, 1]
+    corners = size / 2 + np.stack([place[:, 0], -place[:, 2]], axis=1) * scale[:, None]
+    low, high = np.floor(corners.min(axis=0) - MOUTH_MARGIN_PX), np.ceil(corners.max(axis=0) + MOUTH_MARGIN_PX)
+    return np.concatenate([np.maximum(low, 0), np.minimum(high, size)]).astype(np.int16)
+
+
+def seam_table(frames: np.ndarray) -> "pd.DataFrame":
+    """How far the picture jumps at each border between chunks, against the steps inside the chunks around it.
+
+    Parameters
+    ----------
+    frames : ndarray [n, h, w, 3] uint8
+        From a chunk's first frame on.
+
+    Returns
+    -------
+    DataFrame
+        Columns border (frame), jump, inside (mean absolute change in grey levels from one frame to the next; inside:
+        the mean over both chunks), ratio. A seam shows as a ratio above that of a reference clip with the same motion.
+    """
+    import pandas as pd
+
+    change = np.array(
+        [np.abs(b.astype(np.int16) - a).mean() for a, b in pairwise(frames)]
+    )  # change[k]: from frame k to k + 1
+    rows = []
+    for border in range(FRAMES_PER_CHUNK, len(frames), FRAMES_PER_CHUNK):
+        around = np.arange(border - FRAMES_PER_CHUNK, min(border + FRAMES_PER_CHUNK - 1, len(change)))
+        inside = change[around[around != border - 1]].mean()
+        rows.append({"border": border, "jump": change[border - 1], "inside": inside})
+    table = pd.DataFrame(rows, columns=["border", "jump", "inside"])
+    return table.assign(ratio=table["jump"] / np.maximum(table["inside"], 1e-6))
+
+
+def repair_table(
+    generator: FaceGenerator,
+    right: SyncPlan,
+    wrong: SyncPlan,
+    read: Callable[[np.ndarray], np.ndarray],
+    *,
+    steps: int,
+    noise_level: float,
+    seed: int,
+    right_draft: Tensor | None = None,
+    wrong_draft: Tensor | None = None,
+    idle: np.ndarray | None = None,
+) -> "pd.DataFrame":
+    """How much of a wrong draft the remaining steps repair: the plan is set right after step k of n, for every k.
+
+    Parameters
+    ----------
+    generator : FaceGenerator
+        Where the recording stands; nothing is committed.
+    right, wrong : SyncPlan
+        Of the next chunk.
+    read : callable
+        Frames [12, px, px, 3] uint8 to what is compared, one number a frame (lip aperture).
+    right_draft, wrong_draft : Tensor [16, 3, h, w], optional
+        Drafted latents of either plan.
+
+    Returns
+    -------
+    DataFrame
+        Columns switched_after (0 .. steps; ``steps`` means never), steps_left, error (mean absolute difference of the
+        reading from that of a chunk which was right from its draft on), repaired (share of the never-switched chunk's
+        error that is gone).
+    """
+
+    import pandas as pd
+
+    def reading(first: SyncPlan, then: SyncPlan, draft: Tensor | None, switch: int) -> np.ndarray:
+        noise = torch.Generator().manual_seed(seed)
+        chunk = generator.begin(first, draft, noise_level, steps, noise, idle)
+        for k in range(steps):
+            chunk.step(plan=then if k == switch else None)
+        return np.asarray(read(generator.decode(chunk).frames), float)
+
+    target = reading(right, right, right_draft, steps)
+    errors = [np.abs(reading(wrong, right, wrong_draft, k) - target).mean() for k in range(steps + 1)]
+    table = pd.DataFrame({"switched_after": range(steps + 1), "error": errors})
+    table.insert(1, "steps_left", steps - table["switched_after"])
+    return table.assign(repaired=1 - table["error"] / max(errors[-1], 1e-12))

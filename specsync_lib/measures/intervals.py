@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -128,107 +127,7 @@ def bootstrap_by_group(
     return Metric(value, low, high, len(ids), unit, resampling_unit)
 
 
-def lag_ms(
-    reference: Float[np.ndarray, " n"],
-    measured: Float[np.ndarray, " n"],
-    *,
-    fps: float = 30.0,
-    max_lag_ms: float = 300.0,
-) -> tuple[float, float]:
-    """How much later ``measured`` moves than ``reference``, and the correlation there.
-
-    Both signals are splined to a 1 ms grid; at every lag the overlapping parts alone are correlated; a parabola through
-    the best three gives the peak. Positive: ``measured`` is late.
-
-    Returns
-    -------
-    tuple of float
-        Lag in ms, Pearson's r at that lag.
-
-    Raises
-    ------
-    InputError
-        Lengths that differ, fewer than 12 frames, a constant or non-finite signal.
-    """
-    from scipy.interpolate import CubicSpline
-
-    reference, measured = np.asarray(reference, np.float64), np.asarray(measured, np.float64)
-    if reference.shape != measured.shape or reference.ndim != 1 or len(reference) < 12:
-        raise InputError(
-            f"lag_ms: shapes {reference.shape} and {measured.shape}; give two equal signals, 12 frames or more"
-        )
-    if not (np.isfinite(reference).all() and np.isfinite(measured).all()):
-        raise InputError("lag_ms: a signal holds NaN or infinite values; leave those frames out")
-    if reference.std() < 1e-9 or measured.std() < 1e-9:
-        raise InputError("lag_ms: a signal is constant, so no lag can be found; give one that moves")
-    times_ms = np.arange(len(reference)) * 1000 / fps
-    grid_ms = np.arange(0, times_ms[-1], LAG_STEP_MS)
-    reference, measured = (CubicSpline(times_ms, signal)(grid_ms) for signal in (reference, measured))
-    # never let the overlap fall under half of the signal
-    reach = int(min(max_lag_ms, grid_ms[-1] / 2) / LAG_STEP_MS)
-    lags = np.arange(-reach, reach + 1)
-    correlation = np.array(
-        [
-            np.corrcoef(
-                reference[max(0, -k) : len(grid_ms) - max(0, k)], measured[max(0, k) : len(grid_ms) + min(0, k)]
-            )[0, 1]
-            for k in lags
-        ]
-    )
-    best = int(np.nanargmax(correlation))
-    shift = 0.0
-    if 0 < best < len(lags) - 1:
-        before, peak, after = correlation[best - 1 : best + 2]
-        bend = before - 2 * peak + after
-        shift = 0.5 * (before - after) / bend if bend < 0 else 0.0
-    return float((lags[best] + shift) * LAG_STEP_MS), float(correlation[best])
-
-
-def av_offset_ms(reference: np.ndarray, measured: np.ndarray, *, fps: float = 30.0, max_lag_ms: float = 300.0) -> float:
-    """Lag of one lip-aperture track behind another in ms (positive: late); see :func:`lag_ms`."""
-    return lag_ms(reference, measured, fps=fps, max_lag_ms=max_lag_ms)[0]
-
-
-def beep_flash_offset_ms(path: str | Path) -> float:
-    """How much later the sound comes than the picture in a flash-and-beep clip, by decoding it.
-
-    Every dark-to-bright frame is paired with the nearest start of a tone; the median of the differences is returned.
-    Decoded timestamps are used as a player would, edit lists and encoder priming included. Positive: the sound is late.
-
-    Raises
-    ------
-    InputError
-        The file cannot be decoded or holds no flash or no beep.
-    """
-    import av  # machines that only train have no decoder
-
-    try:
-        with av.open(str(path)) as container:
-            flashes_s, was_bright = [], False
-            for frame in container.decode(video=0):
-                bright = frame.to_ndarray(format="gray").mean() > 127
-                if bright and not was_bright:
-                    flashes_s.append(float(frame.pts * frame.time_base))
-                was_bright = bright
-        with av.open(str(path)) as container:
-            blocks, first_s, rate = [], None, 0
-            for frame in container.decode(audio=0):
-                first_s = float(frame.pts * frame.time_base) if first_s is None else first_s
-                rate = frame.sample_rate
-                blocks.append(np.atleast_2d(frame.to_ndarray()).astype(np.float64).mean(axis=0))
-    except (av.error.FFmpegError, IndexError) as error:
-        raise InputError(
-            f"{path}: cannot be decoded as a clip with picture and sound ({error}); give an MP4"
-        ) from error
-    level = np.abs(np.concatenate(blocks)) if blocks else np.zeros(1)
-    window = max(1, rate // 500)  # 2 ms: covers a period of any beep above 500 Hz
-    envelope = np.maximum.reduceat(level, np.arange(0, len(level), window))
-    loud = envelope > 0.5 * envelope.max() if level.max() > 1e-3 else np.zeros(len(envelope), bool)
-    starts = np.flatnonzero(loud & ~np.concatenate([[False], loud[:-1]]))
-    if not flashes_s or len(starts) == 0:
-        raise InputError(f"{path}: {len(flashes_s)} flashes and {len(starts)} beeps found; give a clip that has both")
-    # inside the window, the first loud sample is the start
-    beeps_s = np.array(
-        [first_s + (k * window + np.argmax(level[k * window :][:window] > 0.4 * level.max())) / rate for k in starts]
-    )
-    return float(np.median([1000 * (beeps_s - flash)[np.argmin(np.abs(beeps_s - flash))] for flash in flashes_s]))
+def interval(name: str, metric: Metric) -> dict[str, float]:
+    """``name``, ``name_low`` and ``name_high``."""
+    ends = {"": metric.value, "_low": metric.low, "_high": metric.high}
+    return {f"{name}{end}": round(float(value), 5) for end, value in ends.items()}

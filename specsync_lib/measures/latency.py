@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from specsync_lib.pipeline.run import PipelineReport
+from specsync_lib.pipeline.outcome import PipelineReport
 from specsync_lib.units import FRAMES_PER_CHUNK, VIDEO_FPS
 
 QUANTILES = np.linspace(0, 100, 21)

@@ -8,16 +8,15 @@ judge_of_draft (what the judge gave the draft's viseme), energy. A chunk table: 
 """
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
 from specsync_lib import provenance
+from specsync_lib.claims import CLAIMED_THRESHOLD
 from specsync_lib.errors import InputError
-from specsync_lib.judge.branches import ROOMS, USUAL_ROOM
-from specsync_lib.judge.policy import bad_accept_bound, chunk_of, conformal_threshold, ranking_skill
+from specsync_lib.judge.recordings import BRANCHED, USUALLY_BRANCHED
 from specsync_lib.measures import draft as evaluation
 from specsync_lib.measures.acceptance import (
     THRESHOLDS,
@@ -26,20 +25,20 @@ from specsync_lib.measures.acceptance import (
     expected_calibration_error,
     judge_within_one_frame,
 )
-from specsync_lib.measures.intervals import Metric, bootstrap_by_group
+from specsync_lib.measures.bounds import bad_accept_bound, conformal_threshold, ranking_skill
+from specsync_lib.measures.intervals import bootstrap_by_group, interval
+from specsync_lib.measures.ways import EXACT_PLANS, pass_facts
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
 from specsync_lib.speech.corpus import human_prompts
 from specsync_lib.summary import record
 from specsync_lib.units import VIDEO_FPS, VISEMES
 from specsync_lib.visemes import viseme_codes
-from workbench.train.draft_card import interval
 
 FRAMES_FILE, CHUNKS_FILE = MEASUREMENTS_DIR / "judged_frames.csv.gz", MEASUREMENTS_DIR / "judged_chunks.csv"
 REFEREE_FILE, PATTERN_FILE = MEASUREMENTS_DIR / "referee.json", MEASUREMENTS_DIR / "acceptance_pattern.json"
 UNSEEN_FILE = MEASUREMENTS_DIR / "referee_unseen.json"
 UNSEEN_FRAMES_FILE = MEASUREMENTS_DIR / "judged_frames_unseen.csv.gz"
 
-THRESHOLD = 0.85  # the source report's
 SAME_DRAFT = 0.999  # another machine's arithmetic may turn a tie
 AROUND_S = 0.6  # how far the words shown beside a rejection reach
 RISK = 0.05  # what the conformal threshold allows: one frame in twenty covered and rejected
@@ -95,10 +94,10 @@ def verdicts_of(frames: pd.DataFrame) -> pd.DataFrame:
 
 
 def threshold_facts(test: pd.DataFrame, confidence: str, rng: np.random.Generator) -> dict:
-    """Acceptance by the judge at THRESHOLD of a confidence, with coverage, calibration and a bound on bad accepts."""
+    """Acceptance by the judge at the claimed threshold, with coverage, calibration and a bound on bad accepts."""
     values, utterance = test[confidence].to_numpy(), test["utterance"].to_numpy()
     lenient, exact = (
-        at_threshold(acceptance_table(values, test[rule].to_numpy(), utterance, rng=rng), THRESHOLD)
+        at_threshold(acceptance_table(values, test[rule].to_numpy(), utterance, rng=rng), CLAIMED_THRESHOLD)
         for rule in ("lenient_verdict", "exact")
     )
     bad = ~test["lenient_verdict"].to_numpy()
@@ -108,7 +107,7 @@ def threshold_facts(test: pd.DataFrame, confidence: str, rng: np.random.Generato
         **_row("exact_greedy", exact, "acceptance"),
         **_row("coverage", lenient, "coverage"),
         **interval("ece", error),
-        "bad_accepts": asdict(bad_accept_bound(bad, values >= THRESHOLD, utterance)),
+        "bad_accepts": asdict(bad_accept_bound(bad, values >= CLAIMED_THRESHOLD, utterance)),
     }
 
 
@@ -148,93 +147,6 @@ def _at_coverage(values: np.ndarray, test: pd.DataFrame, coverage: float) -> dic
     kept = test[values >= threshold]
     shares = {"lenient": kept["lenient_verdict"].mean(), "exact_greedy": kept["exact"].mean()}
     return {"threshold": round(threshold, 4)} | {name: round(float(share), 5) for name, share in shares.items()}
-
-
-# The runs whose passes verify several plans, by the room for those; which ones follows from validation speech.
-BRANCHED = {f"branched_{name}": room for name, room in ROOMS.items()}
-USUALLY_BRANCHED = f"branched_{USUAL_ROOM}"
-EXACT_PLANS = ("committed", "guessed", *BRANCHED)  # columns of the frame table, all the judge's own
-WAYS = {
-    "token_by_token": "frames",
-    "classic": "classic_passes",
-    "verified": "passes",
-    "guessed": "guessed_passes",
-    **{run: f"{run}_passes" for run in BRANCHED},
-}
-
-
-def pass_facts(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
-    """Forward passes of the reasoner, by way: a chunk, a second, and how many times fewer than token by token.
-
-    token_by_token; classic: after a rejection the kernel's draft again; verified: after a rejection the judge's own
-    rows; guessed: those, and the probe's tokens in the first pass (where that was run); branched_N: several plans a
-    pass, over N frames; branched_N_M: over N in the first pass and M in every later one.
-    """
-    ways = {way: column for way, column in WAYS.items() if column in chunks and chunks[column].notna().all()}
-    columns = chunks[[*ways.values(), "first_accepted"]].to_numpy(float)  # [chunks, ways + 1]; the first is frames
-    utterance = chunks["utterance"].to_numpy()
-    statistics = {
-        "passes_a_chunk": bootstrap_by_group(columns, utterance, rng=rng),
-        "passes_a_second": bootstrap_by_group(
-            columns, utterance, lambda sums, _: VIDEO_FPS * sums / sums[..., :1], rng=rng
-        ),
-        "ratio": bootstrap_by_group(columns, utterance, lambda sums, _: sums[..., :1] / sums, rng=rng),
-    }
-    facts: dict[str, float] = {"n_chunks": len(chunks), "n_utterances": int(chunks["utterance"].nunique())}
-    for index, way in enumerate(ways):
-        for name, metric in statistics.items():
-            facts |= interval(f"{way}_{name}", _part(metric, index))
-    facts |= interval("first_accepted_frames", _part(statistics["passes_a_chunk"], len(ways)))
-    return facts | {"fallback_frames": int(chunks["fallbacks"].sum())}
-
-
-def _part(metric: Metric, index: int) -> Metric:
-    """One of a metric's outputs."""
-    return replace(metric, **{name: float(getattr(metric, name)[index]) for name in ("value", "low", "high")})
-
-
-def gated(frames: pd.DataFrame, chunks: pd.DataFrame, score: str, cuts: Iterable[float]) -> pd.DataFrame:
-    """Verify only the chunks whose score lies under a cut: passes a second of speech, and error against truth.
-
-    The verdicts are those of the run in which every chunk was verified, put together anew: that a skipped chunk would
-    have changed the context of the next ones is left out.
-
-    Parameters
-    ----------
-    frames, chunks : of one speaker's test split.
-    score : "least_confidence", or "no_rejection" (1 - any_rejection).
-    """
-    values = 1 - chunks["any_rejection"] if score == "no_rejection" else chunks[score]
-    index = chunks.assign(value=values).set_index(["utterance", "chunk"])
-    here = index.loc[list(zip(frames["utterance"], chunk_of(frames["frame"]), strict=True))]
-    value, passes = here["value"].to_numpy(), (here["passes"] / here["frames"]).to_numpy()
-    right = {name: (frames[name] == frames["truth"]).to_numpy() for name in ("draft", "committed")}
-    rows = []
-    for cut in cuts:
-        verified = value < cut
-        wrong = ~np.where(verified, right["committed"], right["draft"])
-        rows.append((cut, VIDEO_FPS * (passes * verified).sum() / len(frames), wrong.mean(), verified.mean()))
-    return pd.DataFrame(rows, columns=["cut", "passes_a_second", "error", "verified"]).assign(score=score)
-
-
-def ways_of_working(frames: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
-    """What whole ways of working cost and how often they end up wrong: columns what, passes_a_second, error, role.
-
-    frames, chunks : of one speaker's test split. All exact ways commit the same plan, so they share their error.
-    """
-    error = {name: float((frames[name] != frames["truth"]).mean()) for name in ("draft", "committed", "lenient")}
-    passes = {way: chunks[column].sum() for way, column in WAYS.items() if column in chunks}
-    rows = [
-        ("draft alone", 0, error["draft"], "draft"),
-        ("lenient, one pass", len(chunks), error["lenient"], "coverage"),
-        ("exact, several plans a pass", passes.get(USUALLY_BRANCHED, np.nan), error["committed"], "rejected"),
-        ("exact, guess from the probe", passes.get("guessed", np.nan), error["committed"], "corrected"),
-        ("exact", passes["verified"], error["committed"], "accepted"),
-        ("classic speculative", passes["classic"], error["committed"], "baseline"),
-        ("token by token", passes["token_by_token"], error["committed"], "target"),
-    ]
-    table = pd.DataFrame(rows, columns=["what", "passes_a_second", "error", "role"]).dropna()
-    return table.assign(passes_a_second=VIDEO_FPS * table["passes_a_second"] / len(frames))
 
 
 def acceptance_sweep(frames: pd.DataFrame, confidence: str, rng: np.random.Generator) -> pd.DataFrame:
@@ -398,15 +310,16 @@ UNSEEN_DEFINITIONS = {
     "plan; every interval is 95 % by utterance",
     "majority class, energy threshold": "fitted on the speaker's training prompts, as in referee.json",
     "token by token": "on a random sample of the utterances; equal_to_token_by_token compares it with the exact rule's",
-    "probe_confidence": f"acceptance of the probe's plan where its own confidence is at least {THRESHOLD}; lenient: "
-    "the judge names the viseme within ±1 frame; exact_greedy: for the same frame",
+    "probe_confidence": f"acceptance of the probe's plan where its own confidence is at least {CLAIMED_THRESHOLD}; "
+    "lenient: the judge names the viseme within ±1 frame; exact_greedy: for the same frame",
     "judge_calibration": "at the temperature that the adapter has; nothing is fitted on this speaker",
     "passes": "verified: the exact rule, the probe's plan as the draft",
 }
 
 DEFINITIONS = {
     "judge": "the reasoner's own greedy plan, as the exact rule commits it; every interval is 95 % by utterance",
-    "lenient": f"covered frames (confidence >= {THRESHOLD}) whose drafted viseme the judge names within ±1 frame",
+    "lenient": f"covered frames (confidence >= {CLAIMED_THRESHOLD}) whose drafted viseme the judge names "
+    "within ±1 frame",
     "exact_greedy": "covered frames whose drafted viseme the judge names for the same frame",
     "draft_confidence": "the draft's calibrated probability to be right",
     "recalibrated_confidence": "the learned policy's probability, from the draft, that the judge accepts (lenient)",
@@ -434,7 +347,8 @@ def acceptance_pattern(chunks: pd.DataFrame, judging: dict) -> dict:
             "branched_N_M_passes": "the same, N frames in the first pass and M in every later one",
             "…_known_after": "passes after which the plan that is told before the next one is the final one",
             "rejected_at": "frames of the chunk whose draft does not stand, under that rule",
-            "lenient_rejected_at": f"the same under the lenient rule with threshold {THRESHOLD}, which takes one pass",
+            "lenient_rejected_at": f"the same under the lenient rule with threshold {CLAIMED_THRESHOLD}, "
+            "which takes one pass",
         },
         "chunks": [
             {

@@ -311,3 +311,64 @@ def viseme_confusion(
     groups, kind = resampling_groups(clips)
     table = pd.DataFrame(counts, index=pd.Index(CLASS_NAMES, name="truth"), columns=CLASS_NAMES)
     return Confusion(table, _metric((said == seen).astype(float), groups, "1", kind, rng=rng))
+
+
+def lag_ms(
+    reference: Float[np.ndarray, " n"],
+    measured: Float[np.ndarray, " n"],
+    *,
+    fps: float = 30.0,
+    max_lag_ms: float = 300.0,
+) -> tuple[float, float]:
+    """How much later ``measured`` moves than ``reference``, and the correlation there.
+
+    Both signals are splined to a 1 ms grid; at every lag the overlapping parts alone are correlated; a parabola through
+    the best three gives the peak. Positive: ``measured`` is late.
+
+    Returns
+    -------
+    tuple of float
+        Lag in ms, Pearson's r at that lag.
+
+    Raises
+    ------
+    InputError
+        Lengths that differ, fewer than 12 frames, a constant or non-finite signal.
+    """
+    from scipy.interpolate import CubicSpline
+
+    reference, measured = np.asarray(reference, np.float64), np.asarray(measured, np.float64)
+    if reference.shape != measured.shape or reference.ndim != 1 or len(reference) < 12:
+        raise InputError(
+            f"lag_ms: shapes {reference.shape} and {measured.shape}; give two equal signals, 12 frames or more"
+        )
+    if not (np.isfinite(reference).all() and np.isfinite(measured).all()):
+        raise InputError("lag_ms: a signal holds NaN or infinite values; leave those frames out")
+    if reference.std() < 1e-9 or measured.std() < 1e-9:
+        raise InputError("lag_ms: a signal is constant, so no lag can be found; give one that moves")
+    times_ms = np.arange(len(reference)) * 1000 / fps
+    grid_ms = np.arange(0, times_ms[-1], LAG_STEP_MS)
+    reference, measured = (CubicSpline(times_ms, signal)(grid_ms) for signal in (reference, measured))
+    # never let the overlap fall under half of the signal
+    reach = int(min(max_lag_ms, grid_ms[-1] / 2) / LAG_STEP_MS)
+    lags = np.arange(-reach, reach + 1)
+    correlation = np.array(
+        [
+            np.corrcoef(
+                reference[max(0, -k) : len(grid_ms) - max(0, k)], measured[max(0, k) : len(grid_ms) + min(0, k)]
+            )[0, 1]
+            for k in lags
+        ]
+    )
+    best = int(np.nanargmax(correlation))
+    shift = 0.0
+    if 0 < best < len(lags) - 1:
+        before, peak, after = correlation[best - 1 : best + 2]
+        bend = before - 2 * peak + after
+        shift = 0.5 * (before - after) / bend if bend < 0 else 0.0
+    return float((lags[best] + shift) * LAG_STEP_MS), float(correlation[best])
+
+
+def av_offset_ms(reference: np.ndarray, measured: np.ndarray, *, fps: float = 30.0, max_lag_ms: float = 300.0) -> float:
+    """Lag of one lip-aperture track behind another in ms (positive: late); see :func:`lag_ms`."""
+    return lag_ms(reference, measured, fps=fps, max_lag_ms=max_lag_ms)[0]

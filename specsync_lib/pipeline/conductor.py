@@ -1,7 +1,7 @@
 """The rules of the speculative pipeline, without threads and without a clock: what may run next, and what it means.
 
 :class:`Conductor` is told what happened (sound heard, a job done, a verdict, time passing) and says which job each
-stage may run next. ``pipeline.py`` drives it, with threads against the real clock or event by event in virtual time,
+stage may run next. ``run.py`` drives it, with threads against the real clock or event by event in virtual time,
 so that the rules tested over many schedules are the ones that run.
 """
 
@@ -10,21 +10,30 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 
 from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.pipeline.commit_log import CommitLog, corrections
 from specsync_lib.pipeline.sound import ChunkAudio
+from specsync_lib.pipeline.stages import (
+    Commit,
+    Draft,
+    How,
+    Policy,
+    Request,
+    Settled,
+    Stages,
+    Station,
+    Tokens,
+    Verdict,
+    Work,
+)
 from specsync_lib.pipeline.trace import Trace, TraceEvent
 
-Tokens = tuple[int, ...]  # a viseme a frame, index into units.VISEMES
-Station = Literal["draft", "judge", "generator"]
-STATIONS: tuple[Station, ...] = ("draft", "judge", "generator")
 VERDICTS_REMEMBERED = 256  # chunks whose verdict is kept, to tell a duplicate from a contradiction
 LONGEST_LINE = 300
 
@@ -32,249 +41,10 @@ LONGEST_LINE = 300
 # --- what the stages exchange -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Draft:
-    """What the kernel proposes for a chunk.
-
-    tokens: the most probable viseme of each frame; confidence, openness: [frames] in [0, 1]; probabilities:
-    [frames, 15]; latents: the drafted latents in whatever form the generator takes, or None.
-    """
-
-    tokens: Tokens
-    confidence: Float[np.ndarray, " frames"]
-    openness: Float[np.ndarray, " frames"]
-    probabilities: Float[np.ndarray, "frames 15"] | None = None
-    latents: object = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", tuple(int(token) for token in self.tokens))
-
-
-class Settled(NamedTuple):
-    """A chunk whose tokens are the context of later ones."""
-
-    audio: ChunkAudio
-    draft: Draft
-    tokens: Tokens
-
-
-@dataclass(frozen=True)
-class Request:
-    """A chunk for the judge.
-
-    settled: every chunk since the judge's last request, oldest first, with the tokens that now are its context: the
-    judge must take these in first, whatever it answered then. stop: set when nobody waits any more.
-    """
-
-    audio: ChunkAudio
-    draft: Draft
-    settled: tuple[Settled, ...]
-    stop: threading.Event
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The judge's tokens for a chunk, one a frame.
-
-    passes: forward passes so far; 0 for what is guessed before the first. Not final: what the judge thinks now, of
-    which nothing is decided; an unfinished chunk is generated under it, because it is a better guess than the draft.
-    Final and without tokens: the judge cannot say, and the policy for silence applies at once.
-    """
-
-    chunk: int
-    tokens: Sequence[int]
-    passes: int = 1
-    final: bool = True
-
-
-class Drafter(Protocol):
-    """Audio alone to a draft, chunk after chunk."""
-
-    def draft(self, audio: ChunkAudio) -> Draft:
-        """The next chunk's draft."""
-        ...
-
-
-class Judge(Protocol):
-    """Verifies drafts. One request at a time; each chunk is asked at most once, in order; chunks may be left out."""
-
-    def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
-        """Judge a draft and call ``deliver``, now or later and from any thread; returning asks for the next chunk.
-
-        Any number of verdicts that are not final may come before the final one.
-        """
-        ...
-
-    def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
-        """Write the chunk's tokens one by one, after ``reasoning_tokens`` tokens of reasoning."""
-        ...
-
-
-class Work(Protocol):
-    """A chunk that is being generated."""
-
-    @property
-    def steps_left(self) -> int:
-        """Denoising steps still to do."""
-        ...
-
-
-class Generator(Protocol):
-    """Generates frames; a call returns when its result is there (a GPU's stream is synchronised by the stage).
-
-    Nothing but ``commit`` may change what later chunks see, so that work can be dropped at any time.
-    """
-
-    def begin(self, audio: ChunkAudio, draft: Draft, tokens: Tokens) -> Work:
-        """Start a chunk under a plan; the same arguments after the same commits give the same frames."""
-        ...
-
-    def step(self, work: Work, tokens: Tokens) -> None:
-        """One denoising step under a plan, which may differ from the step before."""
-        ...
-
-    def rewind(self, work: Work) -> None:
-        """Undo the last denoising step and all decoding behind it; never asked for twice without a step between."""
-        ...
-
-    def render(self, work: Work) -> UInt8[np.ndarray, "12 height width 3"] | None:
-        """Decode the finished latents, or some more of them: None asks to be called again, for a rejection may come."""
-        ...
-
-    def commit(self, work: Work) -> None:
-        """Make the chunk the past of the next one."""
-        ...
-
-
-@dataclass(frozen=True)
-class Stages:
-    """The three models of a run. Each holds the state of one stream: a new run takes new ones."""
-
-    drafter: Drafter
-    judge: Judge
-    generator: Generator
-
-
 # --- policy -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Policy:
-    """What happens when the judge disagrees late, or says nothing.
-
-    late
-        A rejection that comes when the chunk is already being generated. ``midflight``: the next denoising step takes
-        the judge's plan; where none is left the last one is undone and taken again, and where ``min_steps_left`` asks
-        for more steps than that the chunk is generated again. ``rollback``: it is always generated again. ``lenient``:
-        the draft it was begun on stands, and only the context of the next chunk takes the correction; the chunk never
-        waits for its verdict.
-    on_silence
-        No verdict by ``deadline_s`` after the chunk's last sample (or a judge that is lost). ``stop``: the stream ends
-        there with one line. ``draft``: the draft is committed, marked unverified.
-    deadline_s
-        Until when a verdict decides; frames follow as soon as they are generated.
-    start_confidence
-        Chunks whose mean confidence is lower are not begun before their verdict.
-    hold_before
-        Where a chunk waits for the judge's first pass (a verdict on it, final or not), because what follows would be
-        lost with a rejection: ``last step`` (then a correction costs no more than the wait), ``decode`` or ``nothing``.
-    generator_retries
-        How often a chunk whose generation raised is begun again before the stream ends with one line.
-    judge_backlog
-        The judge counts as lost when it falls this many chunks behind.
-
-    Raises
-    ------
-    InputError: a value outside its range.
-    """
-
-    late: Literal["midflight", "rollback", "lenient"] = "midflight"
-    on_silence: Literal["stop", "draft"] = "stop"
-    deadline_s: float = 30.0
-    min_steps_left: int = 1
-    start_confidence: float = 0.0
-    hold_before: Literal["nothing", "decode", "last step"] = "nothing"
-    generator_retries: int = 1
-    judge_backlog: int = 64
-
-    def __post_init__(self) -> None:
-        if self.late not in ("midflight", "rollback", "lenient"):
-            raise InputError(f"policy: late is {self.late!r}: expected midflight, rollback or lenient")
-        if self.on_silence not in ("stop", "draft"):
-            raise InputError(f"policy: on_silence is {self.on_silence!r}: expected stop or draft")
-        if self.hold_before not in ("nothing", "decode", "last step"):
-            raise InputError(f"policy: hold_before is {self.hold_before!r}: expected nothing, decode or last step")
-        if not self.deadline_s > 0:
-            raise InputError(f"policy: deadline_s is {self.deadline_s}: expected a positive time")
-        if not 0 <= self.start_confidence <= 1:
-            raise InputError(f"policy: start_confidence is {self.start_confidence}: expected 0 to 1")
-        for name, least in (("min_steps_left", 1), ("generator_retries", 0), ("judge_backlog", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"policy: {name} is {getattr(self, name)}: expected at least {least}")
-
-    @property
-    def exact(self) -> bool:
-        """Whether every committed plan is the judge's own."""
-        return self.late != "lenient" and self.on_silence == "stop"
-
-    @property
-    def guarantee(self) -> str:
-        """What a committed chunk is, in words."""
-        if self.late == "lenient":
-            return (
-                "committed as drafted unless the verdict came before generation began; rejections are marked overruled"
-            )
-        frames = {
-            "rollback": "frames are those of a generation under that plan from the start",
-            "midflight": "frames took that plan at the latest in their last step",
-        }[self.late]
-        plan = "the committed plan is the judge's own"
-        if self.on_silence == "draft":
-            plan += f", but for chunks marked unverified (no verdict within {self.deadline_s:g} s)"
-        return f"{plan}; {frames}"
-
-
 # --- what comes out ---------------------------------------------------------------------------------------------------
-
-How = Literal["accepted", "corrected", "unverified", "overruled"]
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A chunk that went out; nothing about it changes any more.
-
-    how: accepted (the judge's tokens are the draft's), corrected (they are not, and the judge's went out), unverified
-    (no verdict in time), overruled (the draft went out although the judge's verdict came, too late, and differs).
-    frames: uint8 [frames, height, width, 3]. Times are the clock's; heard_s is the arrival of the chunk's last sample;
-    decided_s when the tokens were fixed; judged_s NaN without a verdict by then. steps: denoising steps run, dropped
-    ones included; attempts: generations begun or rewound; accepted_frames: drafted tokens that stand.
-    """
-
-    index: int
-    tokens: Tokens
-    drafted: Tokens
-    how: How
-    frames: np.ndarray
-    heard_s: float
-    drafted_s: float
-    judged_s: float
-    decided_s: float
-    begun_s: float
-    rendered_s: float
-    committed_s: float
-    attempts: int = 1
-    steps: int = 0
-    passes: int = 0
-
-    @property
-    def accepted_frames(self) -> int:
-        """Frames whose drafted token went out."""
-        return sum(old == new for old, new in zip(self.drafted, self.tokens, strict=True))
-
-    @property
-    def latency_s(self) -> float:
-        """From the chunk's last sample to its frames."""
-        return self.committed_s - self.heard_s
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,21 @@ import numpy as np
 import torch
 
 from specsync_lib import units
+from specsync_lib.draft.latents import LatentBasis, LatentDrafter, chunk_mel_frames, hidden_sha256, load_latent_basis
 from specsync_lib.draft.plan import CausalNormaliser, DraftPlan
 from specsync_lib.draft.probe import Probe, teacher_logits
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
+from specsync_lib.face.wan_mini import Size, new_transformer, new_vae
 from specsync_lib.judge.branches import Branches
-from specsync_lib.judge.reasoner import ChunkEvidence, HeardWord, Reasoner, chunk_evidence, energy_digits, timed_words
-from specsync_lib.judge.rules import Rule, verify_chunk
-from specsync_lib.pipeline.run import ChunkAudio, Draft, Request, Stages, Tokens, Verdict
+from specsync_lib.judge.reasoner import Reasoner
+from specsync_lib.judge.rules import Rule
+from specsync_lib.judge.script import ChunkEvidence, HeardWord, chunk_evidence, energy_digits, timed_words
+from specsync_lib.judge.verify import verify_chunk
+from specsync_lib.pipeline.sound import ChunkAudio
+from specsync_lib.pipeline.stages import Draft, Request, Stages, Tokens, Verdict
 from specsync_lib.speech.log_mel import StreamingLogMel
 from specsync_lib.visemes import SyncPlan, openness_of
-from workbench.train.latent_basis import LatentBasis, LatentDrafter, chunk_mel_frames, hidden_sha256, load_latent_basis
-from workbench.train.transformer import Size, new_transformer
-from workbench.train.vae import new_vae
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -351,7 +353,7 @@ def load_models(
     from specsync_lib.draft.plan import MODEL_DIR as DRAFT_DIR
     from specsync_lib.draft.plan import load_draft
     from specsync_lib.draft.probe import load_encoder, load_probe
-    from specsync_lib.judge.reasoner import load_reasoner
+    from specsync_lib.judge.loading import load_reasoner
 
     draft = load_draft()
     if face == "wan-mini":

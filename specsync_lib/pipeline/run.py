@@ -12,71 +12,30 @@ the same.
 """
 
 import asyncio
-import heapq
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
-from itertools import count
 from math import inf
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import pandas as pd
-from jaxtyping import Int8
 
 from specsync_lib import units
 from specsync_lib.errors import InputError
+from specsync_lib.pipeline.clock import Clock, RealClock, SteadyClock, VirtualClock
 from specsync_lib.pipeline.commit_log import CommitLog
-from specsync_lib.pipeline.conductor import (
+from specsync_lib.pipeline.conductor import Conductor, Job, one_line
+from specsync_lib.pipeline.outcome import PipelineReport
+from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler
+from specsync_lib.pipeline.stages import (
     STATIONS,
     Commit,
-    Conductor,
-    Draft,
-    Drafter,
-    Generator,
-    Job,
-    Judge,
     Policy,
-    Request,
-    Settled,
     Stages,
     Station,
-    Tokens,
     Verdict,
-    Work,
-    kept,
-    one_line,
 )
-from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler, ChunkAudio, pieces
-from specsync_lib.pipeline.trace import Trace, TraceEvent
-
-__all__ = [
-    "AudioPiece",
-    "ChunkAudio",
-    "Clock",
-    "Commit",
-    "Draft",
-    "Drafter",
-    "Generator",
-    "Judge",
-    "Pipeline",
-    "PipelineReport",
-    "Policy",
-    "RealClock",
-    "Request",
-    "Settled",
-    "Stages",
-    "Verdict",
-    "VirtualClock",
-    "Work",
-    "pieces",
-    "run_serial",
-    "run_speculative",
-    "run_speculative_async",
-    "write_committed",
-]
+from specsync_lib.pipeline.trace import Trace
 
 AHEAD_CHUNKS = 4  # chunks heard and not yet committed: 1.6 s of sound
 GRACE_S = 5.0  # how long an ended pipeline waits for a stage that is still inside a call
@@ -85,131 +44,7 @@ GRACE_S = 5.0  # how long an ended pipeline waits for a stage that is still insi
 # --- clocks -----------------------------------------------------------------------------------------------------------
 
 
-class Clock(Protocol):
-    """Seconds from any origin, and a way to let them pass."""
-
-    def now(self) -> float:
-        """The time in seconds."""
-        ...
-
-    def sleep(self, seconds: float) -> None:
-        """Let time pass."""
-        ...
-
-
-class RealClock:
-    """The machine's monotonic clock."""
-
-    now = staticmethod(time.monotonic)
-    sleep = staticmethod(time.sleep)
-
-
-class SteadyClock:
-    """A clock that stands still where the one under it runs backwards."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock, self._latest_s = clock, -inf
-        self.sleep = clock.sleep
-
-    def now(self) -> float:
-        """The latest time that was ever read."""
-        self._latest_s = max(self._latest_s, self._clock.now())
-        return self._latest_s
-
-
-class VirtualClock:
-    """Time that passes only where someone sleeps: a job's sleeps are its duration, and nobody waits for it.
-
-    Events at the same instant come in the order they were made, or, with ``rng``, in a random one.
-    """
-
-    def __init__(self, rng: np.random.Generator | None = None) -> None:
-        self._now_s = self._slept_s = 0.0
-        self._events: list[tuple[float, float, int, Callable[[], None]]] = []
-        self._numbers, self._rng = count(), rng
-
-    def now(self) -> float:
-        """The time, inside a job with what it has slept so far."""
-        return self._now_s + self._slept_s
-
-    def sleep(self, seconds: float) -> None:
-        """The caller takes this long; inf: it never returns."""
-        self._slept_s += seconds
-
-    def after(self, delay_s: float, call: Callable[[], None]) -> None:
-        """Have ``call`` run ``delay_s`` from now; inf: never."""
-        at_s = self.now() + delay_s
-        if at_s < inf:
-            tie = self._rng.random() if self._rng else 0.0
-            heapq.heappush(self._events, (at_s, tie, next(self._numbers), call))
-
-    def start_job(self) -> None:
-        """What is slept from here on is the job's duration."""
-        self._slept_s = 0.0
-
-    def end_job(self) -> float:
-        """The job's duration; the clock is back at its start."""
-        slept_s, self._slept_s = self._slept_s, 0.0
-        return slept_s
-
-    def advance(self, until_s: float) -> bool:
-        """Go to the next event before or at ``until_s`` and run it, or just there; False if there is neither."""
-        if self._events and self._events[0][0] <= until_s:
-            at_s, _, _, call = heapq.heappop(self._events)
-            self._now_s = max(self._now_s, at_s)
-            call()
-            return True
-        if until_s == inf:
-            return False
-        self._now_s = max(self._now_s, until_s)
-        return True
-
-
 # --- the report -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PipelineReport:
-    """What a run did.
-
-    ended: complete, failed (``error`` says why in one line; every frame in ``commits`` is valid) or cancelled. commits:
-    in order (without their frames where the run did not keep them). counts: verdicts by kind, commits by kind, roll
-    backs, filled and dropped samples. notes: lines about what went wrong on the way.
-    """
-
-    mode: str
-    guarantee: str
-    ended: str
-    error: str | None
-    notes: tuple[str, ...]
-    commits: tuple[Commit, ...]
-    counts: dict[str, int]
-    log: CommitLog
-    trace: Trace
-    wall_s: float
-
-    @property
-    def plan(self) -> Int8[np.ndarray, " frames"]:
-        """The committed visemes."""
-        return np.array([token for commit in self.commits for token in commit.tokens], np.int8)
-
-    @property
-    def frame_count(self) -> int:
-        """Committed video frames."""
-        return sum(len(commit.tokens) for commit in self.commits)
-
-    def frames(self) -> Iterator[np.ndarray]:
-        """The committed frames one by one, uint8 [height, width, 3]."""
-        return (frame for commit in self.commits for frame in commit.frames)
-
-    def chunks(self) -> pd.DataFrame:
-        """One row a committed chunk: index, how, the times of :class:`Commit`, latency_ms, attempts, steps, passes …"""
-        names = [field.name for field in fields(Commit) if field.name not in ("frames", "tokens", "drafted")]
-        table = pd.DataFrame([[getattr(commit, name) for name in names] for commit in self.commits], columns=names)
-        table["frames"] = [len(commit.tokens) for commit in self.commits]
-        table["accepted_frames"] = [commit.accepted_frames for commit in self.commits]
-        table["latency_ms"] = 1000 * (table["committed_s"] - table["heard_s"])
-        return table
 
 
 # --- speculative ------------------------------------------------------------------------------------------------------
@@ -531,167 +366,6 @@ async def run_speculative_async(
 
 
 # --- serial -----------------------------------------------------------------------------------------------------------
-
-
-def run_serial(
-    source: Iterable[AudioPiece],
-    stages: Stages,
-    *,
-    reasoning_tokens: int = 0,
-    clock: Clock | None = None,
-    history: int | None = None,
-    on_commit: Callable[[Commit], None] | None = None,
-    keep_commits: bool = True,
-    stop: threading.Event | None = None,
-) -> PipelineReport:
-    """One stage after the other, one chunk after the other, in this thread: what speculation is measured against.
-
-    Parameters
-    ----------
-    reasoning_tokens
-        Tokens that the judge writes before each chunk's plan.
-    stop
-        Set it from another thread to cancel between two stages.
-
-    Other parameters and the result are :class:`Pipeline`'s. A source at the pace "fast" gives a chunk's sound when the
-    chunk before is out.
-    """
-    run = _Serial(stages, clock or RealClock(), reasoning_tokens, history, stop or threading.Event())
-    kept = []
-    for commit in run.commits(source):
-        if on_commit is not None:
-            on_commit(commit)
-        if keep_commits:
-            kept.append(commit)
-    return run.report(kept)
-
-
-class _Stopped(Exception):
-    """The run was cancelled."""
-
-
-class _Serial:
-    def __init__(
-        self, stages: Stages, clock: Clock, reasoning_tokens: int, history: int | None, stop: threading.Event
-    ) -> None:
-        if reasoning_tokens < 0:
-            raise InputError(f"reasoning_tokens is {reasoning_tokens}: expected 0 or more")
-        self._stages, self._reasoning_tokens, self._stop = stages, reasoning_tokens, stop
-        self._clock = clock if isinstance(clock, VirtualClock) else SteadyClock(clock)
-        self._log, self._trace = CommitLog(history), Trace(history)
-        self._settled: tuple[Settled, ...] = ()
-        self._assembler = ChunkAssembler()
-        self._ended, self._error, self._counts = "complete", None, {}
-        self._start_s = self._end_s = clock.now()
-
-    def commits(self, source: Iterable[AudioPiece]) -> Iterator[Commit]:
-        """Chunk after chunk; errors of sound or stages end the run with one line."""
-        try:
-            for audio in self._chunks(source):
-                yield self._chunk(audio)
-        except _Stopped:
-            self._ended = "cancelled"
-        except InputError as error:
-            self._ended, self._error = "failed", str(error)
-        finally:
-            self._end_s = self._clock.now()
-
-    def report(self, commits: list[Commit]) -> PipelineReport:
-        """What the run did."""
-        reasoning = f" with {self._reasoning_tokens} reasoning tokens" if self._reasoning_tokens else ""
-        return PipelineReport(
-            mode=f"serial{reasoning}",
-            guarantee="the committed plan is the judge's own, token by token",
-            ended=self._ended,
-            error=self._error,
-            notes=(),
-            commits=tuple(commits),
-            counts=self._counts
-            | {"samples filled": self._assembler.filled_samples, "samples dropped": self._assembler.dropped_samples},
-            log=self._log,
-            trace=self._trace,
-            wall_s=self._end_s - self._start_s,
-        )
-
-    def _chunks(self, source: Iterable[AudioPiece]) -> Iterator[ChunkAudio]:
-        iterator, broken = iter(source), None
-        while broken is None:
-            chunks = []
-            try:
-                if (piece := next(iterator, None)) is None:
-                    break
-                arrival_s = self._clock.now()
-                if piece.due_s is not None:
-                    arrival_s = self._start_s + piece.due_s
-                    self._wait(arrival_s - self._clock.now())
-                chunks = self._assembler.push(piece, arrival_s)
-            except InputError as error:
-                broken = error
-            except Exception as error:
-                broken = InputError(f"audio source: {one_line(error)}")
-            yield from chunks
-        yield from self._assembler.finish(self._clock.now())
-        if broken is not None:
-            raise broken
-
-    def _wait(self, seconds: float) -> None:
-        if seconds <= 0:
-            return
-        if isinstance(self._clock, VirtualClock):
-            self._clock.sleep(seconds)
-        else:
-            self._stop.wait(seconds)
-
-    def _chunk(self, audio: ChunkAudio) -> Commit:
-        drafter, judge, generator = self._stages.drafter, self._stages.judge, self._stages.generator
-        index = audio.index
-        self._trace.add(TraceEvent("audio", "heard", index, audio.heard_s, audio.heard_s))
-        draft: Draft = self._timed("draft", "draft", index, lambda: drafter.draft(audio), audio.heard_s)
-        drafted_s = self._clock.now()
-        self._log.add(drafted_s, "drafted", index, tokens=draft.tokens)
-        request = Request(audio, draft, self._settled, self._stop)
-        tokens: Tokens = self._timed("judge", "plan", index, lambda: judge.plan(request, self._reasoning_tokens))
-        tokens = tuple(int(token) for token in tokens)
-        decided_s = self._clock.now()
-        if len(tokens) != audio.frames or not all(0 <= token < len(units.VISEMES) for token in tokens):
-            raise InputError(
-                f"judge: chunk {index}: a plan of {len(tokens)} tokens for {audio.frames} frames, or odd ones"
-            )
-        changes = tuple((frame, token) for frame, token in enumerate(tokens) if token != draft.tokens[frame])
-        self._log.add(decided_s, "judged", index, corrections=changes)
-        work = self._timed("generator", "begin", index, lambda: generator.begin(audio, draft, tokens))
-        begun_s, steps = self._clock.now(), 0
-        while work.steps_left:
-            steps += 1
-            self._timed("generator", f"step {steps}", index, lambda: generator.step(work, tokens))
-        rendered = None
-        while rendered is None:
-            rendered = self._timed("generator", "render", index, lambda: kept(generator.render(work)))
-        frames = rendered[: audio.frames]
-        rendered_s = self._clock.now()
-        self._timed("commit", "commit", index, lambda: generator.commit(work))
-        committed_s = self._clock.now()
-        self._log.add(committed_s, "committed", index)
-        self._settled = (Settled(audio, draft, tokens),)
-        how = "corrected" if changes else "accepted"
-        self._counts[how] = self._counts.get(how, 0) + 1
-        return Commit(
-            index=index, tokens=tokens, drafted=draft.tokens, how=how, frames=frames, heard_s=audio.heard_s,
-            drafted_s=drafted_s, judged_s=decided_s, decided_s=decided_s, begun_s=begun_s, rendered_s=rendered_s,
-            committed_s=committed_s, steps=steps, passes=audio.frames,
-        )  # fmt: skip
-
-    def _timed(self, stage: str, what: str, chunk: int, run: Callable[[], object], ready_s: float | None = None):
-        if self._stop.is_set():
-            raise _Stopped
-        start_s = self._clock.now()
-        try:
-            result = run()
-        except Exception as error:
-            raise InputError(f"{stage}: chunk {chunk}, {what}: {one_line(error)}") from None
-        wait_s = 0.0 if ready_s is None else max(0.0, start_s - ready_s)
-        self._trace.add(TraceEvent(stage, what, chunk, start_s, self._clock.now(), wait_s))
-        return result
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

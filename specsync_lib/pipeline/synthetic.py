@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from specsync_lib import units
-from specsync_lib.pipeline.run import Clock, Draft, Request, Stages, Tokens, Verdict
+from specsync_lib.pipeline.clock import Clock
 from specsync_lib.pipeline.sound import ChunkAudio
+from specsync_lib.pipeline.stages import Draft, Request, Stages, Tokens, Verdict
 
 Duration = float | Callable[[], float]
 

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -13,10 +12,10 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from specsync_lib.door import report
+from specsync_lib.door import report, words
 from specsync_lib.face.video import write_video
 from specsync_lib.measures import face
-from specsync_lib.paths import NOTEBOOKS_DIR
+from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
 
 FETCHED = re.compile(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(\s*["']?https?:|import\(\s*["']https?:""")
 
@@ -48,7 +47,7 @@ def folders(tmp_path):
 def test_with_nothing_built_every_claim_says_so(folders):
     run, plots = folders
     html = report.build(run, plots).read_text(encoding="utf-8")
-    assert html.count('class="missing">not built yet:') == len(report.CLAIMS)
+    assert html.count('class="missing">not built yet:') == len(words.CLAIMS)
     for claim in ("645 → 507 ms", "88 %", "under 15 ms", "sm_120", "720p30"):
         assert claim in html
     assert "The video is not built yet" in html
@@ -79,10 +78,9 @@ def test_numbers_stand_in_their_rows_with_label_and_interval(folders):
 def test_every_number_and_figure_of_the_notebooks_has_words():
     """Literal keys and stems in the notebooks and in the library that records for them."""
     sources = [path.read_text(encoding="utf-8").replace('\\"', '"') for path in NOTEBOOKS_DIR.glob("0*.ipynb")]
-    library = Path(report.__file__).parent
-    sources += [
-        (library / name).read_text(encoding="utf-8") for name in ("referee_numbers.py", "claim.py", "runner.py")
-    ]
+    library = PROJECT_ROOT / "specsync_lib"
+    recorders = ("measures/referee.py", "measures/latent_claim.py", "door/runner.py")
+    sources += [(library / name).read_text(encoding="utf-8") for name in recorders]
     families = "acceptance|draft|features|kernel|latent|reasoner|report|simulate|slider|sync|video"
     key = re.compile(rf'"((?:{families})\.(?!py"|safetensors")[a-z0-9_]+)"')
     keys = {found for text in sources for found in key.findall(text)}
@@ -91,8 +89,8 @@ def test_every_number_and_figure_of_the_notebooks_has_words():
     assert {one for one in keys if report.reading(one) == one} == set()
     stems = {stem for text in sources for stem in re.findall(r'save_figure\(fig, "([a-z_]+)"', text)}
     assert {"step_counts", "acceptance_efficiency"} <= stems
-    assert stems - set(report.CAPTIONS) == set()
-    assert set(report.CAPTIONS) - stems == set()  # no caption outlives its figure
+    assert stems - set(words.CAPTIONS) == set()
+    assert set(words.CAPTIONS) - stems == set()  # no caption outlives its figure
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from specsync_lib.speech.alignment import Phone
 from specsync_lib.visemes import VISEME_INDEX, openness_of
 from workbench.train import augment
 from workbench.train import draft as draft_training
+from workbench.train.probe import fit_probe
 from workbench.train.voices import UNKNOWN, Voices, label_track
 
 
@@ -66,14 +67,14 @@ def test_a_probe_learns_a_linear_rule():
             x = 3 + 2 * torch.randn(512, 8)
             yield x, ((x - 3) @ rule).argmax(dim=1)
 
-    probe = teacher.fit_probe(batches(), 300, learning_rate=0.03, dropout=0.0)
+    probe = fit_probe(batches(), 300, learning_rate=0.03, dropout=0.0)
     x, y = next(batches())
     assert float((probe.logits(x).argmax(dim=1) == y).float().mean()) > 0.9
 
 
 def test_a_probe_needs_labelled_speech():
     with pytest.raises(InputError, match="no batch of labelled speech"):
-        teacher.fit_probe(iter(()), 3)
+        fit_probe(iter(()), 3)
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.5, 31.0, 46.0])

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from specsync_lib.errors import InputError
 from specsync_lib.face import compositing
 from specsync_lib.face.compositing import Box, composite, cut, feather
-from specsync_lib.face.head.head import CAMERAS, FaceTracks
+from specsync_lib.face.head.head import CAMERAS
 from specsync_lib.face.head.mesh import unit_names
+from specsync_lib.face.head.motion import FaceTracks
 
 
 def picture(height: int = 90, width: int = 120, seed: int = 0) -> np.ndarray:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.face.head import canvas, look, mesh
-from specsync_lib.face.head.head import Head, face_tracks, render_frames, weights_vector
+from specsync_lib.face.head.head import Head, render_frames
+from specsync_lib.face.head.mesh import weights_vector
+from specsync_lib.face.head.motion import face_tracks
 from specsync_lib.visemes import VISEME_TO_ARKIT, SyncPlan
 
 PP, FF, AA = (units.VISEMES.index(name) for name in ("PP", "FF", "aa"))

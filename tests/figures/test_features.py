@@ -15,7 +15,8 @@ from specsync_lib.figures.features import (
     principal_components,
 )
 from specsync_lib.speech.alignment import Phone, plan_from_phones
-from specsync_lib.speech.log_mel import Word, energy_envelopes, log_mel
+from specsync_lib.speech.log_mel import energy_envelopes, log_mel
+from specsync_lib.speech.whisper_base import Word
 
 PHONES = [Phone("SIL", 0.0, 0.2, ""), Phone("M", 0.2, 0.5, "ma"), Phone("AA", 0.5, 1.0, "ma")]
 

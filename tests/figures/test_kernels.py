@@ -4,6 +4,14 @@ import matplotlib.pyplot as plt
 import pytest
 
 from specsync_lib.figures import kernels
+from specsync_lib.measures.kernels import (
+    aims_table,
+    measurement,
+    profile_table,
+    results_table,
+    versions_table,
+    where_from,
+)
 
 
 @pytest.fixture
@@ -25,7 +33,7 @@ def measured():
 
 
 def test_aims_are_ratios_of_what_was_measured(measured):
-    aims = kernels.aims_table(measured).set_index("aim")
+    aims = aims_table(measured).set_index("aim")
     assert aims.loc["share of the copy bandwidth", "measured"] == pytest.approx(1.0)
     assert aims.loc["time over the byte floor", "measured"] == pytest.approx(1.0)
     assert aims.loc["times as fast as torch.compile, max-autotune", "measured"] == pytest.approx(1.6)
@@ -38,15 +46,15 @@ def test_a_missed_aim_says_so(measured):
     for row in measured["results"]:
         if row["implementation"] == "kernel":
             row.update(median_us=20.0, gb_per_s=2000.0)
-    aims = kernels.aims_table(measured).set_index("aim")
+    aims = aims_table(measured).set_index("aim")
     assert not aims.loc["share of the copy bandwidth", "met"] and not aims.loc["time over the byte floor", "met"]
 
 
 def test_without_a_measurement_everything_says_so():
-    assert kernels.measurement("project_latents", gpu="none") is None
-    assert kernels.where_from(None) == "not measured yet"
-    empty = kernels.results_table(None)
-    assert empty.empty and kernels.aims_table(None).empty
+    assert measurement("project_latents", gpu="none") is None
+    assert where_from(None) == "not measured yet"
+    empty = results_table(None)
+    assert empty.empty and aims_table(None).empty
     fig, axes = plt.subplots(1, 4)
     kernels.draw_latency(empty, "720p", axes[0])
     kernels.draw_roofline(empty, [], axes[1])
@@ -60,7 +68,7 @@ def test_versions_move_against_the_one_before_at_the_same_slots(measured):
     rows = [("v1", 8, 20.0), ("v2", 8, 16.0), ("v1", 32, 40.0), ("v2", 32, 41.0)]
     shared = {"p20_us": 0.0, "p80_us": 99.0}
     measured["versions"] = [{"name": name, "slots": slots, "median_us": us, **shared} for name, slots, us in rows]
-    versions = kernels.versions_table(measured)
+    versions = versions_table(measured)
     assert versions["moved_us"].dropna().tolist() == [-4.0, 1.0]
     fig, ax = plt.subplots()
     kernels.draw_versions(versions[versions["slots"] == 32], 9.0, ax)
@@ -71,19 +79,19 @@ def test_versions_move_against_the_one_before_at_the_same_slots(measured):
 
 def test_counters_of_one_configuration_or_of_several_make_one_table(measured):
     counters = {"draft_kernel": {"registers": "192"}, "latents_kernel": {"registers": "48"}}
-    one = kernels.profile_table(measured | {"profile": counters})
+    one = profile_table(measured | {"profile": counters})
     assert one.loc["registers"].tolist() == ["192", "48"]
     several = {"default": counters, "c4 copy engine": {"stream_kernel": {"registers": "72"}}, "c1": {"missing": "ncu"}}
-    many = kernels.profile_table(measured | {"profile": several})
+    many = profile_table(measured | {"profile": several})
     assert many.loc["registers"].tolist() == ["192", "48", "72"] and many.columns[2] == (
         "c4 copy engine",
         "stream_kernel",
     )
-    assert kernels.profile_table(None).empty
+    assert profile_table(None).empty
 
 
 def test_curves_show_the_measured_medians(measured):
-    table = kernels.results_table(measured)
+    table = results_table(measured)
     fig, (left, middle, right) = plt.subplots(1, 3)
     kernels.draw_latency(table, "720p", left)
     kernels.draw_roofline(table, measured["copy"], middle)

@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 
 from specsync_lib.figures import latency as latency_figures
+from specsync_lib.figures import sliders
+from specsync_lib.measures import claims, latency_tables
 from specsync_lib.measures.latency import run_numbers, stage_numbers
-from specsync_lib.pipeline import simulate
-from specsync_lib.pipeline.simulate import ChunkPattern
+from specsync_lib.pipeline import simulate, stage_times
+from specsync_lib.pipeline.answers import POLICIES, ChunkPattern, random_pattern
 from specsync_lib.summary import KEY_PATTERN, record
 
 
@@ -21,12 +23,12 @@ def rng():
 
 @pytest.fixture
 def pattern(rng):
-    return simulate.random_pattern(0.3, 20, rng)
+    return random_pattern(0.3, 20, rng)
 
 
 def write_measured(folder, setup_name, rng, pattern, *, speculative=True, paced=True, chunks=20):
     """A measured file of a full-scale setup, out of a simulation; returns its content."""
-    setup = simulate.reference_setup("384px")
+    setup = stage_times.reference_setup("384px")
     modes = ("serial", "speculative") if speculative else ("serial",)
     reports = {mode: [simulate.simulate(setup, mode, pattern, rng, chunks=chunks)] for mode in modes}
     result = {
@@ -43,10 +45,10 @@ def write_measured(folder, setup_name, rng, pattern, *, speculative=True, paced=
 
 
 def test_without_files_nothing_is_claimed_to_be_measured(tmp_path):
-    table = latency_figures.verdict_table({}, tmp_path).set_index("claim")
+    table = claims.verdict_table({}, tmp_path).set_index("claim")
     latency = table[table["claimed"].str.contains("645|507|21%")]
-    assert len(latency) == 3 and set(latency["verdict"]) == {latency_figures.NOT_MEASURED}
-    assert latency_figures.headline_numbers(tmp_path) == []
+    assert len(latency) == 3 and set(latency["verdict"]) == {latency_tables.NOT_MEASURED}
+    assert latency_tables.headline_numbers(tmp_path) == []
 
 
 def test_verdicts_follow_from_the_files(tmp_path, rng, pattern):
@@ -55,21 +57,21 @@ def test_verdicts_follow_from_the_files(tmp_path, rng, pattern):
     for serial_ms, verdict in ((700, "holds"), (500, "exceeded"), (800, "missed")):  # claimed: 645
         runs["serial"]["p50_ms"] = serial_ms
         (tmp_path / "pipeline_h200x2.json").write_text(json.dumps(content))
-        table = latency_figures.verdict_table({}, tmp_path).set_index("claim")
+        table = claims.verdict_table({}, tmp_path).set_index("claim")
         assert table.loc["latency of the serial pipeline", "verdict"] == verdict
     assert table.loc["latency of the speculative pipeline", "verdict"] == "exceeded"
     assert table.loc["saved by speculation", "verdict"] == "exceeded"
     assert set(table.loc[table["found"].str.contains("h200x2"), "label"]) == {"real-shape"}
     runs["speculative"]["p50_ms"] = 1.1 * runs["serial"]["p50_ms"]
     (tmp_path / "pipeline_h200x2.json").write_text(json.dumps(content))
-    table = latency_figures.verdict_table({}, tmp_path).set_index("claim")
+    table = claims.verdict_table({}, tmp_path).set_index("claim")
     assert table.loc["saved by speculation", "verdict"] == "missed"
     assert table.loc["latency of the speculative pipeline", "verdict"] == "missed"
 
 
 def test_acceptance_with_another_judge_is_never_a_plain_yes():
     entry = {"value": 0.95, "unit": "fraction", "label": "measured", "source": "somewhere"}
-    by = lambda summary: latency_figures.verdict_table(summary).set_index("claimed").loc["88%"]  # noqa: E731
+    by = lambda summary: claims.verdict_table(summary).set_index("claimed").loc["88%"]  # noqa: E731
     assert by({"draft.acceptance_at_085": entry})["verdict"].startswith("in part")
     assert by({"acceptance.at_085": entry, "acceptance.coverage_at_085": entry})["verdict"] == "holds"
     assert by({"acceptance.at_085": entry | {"value": 0.5}})["verdict"] == "missed"
@@ -81,23 +83,23 @@ def test_near_perfect_lips_are_in_step_steady_and_follow():
             f"sync.{name}": {"value": value, "unit": "", "label": "measured", "source": "somewhere"}
             for name, value in values.items()
         }
-        return latency_figures.verdict_table(summary).set_index("claimed").loc["no number", "verdict"]
+        return claims.verdict_table(summary).set_index("claimed").loc["no number", "verdict"]
 
     assert verdict(av_offset_ms=8.0, jitter_ratio=0.9, lip_r=0.97) == "holds"
     assert verdict(av_offset_ms=8.0, jitter_ratio=0.9, lip_r=0.86).startswith("in part")
     assert verdict(av_offset_ms=80.0, jitter_ratio=0.9, lip_r=0.97) == "missed"
     assert verdict(av_offset_ms=8.0, jitter_ratio=2.0, lip_r=0.97) == "missed"
-    assert verdict() == latency_figures.NOT_MEASURED
+    assert verdict() == latency_tables.NOT_MEASURED
 
 
 def test_headline_numbers_are_fit_for_the_summary(tmp_path, rng, pattern, monkeypatch):
     monkeypatch.setattr("specsync_lib.summary.SUMMARY_DIR", tmp_path / "summary")
     write_measured(tmp_path, "h200", rng, pattern, paced=False)
-    of_few = {number["key"] for number in latency_figures.headline_numbers(tmp_path)}
+    of_few = {number["key"] for number in latency_tables.headline_numbers(tmp_path)}
     assert of_few == {f"latency.h200.{name}" for name in ("serial_p50_ms", "speculative_p50_ms", "reduction")}
     (tmp_path / "pipeline_h200.json").unlink()
     write_measured(tmp_path, "h200x2", rng, pattern, chunks=100)
-    numbers = {number["key"]: number for number in latency_figures.headline_numbers(tmp_path)}
+    numbers = {number["key"]: number for number in latency_tables.headline_numbers(tmp_path)}
     assert set(numbers) == {
         f"latency.h200x2.{name}"
         for name in ("serial_p50_ms", "speculative_p50_ms", "speculative_p99_ms", "reduction", "delivery_jitter_p99_ms")
@@ -111,13 +113,13 @@ def test_headline_numbers_are_fit_for_the_summary(tmp_path, rng, pattern, monkey
 
 def answers(pattern):
     """The same ones whatever the mode, but for the lenient rule."""
-    return dict.fromkeys(("serial", *simulate.POLICIES), pattern) | {"speculative_lenient": [ChunkPattern(1)]}
+    return dict.fromkeys(("serial", *POLICIES), pattern) | {"speculative_lenient": [ChunkPattern(1)]}
 
 
 def test_the_comparison_has_every_label_and_adds_up(tmp_path, rng, pattern, monkeypatch):
     write_measured(tmp_path, "h200x2", rng, pattern)
     monkeypatch.setattr(latency_figures, "measured_files", lambda: sorted(tmp_path.glob("pipeline_*.json")))
-    table = latency_figures.comparison_table(simulate.reference_setup(), answers(pattern), rng)
+    table = latency_tables.comparison_table(stage_times.reference_setup(), answers(pattern), rng)
     assert set(table["label"]) == {"claimed", "simulated", "real-shape"}
     totals = table.groupby(["setup", "label", "mode"]).agg({"ms": "sum", "p50_ms": "first"})
     assert np.allclose(totals["ms"], totals["p50_ms"], atol=0.5)
@@ -133,8 +135,8 @@ def test_the_comparison_has_every_label_and_adds_up(tmp_path, rng, pattern, monk
 
 
 def test_the_gantt_shows_what_was_dropped(rng):
-    late = simulate.replace(simulate.reference_setup(), steps=1)
-    eager = simulate.POLICIES["speculative_eager"]
+    late = simulate.replace(stage_times.reference_setup(), steps=1)
+    eager = POLICIES["speculative_eager"]
     report = simulate.simulate(late, "speculative", [ChunkPattern(2, (3,))], rng, chunks=3, policy=eager)
     assert report.counts["rewound"]
     fig, ax = plt.subplots()
@@ -146,16 +148,16 @@ def test_the_gantt_shows_what_was_dropped(rng):
 
 
 def test_sliders_change_the_picture(rng):
-    setups = [simulate.reference_setup(), simulate.reference_setup("512px")]
-    late, serial_ms = latency_figures.late_tables(setups, [0, 0.5], rng, chunks=10)
+    setups = [stage_times.reference_setup(), stage_times.reference_setup("512px")]
+    late, serial_ms = latency_tables.late_tables(setups, [0, 0.5], rng, chunks=10)
     frames = pd.DataFrame({
         "utterance": np.repeat(["a", "b"], 60), "confidence": rng.random(120), "accepted": rng.random(120) < 0.95,
     })  # fmt: skip
-    chunks = latency_figures.chunk_table(frames)
+    chunks = latency_tables.chunk_table(frames)
     assert len(chunks) == 10 and chunks["rejected"].isin([0, 1]).all()
-    thresholds = latency_figures.threshold_table(chunks, setups[0], [0, 0.5, 1.0], rng, n=10)
+    thresholds = latency_tables.threshold_table(chunks, setups[0], [0, 0.5, 1.0], rng, n=10)
     assert thresholds["begun"].iloc[0] == 1 and thresholds["begun"].iloc[-1] == 0
-    explorer = latency_figures.LatencyExplorer(late, serial_ms, thresholds)
+    explorer = sliders.LatencyExplorer(late, serial_ms, thresholds)
     pictures = [explorer.image.value]
     explorer.rate.value = 0
     pictures.append(explorer.image.value)
@@ -167,8 +169,8 @@ def test_sliders_change_the_picture(rng):
 
 
 def test_a_pipeline_slower_than_speech_falls_behind_and_a_faster_one_does_not(rng, pattern):
-    runs = latency_figures.live_runs(simulate.reference_setup(), answers(pattern), rng, chunks=20)
-    table = latency_figures.delivery_table(runs).set_index("run")
+    runs = latency_figures.live_runs(stage_times.reference_setup(), answers(pattern), rng, chunks=20)
+    table = latency_tables.delivery_table(runs).set_index("run")
     assert table.loc["serial", "falls_behind_ms"] > 100  # about 545 ms for every 400 of speech
     assert abs(table.loc["speculative", "falls_behind_ms"]) < 20
     assert table.loc["speculative", "delivery_jitter_p99_ms"] <= 2

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
+from specsync_lib.claims import CLAIMED_ACCEPTANCE, CLAIMED_THRESHOLD
 from specsync_lib.figures.acceptance import (
-    CLAIMED_ACCEPTANCE,
-    CLAIMED_THRESHOLD,
     draw_acceptance,
     draw_confusion,
     draw_front,

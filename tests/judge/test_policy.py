@@ -14,13 +14,15 @@ from specsync_lib.judge.policy import (
     FRAME_FEATURES,
     AcceptancePolicy,
     Logistic,
-    at_temperature,
-    bad_accept_bound,
     chunk_features,
-    conformal_threshold,
-    fit_temperature,
     frame_features,
     load_policy,
+)
+from specsync_lib.measures.bounds import (
+    at_temperature,
+    bad_accept_bound,
+    conformal_threshold,
+    fit_temperature,
     ranking_skill,
 )
 from specsync_lib.units import VISEMES

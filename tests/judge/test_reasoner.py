@@ -16,19 +16,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from specsync_lib import units
 from specsync_lib.assets import asset
 from specsync_lib.errors import InputError
-from specsync_lib.judge import reasoner as module
-from specsync_lib.judge.reasoner import (
-    ChunkEvidence,
-    Reasoner,
-    Script,
-    TimedWord,
-    chunk_evidence,
-    gather_evidence,
-    load_reasoner,
-    spoken_visemes,
-)
+from specsync_lib.judge import script
+from specsync_lib.judge.loading import load_reasoner
+from specsync_lib.judge.reasoner import Reasoner
+from specsync_lib.judge.script import ChunkEvidence, Script, TimedWord, chunk_evidence, gather_evidence, spoken_visemes
 from specsync_lib.speech.corpus import clips
-from specsync_lib.speech.log_mel import Word
+from specsync_lib.speech.whisper_base import Word
 from specsync_lib.visemes import VISEME_INDEX
 from workbench.train.reasoner_card import accuracy, chosen, settle
 
@@ -238,14 +231,14 @@ def test_a_word_is_told_once_and_before_it_begins(reasoner):
     announced: set[tuple[str, int]] = set()
     lines = [line for chunk in recording(48) for line in reasoner.script.lines(chunk, announced)]
     told = {frame: reasoner.script.decode(line) for frame, line in enumerate(lines) if len(line) > 8}
-    assert list(told) == [0, 15 - module.WORD_LEAD_FRAMES, 30 - module.WORD_LEAD_FRAMES]
+    assert list(told) == [0, 15 - script.WORD_LEAD_FRAMES, 30 - script.WORD_LEAD_FRAMES]
     assert [text.strip().split()[1] for text in told.values()] == ["please12", "hold12", "on12"]
 
 
 @given(st.text(max_size=80))
 def test_any_word_has_visemes_or_none(text):
     visemes = spoken_visemes(text)
-    assert len(visemes) <= module.MOST_VISEMES_A_WORD and all(0 <= viseme < CLASSES for viseme in visemes)
+    assert len(visemes) <= script.MOST_VISEMES_A_WORD and all(0 <= viseme < CLASSES for viseme in visemes)
     assert all(one != other for one, other in pairwise(visemes))
 
 
@@ -365,7 +358,7 @@ def folder(tmp_path_factory):
 
 def test_any_causal_model_loads_from_a_folder(folder, reasoner):
     loaded = load_reasoner(folder, label="real-shape")
-    assert (loaded.label, loaded.instruction) == ("real-shape", module.INSTRUCTION)
+    assert (loaded.label, loaded.instruction) == ("real-shape", script.INSTRUCTION)
     assert loaded.alphabet["PP"] == "P" and len(set(loaded.alphabet.values())) == CLASSES
     stream = loaded.stream()
     stream.read(recording(12)[0])

@@ -12,15 +12,8 @@ from scipy.stats import chisquare
 from specsync_lib.draft.plan import DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.judge.branches import Branches, Room
-from specsync_lib.judge.rules import (
-    LENIENT_PROBABILITY,
-    accept_lenient,
-    best_shift,
-    decide,
-    gate,
-    row_fault,
-    verify_chunk,
-)
+from specsync_lib.judge.rules import LENIENT_PROBABILITY, accept_lenient, decide, gate
+from specsync_lib.judge.verify import best_shift, row_fault, verify_chunk
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 
 pytestmark = pytest.mark.usefixtures("one_thread")

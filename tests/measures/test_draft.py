@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from specsync_lib.errors import InputError
 from specsync_lib.measures import draft
-from specsync_lib.measures.draft import EnergyRule, evaluation_prompts, frame_energy, frame_table, majority_viseme
+from specsync_lib.measures.draft import EnergyRule, evaluation_prompts, frame_table, majority_viseme
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import aligned
+from specsync_lib.speech.log_mel import frame_energy
 from specsync_lib.units import SAMPLE_RATE_HZ, VISEMES, frame_count
 from specsync_lib.visemes import SyncPlan
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from specsync_lib.errors import InputError
-from specsync_lib.face import generation
+from specsync_lib.face import generation, wan_mini
 from specsync_lib.face.compositing import FACE_BOX, inside, reader_box
+from specsync_lib.face.wan_mini import IN_USE, METHODS, UNDENOISED, Method
 from specsync_lib.measures import face as face_video
-from specsync_lib.measures.face import IN_USE, METHODS, UNDENOISED, Method, Scene
+from specsync_lib.measures.face import Scene
 from specsync_lib.measures.sync_report import sync_report
 from tests.toys.generation import toy_generator, toy_plan
 
@@ -30,7 +31,7 @@ class BrightnessReader:
         return SimpleNamespace(gap_mm=gaps)
 
 
-def drafts_of(face) -> face_video.Drafts:
+def drafts_of(face) -> wan_mini.Drafts:
     return lambda number: 0.5 * torch.randn(face.latent_shape, generator=torch.Generator().manual_seed(number))
 
 

@@ -7,14 +7,9 @@ from hypothesis import strategies as st
 
 from specsync_lib.errors import InputError
 from specsync_lib.face.video import make_beep_flash_clip
-from specsync_lib.measures.intervals import (
-    av_offset_ms,
-    beep_flash_offset_ms,
-    bootstrap_by_group,
-    lag_ms,
-    pearson_columns,
-    pearson_of_sums,
-)
+from specsync_lib.measures.intervals import bootstrap_by_group, pearson_columns, pearson_of_sums
+from specsync_lib.measures.pictures import beep_flash_offset_ms
+from specsync_lib.measures.sync import av_offset_ms, lag_ms
 
 
 def test_mean_and_its_interval_by_group():

@@ -15,7 +15,8 @@ from specsync_lib.draft.probe import Probe
 from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.judge.branches import Branches
-from specsync_lib.judge.reasoner import energy_digits
+from specsync_lib.judge.script import energy_digits
+from specsync_lib.pipeline.clock import RealClock
 from specsync_lib.pipeline.models import (
     FaceStage,
     Listener,
@@ -26,21 +27,13 @@ from specsync_lib.pipeline.models import (
     load_models,
     plan_of,
 )
-from specsync_lib.pipeline.run import (
-    Draft,
-    Policy,
-    RealClock,
-    Request,
-    Settled,
-    Stages,
-    pieces,
-    run_serial,
-    run_speculative,
-)
+from specsync_lib.pipeline.run import run_speculative
+from specsync_lib.pipeline.serial import run_serial
 from specsync_lib.pipeline.simulate import check_measured
-from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler
+from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler, pieces
+from specsync_lib.pipeline.stages import Draft, Policy, Request, Settled, Stages
 from specsync_lib.pipeline.synthetic import StageTimes, SyntheticGenerator
-from specsync_lib.speech.log_mel import Word
+from specsync_lib.speech.whisper_base import Word
 from specsync_lib.units import CHUNK_SAMPLES
 from tests.toys.generation import toy_models, toy_reference
 from workbench.measure import pipeline_cpu

@@ -14,18 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from specsync_lib import units
+from specsync_lib.pipeline.clock import VirtualClock
 from specsync_lib.pipeline.commit_log import replay
-from specsync_lib.pipeline.run import (
-    AudioPiece,
-    Pipeline,
-    PipelineReport,
-    Policy,
-    Stages,
-    Verdict,
-    VirtualClock,
-    run_serial,
-)
-from specsync_lib.pipeline.sound import ChunkAssembler
+from specsync_lib.pipeline.outcome import PipelineReport
+from specsync_lib.pipeline.run import Pipeline
+from specsync_lib.pipeline.serial import run_serial
+from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler
+from specsync_lib.pipeline.stages import Policy, Stages, Verdict
 from specsync_lib.pipeline.synthetic import (
     StageTimes,
     SyntheticDrafter,

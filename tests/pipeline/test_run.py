@@ -14,23 +14,12 @@ from hypothesis import strategies as st
 from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.face.video import video_info
+from specsync_lib.pipeline.clock import RealClock, VirtualClock
 from specsync_lib.pipeline.commit_log import CommitLog, corrections, read_log, replay
-from specsync_lib.pipeline.run import (
-    AudioPiece,
-    Draft,
-    Pipeline,
-    Policy,
-    RealClock,
-    Stages,
-    Verdict,
-    VirtualClock,
-    pieces,
-    run_serial,
-    run_speculative,
-    run_speculative_async,
-    write_committed,
-)
-from specsync_lib.pipeline.sound import LOOK_AHEAD_S, ChunkAssembler, samples_for_chunk
+from specsync_lib.pipeline.run import Pipeline, run_speculative, run_speculative_async, write_committed
+from specsync_lib.pipeline.serial import run_serial
+from specsync_lib.pipeline.sound import LOOK_AHEAD_S, AudioPiece, ChunkAssembler, pieces, samples_for_chunk
+from specsync_lib.pipeline.stages import Draft, Policy, Stages, Verdict
 from specsync_lib.pipeline.synthetic import (
     StageTimes,
     SyntheticGenerator,

@@ -11,10 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from specsync_lib.errors import InputError
+from specsync_lib.measures import claims
 from specsync_lib.measures.latency import buffer_for, percentile_interval, playout, run_numbers, stage_numbers
 from specsync_lib.paths import PROJECT_ROOT
-from specsync_lib.pipeline import simulate
-from specsync_lib.pipeline.simulate import ChunkPattern, Setup, Spread, exactly
+from specsync_lib.pipeline import answers, simulate, stage_times
+from specsync_lib.pipeline.answers import ChunkPattern
+from specsync_lib.pipeline.chips import CHIPS, HERE, TFLOP, chips_for_reasoner, on_chip, stage_works
+from specsync_lib.pipeline.stage_times import Setup, Spread, exactly
 
 CHUNKS = 20
 
@@ -53,10 +56,10 @@ def test_simulation_and_closed_form_agree_whatever_the_times(setup, rate, policy
     ends = np.cumsum([0.0, *setup.job_ms])
     assume(np.abs(ends - setup.verify_ms(1).median_ms).min() > 1e-6)
     rng = np.random.default_rng(0)
-    pattern = simulate.random_pattern(rate, CHUNKS, rng)
+    pattern = answers.random_pattern(rate, CHUNKS, rng)
     report = simulate.simulate(setup, "speculative", pattern, rng, chunks=CHUNKS, policy=simulate.LATE_POLICIES[policy])
     found = simulate.summary_row(report)
-    by_hand = simulate.expected_ms(setup, simulate.rejection_rate(pattern), "speculative", policy)
+    by_hand = simulate.expected_ms(setup, answers.rejection_rate(pattern), "speculative", policy)
     assert found["mean_ms"] == pytest.approx(by_hand, rel=1e-6, abs=1e-3)
     assert found["n"] == CHUNKS
     if policy != "lenient":
@@ -94,7 +97,7 @@ def test_a_plan_that_only_the_last_pass_finds_is_generated_behind_it(rng):
 
 def test_a_right_guess_costs_nothing_and_a_wrong_one_a_pass(rng):
     """Two steps of 10 ms; the guess is there after 5 ms, before the second step."""
-    setup = replace(setup_of(verify=(25.0, 45.0)), guess=simulate.exactly(5.0))
+    setup = replace(setup_of(verify=(25.0, 45.0)), guess=stage_times.exactly(5.0))
     run = lambda *chunk: simulate.simulate(setup, "speculative", [ChunkPattern(*chunk)], rng, chunks=6)  # noqa: E731
     accepted, guessed, missed = run(1, (), True), run(1, (3,), True), run(2, (3,), True)
     latency = lambda report: simulate.summary_row(report)["mean_ms"]  # noqa: E731
@@ -121,7 +124,7 @@ def test_a_judge_that_is_cheap_to_hide_always_pays(rng):
 
 def test_a_shared_chip_is_slower_than_two_and_at_most_by_its_stretch(rng):
     alone = setup_of(verify=(25.0, 45.0))
-    pattern = simulate.random_pattern(0.5, CHUNKS, rng)
+    pattern = answers.random_pattern(0.5, CHUNKS, rng)
     run = lambda setup: simulate.summary_row(simulate.simulate(setup, "speculative", pattern, rng, chunks=CHUNKS))  # noqa: E731
     two, one = run(alone)["mean_ms"], run(replace(alone, stretch=2.0))["mean_ms"]
     assert two < one <= 2 * two + 1
@@ -153,7 +156,7 @@ def write_measured(path, setup: Setup, pattern, rng, *, slower: float = 1.0) -> 
 def test_the_model_meets_a_measured_file_and_notices_one_that_it_cannot_explain(tmp_path, rng):
     noisy = Spread((0.0, 0.5, 1.0), (8.0, 10.0, 14.0))
     setup = replace(setup_of(render_parts=3), step=noisy, verify={1: noisy.times(3), 2: noisy.times(5.5)})
-    pattern = simulate.random_pattern(0.3, 30, rng)
+    pattern = answers.random_pattern(0.3, 30, rng)
     write_measured(tmp_path / "pipeline_toy.json", setup, pattern, rng)
     table = simulate.check_measured(rng, tmp_path)
     assert set(table["mode"]) == {"serial", "speculative"}
@@ -182,17 +185,17 @@ def test_a_spread_draws_what_it_was_given(rng):
 
 
 def test_scaling_to_the_same_chip_changes_nothing():
-    setup = simulate.reference_setup()
-    there, chips = simulate.on_chip(setup, "384px", simulate.HERE, "bf16")
+    setup = stage_times.reference_setup()
+    there, chips = on_chip(setup, "384px", HERE, "bf16")
     assert chips == 2
     for name in ("draft", "plan", "token", "step", "render"):
         assert getattr(there, name).median_ms == pytest.approx(getattr(setup, name).median_ms, rel=0.01)
 
 
 def test_a_chip_is_scaled_by_what_holds_the_stage_back():
-    here, half = simulate.CHIPS[simulate.HERE], "RTX PRO 6000 Blackwell (sm_120)"
-    there = simulate.CHIPS[half]
-    works = simulate.stage_works(simulate.reference_setup(), "384px")
+    here, half = CHIPS[HERE], "RTX PRO 6000 Blackwell (sm_120)"
+    there = CHIPS[half]
+    works = stage_works(stage_times.reference_setup(), "384px")
     assert {name: work.bound(here) for name, work in works.items()} == {
         "draft": "launch", "encoder": "compute", "token": "memory", "verify": "memory", "step": "compute",
         "render": "compute",
@@ -203,11 +206,11 @@ def test_a_chip_is_scaled_by_what_holds_the_stage_back():
 
 
 def test_the_reasoner_needs_as_many_chips_as_its_weights_fill():
-    chips = simulate.CHIPS
-    assert simulate.chips_for_reasoner(chips["H200 SXM"], "bf16") == 1  # 131 of 141 GiB
-    assert simulate.chips_for_reasoner(chips["H100 SXM"], "bf16") == 2
-    assert simulate.chips_for_reasoner(chips["RTX PRO 6000 Blackwell (sm_120)"], "fp8") == 1
-    assert simulate.chips_for_reasoner(chips["RTX 5090"], "fp8") == 3
+    chips = CHIPS
+    assert chips_for_reasoner(chips["H200 SXM"], "bf16") == 1  # 131 of 141 GiB
+    assert chips_for_reasoner(chips["H100 SXM"], "bf16") == 2
+    assert chips_for_reasoner(chips["RTX PRO 6000 Blackwell (sm_120)"], "fp8") == 1
+    assert chips_for_reasoner(chips["RTX 5090"], "fp8") == 3
 
 
 def test_the_counted_arithmetic_is_the_models_own():
@@ -215,7 +218,7 @@ def test_the_counted_arithmetic_is_the_models_own():
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from workbench.measure.shape_reasoner import FULL
+    from workbench.measure.shapes import FULL
 
     meta, (height, width) = torch.device("meta"), FULL.regions["384px"]
     latents = torch.empty(1, 16, 3, height // 8, width // 8, device=meta)
@@ -225,17 +228,17 @@ def test_the_counted_arithmetic_is_the_models_own():
         with FlopCounterMode(display=False) as counter:
             text = torch.empty(1, FULL.condition_tokens, 4096, device=meta)
             transformer(latents, torch.ones(1, device=meta), text, return_dict=False)
-        assert counter.get_total_flops() / 1e12 == pytest.approx(simulate.TFLOP["denoise"]["384px"], rel=0.01)
+        assert counter.get_total_flops() / 1e12 == pytest.approx(TFLOP["denoise"]["384px"], rel=0.01)
         cache = [None] * vae._cached_conv_counts["decoder"]
         slots = vae.post_quant_conv(latents)
         vae.decoder(slots[:, :, :1], feat_cache=cache, feat_idx=[0], first_chunk=True)
         with FlopCounterMode(display=False) as counter:
             vae.decoder(slots, feat_cache=cache, feat_idx=[0])
-        assert counter.get_total_flops() / 1e12 == pytest.approx(simulate.TFLOP["decode"]["384px"], rel=0.01)
+        assert counter.get_total_flops() / 1e12 == pytest.approx(TFLOP["decode"]["384px"], rel=0.01)
 
 
 def test_what_the_claim_needs_adds_up_to_the_claim():
-    needed = simulate.needed_by_claim(simulate.reference_setup()).set_index("what")["needed"]
+    needed = claims.needed_by_claim(stage_times.reference_setup()).set_index("what")["needed"]
     assert needed["the reasoner's visible time, a chunk"] + needed["everything but the reasoner"] == 645
     assert needed["one token of the plan, 12 a chunk"] == pytest.approx(138 / 12)
 
@@ -248,9 +251,9 @@ def test_bad_input_is_one_line(rng):
     for call in (
         lambda: simulate.simulate(setup, "parallel", [ChunkPattern()], rng),
         lambda: simulate.simulate(setup, "serial", [], rng),
-        lambda: simulate.random_pattern(1.5, 10, rng),
-        lambda: simulate.on_chip(setup, "384px", "abacus", "bf16"),
-        lambda: simulate.reference_setup("1080p"),
+        lambda: answers.random_pattern(1.5, 10, rng),
+        lambda: on_chip(setup, "384px", "abacus", "bf16"),
+        lambda: stage_times.reference_setup("1080p"),
     ):
         with pytest.raises(InputError) as error:
             call()
@@ -258,22 +261,22 @@ def test_bad_input_is_one_line(rng):
 
 
 def test_an_absent_pattern_is_said_to_be_drawn(tmp_path):
-    pattern, source = simulate.measured_pattern(tmp_path / "acceptance_pattern.json")
+    pattern, source = answers.measured_pattern(tmp_path / "acceptance_pattern.json")
     assert "not measured yet" in source
-    assert simulate.rejection_rate(pattern) == pytest.approx(simulate.ASSUMED_REJECTION_RATE)
+    assert answers.rejection_rate(pattern) == pytest.approx(answers.ASSUMED_REJECTION_RATE)
     measured = {"chunks": [{"passes": 2, "rejected_at": [3, 7]}, {"passes": 1, "rejected_at": []}]}
     (tmp_path / "acceptance_pattern.json").write_text(json.dumps(measured))
-    pattern, source = simulate.measured_pattern(tmp_path / "acceptance_pattern.json", "exact")
+    pattern, source = answers.measured_pattern(tmp_path / "acceptance_pattern.json", "exact")
     assert pattern == [ChunkPattern(2, (3, 7)), ChunkPattern(1, ())] and "not measured" not in source
     for chunk, passes in zip(measured["chunks"], (1, 3), strict=True):
         chunk |= {"guessed_passes": passes, "branched_12_32_passes": 1, "branched_12_32_known_after": passes == 3}
     (tmp_path / "acceptance_pattern.json").write_text(json.dumps(measured))
     for way, told in (("guessed", [(1, None), (3, None)]), ("branched", [(1, 0), (1, 1)])):
-        pattern, source = simulate.measured_pattern(tmp_path / "acceptance_pattern.json", way)
+        pattern, source = answers.measured_pattern(tmp_path / "acceptance_pattern.json", way)
         assert [(one.passes, one.known_after) for one in pattern] == told and all(one.guessed for one in pattern)
         assert source.endswith(way)
     with pytest.raises(InputError, match="38 frames a pass"):
-        simulate.measured_pattern(tmp_path / "acceptance_pattern.json", "branched", "38")
+        answers.measured_pattern(tmp_path / "acceptance_pattern.json", "branched", "38")
 
 
 def test_the_command_writes_its_plots_from_any_folder_and_labels_everything(tmp_path):
@@ -321,7 +324,7 @@ def test_an_interval_of_a_percentile_holds_it_and_resamples_streams(rng):
 
 
 def test_a_spread_splits_into_its_faster_and_its_slower_times():
-    spread = simulate.Spread.of({"median_ms": 4.0, "p20_ms": 2.0, "p80_ms": 6.0, "p99_ms": 10.0})
+    spread = stage_times.Spread.of({"median_ms": 4.0, "p20_ms": 2.0, "p80_ms": 6.0, "p99_ms": 10.0})
     fast, slow = spread.split(0.5)
     assert max(fast.values_ms) == pytest.approx(4.0) == min(slow.values_ms)
     rng = np.random.default_rng(0)
@@ -332,7 +335,7 @@ def test_a_spread_splits_into_its_faster_and_its_slower_times():
 
 def test_one_outlier_is_not_stretched_over_the_last_twentieth():
     row = {"median_ms": 4.0, "p99_ms": 6.0, "quantiles_ms": [*np.linspace(2.0, 5.9, 20), 80.0]}
-    spread = simulate.Spread.of(row)
+    spread = stage_times.Spread.of(row)
     rng = np.random.default_rng(0)
     assert np.percentile([spread.draw_s(rng) for _ in range(5000)], 98) < 0.006
     slow = spread.split(0.5)[1]
@@ -341,8 +344,8 @@ def test_one_outlier_is_not_stretched_over_the_last_twentieth():
 
 def test_the_last_part_of_the_frames_takes_what_it_takes_where_nothing_works_beside_it():
     in_parts = 0
-    for path in simulate.measured_files():  # whichever mode such a file names first
-        for modes in simulate.measured_setups(path).values():
+    for path in stage_times.measured_files():  # whichever mode such a file names first
+        for modes in stage_times.measured_setups(path).values():
             if modes["serial"].render_parts > 1:
                 in_parts += 1
                 assert {setup.last_render for setup in modes.values()} == {modes["serial"].last_render}
@@ -351,8 +354,10 @@ def test_the_last_part_of_the_frames_takes_what_it_takes_where_nothing_works_bes
 
 
 def test_the_last_of_a_chunks_steps_and_renders_takes_its_own_time():
-    setup = simulate.reference_setup(steps=3)
-    late = simulate.replace(setup, last_step=simulate.exactly(50.0), last_render=simulate.exactly(70.0), render_parts=2)
+    setup = stage_times.reference_setup(steps=3)
+    late = simulate.replace(
+        setup, last_step=stage_times.exactly(50.0), last_render=stage_times.exactly(70.0), render_parts=2
+    )
     other = setup.job_ms[1] * 2 + setup.render.median_ms
     assert late.generation_ms == pytest.approx(other + 120.0)
     report = simulate.simulate(late, "serial", [ChunkPattern()], np.random.default_rng(0), chunks=2)

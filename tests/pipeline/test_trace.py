@@ -5,7 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from specsync_lib.pipeline.run import Policy, VirtualClock, pieces, run_serial, run_speculative
+from specsync_lib.pipeline.clock import VirtualClock
+from specsync_lib.pipeline.run import run_speculative
+from specsync_lib.pipeline.serial import run_serial
+from specsync_lib.pipeline.sound import pieces
+from specsync_lib.pipeline.stages import Policy
 from specsync_lib.pipeline.synthetic import StageTimes, synthetic_stages
 from specsync_lib.pipeline.trace import STAGES, Trace, TraceEvent
 

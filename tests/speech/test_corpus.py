@@ -12,18 +12,15 @@ from specsync_lib.paths import SPLITS_FILE
 from specsync_lib.speech import corpus
 from specsync_lib.speech.alignment import normalise_text
 from specsync_lib.speech.corpus import (
-    SPLIT_SHARES,
     aligned,
     aligned_phones,
-    assign_splits,
     clips,
     default_is_human,
     default_recording,
     human_prompts,
-    near_duplicate_groups,
-    near_duplicates,
 )
 from specsync_lib.units import VIDEO_FPS, VISEMES
+from workbench.train.splits import SPLIT_SHARES, assign_splits, near_duplicate_groups, near_duplicates
 
 needs_corpus = pytest.mark.skipif(not default_is_human(), reason="the human corpus is not in the cache (no apt here)")
 SPLITS = json.loads(SPLITS_FILE.read_text(encoding="utf-8"))

@@ -12,19 +12,10 @@ from whisper.model import ModelDimensions, Whisper
 
 from specsync_lib.assets import asset, cache_dir
 from specsync_lib.errors import InputError
-from specsync_lib.speech import log_mel as features
+from specsync_lib.speech import whisper_base
 from specsync_lib.speech.audio import load_audio
-from specsync_lib.speech.log_mel import (
-    REFERENCE_MAXIMUM,
-    StreamingLogMel,
-    encoder_features,
-    energy_envelopes,
-    load_whisper,
-    log_mel,
-    measure_stream,
-    read_ctranslate2,
-    transcribe,
-)
+from specsync_lib.speech.log_mel import REFERENCE_MAXIMUM, StreamingLogMel, energy_envelopes, log_mel, measure_stream
+from specsync_lib.speech.whisper_base import encoder_features, load_whisper, read_ctranslate2, transcribe
 
 needs_whisper = pytest.mark.skipif(
     not (cache_dir() / "whisper-base").is_dir(), reason="run `python -m specsync_lib.assets` first"
@@ -151,7 +142,7 @@ def prompt():
 @needs_whisper
 def test_every_variable_of_the_file_is_used():
     variables = read_ctranslate2(asset("whisper-base") / "model.bin")
-    state = features._whisper_state(variables, layers=6)
+    state = whisper_base._whisper_state(variables, layers=6)
     in_file = sum(array.size for array in variables.values() if array.ndim)
     unused_key_biases = 512 * (6 + 6 + 6)  # stored as zeros inside the fused biases
     heads_and_layer = variables["decoder/num_heads"].size + variables["encoder/num_heads"].size

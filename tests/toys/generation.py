@@ -3,11 +3,9 @@
 import numpy as np
 import torch
 
-from specsync_lib.face import generation
+from specsync_lib.face import generation, wan_mini
 from specsync_lib.units import VISEMES
 from specsync_lib.visemes import SyncPlan
-from workbench.train import transformer as transformer_training
-from workbench.train import vae as wan_training
 
 PX = 32
 
@@ -15,13 +13,13 @@ PX = 32
 def toy_models(seed: int = 0):
     """A VAE of Wan's geometry and a transformer of wan-mini's kind, both random, that react to all of their inputs."""
     torch.manual_seed(seed)
-    vae = wan_training.new_vae(8, seed).eval().requires_grad_(False)
+    vae = wan_mini.new_vae(8, seed).eval().requires_grad_(False)
     with torch.no_grad():
         for parameter in vae.parameters():  # leave the frame-wise start
             parameter.add_(0.02 * torch.randn_like(parameter))
     vae.register_to_config(latents_mean=[0.1] * 16, latents_std=[0.5] * 16)
-    size = transformer_training.Size(heads=2, head_dim=12, layers=1, ffn=32)
-    transformer = transformer_training.new_transformer(size, seed).eval().requires_grad_(False)
+    size = wan_mini.Size(heads=2, head_dim=12, layers=1, ffn=32)
+    transformer = wan_mini.new_transformer(size, seed).eval().requires_grad_(False)
     torch.nn.init.normal_(transformer.proj_out.weight, std=0.2)
     for block in transformer.blocks:
         torch.nn.init.normal_(block.attn2.to_out[0].weight, std=0.5)

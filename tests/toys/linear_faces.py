@@ -10,8 +10,9 @@ from PIL import Image
 
 from kernels.project_latents.reference import ProjectionWeights
 from specsync_lib.face.head.mesh import unit_names
+from specsync_lib.measures.latent_claim import REFERENCE, STRANGER
 from workbench.train import latent_basis, latent_material
-from workbench.train.latent_material import REFERENCE, STRANGER, Film, Material, Speech
+from workbench.train.latent_material import Film, Material, Speech
 
 PX, HIDDEN = 32, 24
 MOUTH = (slice(16, 24), slice(8, 24))  # two latent cells

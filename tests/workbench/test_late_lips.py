@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from specsync_lib.errors import InputError
+from specsync_lib.measures.late_lips import table
 from workbench.measure import late_lips
 
 
@@ -37,8 +38,8 @@ def test_what_differs_is_counted_where_it_is():
 
 
 def test_the_committed_numbers_say_that_the_lenient_rule_costs_less_than_the_draft(tmp_path):
-    rows = late_lips.table()
+    rows = table()
     assert rows.loc["the lenient rule's plan", "lip_error_mm"] < rows.loc["the draft stands", "lip_error_mm"]
     assert (rows["n_utterances"] == 93).all()
     with pytest.raises(InputError, match="no lip errors"):
-        late_lips.table(tmp_path / "absent.json")
+        table(tmp_path / "absent.json")

@@ -15,16 +15,28 @@ from safetensors.torch import load_file, save_file
 
 from kernels.project_latents import reference
 from specsync_lib import units
+from specsync_lib.draft.latents import (
+    CONFIG,
+    METRICS,
+    WEIGHTS,
+    LatentBasis,
+    LatentDrafter,
+    chunk_mel_frames,
+    hidden_sha256,
+    load_latent_basis,
+    with_constant_unit,
+)
 from specsync_lib.draft.plan import load_draft, normalise
 from specsync_lib.errors import InputError
-from specsync_lib.face import wan
+from specsync_lib.face import wan, wan_mini
+from specsync_lib.face.vae import WanCoder
 from specsync_lib.figures import latents as latent_figures
 from specsync_lib.measures import lip_reader
+from specsync_lib.measures.latent_claim import CONDITIONS, PREVIEW, STRANGER, SUMMARY_KEYS, Claim, load_claim, tabulate
+from specsync_lib.paths import PROJECT_ROOT
 from tests.toys.linear_faces import PX, PatchCoder, linear_draft, linear_material, read_gaps, write_films
 from workbench.measure import latent_claim
 from workbench.train import latent_basis, latent_material
-from workbench.train import vae as wan_training
-from workbench.train.latent_basis import LatentBasis, LatentDrafter
 
 COEFFICIENTS = 6
 FEW = ("train0", "train1", "validation0", "test1", "test2")
@@ -48,7 +60,7 @@ def fitted(draft, material):
 @pytest.fixture(scope="module")
 def lips(draft, material, fitted):
     rows, sheet = latent_claim.read_films(material, PatchCoder(), fitted.basis, draft, fitted.rivals, read_gaps)
-    assert sheet.shape == ((1 + len(latent_claim.CONDITIONS)) * PX, latent_claim.PREVIEW_COLUMNS * PX, 3)
+    assert sheet.shape == ((1 + len(CONDITIONS)) * PX, latent_claim.PREVIEW_COLUMNS * PX, 3)
     return pd.DataFrame(rows)
 
 
@@ -58,7 +70,7 @@ def random_basis(draft, side=4, count=5) -> LatentBasis:
         torch.randn(count, 16 * side * side, generator=rng),
         torch.randn(draft.w1.shape[1] + 1, count, generator=rng),
         torch.randn(16, side, side, generator=rng),
-        latent_basis.hidden_sha256(draft),
+        hidden_sha256(draft),
         "0" * 64,
     )
 
@@ -78,7 +90,7 @@ def test_a_linear_world_is_recovered(fitted, lips):
     rows = {row["basis"]: row for row in fitted.numbers["bases"]}
     assert all(row["ceiling_explained"] > 0.995 for row in rows.values())
     assert fitted.numbers["heads"]["mean"]["latents_explained"] > 0.97
-    table = latent_claim.tabulate(lips).set_index(["identity", "condition"])
+    table = tabulate(lips).set_index(["identity", "condition"])
     for identity in ("reference", "mei"):  # the stranger has a z0 of her own and shares B
         assert table.loc[(identity, "vae"), "r"] > 0.999
         assert table.loc[(identity, "truth_coefficients"), "r"] > 0.995
@@ -94,14 +106,14 @@ def test_motion_inside_slots_needs_a_pool_with_order(draft):
     material = linear_material(draft, moving_inside_slots=True)
     fitted = latent_basis.fit(material, PatchCoder(), draft, "0" * 64, COEFFICIENTS)
     rows, _ = latent_claim.read_films(material, PatchCoder(), fitted.basis, draft, fitted.rivals, read_gaps)
-    table = latent_claim.tabulate(pd.DataFrame(rows)).set_index(["identity", "condition"]).loc["reference"]
+    table = tabulate(pd.DataFrame(rows)).set_index(["identity", "condition"]).loc["reference"]
     assert table.loc["ordered", "inside_slot_r"] > table.loc["kernel", "inside_slot_r"] + 0.1
     assert table.loc["truth_coefficients", "inside_slot_r"] > 0.95
 
 
 def test_z0_is_where_a_still_clip_settles(material):
     picture = material.films[0].frames[0]
-    coder = latent_basis.WanCoder(wan_training.new_vae(4, seed=0).eval().requires_grad_(False))
+    coder = WanCoder(wan_mini.new_vae(4, seed=0).eval().requires_grad_(False))
     z0, reference_slot = coder.still(picture)
     longer = coder.encode(np.repeat(picture[None], wan.clip_frames(12), axis=0))
     torch.testing.assert_close(longer[:, -1], z0, atol=1e-4, rtol=1e-4)
@@ -109,7 +121,7 @@ def test_z0_is_where_a_still_clip_settles(material):
 
 
 def test_the_folded_coder_gives_diffusers_latents_and_frames():
-    vae = wan_training.new_vae(8, seed=0).eval().requires_grad_(False)
+    vae = wan_mini.new_vae(8, seed=0).eval().requires_grad_(False)
     with torch.no_grad():  # leave the frame-wise start
         for parameter in vae.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
@@ -117,7 +129,7 @@ def test_the_folded_coder_gives_diffusers_latents_and_frames():
     frames = np.random.default_rng(0).integers(0, 256, (17, 16, 16, 3), dtype=np.uint8)
     signal = wan.to_signal(torch.from_numpy(frames)[None])
     whole = wan.normalise_latents(wan.encode_clip(vae, signal).chunk(2, 1)[0], vae)[0]
-    coder = latent_basis.WanCoder(vae)
+    coder = WanCoder(vae)
     latents = coder.encode(frames)
     torch.testing.assert_close(latents, whole, atol=1e-4, rtol=1e-4)
     pair = torch.stack([latents, latents.roll(1, 1)])
@@ -162,7 +174,7 @@ def test_mouth_paths_hold_a_slot_and_the_one_before():
 def test_the_constant_unit_changes_nothing_the_draft_says(draft):
     mel = torch.randn(60, 80, generator=torch.Generator().manual_seed(0))
     plain = reference.project_latents(mel, 12, None, draft)
-    wide = reference.project_latents(mel, 12, None, latent_basis.with_constant_unit(draft))
+    wide = reference.project_latents(mel, 12, None, with_constant_unit(draft))
     torch.testing.assert_close(wide.logits, plain.logits)
     torch.testing.assert_close(wide.openness, plain.openness)
 
@@ -172,7 +184,7 @@ def test_a_chunk_from_the_streams_tail_equals_the_formula(draft, chunk):
     """Slots 1 + 3 c .. 3 + 3 c are frames 12 c .. 12 c + 11, whatever of the stream is kept."""
     basis = random_basis(draft)
     mel = torch.from_numpy(normalise(np.random.default_rng(0).normal(0.2, 0.4, (400, 80))))
-    rows = latent_basis.chunk_mel_frames(chunk)
+    rows = chunk_mel_frames(chunk)
     drafter = LatentDrafter(basis, draft, backend="torch")
     said = drafter.draft(mel[rows.start : rows.stop], chunk, first_mel_frame=rows.start)
 
@@ -190,10 +202,10 @@ def test_a_chunk_from_the_streams_tail_equals_the_formula(draft, chunk):
 
 def test_the_streams_rows_line_up_with_the_windows():
     for chunk in range(5):
-        rows = latent_basis.chunk_mel_frames(chunk)
+        rows = chunk_mel_frames(chunk)
         assert rows.start == max(0, units.window_start_mel_frame(12 * chunk))
         assert rows.stop == units.window_start_mel_frame(12 * chunk + 11) + 18
-    assert latent_basis.chunk_mel_frames(2).start - latent_basis.chunk_mel_frames(1).start == 40
+    assert chunk_mel_frames(2).start - chunk_mel_frames(1).start == 40
 
 
 def test_broken_sound_leaves_the_resting_face(draft):
@@ -222,16 +234,19 @@ import sys
 for name in ("av", "pandas", "whisper", "pocketsphinx", "anny", "psutil"):
     sys.modules[name] = None
 import torch
-from specsync_lib import claim, latent_basis, lip_reader, wan_training
+from specsync_lib.draft import latents
+from specsync_lib.measures import lip_reader
+from workbench.measure import latent_claim
+from workbench.train import latent_basis, vae
 from tests.toys.linear_faces import linear_draft
 draft, rng = linear_draft(), torch.Generator().manual_seed(0)
-basis = latent_basis.LatentBasis(
+basis = latents.LatentBasis(
     torch.randn(5, 256, generator=rng), torch.randn(25, 5, generator=rng), torch.randn(16, 4, 4, generator=rng),
-    latent_basis.hidden_sha256(draft), "0",
+    latents.hidden_sha256(draft), "0",
 )
 mel, said = torch.randn(120, 80, generator=rng), []
 for backend in ("torch", "triton"):
-    drafter = latent_basis.LatentDrafter(basis, draft, backend=backend)
+    drafter = latents.LatentDrafter(basis, draft, backend=backend)
     first = drafter.draft(mel, 1)
     drafter.draft(mel, 0)  # a later call leaves an earlier answer alone
     said.append(first)
@@ -260,7 +275,7 @@ def stored(draft, tmp_path):
 
 def test_what_is_saved_is_loaded(stored):
     basis, folder = stored
-    loaded = latent_basis.load_latent_basis(folder)
+    loaded = load_latent_basis(folder)
     torch.testing.assert_close(loaded.basis, basis.basis.half().float())
     torch.testing.assert_close(loaded.w_coef, basis.w_coef)
     torch.testing.assert_close(loaded.z0, basis.z0)
@@ -284,16 +299,16 @@ def spoil(tensors: dict, how: str) -> dict:
     ("how", "words"), [("missing", "z0"), ("extra", "w_extra"), ("misshapen", "w_coef"), ("nan", "basis")]
 )
 def test_a_spoilt_tensor_is_named(stored, how, words):
-    path = stored[1] / latent_basis.WEIGHTS
+    path = stored[1] / WEIGHTS
     save_file(spoil(load_file(path), how), path)
     with pytest.raises(InputError) as error:
-        latent_basis.load_latent_basis(stored[1])
+        load_latent_basis(stored[1])
     assert words in str(error.value) and path.name in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("how", ["truncated", "absent", "no config", "odd config"])
 def test_a_spoilt_file_is_named(stored, how):
-    weights, config = (stored[1] / name for name in (latent_basis.WEIGHTS, latent_basis.CONFIG))
+    weights, config = (stored[1] / name for name in (WEIGHTS, CONFIG))
     match how:
         case "truncated":
             weights.write_bytes(weights.read_bytes()[:-100])
@@ -304,11 +319,11 @@ def test_a_spoilt_file_is_named(stored, how):
         case "odd config":
             config.write_text('{"coefficients": "many"}')
     with pytest.raises(InputError, match="config.json" if "config" in how else "latent_basis.safetensors"):
-        latent_basis.load_latent_basis(stored[1])
+        load_latent_basis(stored[1])
 
 
 def test_a_basis_of_another_draft_vae_or_size_is_refused(draft):
-    basis, vae = random_basis(draft), wan_training.new_vae(8, seed=0)
+    basis, vae = random_basis(draft), wan_mini.new_vae(8, seed=0)
     with pytest.raises(InputError, match="another draft"):
         basis.weights(linear_draft(seed=1))
     with pytest.raises(InputError, match="4x4 latents, a region of 64 px has 8x8; use 32 px"):
@@ -344,7 +359,7 @@ def test_films_are_chosen_by_the_seed_and_hold_their_split(material):
     chosen = latent_material.choose_films(speech, silence, amounts, np.random.default_rng(0))
     assert chosen == latent_material.choose_films(speech, silence, amounts, np.random.default_rng(0))
     assert all(material.speech[name].split == split for name, split, _ in chosen)
-    strangers = [name for name, _, identity in chosen if identity == latent_material.STRANGER]
+    strangers = [name for name, _, identity in chosen if identity == STRANGER]
     assert strangers == [name for name, split, _ in chosen if split == "test"][:2]
     with pytest.raises(InputError, match="too little speech"):
         latent_material.choose_films(speech, silence, latent_material.Amounts(10**6), np.random.default_rng(0))
@@ -364,7 +379,7 @@ def test_material_comes_back_from_its_files_and_a_changed_film_is_refused(materi
 
 def test_one_command_after_the_other_from_vae_to_table(material, tmp_path, monkeypatch):
     """The whole path on a random VAE, with the linear world's films and reader."""
-    vae = wan_training.new_vae(4, seed=0).eval()
+    vae = wan_mini.new_vae(4, seed=0).eval()
     vae.save_pretrained(tmp_path / "vae_model" / "vae")
     some = [film for film in material.films if film.speech in FEW and film.identity == "reference"]
     few, draft = latent_material.Material(material.speech, some, material.facts), linear_draft()
@@ -382,16 +397,16 @@ def test_one_command_after_the_other_from_vae_to_table(material, tmp_path, monke
     (work / "material.json").touch()
     source = str(tmp_path / "vae_model")
     assert latent_basis.main(["--vae", source, "--out", str(out), "--work", str(work), "--coefficients", "8"]) == 0
-    metrics = json.loads((out / latent_basis.METRICS).read_text())
+    metrics = json.loads((out / METRICS).read_text())
     assert {row["basis"] for row in metrics["bases"]} == {"plan", "pca", "hidden"}
     assert f"{metrics['plan_explained']:.3f}" in (out / "README.md").read_text()
     arguments = ["--vae", source, "--basis", str(out), "--work", str(work), "--out", str(results)]
     assert latent_claim.main(arguments) == 0
-    found = latent_claim.load_claim(results)
-    assert set(found.table["condition"]) == {"mesh", *latent_claim.CONDITIONS}
+    found = load_claim(results)
+    assert set(found.table["condition"]) == {"mesh", *CONDITIONS}
     assert found.facts["provenance"]["label"] == "measured"
-    assert set(found.facts["summary"]) <= set(latent_claim.SUMMARY_KEYS)
-    assert (work / latent_claim.PREVIEW).stat().st_size > 500
+    assert set(found.facts["summary"]) <= set(SUMMARY_KEYS)
+    assert (work / PREVIEW).stat().st_size > 500
     low = found.table.set_index("condition")["r_low"]
     assert low.notna().any()
 
@@ -404,9 +419,9 @@ def test_the_table_knows_a_late_a_weak_and_a_frozen_mouth():
         truth, late = fine[100:600:10], fine[88:588:10]
         for frame, (t, d) in enumerate(zip(truth, late, strict=True)):
             row = {"utterance": f"u{k}", "identity": "reference", "frame": frame, "truth_mm": t, "mesh_mm": t}
-            row |= {f"{name}_mm": t for name in latent_claim.CONDITIONS}
+            row |= {f"{name}_mm": t for name in CONDITIONS}
             rows.append(row | {"kernel_mm": d, "energy_mm": 0.5 * t, "shuffled_mm": 1.0})
-    table = latent_claim.tabulate(pd.DataFrame(rows)).set_index("condition")
+    table = tabulate(pd.DataFrame(rows)).set_index("condition")
     assert table.loc["kernel", "lag_ms"] == pytest.approx(40, abs=2)
     assert table.loc["energy", "r"] == pytest.approx(1)
     assert table.loc["energy", "error_mm"] > 0.1
@@ -416,11 +431,11 @@ def test_the_table_knows_a_late_a_weak_and_a_frozen_mouth():
 def test_the_figure_shows_every_condition(lips):
     import matplotlib.pyplot as plt
 
-    table = latent_claim.tabulate(lips)
-    fig = latent_figures.draw_claim(latent_claim.Claim(table, lips, {}))
+    table = tabulate(lips)
+    fig = latent_figures.draw_claim(Claim(table, lips, {}))
     left, right = fig.axes
     assert len(left.lines) == 1 + len(latent_figures.TRACED)
-    assert len(right.get_xticklabels()) == len(latent_claim.CONDITIONS)
+    assert len(right.get_xticklabels()) == len(CONDITIONS)
     assert latent_figures.typical_utterance(lips) in left.get_title() + left.get_title("left")
     plt.close(fig)
 
@@ -446,6 +461,6 @@ def test_the_notebook_runs_on_a_random_vae(material, tmp_path, monkeypatch):
         progress_bar=False,
     )
     out = tmp_path / "run" / "latent_basis_smoke_fit"
-    assert latent_basis.load_latent_basis(out).z0.shape == (16, 8, 8)
-    assert set(latent_claim.load_claim(out).table["identity"]) == {"reference", "mei"}
+    assert load_latent_basis(out).z0.shape == (16, 8, 8)
+    assert set(load_claim(out).table["identity"]) == {"reference", "mei"}
     assert (out / "claim.png").is_file()

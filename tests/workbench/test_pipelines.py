@@ -10,10 +10,11 @@ import torch
 
 from specsync_lib.errors import InputError
 from specsync_lib.judge.branches import Branches
-from specsync_lib.pipeline import simulate
+from specsync_lib.pipeline import answers, simulate
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
-from workbench.measure import pipelines, shape_reasoner
-from workbench.measure.shape_reasoner import TINY
+from workbench.measure import pipelines, shape_reasoner, shape_wan
+from workbench.measure.shapes import FULL, TINY, build_encoder
+from workbench.measure.stages import chunk_latents, decoder_model
 
 CPU = torch.device("cpu")
 
@@ -33,15 +34,15 @@ def reasoner_model():
 @pytest.fixture(scope="module")
 def vae():
     torch.manual_seed(0)
-    return shape_reasoner.build_vae(TINY, CPU, dtype=torch.float32)
+    return shape_wan.build_vae(TINY, CPU, dtype=torch.float32)
 
 
 def test_every_parameter_gets_storage_and_nothing_explodes(reasoner_model, vae):
     for model in (
         reasoner_model,
         vae,
-        shape_reasoner.build_transformer(TINY, CPU),
-        shape_reasoner.build_encoder(TINY, CPU),
+        shape_wan.build_transformer(TINY, CPU),
+        build_encoder(TINY, CPU),
     ):
         tensors = [*model.parameters(), *model.buffers()]
         assert not any(tensor.is_meta for tensor in tensors)
@@ -54,9 +55,9 @@ def test_full_shapes_are_the_published_sizes():
     from transformers import LlamaConfig, LlamaForCausalLM
 
     with init_empty_weights():
-        reasoner = LlamaForCausalLM(LlamaConfig(**shape_reasoner.FULL.reasoner))
-        transformer = WanTransformer3DModel(**shape_reasoner.FULL.transformer)
-        vae = AutoencoderKLWan(**shape_reasoner.FULL.vae)
+        reasoner = LlamaForCausalLM(LlamaConfig(**FULL.reasoner))
+        transformer = WanTransformer3DModel(**FULL.transformer)
+        vae = AutoencoderKLWan(**FULL.vae)
     count = lambda model: sum(parameter.numel() for parameter in model.parameters())  # noqa: E731
     assert count(reasoner) == 70_553_706_496  # Llama 3.1 70B
     assert 1.41e9 < count(transformer) < 1.43e9  # Wan 2.1 1.3B
@@ -150,14 +151,14 @@ def test_three_slots_at_once_decode_as_slot_by_slot(vae, method):
     reference = ChunkDecoder(vae).push(latents)
     plain = {name: module.forward for name, module in vae.named_modules() if "forward" in vars(module)}
     assert not plain
-    shape_reasoner.lean_convolutions(vae, method)
+    shape_wan.lean_convolutions(vae, method)
     try:
         decoder = ChunkDecoder(vae)
         first = decoder.push(latents[:, :, :1])
         decoder.push(latents[:, :, 1:4])
         _, cache = decoder.state()
-        shapes = shape_reasoner.TINY
-        chunk = shape_reasoner.ShapeDecoder(vae, shapes, latents[:, :, 4:], graphs=False)
+        shapes = TINY
+        chunk = shape_wan.ShapeDecoder(vae, shapes, latents[:, :, 4:], graphs=False)
         chunk._cache = cache
         face, _ = chunk._decode_plain(latents[:, :, 4:], cache)
     finally:
@@ -170,7 +171,7 @@ def test_three_slots_at_once_decode_as_slot_by_slot(vae, method):
 
 def test_decoding_twice_without_a_commit_gives_the_same_frames(vae):
     latents = torch.randn(1, 16, 3, 4, 4)
-    decoder = shape_reasoner.ShapeDecoder(vae, TINY, latents)
+    decoder = shape_wan.ShapeDecoder(vae, TINY, latents)
     first, _ = decoder.run()
     again, after = decoder.run()
     assert torch.equal(first, again) and first.shape == (12, *TINY.picture, 3)
@@ -184,13 +185,13 @@ def test_no_stage_asks_the_device_for_a_value(monkeypatch):
 
     monkeypatch.setattr(shape_reasoner, "captured", lambda call, device: call)
     with FakeTensorMode():
-        listener = shape_reasoner.Listener(TINY, shape_reasoner.build_encoder(TINY, CPU), CPU)
+        listener = shape_reasoner.Listener(TINY, build_encoder(TINY, CPU), CPU)
         listener.hear()
         listener.encode()
-        shape_reasoner.ShapeDenoiser(shape_reasoner.build_transformer(TINY, CPU), TINY, 32, 32, steps=2).step(0)
-        decoder_model = pipelines.decoder_model(TINY, CPU, "2d")
-        latents = pipelines.chunk_latents((32, 32), decoder_model)
-        decoder = shape_reasoner.ShapeDecoder(decoder_model, TINY, latents)
+        shape_wan.ShapeDenoiser(shape_wan.build_transformer(TINY, CPU), TINY, 32, 32, steps=2).step(0)
+        vae = decoder_model(TINY, CPU, "2d")
+        latents = chunk_latents((32, 32), vae)
+        decoder = shape_wan.ShapeDecoder(vae, TINY, latents)
         decoder.commit(decoder.run()[1])
         reasoner = shape_reasoner.ShapeReasoner(shape_reasoner.build_reasoner(TINY, CPU, precision="fp8"), TINY)
         reasoner._next.run()
@@ -210,7 +211,7 @@ def test_the_rehearsal_measures_every_stage(tmp_path):
 
 def test_parts_decode_as_the_whole_and_leave_the_same_past(vae):
     latents = torch.randn(1, 16, 3, 4, 4)
-    whole, parts = (shape_reasoner.ShapeDecoder(vae, TINY, latents, parts=count) for count in (1, 3))
+    whole, parts = (shape_wan.ShapeDecoder(vae, TINY, latents, parts=count) for count in (1, 3))
     for _ in range(2):  # the second chunk starts from the first one's cache
         frames, after = whole.run()
         pieces = [parts.run(part) for part in range(3)]
@@ -239,7 +240,7 @@ def pattern_file(path, guessed_passes=(1, 2, 1, 3)):
 
 def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path, monkeypatch):
     path = pattern_file(tmp_path / "pattern.json")
-    monkeypatch.setattr(pipelines, "measured_answers", lambda **given: simulate.measured_answers(path, **given))
+    monkeypatch.setattr(pipelines, "measured_answers", lambda **given: answers.measured_answers(path, **given))
     arguments = [
         "--part",
         "pipeline",

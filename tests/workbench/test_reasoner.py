@@ -13,9 +13,11 @@ from test_reasoner import CLASSES, byte_tokenizer, recording, tiny_llama
 from specsync_lib import units
 from specsync_lib.assets import asset
 from specsync_lib.errors import InputError
-from specsync_lib.judge.reasoner import MODEL_DIR, Reasoner, Script, TimedWord, chunk_evidence, load_reasoner
+from specsync_lib.judge.loading import MODEL_DIR, load_reasoner
+from specsync_lib.judge.reasoner import Reasoner
+from specsync_lib.judge.script import Script, TimedWord, chunk_evidence
 from specsync_lib.speech.alignment import Phone, normalise_text
-from specsync_lib.speech.corpus import _splits, human_prompts, near_duplicates
+from specsync_lib.speech.corpus import human_prompts, read_splits
 from workbench.train import lessons as reasoner_corpus
 from workbench.train.lessons import cross_fitted, prompt_folds, words_of
 from workbench.train.reasoner import (
@@ -30,6 +32,7 @@ from workbench.train.reasoner import (
     save_lessons,
     written_past,
 )
+from workbench.train.splits import near_duplicates
 
 
 def lesson(frames: int = 40, seed: int = 0, name: str = "one", split: str = "train") -> Lesson:
@@ -61,7 +64,7 @@ def test_lessons_survive_their_file(tmp_path):
 
 def test_a_broken_file_of_lessons_is_one_line(tmp_path, capsys):
     (tmp_path / "lessons.npz").write_bytes(b"PK\x03\x04 no archive")
-    with pytest.raises(InputError, match="reasoner_corpus"):
+    with pytest.raises(InputError, match=r"workbench\.train\.lessons"):
         load_lessons(tmp_path / "lessons.npz")
     assert main([str(tmp_path / "none.npz"), "--out", str(tmp_path)]) == InputError.EXIT_CODE
     assert capsys.readouterr().err.count("\n") == 1
@@ -104,7 +107,7 @@ def test_prompts_that_say_the_same_share_a_fold():
 
 def test_nothing_of_the_test_split_was_learned():
     """The committed adapters name every utterance that they heard: none is held out, nor nearly says what is."""
-    held_out = {name for name, row in _splits()["prompts"].items() if row["split"] != "train"}
+    held_out = {name for name, row in read_splits()["prompts"].items() if row["split"] != "train"}
     learned = {}
     for path in MODEL_DIR.glob("*/training.json"):
         learned |= dict.fromkeys(json.loads(path.read_text(encoding="utf-8"))["names"])

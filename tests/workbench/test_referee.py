@@ -13,32 +13,18 @@ from hypothesis import strategies as st
 from specsync_lib.assets import asset
 from specsync_lib.draft.plan import DraftPlan
 from specsync_lib.errors import InputError
+from specsync_lib.judge.loading import load_reasoner
 from specsync_lib.judge.policy import chunk_of
-from specsync_lib.judge.reasoner import TimedWord, chunk_evidence, load_reasoner
+from specsync_lib.judge.recordings import RUNS, Judged, Recording, judge, write_alone
 from specsync_lib.judge.rules import decide
+from specsync_lib.judge.script import TimedWord, chunk_evidence
 from specsync_lib.measures import referee as referee_numbers
-from specsync_lib.measures.referee import (
-    acceptance_pattern,
-    gated,
-    pass_facts,
-    policy_facts,
-    referee_table,
-    verdicts_of,
-)
+from specsync_lib.measures import ways
+from specsync_lib.measures.referee import acceptance_pattern, policy_facts, referee_table, verdicts_of
+from specsync_lib.measures.ways import gated, pass_facts
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 from workbench.measure import referee
-from workbench.measure.referee import (
-    BRANCHED,
-    RUNS,
-    TRAINED_RUNS,
-    Judged,
-    Recording,
-    classic_passes,
-    judge,
-    judge_all,
-    judge_splits,
-    write_alone,
-)
+from workbench.measure.referee import BRANCHED, TRAINED_RUNS, classic_passes, judge_all, judge_splits
 
 PLANS = ("truth", "draft", "probe", "one_pass", "committed")
 
@@ -327,7 +313,7 @@ def test_rejections_stand_with_their_words(committed):
 
 def test_ways_of_working_share_the_exact_plans_error(found):
     frames, chunks = numbers_of(found)
-    table = referee_numbers.ways_of_working(frames, chunks).set_index("what")
+    table = ways.ways_of_working(frames, chunks).set_index("what")
     assert table["passes_a_second"]["token by token"] == 30 and table["passes_a_second"]["draft alone"] == 0
     order = ["draft alone", "lenient, one pass", "exact", "classic speculative", "token by token"]
     assert table["passes_a_second"][order].is_monotonic_increasing

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from specsync_lib.errors import InputError
-from specsync_lib.face import generation, wan
+from specsync_lib.face import generation, wan, wan_mini
 from specsync_lib.units import FRAMES_PER_SLOT
 from specsync_lib.visemes import SyncPlan
 from tests.toys.faces import toy_corpus, write_toy_faces
@@ -203,7 +203,7 @@ def test_the_rate_rises_then_falls():
 
 
 def test_training_learns_the_mouth(corpus, vae):
-    size = training.Size(heads=2, head_dim=24, layers=2, ffn=96)
+    size = wan_mini.Size(heads=2, head_dim=24, layers=2, ffn=96)
     given = training.Options(size=size, batch=16, phases=2, held_out_clips=1, minutes=30, total_minutes=30)
     trainer = training.Trainer(corpus, vae, given, CPU)
     trainer.descent.prepare(trainer._loss_in_mode)
@@ -240,7 +240,7 @@ def test_two_steps_train_save_load_and_resume(corpus, vae, tmp_path):
 
 
 def test_the_default_model_fits_its_share_of_the_weights():
-    model = training.new_transformer(training.Size(), seed=0)
+    model = wan_mini.new_transformer(wan_mini.Size(), seed=0)
     assert 2 * sum(parameter.numel() for parameter in model.parameters()) < 8 * 2**20
 
 

@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from specsync_lib.errors import InputError
-from specsync_lib.face import wan
+from specsync_lib.face import wan, wan_mini
+from specsync_lib.face.vae import FoldedVae
+from specsync_lib.measures import pictures
 from tests.toys.faces import toy_corpus, write_toy_faces
 from workbench.train import vae as wan_training
 
 
 @pytest.fixture(scope="module")
 def vae():
-    vae = wan_training.new_vae(8, seed=0).double()
+    vae = wan_mini.new_vae(8, seed=0).double()
     with torch.no_grad():  # leave the frame-wise start, so that every slice of every kernel matters
         for parameter in vae.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -26,7 +28,7 @@ def vae():
 @pytest.mark.parametrize("frames", [1, 5, 13])
 def test_the_folded_model_equals_diffusers(vae, frames):
     signal = torch.rand(2, 3, frames, 16, 24, dtype=torch.float64) * 2 - 1
-    coder = wan_training.FoldedVae(vae, torch.float64, compiled=False)
+    coder = FoldedVae(vae, torch.float64, compiled=False)
     with torch.no_grad():
         posterior = vae.encode(signal).latent_dist
         mean, log_variance = coder.encode(signal.permute(0, 2, 3, 4, 1))
@@ -38,7 +40,7 @@ def test_the_folded_model_equals_diffusers(vae, frames):
 
 
 def test_a_new_model_acts_frame_by_frame():
-    coder = wan_training.FoldedVae(wan_training.new_vae(8, seed=1), torch.float32, compiled=False)
+    coder = FoldedVae(wan_mini.new_vae(8, seed=1), torch.float32, compiled=False)
     clip = torch.rand(1, 9, 16, 16, 3) * 2 - 1
     with torch.no_grad():
         slots = coder.encode(clip)[0]
@@ -52,15 +54,15 @@ def test_a_new_model_acts_frame_by_frame():
 
 def test_ssim_and_psnr_have_their_known_values():
     image = torch.rand(1, 3, 32, 32) * 2 - 1
-    window = wan_training.gaussian_window
-    torch.testing.assert_close(wan_training.ssim_map(image, image, window), torch.ones(1, 3, 22, 22))
+    window = pictures.gaussian_window
+    torch.testing.assert_close(pictures.ssim_map(image, image, window), torch.ones(1, 3, 22, 22))
     flat = torch.zeros(1, 3, 32, 32)
     # two flat images: only the luminance term is left, (2ab + c1) / (a² + b² + c1)
     expected = (2 * 0.5 * 0.25 + 0.02**2) / (0.5**2 + 0.25**2 + 0.02**2)
-    value = wan_training.ssim_map(flat + 0.5, flat + 0.25, window).mean().item()
+    value = pictures.ssim_map(flat + 0.5, flat + 0.25, window).mean().item()
     assert value == pytest.approx(expected, abs=1e-3)
-    assert wan_training.psnr_db(1.0) == pytest.approx(48.1308, abs=1e-3)
-    assert wan_training.psnr_db(0.0) == 99.0
+    assert pictures.psnr_db(1.0) == pytest.approx(48.1308, abs=1e-3)
+    assert pictures.psnr_db(0.0) == 99.0
 
 
 def test_kl_is_zero_for_the_unit_normal_and_known_elsewhere():
@@ -96,7 +98,7 @@ def test_drawn_crops_stay_inside_clips_and_frames():
 
 def test_a_perfect_reconstruction_scores_perfectly_and_a_flickering_one_does_not(monkeypatch):
     corpus = toy_corpus()
-    vae = wan_training.new_vae(8, seed=0)
+    vae = wan_mini.new_vae(8, seed=0)
     monkeypatch.setattr(wan_training, "reconstruct", lambda coder, frames: frames)
     score = wan_training.quality(vae, corpus, corpus.clips_of("test"), 9, torch.float32)
     assert (score.psnr_db, score.flicker_grey, score.clips) == (99.0, 0.0, 2)

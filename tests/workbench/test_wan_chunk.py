@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from specsync_lib.errors import InputError
+from specsync_lib.face.wan_mini import new_transformer
 from workbench.measure import wan_chunk
-from workbench.train.transformer import new_transformer
 
 CPU = torch.device("cpu")
 

@@ -6,25 +6,21 @@ Of every held-out utterance that `referee` judged, the plans are laid on the mes
 and the gap between the lips is compared frame by frame with that of the judge's plan. A frame counts for its own chunk.
 """
 
-import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from specsync_lib.errors import InputError
-from specsync_lib.face.head.head import Head, face_tracks
+from specsync_lib.face.head.head import Head
+from specsync_lib.face.head.motion import face_tracks
 from specsync_lib.files import write_json
-from specsync_lib.measures.intervals import bootstrap_by_group
+from specsync_lib.measures.intervals import bootstrap_by_group, interval
+from specsync_lib.measures.late_lips import PATH, table
 from specsync_lib.measures.referee import FRAMES_FILE
-from specsync_lib.paths import MEASUREMENTS_DIR
 from specsync_lib.provenance import machine
 from specsync_lib.units import FRAMES_PER_CHUNK
 from specsync_lib.visemes import SyncPlan
-from workbench.train.draft_card import interval
 
-PATH = MEASUREMENTS_DIR / "late_lips.json"
 # What goes out, and the column of the judged frames that holds it.
 PLANS = {"the draft stands": "draft", "the lenient rule's plan": "lenient", "truth": "truth"}
 
@@ -68,19 +64,6 @@ def measure(frames: pd.DataFrame, head: Head, rng: np.random.Generator) -> dict:
             "n_utterances": everywhere.n, "n_frames": len(frames), "label": "measured",
         })  # fmt: skip
     return {"rows": rows, "gap_of_the_judges_plan_mm": round(float(judged_mm.mean()), 4)}
-
-
-def table(path: Path = PATH) -> pd.DataFrame:
-    """The measured rows.
-
-    Raises
-    ------
-    InputError: the file is absent or damaged.
-    """
-    try:
-        return pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["rows"]).set_index("what")
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: no lip errors ({error}); restore it or run workbench.measure.late_lips") from error
 
 
 def main() -> int:

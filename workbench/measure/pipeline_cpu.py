@@ -27,23 +27,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from specsync_lib.claims import CLAIMED_THRESHOLD
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
 from specsync_lib.judge.rules import Rule
+from specsync_lib.pipeline.answers import ChunkPattern, written_pattern
 from specsync_lib.pipeline.models import Models, load_models
-from specsync_lib.pipeline.run import PipelineReport, Policy, pieces, run_serial, run_speculative
-from specsync_lib.pipeline.simulate import ChunkPattern, written_pattern
+from specsync_lib.pipeline.outcome import PipelineReport
+from specsync_lib.pipeline.run import run_speculative
+from specsync_lib.pipeline.serial import run_serial
+from specsync_lib.pipeline.simulate import REASONING_TOKENS
+from specsync_lib.pipeline.sound import pieces
+from specsync_lib.pipeline.stages import Policy
 from specsync_lib.provenance import machine, usable_cores
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import Prompt, clips, default_is_human, human_prompts
 from specsync_lib.units import SAMPLE_RATE_HZ
 from workbench.measure.pipelines import run_numbers, stage_numbers
 
-REASONING_TOKENS = 32
 RESAMPLES = 1000
 PERCENTILES = (50, 95, 99)
 IN_FLIGHT_SHARE = 0.25  # of the chunks, for the run whose throughput alone counts
-LENIENT_THRESHOLD = 0.85
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def modes_of(options: argparse.Namespace) -> dict[str, Mode]:
         "serial": Mode(run_serial, alone),
         "speculative": Mode(partial(run_speculative, policy=policy, ahead=1), each),
         "speculative_lenient": Mode(
-            partial(run_speculative, policy=policy, ahead=1), each, rule="lenient", threshold=LENIENT_THRESHOLD
+            partial(run_speculative, policy=policy, ahead=1), each, rule="lenient", threshold=CLAIMED_THRESHOLD
         ),
         "in_flight": Mode(partial(run_speculative, policy=policy), each, IN_FLIGHT_SHARE),
         "serial_reasoning": Mode(
@@ -209,7 +213,7 @@ def summary(models: Models, options: argparse.Namespace, results: Results) -> di
         "pattern": "as it came in this run",
         "replayed": written_pattern(answers),
         "replayed_lenient": written_pattern(lenient_answers),
-        "lenient_threshold": LENIENT_THRESHOLD,
+        "lenient_threshold": CLAIMED_THRESHOLD,
         "accepted_chunks": round(float(np.mean([commit.how == "accepted" for commit in judged])), 4)
         if judged
         else None,

@@ -18,8 +18,7 @@ import argparse
 import hashlib
 import json
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,36 +26,37 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from kernels.verify_prefix import Backend
 from specsync_lib import paths, provenance
 from specsync_lib.draft.plan import MODEL_DIR as DRAFT_DIR
-from specsync_lib.draft.plan import DraftPlan, draft_plan, load_draft
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_json
 from specsync_lib.judge import branches, reasoner, rules
 from specsync_lib.judge.branches import Branches
-from specsync_lib.judge.policy import AcceptancePolicy, at_temperature, chunk_of, fit_temperature, frame_features
-from specsync_lib.judge.reasoner import (
-    MODEL_DIR,
-    ChunkEvidence,
-    Reasoner,
-    ReasonerStream,
-    gather_evidence,
-    load_reasoner,
-)
-from specsync_lib.judge.rules import ChunkVerdict, Rule, row_fault, verify_chunk
-from specsync_lib.measures import draft as evaluation
-from specsync_lib.measures.acceptance import judge_within_one_frame
-from specsync_lib.measures.referee import (
+from specsync_lib.judge.loading import MODEL_DIR, load_reasoner
+from specsync_lib.judge.policy import AcceptancePolicy, chunk_of, frame_features
+from specsync_lib.judge.reasoner import Reasoner
+from specsync_lib.judge.recordings import (
+    ADAPTER,
     BRANCHED,
+    DRAFT,
+    PROBE,
+    RUNS,
+    Judged,
+    Recording,
+    gather,
+    heard_words,
+    judge,
+)
+from specsync_lib.judge.verify import ChunkVerdict
+from specsync_lib.measures.acceptance import judge_within_one_frame
+from specsync_lib.measures.bounds import at_temperature, fit_temperature
+from specsync_lib.measures.referee import (
     CHUNKS_FILE,
     FRAMES_FILE,
     PATTERN_FILE,
     REFEREE_FILE,
-    THRESHOLD,
     UNSEEN_FILE,
     UNSEEN_FRAMES_FILE,
     acceptance_pattern,
@@ -65,16 +65,11 @@ from specsync_lib.measures.referee import (
     unseen_facts,
 )
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
-from specsync_lib.speech.audio import load_audio
-from specsync_lib.speech.corpus import Prompt, aligned, human_prompts
-from specsync_lib.speech.log_mel import Word, load_whisper, transcribe
-from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
-from workbench.train.draft_card import teacher_plan
+from specsync_lib.speech.corpus import human_prompts
+from specsync_lib.units import VISEMES
 
-WORDS_FILE = MEASUREMENTS_DIR / "heard_words.csv"
 LOSSLESS_FILE = MEASUREMENTS_DIR / "reasoner_lossless.json"
 
-DRAFT, PROBE, ADAPTER = "draft", "teacher", "adapter"  # that heard the corpus' speaker
 UNSEEN_PROBE = "teacher_unseen_speaker"  # that did not
 LOSSLESS_UTTERANCES = 100  # of the whole command; those of the test split are judged token by token anyway
 HUMAN_SOURCES = "speech-"  # how the names of lessons from human speech begin
@@ -83,175 +78,6 @@ TRAINED_RUNS = ("exact", "guessed", *BRANCHED, "lenient", "alone", "without_prob
 
 
 # -------------------------------------------------------------------------------------------------- one recording
-
-
-@dataclass(frozen=True)
-class Recording:
-    """An utterance with all that drafts and judges make of it before they meet.
-
-    truth: viseme indices; energy: loudness by frame; probe: the Whisper-encoder probe's distributions; evidence: what
-    the reasoner reads, chunk by chunk.
-    """
-
-    name: str
-    truth: Int[np.ndarray, " t"]
-    draft: DraftPlan
-    energy: Float[np.ndarray, " t"]
-    probe: Float[np.ndarray, "t 15"]
-    evidence: Sequence[ChunkEvidence]
-
-    @property
-    def chunks(self) -> list[slice]:
-        """The frames of each chunk; the last may be short."""
-        return [slice(first, first + FRAMES_PER_CHUNK) for first in range(0, len(self.truth), FRAMES_PER_CHUNK)]
-
-
-class Listening:
-    """A judge's stream that keeps the rows of its passes by frame of the recording.
-
-    first: those of each chunk's first pass; last: those that decided each frame; uniform where it failed.
-    """
-
-    def __init__(self, stream: ReasonerStream, frames: int) -> None:
-        self._stream, self._at = stream, 0
-        self.first = np.full((frames, len(VISEMES)), 1 / len(VISEMES), np.float32)
-        self.last = self.first.copy()
-        self._seen = np.zeros(frames, bool)
-
-    def read(self, evidence: ChunkEvidence) -> None:
-        """The next chunk's context."""
-        self._stream.read(evidence)
-
-    def score(self, draft_tokens: np.ndarray) -> np.ndarray:
-        """One pass."""
-        rows = self._stream.score(draft_tokens)
-        self._keep(rows, len(draft_tokens))
-        return rows
-
-    def score_branches(self, branches: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """One pass over several drafts; the rows of the one of which most stands are kept."""
-        scored = self._stream.score_branches(branches)
-        stands = [(rows.argmax(axis=1) == draft).cumprod() for rows, draft in zip(scored, branches, strict=True)]
-        self._keep(scored[int(np.sum(stands, axis=1).argmax())], len(branches[0]))
-        return scored
-
-    def _keep(self, rows: np.ndarray, frames: int) -> None:
-        here = slice(self._at, self._at + frames)
-        if row_fault(rows, frames, len(VISEMES)) is None:
-            self.last[here] = rows
-            self.first[here] = np.where(self._seen[here, None], self.first[here], rows)
-            self._seen[here] = True
-
-    def commit(self, tokens: np.ndarray) -> None:
-        """Fix the next tokens."""
-        self._stream.commit(tokens)
-        self._at += len(tokens)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a judge made of a recording.
-
-    tokens: the plan; verdicts: chunk by chunk, empty where it wrote alone; first_rows, last_rows: see `Listening`;
-    seconds: of processor time, passes and rule.
-    """
-
-    tokens: Int[np.ndarray, " t"]
-    seconds: float
-    verdicts: Sequence[ChunkVerdict] = ()
-    first_rows: Float[np.ndarray, "t 15"] | None = None
-    last_rows: Float[np.ndarray, "t 15"] | None = None
-
-    def save(self, path: Path) -> None:
-        """Write as npz; tables inside, nothing that runs when it is read."""
-        arrays = {"tokens": self.tokens, "seconds": np.array(self.seconds)}
-        if self.verdicts:
-            arrays |= {name: np.concatenate([getattr(v, name) for v in self.verdicts]) for name in PER_FRAME}
-            arrays |= {name: np.array([getattr(v, name) for v in self.verdicts]) for name in PER_CHUNK}
-            # both may be empty or uneven: as texts
-            arrays["rejected_at"] = np.array([" ".join(map(str, v.rejected_at)) for v in self.verdicts])
-            arrays["faults"] = np.array(["\n".join(v.faults) for v in self.verdicts])
-            arrays |= {"first_rows": self.first_rows, "last_rows": self.last_rows}
-        with atomic_path(path) as temporary:
-            np.savez_compressed(temporary, **arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> "Judged":
-        """What `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        tokens, seconds = arrays["tokens"], float(arrays["seconds"])
-        if "passes" not in arrays:
-            return cls(tokens, seconds)
-        edges = range(FRAMES_PER_CHUNK, len(tokens), FRAMES_PER_CHUNK)
-        by_frame = [np.split(arrays[name], edges) for name in ("tokens", *PER_FRAME)]
-        by_chunk = [arrays[name].tolist() for name in PER_CHUNK]
-        rejected_at = [tuple(map(int, text.split())) for text in arrays["rejected_at"].tolist()]
-        faults = [tuple(text.splitlines()) for text in arrays["faults"].tolist()]
-        verdicts = [ChunkVerdict(*values) for values in zip(*by_frame, *by_chunk, rejected_at, faults, strict=True)]
-        return cls(tokens, seconds, verdicts, arrays["first_rows"], arrays["last_rows"])
-
-
-PER_FRAME, PER_CHUNK = ("accepted", "verified"), ("first_accepted", "passes", "known_after")
-
-
-def judge(
-    model: Reasoner,
-    recording: Recording,
-    *,
-    rule: Rule = "exact-greedy",
-    threshold: float = 0.0,
-    watch: bool = True,
-    guess_from_probe: bool = False,
-    branches: Branches | None = None,
-    backend: Backend = "torch",
-) -> Judged:
-    """Verify a recording's draft chunk by chunk, as a pipeline does.
-
-    ``watch``: the probe is the judge's witness. ``guess_from_probe``: pass 1 verifies the probe's tokens.
-    ``branches``: every pass verifies several plans.
-    """
-    stream = Listening(model.stream(), len(recording.truth))
-    verdicts, began = [], time.process_time()
-    for evidence, frames in zip(recording.evidence, recording.chunks, strict=True):
-        stream.read(evidence)
-        verdicts.append(
-            verify_chunk(
-                stream,
-                DraftPlan(*(values[frames] for values in vars(recording.draft).values())),
-                rule=rule,
-                threshold=threshold,
-                guess=recording.probe[frames] if guess_from_probe else None,
-                witness=recording.probe[frames] if watch else None,
-                branches=branches,
-                before=int(verdicts[-1].tokens[-1]) if verdicts else None,
-                backend=backend,
-            )
-        )
-    tokens = np.concatenate([verdict.tokens for verdict in verdicts])
-    return Judged(tokens, time.process_time() - began, verdicts, stream.first, stream.last)
-
-
-def write_alone(model: Reasoner, recording: Recording) -> Judged:
-    """The reasoner's own greedy plan, one token a pass, no draft seen."""
-    stream, tokens, began = model.stream(), [], time.process_time()
-    for evidence, frames in zip(recording.evidence, recording.chunks, strict=True):
-        stream.read(evidence)
-        tokens.append(stream.plan(len(recording.truth[frames]))[0])
-        stream.commit(tokens[-1])
-    return Judged(np.concatenate(tokens), time.process_time() - began)
-
-
-# How a recording can be judged: by name of the run.
-RUNS: dict[str, Callable[[Reasoner, Recording], Judged]] = {
-    "exact": judge,
-    "guessed": lambda model, recording: judge(model, recording, guess_from_probe=True),
-    "lenient": lambda model, recording: judge(model, recording, rule="lenient", threshold=THRESHOLD),
-    "without_probe": lambda model, recording: judge(
-        model, replace(recording, evidence=[chunk.without_probe() for chunk in recording.evidence]), watch=False
-    ),
-    "alone": write_alone,
-}
 
 
 def classic_passes(accepted: Sequence[bool]) -> int:
@@ -265,48 +91,6 @@ def classic_passes(accepted: Sequence[bool]) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------ all of them
-
-
-def heard_words(prompts: Sequence[Prompt], path: Path = WORDS_FILE) -> pd.DataFrame:
-    """Whisper's words of every prompt: columns utterance, text, start_s, end_s, probability; kept in a file.
-
-    Prompts that the file lacks are transcribed and added to it.
-    """
-    columns = ["utterance", "text", "start_s", "end_s", "probability"]
-    known = pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame(columns=columns)
-    missing = [prompt for prompt in prompts if prompt.name not in set(known["utterance"])]
-    whisper = load_whisper() if missing else None
-    for prompt in tqdm(missing, desc="hearing words", unit="utterance", disable=not missing):
-        # an utterance in which nothing was heard keeps a blank row, so that it is not heard again
-        heard = transcribe(whisper, load_audio(prompt.path).samples) or [Word("", 0.0, 0.0, 0.0)]
-        rows = [(prompt.name, w.text, round(w.start_s, 3), round(w.end_s, 3), round(w.probability, 4)) for w in heard]
-        known = pd.concat([known, pd.DataFrame(rows, columns=columns)], ignore_index=True)
-        known = known.sort_values("utterance", kind="stable", ignore_index=True)
-        with atomic_path(path) as temporary:
-            known.to_csv(temporary, index=False)
-    names = {prompt.name for prompt in prompts}
-    return known[known["utterance"].isin(names) & (known["text"] != "")]
-
-
-def gather(prompts: Iterable[Prompt], draft_name: str | None, probe_name: str, words: pd.DataFrame) -> list[Recording]:
-    """Draft, probe and evidence of prompts, with their truth; without a draft's name the probe's plan is the draft."""
-    weights, probe, recordings = draft_name and load_draft(draft_name), teacher_plan(probe_name), []
-    heard = {name: [Word(*row) for row in rows.to_numpy()[:, 1:]] for name, rows in words.groupby("utterance")}
-    for prompt in tqdm(list(prompts), desc="gathering", unit="utterance"):
-        samples, truth = load_audio(prompt.path).samples, aligned(prompt).visemes.astype(int)
-        heard_by_probe = probe(samples)
-        probabilities = heard_by_probe.probabilities.astype(np.float32)
-        recordings.append(
-            Recording(
-                prompt.name,
-                truth,
-                draft_plan(samples, weights) if weights else heard_by_probe,
-                evaluation.frame_energy(samples, len(truth)),
-                probabilities,
-                gather_evidence(samples, heard.get(prompt.name, []), probabilities),
-            )
-        )
-    return recordings
 
 
 def fit_policy(recordings: Sequence[Recording], plans: Sequence[np.ndarray]) -> AcceptancePolicy:
@@ -482,13 +266,6 @@ def run_folder(label: str, adapter: Path, weights: Sequence[str], words: pd.Data
         digest.update(path.read_bytes())
     folder = paths.RUN_DIR / "referee" / f"{label}-{digest.hexdigest()[:12]}"
     return folder, hashlib.sha256(tensors.read_bytes()).hexdigest()
-
-
-def judge_again(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
-    """The plans that the reasoner commits now for some prompts: what the committed table must hold for them."""
-    model = load_reasoner(adapter=ADAPTER)
-    recordings = gather(prompts, DRAFT, PROBE, heard_words(prompts))
-    return {each.name: [VISEMES[token] for token in judge(model, each).tokens] for each in recordings}
 
 
 def prove_lossless(count: int) -> dict:

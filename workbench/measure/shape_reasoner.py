@@ -15,16 +15,13 @@ Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
 from math import ceil
-from types import MethodType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kernels.project_latents import ProjectionWeights, project_latents
@@ -32,8 +29,6 @@ from specsync_lib.errors import InputError
 from specsync_lib.judge.branches import ROOMS, TOKENS_A_FRAME, USUAL_ROOM, Room
 from specsync_lib.judge.token_tree import TokenTree
 from specsync_lib.units import (
-    CHUNK_SAMPLES,
-    ENCODER_POSITION_MEL_FRAMES,
     FRAMES_PER_CHUNK,
     HOP_SAMPLES,
     LATENT_CHANNELS,
@@ -42,177 +37,26 @@ from specsync_lib.units import (
     SAMPLE_RATE_HZ,
     SLOTS_PER_CHUNK,
     STFT_SAMPLES,
-    VIDEO_HEIGHT_PX,
-    VIDEO_WIDTH_PX,
     VISEMES,
 )
+from workbench.measure.shapes import Shapes, captured, fill
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel
     from transformers import LlamaForCausalLM
 
 Precision = Literal["bf16", "fp8"]
 Fp8Method = Literal["rowwise", "per-tensor", "dequantise"]
-ConvMethod = Literal["3d", "2d"]
-Result = TypeVar("Result")
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
 PASS_TILE = 16  # tokens: a pass over several plans is a whole number of them
 FP8_LEAST_ROWS = 16  # cuBLAS' FP8 product is slower on fewer rows than on these
-CACHED_FRAMES = 2  # of each causal convolution with three taps in time
-WARM_UPS = 3
 DRAFT_HIDDEN, DRAFT_COEFFICIENTS = 1024, 64
 FIRST_TOKEN = 32  # the visemes are any 15 tokens of the vocabulary
 EVIDENCE_A_FRAME = TOKENS_A_FRAME - 1  # of the reasoner's script
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """Sizes of every part. ``regions`` maps a name to height and width in px; ``picture`` is the whole frame's."""
-
-    name: str
-    encoder: dict[str, Any]
-    reasoner: dict[str, Any]
-    transformer: dict[str, Any]
-    vae: dict[str, Any]
-    regions: dict[str, tuple[int, int]]
-    picture: tuple[int, int]
-    window_s: float  # of sound that the encoder hears
-    prefix_tokens: int
-    cache_tokens: int
-    condition_tokens: int  # text tokens that Wan's cross-attention sees
-
-
-FULL = Shapes(
-    name="full",
-    encoder={
-        "vocab_size": 51866, "num_mel_bins": 128, "d_model": 1280, "encoder_layers": 32, "encoder_attention_heads": 20,
-        "encoder_ffn_dim": 5120, "max_source_positions": 1500, "decoder_layers": 1,
-    },
-    reasoner={
-        "vocab_size": 128256, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
-        "num_attention_heads": 64, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "max_position_embeddings": 131072,
-        "tie_word_embeddings": False,
-        "rope_parameters": {
-            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
-        },
-    },
-    transformer={
-        "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": LATENT_CHANNELS,
-        "out_channels": LATENT_CHANNELS, "text_dim": 4096, "freq_dim": 256, "ffn_dim": 8960, "num_layers": 30,
-        "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 1024,
-    },
-    vae={"base_dim": 96, "z_dim": LATENT_CHANNELS, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2},
-    regions={"256px": (256, 256), "384px": (384, 384), "512px": (512, 512), "720p": (VIDEO_HEIGHT_PX, VIDEO_WIDTH_PX)},
-    picture=(VIDEO_HEIGHT_PX, VIDEO_WIDTH_PX),
-    window_s=30.0,
-    prefix_tokens=512,
-    cache_tokens=1024,
-    condition_tokens=512,
-)  # fmt: skip
-
-TINY = Shapes(
-    name="tiny",
-    encoder={
-        "vocab_size": 64, "num_mel_bins": 16, "d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 2,
-        "encoder_ffn_dim": 64, "max_source_positions": 50, "decoder_layers": 1, "pad_token_id": 0,
-        "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 3,
-    },
-    reasoner={
-        "vocab_size": 64, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "max_position_embeddings": 256,
-        "tie_word_embeddings": False, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-    },
-    transformer={
-        "num_attention_heads": 2, "attention_head_dim": 32, "in_channels": LATENT_CHANNELS,
-        "out_channels": LATENT_CHANNELS, "text_dim": 32, "freq_dim": 32, "ffn_dim": 64, "num_layers": 2,
-        "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 64,
-    },
-    vae={"base_dim": 8, "z_dim": LATENT_CHANNELS, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 1},
-    regions={"32px": (32, 32), "48x64px": (48, 64)},
-    picture=(48, 64),
-    window_s=1.0,
-    prefix_tokens=16,
-    cache_tokens=224,
-    condition_tokens=16,
-)  # fmt: skip
-
-
-def hearing(shapes: Shapes, chunks: int) -> Shapes:
-    """The same shapes with an encoder that hears so many chunks of sound, not padded to Whisper's 30 s.
-
-    So a live judge of this suite listens (`pipeline_stages.Listener`, `teacher.encode`).
-    """
-    samples = chunks * CHUNK_SAMPLES
-    positions = samples // (ENCODER_POSITION_MEL_FRAMES * HOP_SAMPLES)
-    return replace(
-        shapes, window_s=samples / SAMPLE_RATE_HZ, encoder=shapes.encoder | {"max_source_positions": positions}
-    )
-
-
 # --- building without weights -----------------------------------------------------------------------------------------
-
-
-def fill(model: nn.Module, device: torch.device, dtype: torch.dtype, precise: frozenset[str] = frozenset()) -> None:
-    """Give a module without storage random weights on the device, tensor by tensor, and move its buffers there.
-
-    Matrices are normal with variance 1 / fan-in, which keeps activations near unit scale through any number of layers;
-    gains are one, biases zero. A parameter with a part of its name in ``precise`` is float32.
-    """
-    for prefix, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            if parameter is None or not parameter.is_meta:
-                continue
-            kept = not precise.isdisjoint((*prefix.split("."), name))
-            value = torch.empty(parameter.shape, device=device, dtype=torch.float32 if kept else dtype)
-            if value.numel() > max(value.shape):
-                value.normal_(0, (value.numel() / value.shape[0]) ** -0.5)
-            else:
-                value.fill_(0.0 if name == "bias" else 1.0)
-            module._parameters[name] = nn.Parameter(value, requires_grad=False)
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = buffer.to(device)
-    model.eval()
-
-
-def build_encoder(shapes: Shapes, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
-    """Whisper's encoder."""
-    from accelerate import init_empty_weights
-    from transformers import WhisperConfig
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-    with init_empty_weights(include_buffers=False):
-        encoder = WhisperEncoder(WhisperConfig(**shapes.encoder, attn_implementation="sdpa"))
-    fill(encoder, device, dtype)
-    return encoder
-
-
-def build_transformer(
-    shapes: Shapes, device: torch.device, dtype: torch.dtype = torch.bfloat16
-) -> "WanTransformer3DModel":
-    """Wan's diffusion transformer; the parts that diffusers keeps in float32 stay so."""
-    from accelerate import init_empty_weights
-    from diffusers import WanTransformer3DModel
-
-    with init_empty_weights(include_buffers=False):
-        transformer = WanTransformer3DModel(**shapes.transformer)
-    fill(transformer, device, dtype, frozenset(transformer._keep_in_fp32_modules))
-    return transformer
-
-
-def build_vae(shapes: Shapes, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> "AutoencoderKLWan":
-    """Wan's VAE, decoder only."""
-    from accelerate import init_empty_weights
-    from diffusers import AutoencoderKLWan
-
-    with init_empty_weights(include_buffers=False):
-        vae = AutoencoderKLWan(**shapes.vae)
-    del vae.encoder
-    fill(vae, device, dtype)
-    return vae
 
 
 def build_reasoner(
@@ -247,51 +91,7 @@ def build_reasoner(
     return model
 
 
-def weight_gib(*models: nn.Module) -> float:
-    """Parameters and buffers, in GiB."""
-    tensors = {t.data_ptr(): t for model in models for t in (*model.parameters(), *model.buffers())}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) / 2**30
-
-
 # --- one call as one CUDA graph ---------------------------------------------------------------------------------------
-
-
-def captured(call: Callable[[], Result], device: torch.device) -> Callable[[], Result]:
-    """The call as one CUDA graph, warmed up first; on a CPU the call itself.
-
-    The returned function replays the graph on the current stream and returns the captured call's result, whose tensors
-    are overwritten by every replay. It holds the call, and so all that the call reads. Graphs may be replayed at the
-    same time on several streams.
-
-    Source
-    ------
-    PyTorch's CUDA semantics, "cuBLAS workspaces": one for each handle and stream, kept until they are cleared.
-    """
-    if device.type != "cuda":
-        return call
-    with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                call()
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        # Left to itself, torch captures everything on one stream, which belongs to one device, and whose cuBLAS
-        # workspace all graphs would share: judge and generator, replayed at the same time, would then write their
-        # partial sums and semaphores over each other's. So every graph has a stream of its own and, cleared before and
-        # after, a workspace in its own memory.
-        torch._C._cuda_clearCublasWorkspaces()
-        with torch.cuda.graph(graph, stream=stream):
-            result = call()
-        torch._C._cuda_clearCublasWorkspaces()
-
-    def replay(graph: Any = graph, result: Result = result, owner: Callable[[], Result] = call) -> Result:
-        graph.replay()
-        return result
-
-    return replay
 
 
 # --- sound ------------------------------------------------------------------------------------------------------------
@@ -600,165 +400,3 @@ class ShapeReasoner:
 
 
 # --- generation -------------------------------------------------------------------------------------------------------
-
-
-class ShapeDenoiser:
-    """Wan's transformer on the three slots of a chunk: Euler steps of the flow from a noised draft.
-
-    ``latents`` is the chunk's state. A corrected plan is a new condition between two steps.
-    """
-
-    def __init__(
-        self,
-        transformer: "WanTransformer3DModel",
-        shapes: Shapes,
-        height_px: int,
-        width_px: int,
-        *,
-        steps: int,
-        graphs: bool = True,
-    ) -> None:
-        like = transformer.proj_out.weight
-        self.device, self.steps = like.device, steps
-        size = (1, LATENT_CHANNELS, SLOTS_PER_CHUNK, height_px // PIXELS_PER_LATENT, width_px // PIXELS_PER_LATENT)
-        self.latents = torch.zeros(size, device=like.device, dtype=like.dtype)
-        self._noise, self._before = torch.randn_like(self.latents), torch.zeros_like(self.latents)
-        text_dim = shapes.transformer["text_dim"]
-        self._words = torch.randn(len(VISEMES), text_dim, device=like.device, dtype=like.dtype)
-        self._condition = torch.randn(1, shapes.condition_tokens, text_dim, device=like.device, dtype=like.dtype)
-        self._noise_levels = torch.linspace(1, 0, steps + 1, device=like.device)
-        self._level = torch.ones(1, device=like.device)
-        self._transformer = transformer
-        self._run = captured(self._step, like.device) if graphs else self._step
-
-    @torch.no_grad()
-    def _step(self) -> Tensor:
-        velocity = self._transformer(self.latents, self._level * 1000, self._condition, return_dict=False)[0]
-        self.latents.sub_(velocity, alpha=1 / self.steps)
-        return self.latents
-
-    def condition(self, visemes: Int[Tensor, " frames"]) -> None:
-        """The plan that the next steps follow: one token a frame at the head of the cross-attention's text."""
-        self._condition[0, : len(visemes)] = self._words.index_select(0, visemes)
-
-    def start(self, drafted: Float[Tensor, "slots latent"] | None) -> None:
-        """Noise, moved halfway to drafted latents where there are any."""
-        self.latents.copy_(self._noise)
-        if drafted is not None:
-            slots = drafted.view(SLOTS_PER_CHUNK, LATENT_CHANNELS, *self.latents.shape[3:]).transpose(0, 1)
-            self.latents[0].lerp_(slots.to(self.latents.dtype), 0.5)
-
-    def step(self, index: int) -> None:
-        """Step ``index`` of ``steps``."""
-        self._before.copy_(self.latents)
-        self._level.copy_(self._noise_levels[index : index + 1])
-        self._run()
-
-    def undo(self) -> None:
-        """Back before the last step."""
-        self.latents.copy_(self._before)
-
-
-def _stacked_time_conv(
-    conv: nn.Conv3d, past: Float[Tensor, "1 channels 2 h w"], x: Float[Tensor, "1 channels frames h w"]
-) -> Float[Tensor, "1 out frames h w"]:
-    """A causal 3x3x3 convolution as one 3x3 convolution over three frames' channels: 2D engines are the better tuned.
-
-    Channels lie innermost throughout, so that stacking copies whole lines and the result needs no other layout.
-    """
-    frames = torch.cat([past, x], dim=2)[0].permute(1, 2, 3, 0)  # [2 + t, h, w, c]
-    stacked = torch.cat([frames[tap : tap + x.shape[2]] for tap in range(conv.kernel_size[0])], dim=-1)
-    if not hasattr(conv, "stacked_weight"):  # [out, taps x channels, 3, 3]
-        conv.stacked_weight = conv.weight.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
-    y = F.conv2d(stacked.permute(0, 3, 1, 2), conv.stacked_weight, conv.bias, padding=conv.kernel_size[1] // 2)
-    return y.transpose(0, 1)[None]
-
-
-def lean_convolutions(vae: "AutoencoderKLWan", method: ConvMethod) -> None:
-    """Let the decoder's causal convolutions pad in space inside the convolution: no padded copy of every activation.
-
-    Results are the same. "2d": those with taps in time and space run as two-dimensional ones over stacked frames.
-    """
-
-    def forward(conv: nn.Conv3d, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
-        taps, side = conv.kernel_size[:2]
-        if taps > 1:
-            past = x.new_zeros(*x.shape[:2], taps - 1, *x.shape[3:]) if cache_x is None else cache_x
-            missing = taps - 1 - past.shape[2]
-            if missing:
-                past = torch.cat([x.new_zeros(*x.shape[:2], missing, *x.shape[3:]), past], dim=2)
-            if method == "2d" and side > 1:
-                return _stacked_time_conv(conv, past, x)
-            x = torch.cat([past, x], dim=2)
-        return F.conv3d(x, conv.weight, conv.bias, padding=(0, side // 2, side // 2))
-
-    for module in vae.modules():
-        if type(module).__name__ == "WanCausalConv3d":
-            module.forward = MethodType(forward, module)
-
-
-class ShapeDecoder:
-    """Wan's decoder on the three slots of a chunk, with its causal cache in place, and the pasted picture.
-
-    ``run`` gives a chunk's 12 frames, or those of one of ``parts`` equal parts, in order, and the cache as it would be
-    after them; ``commit`` makes that the cache. Decoding again before a commit starts from the same past, so a rejected
-    chunk leaves no trace.
-    """
-
-    def __init__(
-        self,
-        vae: "AutoencoderKLWan",
-        shapes: Shapes,
-        latents: Float[Tensor, "1 16 slots h w"],
-        *,
-        graphs: bool = True,
-        compiled: bool = False,
-        parts: int = 1,
-    ) -> None:
-        self._vae, self.latents, self.parts = vae, latents, parts
-        self.device = latents.device
-        height, width = shapes.picture
-        self.picture_shape = (FRAMES_PER_CHUNK, height, width, 3)
-        self._background = torch.zeros(self.picture_shape, dtype=torch.uint8, device=latents.device)
-        self._cache = self._warm_cache()
-        self._decode = torch.compile(self._decode_plain, dynamic=False) if compiled else self._decode_plain
-        self._places = [self._cache] * (parts + 1)  # the cache before every part, and after the last
-        self._runs: list[Callable[[], tuple[Tensor, list[Tensor]]]] = []
-        for part in range(parts):
-            run = partial(self._run, part)
-            self._runs.append(captured(run, latents.device) if graphs else run)
-            self._runs[-1]()  # the next part's graph reads what this one's leaves behind
-
-    def run(self, part: int = 0) -> tuple[UInt8[Tensor, "frames H W 3"], list[Tensor]]:
-        """Decode a part whose predecessors have been decoded."""
-        return self._runs[part]()
-
-    @torch.no_grad()
-    def _warm_cache(self) -> list[Tensor]:
-        """The cache after the reference slot and one chunk."""
-        cache: list[Tensor | str | None] = [None] * self._vae._cached_conv_counts["decoder"]
-        slots = self._vae.post_quant_conv(self.latents)
-        self._vae.decoder(slots[:, :, :1], feat_cache=cache, feat_idx=[0], first_chunk=True)
-        self._vae.decoder(slots, feat_cache=cache, feat_idx=[0], first_chunk=False)
-        return [entry.contiguous(memory_format=torch.channels_last_3d) for entry in cache if entry is not None]
-
-    def _decode_plain(self, latents: Tensor, cache: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        after = list(cache)
-        signal = self._vae.decoder(self._vae.post_quant_conv(latents), feat_cache=after, feat_idx=[0])
-        frames = ((signal[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return frames.permute(1, 2, 3, 0), after  # [frames, h, w, 3]
-
-    @torch.no_grad()
-    def _run(self, part: int) -> tuple[UInt8[Tensor, "frames H W 3"], list[Tensor]]:
-        face, after = self._decode(self.latents.chunk(self.parts, dim=2)[part], self._places[part])
-        self._places[part + 1] = after
-        top, left = (
-            (whole - part) // 2 for whole, part in zip(self._background.shape[1:3], face.shape[1:3], strict=True)
-        )
-        picture = self._background[: len(face)].clone()
-        picture[:, top : top + face.shape[1], left : left + face.shape[2]] = face
-        return picture, after
-
-    def commit(self, after: list[Tensor]) -> None:
-        """The past of the next chunk is this one."""
-        torch._foreach_copy_(self._cache, after)

@@ -19,7 +19,10 @@ import psutil
 from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
-from specsync_lib.pipeline.run import AudioPiece, Pipeline, Policy, RealClock, Stages
+from specsync_lib.pipeline.clock import RealClock
+from specsync_lib.pipeline.run import Pipeline
+from specsync_lib.pipeline.sound import AudioPiece
+from specsync_lib.pipeline.stages import Policy, Stages
 from specsync_lib.pipeline.synthetic import StageTimes, SyntheticGenerator, SyntheticTarget, synthetic_stages
 from specsync_lib.provenance import machine
 

@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from specsync_lib import provenance, units
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
+from specsync_lib.face.wan_mini import Size
 from specsync_lib.files import write_text
 from specsync_lib.units import SLOTS_PER_CHUNK
-from workbench.measure.shape_reasoner import FULL, TINY, ShapeDecoder, Shapes, build_transformer, build_vae, captured
-from workbench.train.transformer import Size
+from workbench.measure.shape_wan import ShapeDecoder, build_transformer, build_vae
+from workbench.measure.shapes import FULL, TINY, Shapes, captured
 
 WARM_UPS = 3
 COMPILE_SECONDS = 75.0  # no compilation begins with less left
@@ -39,7 +40,7 @@ MINI_SIZE, MINI_BASE_DIM = Size(), 16
 
 
 def mini_shapes() -> Shapes:
-    """wan-mini's architecture in :class:`real_shape.Shapes`."""
+    """wan-mini's architecture in :class:`shapes.Shapes`."""
     size = MINI_SIZE
     transformer = FULL.transformer | {
         "num_attention_heads": size.heads,

@@ -37,6 +37,7 @@ from specsync_lib.files import atomic_path, write_text
 from specsync_lib.speech import log_mel
 from specsync_lib.visemes import OPENNESS_KERNEL, VISEME_INDEX, VISEME_OPENNESS
 from workbench.train import augment
+from workbench.train.probe import fit_probe
 from workbench.train.voices import ESPEAK_VOICES, FLITE_VOICES, TEST_SPEAKER_SOURCES, UNKNOWN, Voices
 
 # How often a batch row comes from a source.
@@ -261,7 +262,7 @@ def fit_probes(batches: Batches, encoder: nn.Module, settings: Settings) -> dict
             known = (labels != UNKNOWN) & (batch.foreign[:, None] | (family == "main"))
             yield found[known], labels[known]
 
-    return {family: teacher.fit_probe(labelled(family), settings.probe_steps) for family in ("main", "unseen")}
+    return {family: fit_probe(labelled(family), settings.probe_steps) for family in ("main", "unseen")}
 
 
 def half_precision(device: torch.device) -> torch.autocast:

@@ -7,42 +7,24 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from specsync_lib import provenance
-from specsync_lib.draft.plan import MODEL_DIR, DraftPlan, draft_plan, load_draft
-from specsync_lib.draft.probe import load_encoder, load_probe, teacher_logits
+from specsync_lib.claims import CLAIMED_THRESHOLD
+from specsync_lib.draft.plan import MODEL_DIR, draft_plan, load_draft
+from specsync_lib.draft.probe import teacher_plan
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
 from specsync_lib.measures import draft
 from specsync_lib.measures.acceptance import expected_calibration_error
-from specsync_lib.measures.intervals import Metric, bootstrap_by_group
+from specsync_lib.measures.intervals import Metric, bootstrap_by_group, interval
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import Prompt, aligned, human_prompts
-from specsync_lib.units import VISEMES
-from specsync_lib.visemes import VISEME_OPENNESS
-
-THRESHOLD = 0.85  # the source report's
-
-
-def teacher_plan(name: str) -> Callable[[Float[np.ndarray, " n"]], DraftPlan]:
-    """A committed probe on Whisper's encoder as a drafter; its openness is what its visemes make it expect."""
-    encoder, probe = load_encoder(), load_probe(MODEL_DIR / f"{name}.safetensors")
-    openness = np.array([VISEME_OPENNESS[viseme] for viseme in VISEMES], dtype=np.float32)
-
-    def plan(samples: np.ndarray) -> DraftPlan:
-        logits = teacher_logits(encoder, probe, samples)
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = odds / odds.sum(axis=1, keepdims=True)
-        return DraftPlan(probabilities, probabilities.max(axis=1), (probabilities @ openness).clip(0, 1))
-
-    return plan
 
 
 def right(frames: pd.DataFrame) -> Metric:
@@ -50,15 +32,9 @@ def right(frames: pd.DataFrame) -> Metric:
     return bootstrap_by_group((frames["draft"] == frames["truth"]).to_numpy(), frames["utterance"].to_numpy())
 
 
-def interval(name: str, metric: Metric) -> dict[str, float]:
-    """``name``, ``name_low`` and ``name_high``."""
-    ends = {"": metric.value, "_low": metric.low, "_high": metric.high}
-    return {f"{name}{end}": round(float(value), 5) for end, value in ends.items()}
-
-
 def confident(name: str, frames: pd.DataFrame) -> dict[str, float]:
-    """At THRESHOLD: the share of frames that reach it, and how many of those are right."""
-    kept = frames[frames["confidence"] >= THRESHOLD]
+    """At CLAIMED_THRESHOLD: the share of frames that reach it, and how many of those are right."""
+    kept = frames[frames["confidence"] >= CLAIMED_THRESHOLD]
     return {
         f"coverage_at_085{name}": round(len(kept) / len(frames), 5),
         f"right_at_085{name}": round(float((kept["draft"] == kept["truth"]).mean()), 5),

@@ -26,6 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
+from specsync_lib.measures.face import mouth_box_px
 from specsync_lib.units import VIDEO_FPS
 
 if TYPE_CHECKING:  # the trainer reads a corpus on machines without the head's and the aligner's packages
@@ -34,7 +35,6 @@ if TYPE_CHECKING:  # the trainer reads a corpus on machines without the head's a
     from specsync_lib.visemes import SyncPlan
 
 SIZE_PX = 256
-MOUTH_MARGIN_PX = 8  # around the lips
 CLIP_FRAMES = 33  # 4k + 1: 9 slots
 CLIPS_PER_HEAD = 4
 AVIF_QUALITY, AVIF_SPEED = 90, 8  # 5 kB a frame, 43 dB, 6 ms
@@ -220,8 +220,8 @@ def perform(plan: "SyncPlan", rng: np.random.Generator) -> tuple[np.ndarray, np.
     """
     from scipy.ndimage import gaussian_filter1d
 
-    from specsync_lib.face.head.head import face_tracks
     from specsync_lib.face.head.mesh import unit_names
+    from specsync_lib.face.head.motion import face_tracks
 
     names, frames = unit_names(), len(plan)
     units = face_tracks(plan, still=True).units * rng.uniform(0.8, 1.25)
@@ -283,7 +283,7 @@ def crop_head(job: HeadJob) -> "Head":
 
 def perform_as_the_suite(plan: "SyncPlan", seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Units [frames, 52] and pose [frames, 3] of a plan as the suite's videos show it, the first frame at rest."""
-    from specsync_lib.face.head.head import face_tracks
+    from specsync_lib.face.head.motion import face_tracks
 
     tracks = face_tracks(plan, seed)
     units, pose = tracks.units.copy(), tracks.pose.copy()
@@ -302,20 +302,6 @@ def shot(head: "Head", manner: str, units: np.ndarray, pose: np.ndarray) -> tupl
         box = np.concatenate([np.floor(corners[:2]), np.ceil(corners[2:])]).clip(0, SIZE_PX).astype(np.int16)
         picture = cut(picture, FACE_BOX, SIZE_PX)
     return picture, box
-
-
-def mouth_box_px(head: "Head", units: np.ndarray | dict[str, float], pose: np.ndarray) -> np.ndarray:
-    """Box [4] of the lips in a frame, with a margin: left, top, right, bottom, inside the picture."""
-    from specsync_lib.face.head.mesh import rotation
-
-    camera, size = head.camera, np.array(head.size_px)
-    lips = head._lip_shine[:, 0] > 0.5 * head._lip_shine.max()
-    points = head._turned(head.vertices(units)[lips], head.skin.follow[lips], rotation(*pose))
-    place = points - head.middle + [0, camera.distance_m, camera.centre_below_eyes_m]
-    scale = size[1] / camera.height_m * camera.distance_m / place[:, 1]
-    corners = size / 2 + np.stack([place[:, 0], -place[:, 2]], axis=1) * scale[:, None]
-    low, high = np.floor(corners.min(axis=0) - MOUTH_MARGIN_PX), np.ceil(corners.max(axis=0) + MOUTH_MARGIN_PX)
-    return np.concatenate([np.maximum(low, 0), np.minimum(high, size)]).astype(np.int16)
 
 
 def draw_head(job: HeadJob, out: Path) -> None:

@@ -31,6 +31,7 @@ from safetensors.numpy import load_file, save_file
 from specsync_lib.errors import InputError
 from specsync_lib.face.compositing import FACE_BOX, Box, composite, cut, inside, reader_box
 from specsync_lib.files import atomic_path, write_text
+from specsync_lib.measures.latent_claim import REFERENCE, STRANGER
 from specsync_lib.units import (
     FRAMES_PER_SLOT,
     SAMPLE_RATE_HZ,
@@ -43,7 +44,6 @@ from specsync_lib.units import (
 FRAME_PX = (VIDEO_WIDTH_PX, VIDEO_HEIGHT_PX)
 SIZE_PX = 256
 SPLITS = ("train", "validation", "test")
-REFERENCE, STRANGER = "reference", "mei"  # face_corpus.TEST_IDENTITIES: no network was trained on the second
 SHORTEST_SECONDS = 1.5
 MAX_SILENCE = 0.3  # of a test film: a mouth at rest says nothing about sync
 AVIF_OPTIONS = {"quality": 90, "speed": 8, "subsampling": "4:4:4", "max_threads": 1}  # as the face corpus
@@ -131,7 +131,7 @@ class Material:
 def gather_speech() -> tuple[list[Speech], dict[str, float]]:
     """Every sentence of the corpus and the shipped clips, cut to whole slots; and each one's share of silence."""
     from specsync_lib.draft.plan import normalise
-    from specsync_lib.face.head.head import face_tracks
+    from specsync_lib.face.head.motion import face_tracks
     from specsync_lib.speech import corpus
     from specsync_lib.speech.audio import load_audio
     from specsync_lib.speech.log_mel import log_mel

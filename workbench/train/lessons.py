@@ -26,20 +26,16 @@ from whisper.model import AudioEncoder
 from specsync_lib import units
 from specsync_lib.draft import probe as teacher
 from specsync_lib.draft.plan import MODEL_DIR as DRAFT_DIR
-from specsync_lib.draft.probe import Probe, fit_probe, load_probe
+from specsync_lib.draft.probe import Probe, load_probe
 from specsync_lib.errors import InputError
-from specsync_lib.judge.reasoner import energy_digits, timed_words
+from specsync_lib.judge.script import energy_digits, timed_words
 from specsync_lib.speech.alignment import Phone, normalise_text, plan_from_phones
 from specsync_lib.speech.audio import load_audio
-from specsync_lib.speech.corpus import (
-    ISOLATED_WORD_FAMILIES,
-    aligned_phones,
-    human_prompts,
-    near_duplicate_groups,
-    near_duplicates,
-)
-from specsync_lib.speech.log_mel import Word
+from specsync_lib.speech.corpus import aligned_phones, human_prompts
+from specsync_lib.speech.whisper_base import Word
+from workbench.train.probe import fit_probe
 from workbench.train.reasoner import Lesson, save_lessons
+from workbench.train.splits import ISOLATED_WORD_FAMILIES, near_duplicate_groups, near_duplicates
 
 HUMAN = "speech-en"
 FOLDS = 5

@@ -45,7 +45,7 @@ from workbench.train import lip_faces
 from workbench.train.lip_faces import KEPT_PX, LipFaces
 
 CHECKPOINT = "checkpoint.safetensors"
-JAW_COLUMN = 24  # of jawOpen in head_mesh.unit_names(), whose package a training machine may lack
+JAW_COLUMN = 24  # of jawOpen in mesh.unit_names(), whose package a training machine may lack
 TARGET_WEIGHTS = {"gap": 4.0, "jaw": 3.0, "width": 1.5}  # in the loss; 1 for the others
 
 
@@ -237,7 +237,7 @@ class Trainer:
 
     def _log(self, loss: float) -> None:
         if not np.isfinite(loss):
-            raise RuntimeError(f"lip_reader_training: the loss is {loss} at step {self.steps}; lower --learning-rate")
+            raise RuntimeError(f"lip_reader: the loss is {loss} at step {self.steps}; lower --learning-rate")
         self.losses.append({"step": self.steps, "loss": round(loss, 5)})
 
     def folded(self) -> LipNet:

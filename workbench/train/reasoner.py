@@ -1,6 +1,6 @@
 """Teaching the reasoner to write plans: a low-rank adapter on a small language model.
 
-``python -m workbench.train.reasoner LESSONS.npz --out DIR --minutes 40`` (lessons from `reasoner_corpus`; the
+``python -m workbench.train.reasoner LESSONS.npz --out DIR --minutes 40`` (lessons from `lessons`; the
 training extra) runs on a CPU or, with ``--device cuda``, on a GPU. It saves what it needs to go on every minute: the
 same command after an interruption goes on from there. ``--start DIR`` begins with the adapter of another run,
 ``--sources`` picks whose speech is heard.
@@ -33,18 +33,12 @@ from tqdm.auto import tqdm
 from specsync_lib.draft.probe import cosine
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
-from specsync_lib.judge.reasoner import (
-    DEFAULT_MODEL,
-    WINDOW_TOKENS,
-    Script,
-    TimedWord,
-    chunk_evidence,
-    dense_copy,
-    load_language_model,
-)
+from specsync_lib.judge.loading import DEFAULT_MODEL, dense_copy, load_language_model
+from specsync_lib.judge.reasoner import WINDOW_TOKENS
+from specsync_lib.judge.script import Script, TimedWord, chunk_evidence
 
 SAVE_EVERY_S = 60.0
-WARM_UP_RESOLUTION = 1000  # `teacher.cosine` counts steps; progress is a share
+WARM_UP_RESOLUTION = 1000  # `descent.cosine` counts steps; progress is a share
 CURVE_EVERY = 10  # steps between two rows of losses.csv
 
 

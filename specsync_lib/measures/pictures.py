@@ -1,0 +1,84 @@
+"""How near pictures are: PSNR and SSIM over boxes, the flash against the beep."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from specsync_lib.errors import InputError
+
+
+def gaussian_window(x: Tensor) -> Tensor:
+    """The 11 x 11 Gaussian window (sigma 1.5) of the SSIM paper, over each channel."""
+    taps = torch.arange(-5, 6, device=x.device, dtype=x.dtype)
+    taps = torch.softmax(-(taps**2) / (2 * 1.5**2), dim=0).expand(x.shape[1], 1, -1)
+    x = F.conv2d(x, taps.unsqueeze(2), groups=x.shape[1])
+    return F.conv2d(x, taps.unsqueeze(3), groups=x.shape[1])
+
+
+def ssim_map(a: Tensor, b: Tensor, window: Callable[[Tensor], Tensor], data_range: float = 2.0) -> Tensor:
+    """Structural similarity [n, 3, h', w'] of images [n, 3, h, w] at every place of the window (Wang et al., 13)."""
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    mean_a, mean_b = window(a), window(b)
+    var_a, var_b = window(a * a) - mean_a**2, window(b * b) - mean_b**2
+    covariance = window(a * b) - mean_a * mean_b
+    return ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+
+
+def error_in_boxes(error: Tensor, boxes_px: np.ndarray) -> float:
+    """Mean of errors [n, h, w, 3] inside each frame's box (left, top, right, bottom)."""
+    pieces = [error[k, top:bottom, left:right] for k, (left, top, right, bottom) in enumerate(boxes_px.astype(int))]
+    return (sum(piece.sum() for piece in pieces) / sum(piece.numel() for piece in pieces)).item()
+
+
+def psnr_db(mean_squared_error: float) -> float:
+    """Peak signal-to-noise ratio of 8-bit frames, in dB (capped at 99)."""
+    return 99.0 if mean_squared_error <= 0 else min(99.0, float(10 * np.log10(255**2 / mean_squared_error)))
+
+
+def beep_flash_offset_ms(path: str | Path) -> float:
+    """How much later the sound comes than the picture in a flash-and-beep clip, by decoding it.
+
+    Every dark-to-bright frame is paired with the nearest start of a tone; the median of the differences is returned.
+    Decoded timestamps are used as a player would, edit lists and encoder priming included. Positive: the sound is late.
+
+    Raises
+    ------
+    InputError
+        The file cannot be decoded or holds no flash or no beep.
+    """
+    import av  # machines that only train have no decoder
+
+    try:
+        with av.open(str(path)) as container:
+            flashes_s, was_bright = [], False
+            for frame in container.decode(video=0):
+                bright = frame.to_ndarray(format="gray").mean() > 127
+                if bright and not was_bright:
+                    flashes_s.append(float(frame.pts * frame.time_base))
+                was_bright = bright
+        with av.open(str(path)) as container:
+            blocks, first_s, rate = [], None, 0
+            for frame in container.decode(audio=0):
+                first_s = float(frame.pts * frame.time_base) if first_s is None else first_s
+                rate = frame.sample_rate
+                blocks.append(np.atleast_2d(frame.to_ndarray()).astype(np.float64).mean(axis=0))
+    except (av.error.FFmpegError, IndexError) as error:
+        raise InputError(
+            f"{path}: cannot be decoded as a clip with picture and sound ({error}); give an MP4"
+        ) from error
+    level = np.abs(np.concatenate(blocks)) if blocks else np.zeros(1)
+    window = max(1, rate // 500)  # 2 ms: covers a period of any beep above 500 Hz
+    envelope = np.maximum.reduceat(level, np.arange(0, len(level), window))
+    loud = envelope > 0.5 * envelope.max() if level.max() > 1e-3 else np.zeros(len(envelope), bool)
+    starts = np.flatnonzero(loud & ~np.concatenate([[False], loud[:-1]]))
+    if not flashes_s or len(starts) == 0:
+        raise InputError(f"{path}: {len(flashes_s)} flashes and {len(starts)} beeps found; give a clip that has both")
+    # inside the window, the first loud sample is the start
+    beeps_s = np.array(
+        [first_s + (k * window + np.argmax(level[k * window :][:window] > 0.4 * level.max())) / rate for k in starts]
+    )
+    return float(np.median([1000 * (beeps_s - flash)[np.argmin(np.abs(beeps_s - flash))] for flash in flashes_s]))
