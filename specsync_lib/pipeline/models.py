@@ -21,11 +21,10 @@ from specsync_lib.draft.probe import Probe, teacher_logits
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
 from specsync_lib.face.wan_mini import Size, new_transformer, new_vae
-from specsync_lib.judge.branches import Branches
 from specsync_lib.judge.reasoner import Reasoner
-from specsync_lib.judge.rules import Rule
+from specsync_lib.judge.rules import EXACT, VerifyOptions
 from specsync_lib.judge.script import ChunkEvidence, HeardWord, chunk_evidence, energy_digits, timed_words
-from specsync_lib.judge.verify import verify_chunk
+from specsync_lib.judge.verify import ChunkContext, verify_chunk
 from specsync_lib.pipeline.sound import ChunkAudio
 from specsync_lib.pipeline.stages import Draft, Request, Stages, Tokens, Verdict
 from specsync_lib.speech.log_mel import StreamingLogMel
@@ -163,23 +162,14 @@ class ReasonerJudge:
 
     Parameters
     ----------
-    rule, threshold, generator, branches
-        As for `acceptance.verify_chunk`. Only the exact rules give the judge's own plan. Branches save passes and read
-        more in each: they pay where a pass waits for the weights (a GPU), and cost where it computes (a CPU).
+    options
+        How chunks are decided. Only the exact rules give the judge's own plan. Branches save passes and read more in
+        each: they pay where a pass waits for the weights (a GPU), and cost where it computes (a CPU).
     """
 
-    def __init__(
-        self,
-        reasoner: Reasoner,
-        listener: Listener,
-        *,
-        rule: Rule = "exact-greedy",
-        threshold: float = 0.0,
-        generator: torch.Generator | None = None,
-        branches: Branches | None = None,
-    ) -> None:
-        self._stream, self._listener = reasoner.stream(), listener
-        self._rule, self._threshold, self._generator, self._branches = rule, threshold, generator, branches
+    def __init__(self, reasoner: Reasoner, listener: Listener, options: VerifyOptions = EXACT) -> None:
+        self._stream, self._listener, self._options = reasoner.stream(), listener, options
+        self._best_of_last: int | None = None  # the judge's best viseme for the last frame that it read
         self._read = 0  # the next chunk to read
         self.faults: list[str] = []
 
@@ -190,19 +180,17 @@ class ReasonerJudge:
         """
         index, draft = request.audio.index, request.draft
         evidence = self._read_up_to(request)
-        exact = self._rule != "lenient"
-        verdict = verify_chunk(
-            self._stream,
-            DraftPlan(draft.probabilities, draft.confidence, draft.openness),
-            rule=self._rule,
-            threshold=self._threshold,
-            generator=self._generator,
-            guess=evidence.probe if exact else None,
+        one_pass = self._options.rule == "lenient"
+        context = ChunkContext(
+            guess=None if one_pass else evidence.probe,
             witness=evidence.probe,
-            branches=self._branches,
             before=request.settled[-1].tokens[-1] if request.settled else None,
-            on_pass=(lambda tokens, passes: deliver(Verdict(index, tokens.tolist(), passes, False))) if exact else None,
+            best_before=self._best_of_last,
         )
+        tell = None if one_pass else lambda tokens, passes: deliver(Verdict(index, tokens.tolist(), passes, False))
+        plan = DraftPlan(draft.probabilities, draft.confidence, draft.openness)
+        verdict = verify_chunk(self._stream, plan, self._options, context, tell)
+        self._best_of_last = verdict.best_of_last
         self.faults += [f"chunk {index}: {fault}" for fault in verdict.faults]
         deliver(Verdict(index, () if verdict.fallbacks else verdict.tokens.tolist(), verdict.passes))
 
@@ -221,6 +209,7 @@ class ReasonerJudge:
         missed = [settled for settled in request.settled if settled.audio.index >= self._read]
         *before, evidence = self._listener.hear([*[settled.audio for settled in missed], request.audio])
         for settled, one in zip(missed, before, strict=True):
+            self._best_of_last = None  # nobody judged it
             self._stream.read(one)
             self._stream.commit(np.array(settled.tokens))
         self._stream.read(evidence)
@@ -306,9 +295,7 @@ class Models:
         self,
         *,
         words: Sequence[HeardWord] = (),
-        rule: Rule = "exact-greedy",
-        threshold: float = 0.0,
-        branches: Branches | None = None,
+        options: VerifyOptions = EXACT,
         seed: int = 0,
     ) -> Stages:
         """The stages of one stream."""
@@ -316,7 +303,7 @@ class Models:
         listener = Listener(self.encoder, self.probe, words)
         return Stages(
             SpeechDrafter(self.kernel),
-            ReasonerJudge(self.reasoner, listener, rule=rule, threshold=threshold, branches=branches),
+            ReasonerJudge(self.reasoner, listener, options),
             FaceStage(face, steps=self.steps, noise_level=self.noise_level, seed=seed),
         )
 
