@@ -53,7 +53,7 @@ from specsync_lib.judge.recordings import (
 )
 from specsync_lib.judge.rules import VerifyOptions, within_one_frame
 from specsync_lib.judge.verify import ChunkVerdict, run_options
-from specsync_lib.measures.bounds import at_temperature, fit_temperature
+from specsync_lib.measures.bounds import at_temperature, fit_temperature, logits_of
 from specsync_lib.measures.referee import (
     CHUNKS_FILE,
     FRAMES_FILE,
@@ -231,7 +231,7 @@ def judge_splits(
     seen = judge_all(model, validation, "exact", folder, f"{words} validation")
     rows, truth = np.concatenate([one.last_rows for one in seen]), np.concatenate([each.truth for each in validation])
     judged = ~np.isnan(rows).any(axis=1)
-    temperature = fit_temperature(rows[judged], truth[judged])
+    temperature = fit_temperature(logits_of(rows[judged]), truth[judged])
     together = Branches.fit([each.tokens for each in seen])
     hows = {
         run: partial(judge, options=VerifyOptions(branches=replace(together, room=room)), guess_from_probe=True)
