@@ -23,6 +23,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.face import generation, vae, wan
 from specsync_lib.face.compositing import FACE_BOX, FEATHER_PX, composite, cut, feather, inside, reader_box
 from specsync_lib.face.generation import FaceGenerator
+from specsync_lib.face.head.head import mouth_box_px
 from specsync_lib.face.wan_mini import IN_USE, NOISE_LEVEL, Drafts, Method
 from specsync_lib.measures import sync
 from specsync_lib.measures.intervals import bootstrap_by_group
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from specsync_lib.face.head.head import Head
 
 CHUNK_TIMES = paths.MEASUREMENTS_DIR / "wan_chunk_h200.json"
-MOUTH_MARGIN_PX = 8  # around the lips
 MINI_METRICS = paths.MODELS_DIR / "wan_mini" / "metrics.json"
 # Of sync_report's measures, those that speak for the whole video.
 HEADLINES = (
@@ -265,20 +265,6 @@ def seams(shown: list[np.ndarray], truth: list[np.ndarray]) -> pd.DataFrame:
     rows, columns = inside(FACE_BOX, reader_box()).slices
     tables = [seam_table(np.stack([one[rows, columns] for one in some])) for some in (shown, truth)]
     return tables[0].assign(truth_ratio=tables[1]["ratio"])
-
-
-def mouth_box_px(head: "Head", units: np.ndarray | dict[str, float], pose: np.ndarray) -> np.ndarray:
-    """Box [4] of the lips in a frame, with a margin: left, top, right, bottom, inside the picture."""
-    from specsync_lib.face.head.mesh import rotation
-
-    camera, size = head.camera, np.array(head.size_px)
-    lips = head._lip_shine[:, 0] > 0.5 * head._lip_shine.max()
-    points = head._turned(head.vertices(units)[lips], head.skin.follow[lips], rotation(*pose))
-    place = points - head.middle + [0, camera.distance_m, camera.centre_below_eyes_m]
-    scale = size[1] / camera.height_m * camera.distance_m / place[:, 1]
-    corners = size / 2 + np.stack([place[:, 0], -place[:, 2]], axis=1) * scale[:, None]
-    low, high = np.floor(corners.min(axis=0) - MOUTH_MARGIN_PX), np.ceil(corners.max(axis=0) + MOUTH_MARGIN_PX)
-    return np.concatenate([np.maximum(low, 0), np.minimum(high, size)]).astype(np.int16)
 
 
 def seam_table(frames: np.ndarray) -> "pd.DataFrame":

@@ -94,7 +94,7 @@ def test_the_policy_predicts_its_judge_and_survives_its_file(tmp_path):
 def test_a_policy_of_other_features_is_refused(tmp_path):
     (tmp_path / "old.json").write_text('{"frame_features": ["confidence"]}')
     for name in ("old.json", "absent.json"):
-        with pytest.raises(InputError, match=r"python -m specsync_lib\.referee"):
+        with pytest.raises(InputError, match=r"python -m workbench\.measure\.referee"):
             load_policy(tmp_path / name)
 
 

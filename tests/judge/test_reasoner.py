@@ -162,7 +162,7 @@ def test_a_row_hangs_on_the_tokens_before_it_alone(reasoner, draft, place, chang
 
 
 def test_the_window_bounds_a_long_recording(reasoner):
-    short = Reasoner(reasoner.model, reasoner.script, "tiny", instruction="", window_tokens=400)
+    short = Reasoner(reasoner.model, reasoner.script, "tiny", "real-shape", instruction="", window_tokens=400)
     stream = short.stream()
     longest = 0
     for evidence in recording(12 * 40):
@@ -357,7 +357,7 @@ def folder(tmp_path_factory):
 
 
 def test_any_causal_model_loads_from_a_folder(folder, reasoner):
-    loaded = load_reasoner(folder, label="real-shape")
+    loaded = load_reasoner(folder, weights="random")
     assert (loaded.label, loaded.instruction) == ("real-shape", script.INSTRUCTION)
     assert loaded.alphabet["PP"] == "P" and len(set(loaded.alphabet.values())) == CLASSES
     stream = loaded.stream()
@@ -366,11 +366,18 @@ def test_any_causal_model_loads_from_a_folder(folder, reasoner):
     assert len(tokens) == 12
 
 
+def test_weights_of_ones_own_need_a_word_on_where_they_came_from(folder):
+    with pytest.raises(InputError, match="weights='trained' or 'random'"):
+        load_reasoner(folder)
+    with pytest.raises(InputError, match="where its weights came from"):
+        load_reasoner(weights="random")  # the pinned asset is what it is
+
+
 def test_an_absent_model_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in (tmp_path / "nothing", "nobody/no-such-model"):
         with pytest.raises(InputError, match="cannot be loaded") as caught:
-            load_reasoner(name)
+            load_reasoner(name, weights="trained")
         assert "\n" not in str(caught.value)
 
 
@@ -385,7 +392,7 @@ def test_an_adapter_is_merged_with_its_settings(folder, tmp_path):
     name = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
     down, up = torch.randn(2, 32), torch.randn(32, 2)
     write_adapter(tmp_path / "adapter", {name.format("A"): down, name.format("B"): up})
-    plain, tuned = load_reasoner(folder), load_reasoner(folder, tmp_path / "adapter")
+    plain, tuned = (load_reasoner(folder, adapter, weights="random") for adapter in (None, tmp_path / "adapter"))
     weights = [r.model.model.layers[1].self_attn.q_proj.weight for r in (plain, tuned)]
     torch.testing.assert_close(weights[1], weights[0] + 2 * up @ down)
     assert (tuned.temperature, tuned.instruction) == (1.5, "")
@@ -405,7 +412,7 @@ def test_a_strange_adapter_is_refused(folder, tmp_path, change, message):
     tensors = {f"{name}.lora_A.weight": torch.zeros(shape), f"{name}.lora_B.weight": torch.zeros(32, 2)}
     write_adapter(tmp_path / "adapter", tensors)
     with pytest.raises(InputError, match=message):
-        load_reasoner(folder, tmp_path / "adapter")
+        load_reasoner(folder, tmp_path / "adapter", weights="random")
 
 
 def test_a_broken_adapter_is_refused(folder, tmp_path):
@@ -413,9 +420,9 @@ def test_a_broken_adapter_is_refused(folder, tmp_path):
     broken = {name.format("A"): torch.full((2, 32), torch.nan), name.format("B"): torch.zeros(32, 2)}
     write_adapter(tmp_path / "adapter", broken)
     with pytest.raises(InputError, match="not finite"):
-        load_reasoner(folder, tmp_path / "adapter")
+        load_reasoner(folder, tmp_path / "adapter", weights="random")
     with pytest.raises(InputError, match="restore the folder"):
-        load_reasoner(folder, tmp_path / "none")
+        load_reasoner(folder, tmp_path / "none", weights="random")
 
 
 @pytest.mark.slow

@@ -401,10 +401,11 @@ def test_one_command_after_the_other_from_vae_to_table(material, tmp_path, monke
     assert {row["basis"] for row in metrics["bases"]} == {"plan", "pca", "hidden"}
     assert f"{metrics['plan_explained']:.3f}" in (out / "README.md").read_text()
     arguments = ["--vae", source, "--basis", str(out), "--work", str(work), "--out", str(results)]
-    assert latent_claim.main(arguments) == 0
+    assert latent_claim.main(arguments) == InputError.EXIT_CODE  # whose weights?
+    assert latent_claim.main([*arguments, "--weights", "random"]) == 0
     found = load_claim(results)
     assert set(found.table["condition"]) == {"mesh", *CONDITIONS}
-    assert found.facts["provenance"]["label"] == "measured"
+    assert found.facts["provenance"]["label"] == "real-shape"
     assert set(found.facts["summary"]) <= set(SUMMARY_KEYS)
     assert (work / PREVIEW).stat().st_size > 500
     low = found.table.set_index("condition")["r_low"]

@@ -129,7 +129,7 @@ def test_nothing_of_the_test_split_was_learned():
 def test_an_example_is_the_text_of_a_stream(script):
     taught = lesson(40)
     (example,) = examples(script, taught, 4096)
-    stream = Reasoner(tiny_llama(), script, "tiny", instruction="").stream()
+    stream = Reasoner(tiny_llama(), script, "tiny", "real-shape", instruction="").stream()
     for evidence in chunk_evidence(taught.words, taught.energy, taught.probe):
         stream.read(evidence)
         stream.commit(taught.truth[evidence.first_frame : evidence.first_frame + len(evidence)])
@@ -206,7 +206,7 @@ def test_training_learns_and_its_adapter_loads(script, short, tmp_path):
     folder = tmp_path / "llama"
     tiny_llama().save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
-    tuned = load_reasoner(folder, tmp_path / "adapter")
+    tuned = load_reasoner(folder, tmp_path / "adapter", weights="random")
     assert tuned.instruction == ""
     ids = torch.randint(0, 300, (1, 50))
     with torch.no_grad():
