@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specsync_lib.errors import InputError
+from specsync_lib.face.head.look import REFERENCE
 from specsync_lib.paths import MEASUREMENTS_DIR
 from specsync_lib.units import FRAMES_PER_SLOT
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-REFERENCE, STRANGER = "reference", "mei"  # face_corpus.TEST_IDENTITIES: no network was trained on the second
 
 
 RESULT, LIPS, LIPS_FACTS, PREVIEW = "claim.json", "claim_lips.csv", "lips.json", "preview.png"

@@ -29,10 +29,11 @@ from specsync_lib.draft.latents import (
 from specsync_lib.draft.plan import load_draft, normalise
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan, wan_mini
+from specsync_lib.face.head.look import STRANGER
 from specsync_lib.face.vae import WanCoder
 from specsync_lib.figures import latents as latent_figures
 from specsync_lib.measures import lip_reader
-from specsync_lib.measures.latent_claim import CONDITIONS, PREVIEW, STRANGER, SUMMARY_KEYS, Claim, load_claim, tabulate
+from specsync_lib.measures.latent_claim import CONDITIONS, PREVIEW, SUMMARY_KEYS, Claim, load_claim, tabulate
 from specsync_lib.paths import PROJECT_ROOT
 from tests.toys.linear_faces import PX, PatchCoder, linear_draft, linear_material, read_gaps, write_films
 from workbench.measure import latent_claim

@@ -32,6 +32,7 @@ from specsync_lib.draft.latents import LatentBasis
 from specsync_lib.draft.plan import load_draft
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan
+from specsync_lib.face.head.look import REFERENCE
 from specsync_lib.face.vae import Coder, WanCoder
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.measures.latent_claim import (
@@ -39,7 +40,6 @@ from specsync_lib.measures.latent_claim import (
     LIPS,
     LIPS_FACTS,
     PREVIEW,
-    REFERENCE,
     RESULT,
     SUMMARY_KEYS,
     Claim,

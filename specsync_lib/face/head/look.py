@@ -341,3 +341,6 @@ def backdrop(studio: Studio, size_px: tuple[int, int], rng: np.random.Generator)
     image *= (1 - 0.25 * smoothstep(0.2, 1.3, y))[..., None]
     dither = rng.uniform(-0.5, 0.5, image.shape)
     return (255 * tone_srgb(image) + dither).clip(0, 255).astype(np.uint8)
+
+
+REFERENCE, STRANGER = "reference", "mei"  # of the latent claim: no network was trained on the second
