@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from specsync_lib import units
 from specsync_lib.assets import asset
@@ -19,46 +19,17 @@ from specsync_lib.errors import InputError
 from specsync_lib.judge import script
 from specsync_lib.judge.loading import load_reasoner
 from specsync_lib.judge.reasoner import Reasoner
-from specsync_lib.judge.script import ChunkEvidence, Script, TimedWord, chunk_evidence, gather_evidence, spoken_visemes
+from specsync_lib.judge.script import ChunkEvidence, Script, TimedWord, gather_evidence, spoken_visemes
 from specsync_lib.speech.corpus import clips
 from specsync_lib.speech.whisper_base import Word
 from specsync_lib.visemes import VISEME_INDEX
+from tests.toys.reasoner import CLASSES, byte_tokenizer, recording, tiny_llama
 from workbench.train.reasoner_card import accuracy, chosen, settle
-
-CLASSES = len(units.VISEMES)
-
-
-def byte_tokenizer(letters: str = "XPFTDKCSNRAEIOU") -> PreTrainedTokenizerFast:
-    """Bytes, and " P" as one token for each of some letters: the way of SmolLM2's and Llama's own tokenizers."""
-    pieces = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *(f"Ġ{letter}" for letter in letters)]
-    bpe = models.BPE({piece: index for index, piece in enumerate(pieces)}, [("Ġ", letter) for letter in letters])
-    tokenizer = Tokenizer(bpe)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-
-
-def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
-    """Random weights, large enough that its choices differ from frame to frame."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, initializer_range=0.3, max_position_embeddings=4096, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
 def reasoner() -> Reasoner:
     return Reasoner(tiny_llama(), Script(byte_tokenizer()), "tiny", "real-shape", instruction="")
-
-
-def recording(frames: int, seed: int = 0) -> list[ChunkEvidence]:
-    """Random evidence with a word every half second."""
-    rng = np.random.default_rng(seed)
-    words = [TimedWord(("please", "hold", "on")[k % 3], 15 * k, 15 * k + 11) for k in range(frames // 15)]
-    energy = rng.integers(0, 10, frames).astype(np.int8)
-    return chunk_evidence(words, energy, rng.dirichlet(np.full(CLASSES, 0.1), frames).astype(np.float32))
 
 
 def unbroken(reasoner: Reasoner, text: list[int], places: list[int]) -> np.ndarray:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_reasoner import CLASSES, byte_tokenizer, recording, tiny_llama
 
 from specsync_lib import units
 from specsync_lib.assets import asset
@@ -18,6 +17,7 @@ from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.script import Script, TimedWord, chunk_evidence
 from specsync_lib.speech.alignment import Phone, normalise_text
 from specsync_lib.speech.corpus import human_prompts, read_splits
+from tests.toys.reasoner import CLASSES, byte_tokenizer, recording, tiny_llama
 from workbench.train import lessons as reasoner_corpus
 from workbench.train.lessons import cross_fitted, prompt_folds, words_of
 from workbench.train.reasoner import (
