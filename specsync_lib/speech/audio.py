@@ -15,11 +15,11 @@ import av
 import numpy as np
 
 from specsync_lib import units
-from specsync_lib.containers import Cut, cut
-from specsync_lib.decoding import Tally, mono_blocks, open_container
+from specsync_lib.speech.containers import Cut, cut
+from specsync_lib.speech.decoding import Tally, mono_blocks, open_container
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path
-from specsync_lib.tracks import Track, ordered, tracks
+from specsync_lib.speech.tracks import Track, ordered, tracks
 
 READABLE = "wav, flac, mp3, m4a, ogg, opus or a video file with sound"
 # In these the header states the length exactly, so a shorter file has lost its end.
@@ -71,7 +71,7 @@ def load_audio(path: str | Path, *, max_seconds: float = 3600, track: int = 0) -
     """Decode a sound or video file of any rate and channel count to 16 kHz mono.
 
     Sound keeps its time: what is damaged, missing in the timestamps or before a late start is silent for as long.
-    Channels are mixed by what they are for and never cancel (:mod:`specsync_lib.downmix`); samples beyond full scale
+    Channels are mixed by what they are for and never cancel (:mod:`specsync_lib.speech.downmix`); samples beyond full scale
     are clipped. The level stays as it is. Memory grows with the result alone.
 
     Parameters
@@ -82,7 +82,7 @@ def load_audio(path: str | Path, *, max_seconds: float = 3600, track: int = 0) -
     max_seconds
         A longer recording is refused.
     track
-        Which sound track, from 1; 0: the best that decodes (:mod:`specsync_lib.tracks`).
+        Which sound track, from 1; 0: the best that decodes (:mod:`specsync_lib.speech.tracks`).
 
     Returns
     -------

@@ -8,7 +8,7 @@ import numpy as np
 from av.stream import Disposition
 
 from specsync_lib import units
-from specsync_lib.decoding import Tally, mono_blocks, open_container
+from specsync_lib.speech.decoding import Tally, mono_blocks, open_container
 from specsync_lib.errors import InputError
 
 LANGUAGES = ("eng", "en")  # what the draft and the judge were trained on

@@ -15,7 +15,7 @@ import soxr
 from av.stream import Disposition
 
 from specsync_lib import units
-from specsync_lib.downmix import Downmix
+from specsync_lib.speech.downmix import Downmix
 from specsync_lib.errors import InputError
 
 # Demuxers of self-contained files: nothing here follows a reference to another file or address.
