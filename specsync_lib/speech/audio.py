@@ -15,10 +15,10 @@ import av
 import numpy as np
 
 from specsync_lib import units
-from specsync_lib.speech.containers import Cut, cut
-from specsync_lib.speech.decoding import Tally, mono_blocks, open_container
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path
+from specsync_lib.speech.containers import Cut, cut
+from specsync_lib.speech.decoding import Tally, mono_blocks, open_container
 from specsync_lib.speech.tracks import Track, ordered, tracks
 
 READABLE = "wav, flac, mp3, m4a, ogg, opus or a video file with sound"
@@ -71,8 +71,8 @@ def load_audio(path: str | Path, *, max_seconds: float = 3600, track: int = 0) -
     """Decode a sound or video file of any rate and channel count to 16 kHz mono.
 
     Sound keeps its time: what is damaged, missing in the timestamps or before a late start is silent for as long.
-    Channels are mixed by what they are for and never cancel (:mod:`specsync_lib.speech.downmix`); samples beyond full scale
-    are clipped. The level stays as it is. Memory grows with the result alone.
+    Channels are mixed by what they are for and never cancel (:mod:`specsync_lib.speech.downmix`); samples beyond full
+    scale are clipped. The level stays as it is. Memory grows with the result alone.
 
     Parameters
     ----------
@@ -233,8 +233,8 @@ def _said(tally: Tally, missing: Cut | None) -> list[str]:
     if tally.hole_s >= SHOWN_SILENCE_S:
         places = "one place" if tally.holes == 1 else f"{tally.holes} places"
         said.append(
-            f"its timestamps leave out {float(tally.hole_s):.2f} s in {places} (first at {float(tally.hole_at_s):.2f} s), "
-            "kept as silence"
+            f"its timestamps leave out {float(tally.hole_s):.2f} s in {places} (first at "
+            f"{float(tally.hole_at_s):.2f} s), kept as silence"
         )
     if tally.late_s >= SHOWN_SILENCE_S:
         said.append(f"its sound begins at {float(tally.late_s):.2f} s, kept as silence")

@@ -150,7 +150,7 @@ def _cut_mp3(file: BinaryIO, size: int, start: bytes) -> Cut | None:
     frame = head.find(b"\xff")
     if frame < 0 or not _mp3_frame_bytes(head[frame : frame + 4]):
         return None
-    tag = next((at for name in (b"Xing", b"Info") if 0 <= (at := head.find(name, frame, frame + 64))), None)
+    tag = next((at for name in (b"Xing", b"Info") if (at := head.find(name, frame, frame + 64)) >= 0), None)
     if tag is not None and head[tag + 7] & 2:
         stated = int.from_bytes(head[tag + 8 + 4 * (head[tag + 7] & 1) :][:4], "big")
         return _shorter(size, begin + frame + stated, 0)

@@ -15,8 +15,8 @@ import soxr
 from av.stream import Disposition
 
 from specsync_lib import units
-from specsync_lib.speech.downmix import Downmix
 from specsync_lib.errors import InputError
+from specsync_lib.speech.downmix import Downmix
 
 # Demuxers of self-contained files: nothing here follows a reference to another file or address.
 DEMUXERS = "wav,w64,aiff,au,caf,flac,mp3,aac,ogg,mov,matroska,avi,mpegts,mpeg,asf,flv,amr,wv"
@@ -233,7 +233,7 @@ class _Clock:
             self._good_bytes = (7 * (self._good_bytes or packet.size) + packet.size) / 8
 
     def place(self, time_s: Fraction | None, now_s: Fraction) -> tuple[Fraction, Fraction]:
-        """For a block that states ``time_s`` when the sound has reached ``now_s``: silence before it, and what to cut."""
+        """For a block that states ``time_s`` when the sound has reached ``now_s``: silence before it, cut off it."""
         silent_s = cut_s = Fraction(0)
         if not self._timed:
             silent_s = self._skipped_s
@@ -274,7 +274,7 @@ class _Clock:
 
 
 def _presentation_start(container: av.container.InputContainer, stream: av.AudioStream) -> Fraction | None:
-    """Time 0 in the container's clock: where picture or sound begins, whichever is first; None: with the first block."""
+    """Time 0 in the container's clock: where picture or sound begins, the first of both; None: with the first block."""
     starts = [
         one.start_time * one.time_base
         for one in (stream, *container.streams.video)
@@ -332,7 +332,7 @@ class _Resampled:
             yield self._resample(np.zeros(min(SILENT_BLOCK_SAMPLES, count - begin), np.float32))
 
     def finish(self) -> Iterator[np.ndarray]:
-        """End the stretch: what filters still hold. The length is exact by definition, the filter's may be a sample off."""
+        """End the stretch: what filters still hold, to the exact length (the filter's own may be a sample off)."""
         if self._resampler is None:
             return
         yield from self._change_layout(())

@@ -8,8 +8,8 @@ import numpy as np
 from av.stream import Disposition
 
 from specsync_lib import units
-from specsync_lib.speech.decoding import Tally, mono_blocks, open_container
 from specsync_lib.errors import InputError
+from specsync_lib.speech.decoding import Tally, mono_blocks, open_container
 
 LANGUAGES = ("eng", "en")  # what the draft and the judge were trained on
 UNNAMED = ("", "und", "mul", "zxx")
@@ -93,7 +93,7 @@ def ordered(found: list[Track], file: BinaryIO, name: str, number: int = 0) -> l
 def _rank(track: Track) -> tuple[bool, bool, bool]:
     """Lower is better."""
     foreign = track.language not in LANGUAGES and track.language not in UNNAMED
-    return track.beside, foreign, not (track.language in LANGUAGES), not track.default
+    return track.beside, foreign, track.language not in LANGUAGES, not track.default
 
 
 def _beginning(file: BinaryIO, track: Track, name: str) -> np.ndarray:
