@@ -1,0 +1,255 @@
+"""Sound as people have it: damaged, cut, joined, tagged. It keeps its time, and one line says what is missing."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specsync_lib.errors import InputError
+from specsync_lib.speech.audio import load_audio
+from tests.toys.sounds import Sound, between, lag, level_db, resampled, speech, write_sounds
+
+SPEECH = speech()
+MP3 = {"codec": "libmp3lame", "sample_format": "s16p"}
+OPUS = {"codec": "libopus", "sample_format": "flt"}
+SECONDS = len(SPEECH) / 16_000
+
+
+def sound(rate_hz=16_000, **changes) -> Sound:
+    return Sound(resampled(SPEECH, rate_hz) if rate_hz != 16_000 else SPEECH, rate_hz, **changes)
+
+
+@pytest.fixture(scope="module")
+def mp3(tmp_path_factory) -> bytes:
+    return write_sounds(tmp_path_factory.mktemp("mp3") / "whole.mp3", sound(**MP3)).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def webm(tmp_path_factory) -> bytes:
+    return write_sounds(tmp_path_factory.mktemp("webm") / "whole.webm", sound(48_000, **OPUS)).read_bytes()
+
+
+def loaded(tmp_path, name: str, content: bytes, **options):
+    path = tmp_path / name
+    path.write_bytes(content)
+    return load_audio(path, **options)
+
+
+def spoilt(content: bytes, start: int, count: int) -> bytes:
+    return content[:start] + np.random.default_rng(1).bytes(count) + content[start + count :]
+
+
+# ------------------------------------------------------------------------------------------------- tags and joints
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        bytes(4096),
+        b"LYRICSBEGININD0000300000LYR" + b"la la la\r\n" * 200 + b"001998LYRICS200",
+        b"TAG" + b"a title".ljust(125, b"\0"),
+        b"APETAGEX\xd0\x07\0\0" + bytes(500) + b"APETAGEX",
+        b"\xff" * 1000,
+    ],
+    ids=["zeros", "Lyrics3", "ID3v1", "APE", "filling"],
+)
+def test_what_stands_behind_the_last_frame_of_an_mp3_is_no_sound(tmp_path, mp3, tail):
+    recording = loaded(tmp_path, "tagged.mp3", mp3 + tail)
+    assert recording.warning == ""
+    assert SECONDS - 0.001 <= recording.duration <= SECONDS + 0.04  # the encoder's padding is cut or is not
+    assert abs(lag(recording.samples, SPEECH)) <= 2
+
+
+def test_two_joined_mp3_files_are_one_recording(tmp_path, mp3):
+    recording = loaded(tmp_path, "twice.mp3", mp3 + mp3)
+    assert recording.warning == ""
+    assert float(recording.duration) == pytest.approx(13.97, abs=0.01)
+    assert abs(lag(recording.samples[: len(SPEECH)], SPEECH)) <= 2
+    assert level_db(recording.samples[-len(SPEECH) :]) == pytest.approx(level_db(SPEECH), abs=1)
+
+
+def test_joined_mp3_files_may_change_rate_and_channels(tmp_path, mp3):
+    both = np.tile(resampled(SPEECH, 44_100), (2, 1))
+    stereo = write_sounds(tmp_path / "stereo.mp3", Sound(both, 44_100, layout="stereo", **MP3)).read_bytes()
+    recording = loaded(tmp_path, "mixed.mp3", mp3 + stereo)
+    assert float(recording.duration) == pytest.approx(2 * SECONDS, abs=0.12)
+    second = recording.samples[len(SPEECH) :]
+    assert 0 <= lag(second, SPEECH) <= 0.12 * 16_000
+    assert level_db(second) == pytest.approx(level_db(SPEECH), abs=1)
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "webm", "mkv", "ts", "flac"])
+def test_a_clock_that_starts_anew_is_a_joint(tmp_path, suffix):
+    kind = {"ts": {}, "flac": {"codec": "flac", "sample_format": "s16"}}.get(suffix, OPUS)
+    content = write_sounds(tmp_path / f"one.{suffix}", sound(48_000, **kind)).read_bytes()
+    recording = loaded(tmp_path, f"two.{suffix}", content + content)
+    assert float(recording.duration) == pytest.approx(2 * SECONDS, abs=0.1)
+    assert "follow each other" in recording.warning
+    assert level_db(recording.samples[-len(SPEECH) // 2 :]) == pytest.approx(level_db(SPEECH[-len(SPEECH) // 2 :]), abs=1)
+
+
+# ------------------------------------------------------------------------------------------------------- damage
+
+
+def test_damage_inside_an_mp3_is_silence_of_its_length(tmp_path, mp3):
+    recording = loaded(tmp_path, "damaged.mp3", spoilt(mp3, len(mp3) // 2, 600))
+    assert float(recording.duration) == pytest.approx(SECONDS, abs=0.04)
+    assert "do not decode and are silent" in recording.warning
+    assert recording.warning.count("\n") == 0
+    # What comes after the damage is where it was.
+    late = slice(int(4.5 * 16_000), int(6.5 * 16_000))
+    assert abs(lag(recording.samples[late], SPEECH[late])) <= 2
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate_hz", "kind"),
+    [("m4a", 44_100, {}), ("mkv", 44_100, {}), ("webm", 48_000, OPUS), ("ts", 44_100, {}), ("mov", 16_000, {})],
+)
+@pytest.mark.parametrize("fault", ["lose", "spoil"])
+def test_missing_packets_are_silence_of_their_length(tmp_path, suffix, rate_hz, kind, fault):
+    if fault == "spoil" and kind is OPUS:
+        pytest.skip("every byte string is Opus: what a damaged packet sounds like is the codec's affair")
+    path = write_sounds(tmp_path / f"hole.{suffix}", sound(rate_hz, **kind, **{fault: between(2.0, 2.6)}))
+    recording = load_audio(path)
+    whole = load_audio(write_sounds(tmp_path / f"whole.{suffix}", sound(rate_hz, **kind)))  # a TS keeps its priming
+    assert abs(len(recording.samples) - len(whole.samples)) <= 16
+    late = slice(int(3.5 * 16_000), int(6.5 * 16_000))
+    assert abs(lag(recording.samples[late], whole.samples[late])) <= 16  # 1 ms
+    assert level_db(recording.samples[int(2.2 * 16_000) : int(2.4 * 16_000)]) < -60
+    assert "do not decode" in recording.warning if fault == "spoil" else "timestamps leave out" in recording.warning
+
+
+def test_lost_packets_at_the_end_keep_the_length(tmp_path):
+    path = write_sounds(tmp_path / "end.m4a", sound(spoil=between(6.0, 9.0)))
+    recording = load_audio(path)
+    assert float(recording.duration) == pytest.approx(SECONDS, abs=0.07)
+    assert not recording.samples[-8_000:].any()
+
+
+def test_more_than_half_lost_is_refused(tmp_path):
+    path = write_sounds(tmp_path / "most.m4a", sound(spoil=between(1.0, 6.0)))
+    with pytest.raises(InputError, match="less than half of its sound is left") as caught:
+        load_audio(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_that_decodes_says_so(tmp_path):
+    path = write_sounds(tmp_path / "none.m4a", sound(spoil=between(-1.0, 9.0)))
+    with pytest.raises(InputError, match="nothing decodes; copy or export it again"):
+        load_audio(path)
+
+
+@settings(max_examples=25)
+@given(
+    holes=st.lists(st.tuples(st.floats(0.3, 6.0), st.floats(0.05, 0.8)), min_size=1, max_size=3),
+    late_s=st.floats(0, 1.5),
+    suffix=st.sampled_from(["mp4", "mkv"]),
+)
+def test_sound_keeps_its_time_against_the_picture(tmp_path_factory, holes, late_s, suffix):
+    """Whatever is lost, and however late it starts: what is left lies where its timestamps say, within half a frame."""
+    path = tmp_path_factory.mktemp("clock") / f"film.{suffix}"
+
+    def lose(time_s: float) -> bool:
+        return any(start <= time_s < start + length for start, length in holes)
+
+    write_sounds(path, sound(lose=lose, start_s=late_s), picture_s=9)
+    recording = load_audio(path)
+    whole = write_sounds(path.with_stem("whole"), sound(start_s=late_s), picture_s=9)
+    expected = load_audio(whole).samples
+    # Every stretch of half a second that lost nothing is the same sound at the same place.
+    for begin in np.arange(0, SECONDS + late_s - 0.5, 0.25):
+        inside = begin - late_s
+        untouched = all(start - 0.2 > inside + 0.5 or start + length + 0.2 < inside for start, length in holes)
+        piece = slice(round(begin * 16_000), round((begin + 0.5) * 16_000))
+        if untouched and inside > 0.1 and level_db(expected[piece]) > -40:
+            assert abs(lag(recording.samples[piece], expected[piece])) <= 16_000 / 60 + 1
+
+
+# ------------------------------------------------------------------------------------------------------ the clock
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_a_late_start_is_kept_as_silence(tmp_path, suffix):
+    path = write_sounds(tmp_path / f"late.{suffix}", sound(start_s=0.7), picture_s=8)
+    recording = load_audio(path)
+    on_time = load_audio(write_sounds(tmp_path / f"on_time.{suffix}", sound(), picture_s=8))
+    assert lag(recording.samples, on_time.samples) == pytest.approx(0.7 * 16_000, abs=17)  # Matroska counts whole ms
+    assert "its sound begins at 0.6" in recording.warning or "its sound begins at 0.7" in recording.warning
+    assert on_time.warning == ""
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate_hz", "kind"),
+    [("m4a", 44_100, {}), ("mp3", 44_100, MP3), ("opus", 48_000, OPUS), ("webm", 48_000, OPUS), ("mkv", 44_100, {})],
+)
+def test_priming_and_padding_are_cut(tmp_path, suffix, rate_hz, kind):
+    recording = load_audio(write_sounds(tmp_path / f"whole.{suffix}", sound(rate_hz, **kind)))
+    assert abs(lag(recording.samples, SPEECH)) <= 16  # 1 ms
+    assert float(recording.duration) == pytest.approx(SECONDS, abs=0.025)
+    assert recording.warning == ""
+
+
+def test_a_tape_without_a_picture_begins_with_its_first_sound(tmp_path):
+    path = write_sounds(tmp_path / "from_the_middle.mkv", sound(start_s=500.0))
+    recording = load_audio(path)
+    assert float(recording.duration) == pytest.approx(SECONDS, abs=0.07)
+    assert recording.warning == ""
+
+
+def test_a_hole_longer_than_the_limit_is_too_long(tmp_path):
+    path = write_sounds(tmp_path / "paused.mkv", sound(start_s=0.0), picture_s=1)
+    late = write_sounds(tmp_path / "late.mkv", sound(start_s=100.0), picture_s=1)
+    assert load_audio(path, max_seconds=10).warning == ""
+    with pytest.raises(InputError, match="longer than 60 s"):
+        load_audio(late, max_seconds=60)
+
+
+# ---------------------------------------------------------------------------------------------------------- cut files
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate_hz", "kind", "options"),
+    [
+        ("mp3", 44_100, MP3, {}),
+        ("mp3", 44_100, MP3, {"write_xing": "0"}),
+        ("ogg", 48_000, OPUS, {}),
+        ("opus", 48_000, OPUS, {}),
+        ("webm", 48_000, OPUS, {}),
+        ("webm", 48_000, OPUS, {"live": "1"}),
+        ("mkv", 44_100, {}, {}),
+        ("flac", 16_000, {"codec": "flac", "sample_format": "s16"}, {}),
+        ("wav", 16_000, {"codec": "pcm_s16le", "sample_format": "s16"}, {}),
+        ("m4a", 16_000, {}, {"movflags": "+faststart"}),
+        ("mp4", 16_000, {}, {"movflags": "+frag_keyframe+empty_moov", "frag_duration": "500000"}),
+    ],
+)
+def test_a_cut_file_is_noticed_and_what_is_there_is_taken(tmp_path, suffix, rate_hz, kind, options):
+    path = write_sounds(tmp_path / f"whole.{suffix}", sound(rate_hz, **kind), options=options)
+    assert "truncated" not in load_audio(path).warning
+    content = path.read_bytes()
+    recording = loaded(tmp_path, f"cut.{suffix}", content[: int(0.75 * len(content)) + 5])
+    assert "truncated" in recording.warning
+    assert 0.5 * SECONDS < float(recording.duration) < 0.9 * SECONDS
+    # Priming that nothing in the file states is heard: LAME's without its tag, AAC's without an edit list.
+    unstated = {"write_xing": 401, "movflags": 1024} if "+faststart" not in options.values() else {}
+    assert abs(lag(recording.samples, SPEECH)) <= max([16, *(unstated.get(key, 0) for key in options)])
+
+
+def test_a_cut_file_of_less_than_half_is_refused(tmp_path, mp3, webm):
+    for name, content in (("cut.mp3", mp3), ("cut.webm", webm)):
+        with pytest.raises(InputError, match="truncated: its header promises"):
+            loaded(tmp_path, name, content[: len(content) // 3])
+
+
+def test_a_film_without_its_index_says_so(tmp_path):
+    path = write_sounds(tmp_path / "whole.m4a", sound())
+    content = path.read_bytes()
+    with pytest.raises(InputError, match="truncated: its index"):
+        loaded(tmp_path, "cut.m4a", content[: int(0.8 * len(content))])
+
+
+def test_junk_behind_a_container_does_not_make_it_truncated(tmp_path, webm):
+    whole = write_sounds(tmp_path / "whole.m4a", sound()).read_bytes()
+    for name, content in (("junk.m4a", whole), ("junk.webm", webm)):
+        for junk in (bytes(3_000), b"TAG" + bytes(125), b"some words that are no box at all" * 9):
+            assert loaded(tmp_path, name, content + junk).warning == ""
