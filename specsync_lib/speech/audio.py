@@ -126,6 +126,8 @@ def load_audio(path: str | Path, *, max_seconds: float = 3600, track: int = 0) -
                 raise
             detail = getattr(error, "strerror", None) or str(error)
             hint = "it is damaged, or no sound; " if missing is None else f"it is truncated: {missing.reason}; "
+            if not start.strip(b"\0"):
+                hint = "it begins with zeros only, as an unfinished copy or download does; "
             raise InputError(f"{name} cannot be decoded ({detail}): {hint}give {READABLE}") from error
     recording = Recording(samples, shown_name(path.name), warning)
     if recording.frame_count < 1:

@@ -131,11 +131,15 @@ def mono_blocks(
 
 def _packets(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.Packet]:
     """All packets of a track, the empty one that flushes the decoder last; the demuxer may stumble and go on."""
-    for _ in range(MOST_DEMUX_ERRORS):
+    errors = 0
+    while errors < MOST_DEMUX_ERRORS:
         try:
             yield from container.demux(stream)
             return
         except av.FFmpegError:
+            errors += 1
+        except IndexError:
+            # A packet of a stream that began after the file was opened: PyAV 18.1 looks it up and does not know it.
             continue
 
 

@@ -40,16 +40,20 @@ class StreamingLevel:
     ----------
     largest_gain_db
         The largest gain so far, in dB; 0 if nothing was changed.
+    level_db
+        How loud the sound is: a slow maximum over hops, dB re full scale.
+    heard_hops
+        Hops of sound so far.
     """
 
     def __init__(self) -> None:
         self.largest_gain_db = 0.0
+        self.level_db = -math.inf
+        self.heard_hops = 0
         self._hop = np.zeros(0)  # [< 160] float64: the beginning of a hop that is not whole yet
         self._from_gain = self._to_gain = np.float32(1)  # at the ends of the present hop
         self._gain_db = 0.0
-        self._level_db = -math.inf
         self._background_db = math.inf
-        self._heard = 0
 
     def push(self, samples: Float[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
         """Take samples (16 kHz mono in [-1, 1], any number of them) and give them at level, within [-1, 1]."""
@@ -78,13 +82,13 @@ class StreamingLevel:
         """One hop has ended: the gain at the end of the next one."""
         self._background_db = max(min(hop_db, self._background_db + BACKGROUND_RISE_DB), LOWEST_BACKGROUND_DB)
         if hop_db > max(self._background_db + OVER_BACKGROUND_DB, HISS_DB):
-            self._heard += 1
-            louder = hop_db > self._level_db
-            if louder and self._level_db > -math.inf:
-                self._level_db += ATTACK * (hop_db - self._level_db)
+            self.heard_hops += 1
+            louder = hop_db > self.level_db
+            if louder and self.level_db > -math.inf:
+                self.level_db += ATTACK * (hop_db - self.level_db)
             else:
-                self._level_db = hop_db if louder else self._level_db - DECAY_DB
-        wanted_db = _gain_db(self._level_db) if self._heard >= HEARD_HOPS else 0.0
+                self.level_db = hop_db if louder else self.level_db - DECAY_DB
+        wanted_db = _gain_db(self.level_db) if self.heard_hops >= HEARD_HOPS else 0.0
         self._gain_db = min(wanted_db, self._gain_db + RISE * (wanted_db - self._gain_db))
         self.largest_gain_db = max(self.largest_gain_db, self._gain_db)
         self._from_gain, self._to_gain = self._to_gain, np.float32(10 ** (self._gain_db / 20))

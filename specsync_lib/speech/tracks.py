@@ -16,6 +16,7 @@ UNNAMED = ("", "und", "mul", "zxx")
 # Tracks about the sound, not the sound itself.
 BESIDE = Disposition.comment | Disposition.visual_impaired | Disposition.dub | Disposition.karaoke
 PROBED_S = 30
+MOST_TRIED = 8  # tracks; a file with more of one rank is no film
 HOP_SAMPLES = units.HOP_SAMPLES
 ENVELOPE_FLOOR_DB = -60.0
 SYLLABLES_HZ = (2.0, 8.0)
@@ -83,6 +84,7 @@ def ordered(found: list[Track], file: BinaryIO, name: str, number: int = 0) -> l
         raise InputError(f"{name} is in a codec that cannot be decoded here: save it as wav, flac, mp3 or m4a")
     able.sort(key=_rank)
     # Only where the container leaves the choice open is a part of each decoded.
+    able = able[:MOST_TRIED]
     equals = [track for track in able if _rank(track) == _rank(able[0])]
     if len(equals) > 1:
         scores = {track: speech_score(_beginning(file, track, name)) for track in equals}

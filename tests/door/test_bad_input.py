@@ -100,7 +100,7 @@ BAD = {
     "film without index.mp4": (lambda _: b"\0\0\0\x18ftypisom" + bytes(12) + b"\0\0\xff\xffmdat" + bytes(900), "index"),
     "512 channels.wav": (lambda _: wav(PCM16, channels=512, align=1024, rate_hz=10**9), None),
     "text.wav": (lambda _: b"not a sound at all\n" * 100, "cannot be decoded"),
-    "zeros.mp3": (lambda _: bytes(50_000), None),
+    "zeros.mp3": (lambda _: bytes(50_000), "unfinished copy"),
     "noise.mp3": (lambda _: np.random.default_rng(0).bytes(50_000), None),
     "picture.png": (lambda _: b"\x89PNG\r\n\x1a\n" + bytes(100), None),
     "list.m3u": (lambda _: b"#EXTM3U\n16-bit.wav\n", "playlist"),

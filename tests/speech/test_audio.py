@@ -132,7 +132,7 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     write_flac(tmp_path / "mine.flac", tone(16_000))
     assert len(load_audio("~/mine.flac").samples) == 16_000
     assert local_file("~/mine.flac")[0] == tmp_path / "mine.flac"
-    with pytest.raises(InputError, match="'~/missing.flac' does not exist"):
+    with pytest.raises(InputError, match=r"'~/missing\.flac' does not exist"):
         load_audio("~/missing.flac")
     with pytest.raises(InputError, match="this account has no such home"):
         load_audio("~nobody_of_this_name/x.flac")

@@ -1,11 +1,15 @@
 """Sound as people have it: damaged, cut, joined, tagged. It keeps its time, and one line says what is missing."""
 
+import tracemalloc
+
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specsync_lib.errors import InputError
+from specsync_lib.speech import decoding
 from specsync_lib.speech.audio import load_audio
 from tests.toys.sounds import Sound, between, lag, level_db, resampled, speech, write_sounds
 
@@ -85,7 +89,8 @@ def test_a_clock_that_starts_anew_is_a_joint(tmp_path, suffix):
     recording = loaded(tmp_path, f"two.{suffix}", content + content)
     assert float(recording.duration) == pytest.approx(2 * SECONDS, abs=0.1)
     assert "follow each other" in recording.warning
-    assert level_db(recording.samples[-len(SPEECH) // 2 :]) == pytest.approx(level_db(SPEECH[-len(SPEECH) // 2 :]), abs=1)
+    half = len(SPEECH) // 2
+    assert level_db(recording.samples[-half:]) == pytest.approx(level_db(SPEECH[-half:]), abs=1)
 
 
 # ------------------------------------------------------------------------------------------------------- damage
@@ -253,3 +258,73 @@ def test_junk_behind_a_container_does_not_make_it_truncated(tmp_path, webm):
     for name, content in (("junk.m4a", whole), ("junk.webm", webm)):
         for junk in (bytes(3_000), b"TAG" + bytes(125), b"some words that are no box at all" * 9):
             assert loaded(tmp_path, name, content + junk).warning == ""
+
+
+# -------------------------------------------------------------------------------------------------- hostile files
+
+
+def claim(content: bytes, **fields: int) -> bytes:
+    """A WAV header that states other numbers: rate, channels."""
+    at = content.index(b"fmt ") + 8
+    changed = bytearray(content)
+    if "channels" in fields:
+        changed[at + 2 : at + 4] = fields["channels"].to_bytes(2, "little")
+    if "rate_hz" in fields:
+        changed[at + 4 : at + 8] = fields["rate_hz"].to_bytes(4, "little")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("channels", [1, 255, 512, 65_535])
+@pytest.mark.parametrize("rate_hz", [1, 999, 1_000, 768_000, 10**9, 2**32 - 1])
+def test_a_header_that_claims_too_much_is_cheap(tmp_path, channels, rate_hz):
+    path = write_sounds(tmp_path / "plain.wav", sound(codec="pcm_s16le", sample_format="s16"))
+    content = claim(path.read_bytes(), channels=channels, rate_hz=rate_hz)
+    tracemalloc.start()
+    try:
+        loaded(tmp_path, "claims.wav", content)
+    except InputError as error:
+        assert "\n" not in str(error)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 64 * 2**20
+
+
+def test_silence_that_unpacks_without_end_is_too_long(tmp_path):
+    hour = np.zeros(16_000 * 70, np.float32)
+    path = write_sounds(tmp_path / "bomb.flac", Sound(hour, codec="flac", sample_format="s16"))
+    with pytest.raises(InputError, match="longer than 60 s"):
+        load_audio(path, max_seconds=60)
+
+
+def test_memory_grows_with_the_result_alone(tmp_path):
+    long = np.tile(SPEECH, 20)
+    path = write_sounds(tmp_path / "long.flac", Sound(long, codec="flac", sample_format="s16"))
+    tracemalloc.start()
+    samples = load_audio(path).samples
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(samples) == len(long)
+    assert peak < 1.3 * samples.nbytes + 4 * 2**20
+
+
+class Stumbling:
+    """A demuxer that fails between packets, as PyAV does when a stream begins after the file was opened."""
+
+    def __init__(self, errors: list[Exception]) -> None:
+        self.left = [*errors, "last"]
+
+    def demux(self, stream):
+        while self.left:
+            item = self.left.pop(0)
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+
+def test_a_demuxer_that_stumbles_goes_on_and_one_that_is_stuck_ends():
+    later = [IndexError()] * 500
+    assert list(decoding._packets(Stumbling(later), None)) == ["last"]
+    damaged = [av.InvalidDataError(1, "damaged")] * (decoding.MOST_DEMUX_ERRORS - 1)
+    assert list(decoding._packets(Stumbling(damaged), None)) == ["last"]
+    assert list(decoding._packets(Stumbling([*damaged, *damaged]), None)) == []

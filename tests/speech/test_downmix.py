@@ -96,7 +96,7 @@ def test_a_part_that_is_inverted_is_heard_like_the_rest():
 @settings(max_examples=60)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1), count=st.sampled_from([2, 2, 3, 6, 8]))
 def test_a_mix_never_cancels(data, seed, count):
-    """Any gains, signs and noise, changing on the way: no block keeps less than a fixed part of what its channels hold."""
+    """Any gains, signs and noise, changing on the way: every block keeps a fixed part of what its channels hold."""
     rng = np.random.default_rng(seed)
     names = {2: ("FL", "FR"), 3: ("", "", ""), 6: FIVE_ONE, 8: ("",) * 8}[count]
     blocks, channels = 8, []

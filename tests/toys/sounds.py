@@ -59,9 +59,7 @@ def write_sounds(path: Path, *sounds: Sound, picture_s: float = 0, options: dict
 
 
 def _stream(container: av.container.OutputContainer, sound: Sound) -> av.AudioStream:
-    stream = container.add_stream(
-        sound.codec, rate=sound.rate_hz, layout=sound.layout, format=sound.sample_format
-    )
+    stream = container.add_stream(sound.codec, rate=sound.rate_hz, layout=sound.layout, format=sound.sample_format)
     if sound.language:
         stream.metadata["language"] = sound.language
     stream.disposition = Disposition.default if sound.default else Disposition(0)
