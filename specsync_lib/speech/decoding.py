@@ -4,7 +4,8 @@ A container's timestamps say where a decoded block belongs. A hole is filled wit
 start is kept; a packet that does not decode is skipped and its time counted. Rate and channels may change on the way.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
@@ -27,11 +28,14 @@ UNBROKEN = {"flac", "ogg"}
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 768_000
 # Float files may overshoot full scale a little (that is clipped); beyond this they are not scaled to [-1, 1] at all.
 HIGHEST_PEAK = 8.0
-# Timestamps of some containers are whole milliseconds and jitter; half a video frame is left to them.
+# Timestamps of some containers are whole milliseconds; half a video frame is left to them. Those of live recorders
+# jitter by more: a step counts as far as this many blocks after it confirm it.
 CLOCK_TOLERANCE_S = Fraction(1, 60)
+CONFIRMING_BLOCKS = 6
 # A step back of more than this, or a hole longer than that, is a joint of two recordings: they follow each other.
 LONGEST_OVERLAP_S, LONGEST_HOLE_S = 1, 600
-# Without a picture a film's clock starts at 0. A later first sound was cut out of something longer.
+# Without a picture the clock of these starts at 0. A later first sound than this was cut out of something longer.
+FROM_ZERO = ("mov", "matroska")
 LATEST_START_S = 10
 MOST_DEMUX_ERRORS = 100
 # Decoded samples of all channels: an hour of 5.1 at 192 kHz. More is a small file that unpacks without end.
@@ -113,20 +117,50 @@ def mono_blocks(
     """
     clock = _Clock(container, stream, tally)
     sound = _Resampled(name, max_seconds, tally)
-    decode = _Decoder(name, stream)
-    for packet in _packets(container, stream):
-        frames = decode(packet)
-        if frames is None:
-            clock.skip(packet)
+    for item, following in _with_following(_decoded(container, stream, name)):
+        if isinstance(item, av.Packet):
+            clock.skip(item)
             continue
-        clock.good(packet)
-        for channels, names, rate_hz, time_s in frames:
-            silent_s, cut_s = clock.place(time_s, sound.end_s)
-            yield from sound.silence(silent_s, rate_hz)
-            yield from sound.push(channels[round(cut_s * rate_hz) :], names, rate_hz)
+        silent_s, cut_s = clock.place(item, following, sound.end_s)
+        yield from sound.silence(silent_s, item.rate_hz)
+        yield from sound.push(item.channels[round(cut_s * item.rate_hz) :], item.names, item.rate_hz)
     yield from sound.silence(clock.rest(sound.end_s), sound.rate_hz)
     yield from sound.finish()
     tally.end_s = sound.end_s
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Decoded sound, [n, channels] float32, with its channels' names, its rate and the time that it states."""
+
+    channels: np.ndarray
+    names: tuple[str, ...]
+    rate_hz: int
+    time_s: Fraction | None
+    packet_bytes: int
+
+    @property
+    def seconds(self) -> Fraction:
+        return Fraction(len(self.channels), self.rate_hz)
+
+
+def _decoded(container: av.container.InputContainer, stream: av.AudioStream, name: str) -> Iterator[_Block | av.Packet]:
+    """The track's blocks, and in their place the packets that do not decode."""
+    decode = _Decoder(name, stream)
+    for packet in _packets(container, stream):
+        blocks = decode(packet)
+        yield from [packet] if blocks is None else blocks
+
+
+def _with_following(items: Iterator[_Block | av.Packet]) -> Iterator[tuple[_Block | av.Packet, deque]]:
+    """Each item and the few that come after it."""
+    window = deque()
+    for item in items:
+        window.append(item)
+        if len(window) > CONFIRMING_BLOCKS:
+            yield window.popleft(), window
+    while window:
+        yield window.popleft(), window
 
 
 def _packets(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.Packet]:
@@ -154,21 +188,21 @@ class _Decoder:
         self._heard_s = Fraction(0)
         self._samples = 0
 
-    def __call__(self, packet: av.Packet) -> list[tuple[np.ndarray, tuple[str, ...], int, Fraction | None]] | None:
-        """The packet's blocks: [n, channels] float32, channel names, rate, time in s; None: it does not decode."""
+    def __call__(self, packet: av.Packet) -> list[_Block] | None:
+        """The packet's blocks; None: it does not decode."""
         try:
             frames = packet.decode()
         except (av.FFmpegError, ValueError):
             return None
         blocks = []
         for frame in frames:
-            block = self._block(frame)
+            block = self._block(frame, packet.size)
             if block is None:
                 return None
             blocks.append(block)
         return blocks
 
-    def _block(self, frame: av.AudioFrame) -> tuple[np.ndarray, tuple[str, ...], int, Fraction | None] | None:
+    def _block(self, frame: av.AudioFrame, packet_bytes: int) -> _Block | None:
         rate_hz = frame.sample_rate
         if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
             raise InputError(
@@ -196,7 +230,7 @@ class _Decoder:
         if self._samples > MOST_SAMPLES:
             raise InputError(f"{self._name} unpacks to more than {MOST_SAMPLES} samples: cut it, or lower its rate")
         self._heard_s += Fraction(len(channels), rate_hz)
-        return channels, names if len(names) == count else ("",) * count, rate_hz, time_s
+        return _Block(channels, names if len(names) == count else ("",) * count, rate_hz, time_s, packet_bytes)
 
 
 class _Clock:
@@ -231,32 +265,47 @@ class _Clock:
         frames = 1 if not self._good_bytes else max(1, round(len(content) / self._good_bytes))
         self._skipped_s += frames * frame_s
 
-    def good(self, packet: av.Packet) -> None:
-        """A packet decoded: how many bytes one takes, for :meth:`skip`."""
-        if packet.size:
-            self._good_bytes = (7 * (self._good_bytes or packet.size) + packet.size) / 8
-
-    def place(self, time_s: Fraction | None, now_s: Fraction) -> tuple[Fraction, Fraction]:
-        """For a block that states ``time_s`` when the sound has reached ``now_s``: silence before it, cut off it."""
+    def place(self, block: _Block, following: Iterable, now_s: Fraction) -> tuple[Fraction, Fraction]:
+        """When the sound has reached ``now_s``: silence in s before a block, and what to cut off its start."""
         silent_s = cut_s = Fraction(0)
         if not self._timed:
             silent_s = self._skipped_s
-        elif time_s is not None:
+            self._good_bytes = (7 * (self._good_bytes or block.packet_bytes) + block.packet_bytes) / 8
+        elif block.time_s is not None:
             if self._zero_s is None:
-                self._zero_s = time_s
-            ahead_s = time_s - self._zero_s - now_s
+                self._zero_s = block.time_s
+            lead_s = self._lead_s(block, following, now_s)
             tolerance_s = CLOCK_TOLERANCE_S if self._started else 0
-            if ahead_s < -LONGEST_OVERLAP_S or ahead_s > LONGEST_HOLE_S:
-                self._zero_s = time_s - now_s
+            if lead_s < -LONGEST_OVERLAP_S or lead_s > LONGEST_HOLE_S:
+                self._zero_s = block.time_s - now_s
                 self._tally.joints += 1
-            elif ahead_s > tolerance_s:
-                silent_s = ahead_s
-            elif ahead_s < -tolerance_s:
-                cut_s = -ahead_s
+            elif lead_s > tolerance_s:
+                silent_s = lead_s
+            elif lead_s < -tolerance_s:
+                cut_s = -lead_s
         if silent_s:
             self._count(silent_s, now_s)
         self._started, self._failed, self._skipped_s, self._failed_end_s = True, False, Fraction(0), None
         return silent_s, cut_s
+
+    def _lead_s(self, block: _Block, following: Iterable, now_s: Fraction) -> Fraction:
+        """How far the timestamps are ahead of the sound, as far as the blocks after this one confirm it."""
+        lead_s = block.time_s - self._zero_s - now_s
+        if not self._started:
+            return lead_s
+        at_s = now_s + block.seconds
+        for later in following:
+            if isinstance(later, av.Packet):
+                break
+            if later.time_s is not None:
+                other_s = later.time_s - self._zero_s - at_s
+                if abs(other_s - lead_s) > LONGEST_OVERLAP_S:
+                    break  # the next hole or joint
+                lead_s = (
+                    max(min(lead_s, other_s), Fraction(0)) if lead_s > 0 else min(max(lead_s, other_s), Fraction(0))
+                )
+            at_s += later.seconds
+        return lead_s
 
     def rest(self, now_s: Fraction) -> Fraction:
         """Silence for packets at the end that did not decode: of those that state their time."""
@@ -287,8 +336,8 @@ def _presentation_start(container: av.container.InputContainer, stream: av.Audio
     if not starts:
         return None
     start = min(starts)
-    film = container.format.name.startswith("mov")
-    return Fraction(0) if film and 0 < start <= LATEST_START_S else start
+    from_zero = container.format.name.startswith(FROM_ZERO) and 0 < start <= LATEST_START_S
+    return Fraction(0) if from_zero else start
 
 
 class _Resampled:

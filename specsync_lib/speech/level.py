@@ -13,8 +13,8 @@ from jaxtyping import Float, Float32
 from specsync_lib import units
 
 # The level is a slow maximum over hops of sound, in dB re full scale. Measured (data/measurements/level.json): corpus
-# median -11.4 (5 to 95 %: -13.5 to -9.7), never below -19.5. Turned down by 10, 20, 30, 40 dB the draft is right in
-# 77.1, 74.1, 64.9, 42.9 % of frames (77.8 % as it is); at level in 77.0, 77.0, 75.4, 70.9 %.
+# median -11.2 (5 to 95 %: -13.8 to -9.6), never below -19.5. Turned down by 10, 20, 30, 40 dB the draft is right in
+# 78.0, 75.2, 66.0, 43.9 % of frames (78.9 % as it is); at level in 78.0, 77.9, 76.6, 72.0 %.
 TARGET_DB, UNTOUCHED_DB = -12.0, -22.0
 # From -22 to -32 dB the gain grows twice as fast as the level falls; from there on the target is met.
 KNEE_SLOPE = 2.0
@@ -23,7 +23,7 @@ LARGEST_GAIN_DB = 40.0
 OVER_BACKGROUND_DB, HISS_DB = 9.0, -72.0
 BACKGROUND_RISE_DB = 0.02  # per hop: 2 dB a second
 LOWEST_BACKGROUND_DB = -90.0
-# Speech begins softly: the level is believed after this many hops of sound. The corpus is loud after at most 26.
+# Speech begins softly: the level is believed after this many hops of sound. The corpus is loud after at most 25.
 HEARD_HOPS = 30
 ATTACK = 0.5  # of the way up to a louder hop
 DECAY_DB = 0.01  # per hop of sound: 1 dB a second

@@ -1,5 +1,6 @@
 """Sound as people have it: damaged, cut, joined, tagged. It keeps its time, and one line says what is missing."""
 
+import struct
 import tracemalloc
 
 import av
@@ -191,6 +192,67 @@ def test_priming_and_padding_are_cut(tmp_path, suffix, rate_hz, kind):
     recording = load_audio(write_sounds(tmp_path / f"whole.{suffix}", sound(rate_hz, **kind)))
     assert abs(lag(recording.samples, SPEECH)) <= 16  # 1 ms
     assert float(recording.duration) == pytest.approx(SECONDS, abs=0.025)
+    assert recording.warning == ""
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_the_jitter_of_a_live_recorder_is_no_hole(tmp_path, suffix):
+    jitter = np.random.default_rng(0).uniform(0, 0.03, 200)
+    path = write_sounds(
+        tmp_path / f"live.{suffix}", sound(jitter=lambda time_s: jitter[int(time_s * 15) % 200]), picture_s=8
+    )
+    recording = load_audio(path)
+    whole = load_audio(write_sounds(tmp_path / f"whole.{suffix}", sound(), picture_s=8))
+    assert recording.warning == ""
+    start = lag(recording.samples, whole.samples)
+    assert 0 <= start <= 0.03 * 16_000  # the first timestamp is believed
+    both = min(len(recording.samples) - start, len(whole.samples))
+    assert np.allclose(recording.samples[start : start + both], whole.samples[:both], atol=1e-4)
+
+
+def test_drift_is_followed(tmp_path):
+    """A camera whose sound is clocked 1 % slow: at its end the sound is where the picture is."""
+    path = write_sounds(tmp_path / "drift.mkv", sound(jitter=lambda time_s: 0.01 * time_s), picture_s=8)
+    recording = load_audio(path)
+    whole = load_audio(write_sounds(tmp_path / "whole.mkv", sound(), picture_s=8))
+    end = slice(int(5.5 * 16_000), int(6.5 * 16_000))
+    assert lag(recording.samples[end], whole.samples[end]) == pytest.approx(0.06 * 16_000, abs=16_000 / 60)
+
+
+@pytest.mark.parametrize("suffix", ["m4a", "mov", "mkv", "webm"])
+def test_a_late_start_without_a_picture_is_kept_too(tmp_path, suffix):
+    kind = OPUS if suffix == "webm" else {}
+    recording = load_audio(write_sounds(tmp_path / f"late.{suffix}", sound(48_000, start_s=0.7, **kind)))
+    assert lag(recording.samples, SPEECH) == pytest.approx(0.7 * 16_000, abs=17)
+
+
+def with_edits(content: bytes, *edits: tuple[float, float]) -> bytes:
+    """An M4A at 16 kHz whose edit list plays these stretches (start, length in s)."""
+    at = content.index(b"elst") - 4
+    length = int.from_bytes(content[at : at + 4], "big")
+    first = int.from_bytes(content[at + 20 : at + 24], "big")  # the encoder's delay
+    rows = b"".join(struct.pack(">IiI", round(1000 * n), first + round(16_000 * s), 0x10000) for s, n in edits)
+    box = struct.pack(">I4sII", 16 + len(rows), b"elst", 0, len(edits)) + rows
+    before = bytearray(content[:at])
+    for name in (b"edts", b"trak", b"moov"):
+        size = before.rindex(name) - 4
+        total = int.from_bytes(before[size : size + 4], "big") + len(box) - length
+        before[size : size + 4] = total.to_bytes(4, "big")
+    return bytes(before) + box + content[at + length :]
+
+
+@pytest.mark.parametrize("edits", [[(1.0, 5.9)], [(0.5, 5.0)], [(0.013, 6.9)], [(0.0, 2.0), (4.0, 2.0)]])
+def test_an_edit_list_cuts_where_it_says(tmp_path, edits):
+    content = write_sounds(tmp_path / "whole.m4a", sound()).read_bytes()
+    recording = loaded(tmp_path, "edited.m4a", with_edits(content, *edits))
+    expected = np.concatenate([SPEECH[round(16_000 * s) :][: round(16_000 * n)] for s, n in edits])
+    assert abs(len(recording.samples) - len(expected)) <= 1_024  # the last AAC frame is played whole or is not
+    begin = 0
+    for _, seconds in edits:
+        piece = slice(begin, begin + round(16_000 * seconds))
+        # The first edit is cut to the sample, the joint of two lies within a video frame.
+        assert abs(lag(recording.samples[piece], expected[piece])) <= (16_000 / 30 if begin else 1)
+        begin = piece.stop
     assert recording.warning == ""
 
 

@@ -1,11 +1,14 @@
 """Quiet speech is raised to the level that the ears were made for, causally; speech at level stays as it is."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specsync_lib.errors import InputError
+from specsync_lib.paths import MEASUREMENTS_DIR
 from specsync_lib.speech import level
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import clips, human_prompts
@@ -114,3 +117,16 @@ def test_the_gain_has_a_limit():
     stream = StreamingLevel()
     stream.push(quieter(SPEECH, 58))
     assert 0 < stream.largest_gain_db <= level.LARGEST_GAIN_DB
+
+
+def test_what_quiet_speech_costs_is_measured():
+    """The file that the constants were chosen by: nothing at level is changed, and 20 dB less costs a point at most."""
+    content = json.loads((MEASUREMENTS_DIR / "level.json").read_text(encoding="utf-8"))
+    right = {(row["quieter_db"], row["at_level"]): row["accuracy"] for row in content["rows"]}
+    assert content["corpus"]["changed_by_the_gain"] == []
+    assert content["corpus"]["most_soft_hops"] < level.HEARD_HOPS
+    assert content["corpus"]["lowest_db"] > level.UNTOUCHED_DB + 2
+    assert abs(content["corpus"]["median_db"] - level.TARGET_DB) < 1
+    assert right[0, True] == right[0, False]
+    assert right[20, True] > right[0, False] - 0.015
+    assert right[40, True] > right[40, False] + 0.2

@@ -15,6 +15,11 @@ from specsync_lib.speech.audio import load_audio
 PICTURE_FPS = 25
 
 
+def on_time(_: float) -> float:
+    """No jitter."""
+    return 0.0
+
+
 def never(_: float) -> bool:
     """No packet."""
     return False
@@ -25,7 +30,8 @@ class Sound:
     """One sound track.
 
     samples: [n] or [channels, n] floats at ``rate_hz``; lose, spoil: told a packet's time in s, whether it is left out
-    or its bytes are overwritten; start_s: what its timestamps begin with.
+    or its bytes are overwritten; start_s: what its timestamps begin with; jitter: told the time, what the timestamp is
+    off by in s.
     """
 
     samples: np.ndarray
@@ -38,6 +44,7 @@ class Sound:
     lose: Callable[[float], bool] = never
     spoil: Callable[[float], bool] = never
     start_s: float = 0.0
+    jitter: Callable[[float], float] = on_time
 
 
 def write_sounds(path: Path, *sounds: Sound, picture_s: float = 0, options: dict | None = None) -> Path:
@@ -86,7 +93,7 @@ def _packets(stream: av.AudioStream, sound: Sound) -> list[av.Packet]:
                 for name in ("stream", "pts", "dts", "duration", "time_base"):
                     setattr(spoilt, name, getattr(packet, name))
                 packet = spoilt
-            shift = round(sound.start_s / packet.time_base)
+            shift = round((sound.start_s + sound.jitter(time_s)) / packet.time_base)
             packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
             packets.append(packet)
     return packets
