@@ -192,7 +192,7 @@ def _decode(
     tally = Tally()
     with open_container(file, raw_g722=raw_g722) as container:
         stream = container.streams[track.index]
-        samples = _gather(mono_blocks(container, stream, name, max_seconds, tally))
+        samples = _gather(mono_blocks(file, container, stream, name, max_seconds, tally))
         if missing is None and container.format.name in EXACT_LENGTH and stream.duration:
             promised_s = stream.duration * stream.time_base
             if tally.end_s < promised_s - Fraction(TRUNCATION_TOLERANCE_S):

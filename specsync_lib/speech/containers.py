@@ -3,16 +3,19 @@
 A decoder hides a missing end or guesses a length; the sizes that a container states about itself do neither.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
+
+from specsync_lib.speech import adts
 
 # Writers into a pipe leave a placeholder of about 2 or 4 GiB where the size belongs.
 RIFF_PLACEHOLDER_BYTES = 0x7FFF0000
 # Metadata at the end may be miscounted by this much without any sound being lost.
 TOLERANCE_BYTES = 4_096
 MOST_ELEMENTS = 1_000_000  # of a file that is walked through
-MP3_SEARCH_BYTES, MP3_TAIL_BYTES = 65_536, 16_384
-MP3_CHAIN = 3  # frames that follow each other exactly are no accident
+MP3_SEARCH_BYTES, TAIL_BYTES = 65_536, 16_384
+CHAIN_FRAMES = 3  # frames that follow each other exactly are no accident
 MP3_KBIT_S = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 MP3_LOW_KBIT_S = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 OGG_PAGE_BYTES = 65_307  # the largest page that the format allows
@@ -29,7 +32,7 @@ class Cut:
 
 
 def cut(file: BinaryIO) -> Cut | None:
-    """Whether a file lost its end, by the sizes and end marks of WAV, AVI, MP4, Matroska, WebM, Ogg and MP3.
+    """Whether a file lost its end, by the sizes and end marks of WAV, AVI, MP4, Matroska, WebM, Ogg, MP3, AAC.
 
     Parameters
     ----------
@@ -53,6 +56,8 @@ def cut(file: BinaryIO) -> Cut | None:
             return _cut_segment(file, size)
         if start.startswith(b"OggS"):
             return _cut_pages(file, size)
+        if adts.frame(start[: adts.HEADER_BYTES])[0]:
+            return _cut_chain(file, 0, size, lambda header: adts.frame(header)[0], adts.HEADER_BYTES)
         return _cut_mp3(file, size, start)
     finally:
         file.seek(position)
@@ -154,12 +159,19 @@ def _cut_mp3(file: BinaryIO, size: int, start: bytes) -> Cut | None:
     if tag is not None and head[tag + 7] & 2:
         stated = int.from_bytes(head[tag + 8 + 4 * (head[tag + 7] & 1) :][:4], "big")
         return _shorter(size, begin + frame + stated, 0)
-    tail = _at(file, max(begin, size - MP3_TAIL_BYTES), MP3_TAIL_BYTES)
-    for at in range(len(tail) - 4):
-        frames = 0
-        while length := _mp3_frame_bytes(tail[at : at + 4]):
+    return _cut_chain(file, begin, size, _mp3_frame_bytes, 4)
+
+
+def _cut_chain(
+    file: BinaryIO, begin: int, size: int, frame_bytes: Callable[[bytes], int], header_bytes: int
+) -> Cut | None:
+    """Frames that follow each other up to the file's end, of which the last one is not whole."""
+    tail = _at(file, max(begin, size - TAIL_BYTES), TAIL_BYTES)
+    for start in range(len(tail) - header_bytes):
+        at, frames = start, 0
+        while length := frame_bytes(tail[at : at + header_bytes]):
             at, frames = at + length, frames + 1
-        if frames > MP3_CHAIN:
+        if frames > CHAIN_FRAMES:
             return Cut("it ends in the middle of a frame") if at > len(tail) else None
     return None
 

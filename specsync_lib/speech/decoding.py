@@ -17,6 +17,7 @@ from av.stream import Disposition
 
 from specsync_lib import units
 from specsync_lib.errors import InputError
+from specsync_lib.speech import adts
 from specsync_lib.speech.downmix import Downmix
 
 # Demuxers of self-contained files: nothing here follows a reference to another file or address.
@@ -91,6 +92,7 @@ def open_container(file: BinaryIO, *, raw_g722: bool = False) -> av.container.In
 
 
 def mono_blocks(
+    file: BinaryIO,
     container: av.container.InputContainer,
     stream: av.AudioStream,
     name: str,
@@ -101,8 +103,8 @@ def mono_blocks(
 
     Parameters
     ----------
-    container, stream
-        Freshly opened, and one of its tracks that has a decoder.
+    file, container, stream
+        On disk, freshly opened, and one of its tracks that has a decoder.
     name
         The file's, for errors.
     max_seconds
@@ -117,7 +119,7 @@ def mono_blocks(
     """
     clock = _Clock(container, stream, tally)
     sound = _Resampled(name, max_seconds, tally)
-    for item, following in _with_following(_decoded(container, stream, name)):
+    for item, following in _with_following(_decoded(file, container, stream, name)):
         if isinstance(item, av.Packet):
             clock.skip(item)
             continue
@@ -144,10 +146,13 @@ class _Block:
         return Fraction(len(self.channels), self.rate_hz)
 
 
-def _decoded(container: av.container.InputContainer, stream: av.AudioStream, name: str) -> Iterator[_Block | av.Packet]:
+def _decoded(
+    file: BinaryIO, container: av.container.InputContainer, stream: av.AudioStream, name: str
+) -> Iterator[_Block | av.Packet]:
     """The track's blocks, and in their place the packets that do not decode."""
     decode = _Decoder(name, stream)
-    for packet in _packets(container, stream):
+    bare = container.format.name == "aac"
+    for packet in adts.packets(file, stream) if bare else _packets(container, stream):
         blocks = decode(packet)
         yield from [packet] if blocks is None else blocks
 
@@ -183,6 +188,9 @@ class _Decoder:
     def __init__(self, name: str, stream: av.AudioStream) -> None:
         self._name = name
         self._exact = stream.codec_context.name.startswith("pcm_")
+        if stream.codec_context.name == "flac":
+            # Without it a damaged frame comes out as full-scale noise.
+            stream.codec_context.options = {"err_detect": "crccheck+explode"}
         self._kind: tuple | None = None
         self._to_float: av.AudioResampler | None = None
         self._heard_s = Fraction(0)

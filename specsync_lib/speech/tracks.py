@@ -104,7 +104,7 @@ def _beginning(file: BinaryIO, track: Track, name: str) -> np.ndarray:
     try:
         with open_container(file) as container:
             stream = container.streams[track.index]
-            for block in mono_blocks(container, stream, name, np.inf, Tally()):
+            for block in mono_blocks(file, container, stream, name, np.inf, Tally()):
                 blocks.append(block)
                 count += len(block)
                 if count >= PROBED_S * units.SAMPLE_RATE_HZ:
