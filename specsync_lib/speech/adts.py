@@ -4,6 +4,7 @@ FFmpeg's own reader drops a damaged stretch without a trace, and everything afte
 """
 
 import mmap
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import BinaryIO
@@ -11,6 +12,9 @@ from typing import BinaryIO
 import av
 
 HEADER_BYTES = 7
+SYNC = re.compile(rb"\xff[\xf0\xf1\xf8\xf9]")
+# After so many bytes without two frames that follow each other there is no more sound.
+LARGEST_GAP_BYTES = 16 * 2**20
 FRAME_SAMPLES = 1024
 RATES_HZ = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 
@@ -39,7 +43,8 @@ def packets(file: BinaryIO, stream: av.AudioStream) -> Iterator[av.Packet]:
                 yield _packet(content[at : at + length], stream, rate_hz)
                 at = begin = at + length
             else:
-                at = content.find(b"\xff", at + 1)
+                found = SYNC.search(content, at + 1, begin + LARGEST_GAP_BYTES)
+                at = found.start() if found else -1
     yield _packet(b"", stream, rate_hz or RATES_HZ[0])
 
 

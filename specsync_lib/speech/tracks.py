@@ -13,8 +13,8 @@ from specsync_lib.speech.decoding import Tally, mono_blocks, open_container
 
 LANGUAGES = ("eng", "en")  # what the draft and the judge were trained on
 UNNAMED = ("", "und", "mul", "zxx")
-# Tracks about the sound, not the sound itself.
-BESIDE = Disposition.comment | Disposition.visual_impaired | Disposition.dub | Disposition.karaoke
+# Tracks beside the film's own: a commentary, a description of the picture, everything but the speech.
+BESIDE = Disposition.comment | Disposition.visual_impaired | Disposition.clean_effects
 PROBED_S = 30
 MOST_TRIED = 8  # tracks; a file with more of one rank is no film
 HOP_SAMPLES = units.HOP_SAMPLES
@@ -92,7 +92,7 @@ def ordered(found: list[Track], file: BinaryIO, name: str, number: int = 0) -> l
     return equals + [track for track in able if track not in equals]
 
 
-def _rank(track: Track) -> tuple[bool, bool, bool]:
+def _rank(track: Track) -> tuple[bool, ...]:
     """Lower is better."""
     foreign = track.language not in LANGUAGES and track.language not in UNNAMED
     return track.beside, foreign, track.language not in LANGUAGES, not track.default
