@@ -119,10 +119,12 @@ def mono_blocks(
     """
     clock = _Clock(container, stream, tally)
     sound = _Resampled(name, max_seconds, tally)
+    kind = None
     for item, following in _with_following(_decoded(file, container, stream, name)):
-        if isinstance(item, av.Packet):
-            clock.skip(item)
+        if isinstance(item, av.Packet) or _stray(item, kind, following):
+            clock.skip(item if isinstance(item, av.Packet) else item.packet)
             continue
+        kind = item.kind
         silent_s, cut_s = clock.place(item, following, sound.end_s)
         yield from sound.silence(silent_s, item.rate_hz)
         yield from sound.push(item.channels[round(cut_s * item.rate_hz) :], item.names, item.rate_hz)
@@ -133,13 +135,18 @@ def mono_blocks(
 
 @dataclass(frozen=True)
 class _Block:
-    """Decoded sound, [n, channels] float32, with its channels' names, its rate and the time that it states."""
+    """Decoded sound, [n, channels] float32, with its channels' names, its rate, the time that it states, its packet."""
 
     channels: np.ndarray
     names: tuple[str, ...]
     rate_hz: int
     time_s: Fraction | None
-    packet_bytes: int
+    packet: av.Packet
+
+    @property
+    def kind(self) -> tuple[tuple[str, ...], int]:
+        """What changes where another recording was joined on."""
+        return self.names, self.rate_hz
 
     @property
     def seconds(self) -> Fraction:
@@ -155,6 +162,14 @@ def _decoded(
     for packet in adts.packets(file, stream) if bare else _packets(container, stream):
         blocks = decode(packet)
         yield from [packet] if blocks is None else blocks
+
+
+def _stray(block: _Block, kind: tuple | None, following: Iterable) -> bool:
+    """Whether damage was taken for a block: of another kind than the one before it and the one after it."""
+    if kind is None or block.kind == kind:
+        return False
+    after = next((later for later in following if isinstance(later, _Block)), block)
+    return after.kind != block.kind
 
 
 def _with_following(items: Iterator[_Block | av.Packet]) -> Iterator[tuple[_Block | av.Packet, deque]]:
@@ -204,13 +219,13 @@ class _Decoder:
             return None
         blocks = []
         for frame in frames:
-            block = self._block(frame, packet.size)
+            block = self._block(frame, packet)
             if block is None:
                 return None
             blocks.append(block)
         return blocks
 
-    def _block(self, frame: av.AudioFrame, packet_bytes: int) -> _Block | None:
+    def _block(self, frame: av.AudioFrame, packet: av.Packet) -> _Block | None:
         rate_hz = frame.sample_rate
         if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
             raise InputError(
@@ -238,7 +253,7 @@ class _Decoder:
         if self._samples > MOST_SAMPLES:
             raise InputError(f"{self._name} unpacks to more than {MOST_SAMPLES} samples: cut it, or lower its rate")
         self._heard_s += Fraction(len(channels), rate_hz)
-        return _Block(channels, names if len(names) == count else ("",) * count, rate_hz, time_s, packet_bytes)
+        return _Block(channels, names if len(names) == count else ("",) * count, rate_hz, time_s, packet)
 
 
 class _Clock:
@@ -269,8 +284,9 @@ class _Clock:
         self._failed = True
         self._tally.failed += 1
         frame_s = (packet.duration or 0) * packet.time_base
-        # One packet may hold many frames that the parser could not tell apart: their number by their bytes.
-        frames = 1 if not self._good_bytes else max(1, round(len(content) / self._good_bytes))
+        # One packet may hold many frames that could not be told apart: their number by their bytes.
+        whole = adts.frame(content[: adts.HEADER_BYTES])[0] == len(content) or not self._good_bytes
+        frames = 1 if whole else max(1, round(len(content) / self._good_bytes))
         self._skipped_s += frames * frame_s
 
     def place(self, block: _Block, following: Iterable, now_s: Fraction) -> tuple[Fraction, Fraction]:
@@ -278,7 +294,7 @@ class _Clock:
         silent_s = cut_s = Fraction(0)
         if not self._timed:
             silent_s = self._skipped_s
-            self._good_bytes = (7 * (self._good_bytes or block.packet_bytes) + block.packet_bytes) / 8
+            self._good_bytes = (7 * (self._good_bytes or block.packet.size) + block.packet.size) / 8
         elif block.time_s is not None:
             if self._zero_s is None:
                 self._zero_s = block.time_s

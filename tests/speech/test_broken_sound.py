@@ -6,7 +6,7 @@ import tracemalloc
 import av
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from specsync_lib.errors import InputError
@@ -108,6 +108,7 @@ def test_damage_inside_an_mp3_is_silence_of_its_length(tmp_path, mp3):
 
 
 @settings(max_examples=25)
+@example(at=0.5637242058170688, count=50, suffix="mp3")  # what looks like a frame of another layer
 @given(at=st.floats(0.2, 0.6), count=st.integers(50, 2_500), suffix=st.sampled_from(["mp3", "aac", "flac", "ogg"]))
 def test_damage_anywhere_leaves_what_follows_in_its_place(tmp_path_factory, at, count, suffix):
     kind = {"mp3": MP3, "ogg": OPUS, "flac": {"codec": "flac", "sample_format": "s16"}}.get(suffix, {})
@@ -116,7 +117,7 @@ def test_damage_anywhere_leaves_what_follows_in_its_place(tmp_path_factory, at, 
     whole = load_audio(path).samples
     recording = loaded(path.parent, f"damaged.{suffix}", spoilt(content, int(at * len(content)), count))
     # Where frames differ in size and hold no time (a bare AAC stream), what was lost is told by its bytes alone.
-    slack = 2 * 1_024 if suffix == "aac" else 600 if suffix == "mp3" else 2
+    slack = 4 * 1_024 if suffix == "aac" else 600 if suffix == "mp3" else 2
     assert abs(len(recording.samples) - len(whole)) <= slack + 600
     late = slice(int(5.3 * 16_000), int(6.6 * 16_000))
     assert abs(lag(recording.samples[late], whole[late])) <= slack
