@@ -6,8 +6,9 @@ start is kept; a packet that does not decode is skipped and its time counted. Ra
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import BinaryIO
 
 import av
@@ -121,13 +122,14 @@ def mono_blocks(
     sound = _Resampled(name, max_seconds, tally)
     kind = None
     for item, following in _with_following(_decoded(file, container, stream, name)):
-        if isinstance(item, av.Packet) or _stray(item, kind, following):
+        block = None if isinstance(item, av.Packet) else _believed(item, kind, following)
+        if block is None:
             clock.skip(item if isinstance(item, av.Packet) else item.packet)
             continue
-        kind = item.kind
-        silent_s, cut_s = clock.place(item, following, sound.end_s)
-        yield from sound.silence(silent_s, item.rate_hz)
-        yield from sound.push(item.channels[round(cut_s * item.rate_hz) :], item.names, item.rate_hz)
+        kind = block.kind
+        silent_s, cut_s = clock.place(block, following, sound.end_s)
+        yield from sound.silence(silent_s, block.rate_hz)
+        yield from sound.push(block.channels[round(cut_s * block.rate_hz) :], block.names, block.rate_hz)
     yield from sound.silence(clock.rest(sound.end_s), sound.rate_hz)
     yield from sound.finish()
     tally.end_s = sound.end_s
@@ -164,12 +166,18 @@ def _decoded(
         yield from [packet] if blocks is None else blocks
 
 
-def _stray(block: _Block, kind: tuple | None, following: Iterable) -> bool:
-    """Whether damage was taken for a block: of another kind than the one before it and the one after it."""
+def _believed(block: _Block, kind: tuple | None, following: Iterable) -> _Block | None:
+    """A block of another kind than the one before it: itself if the next ones confirm that, None if it is damage.
+
+    The first block of a joined recording may carry the rate of the one before: it gets its own.
+    """
     if kind is None or block.kind == kind:
-        return False
-    after = next((later for later in following if isinstance(later, _Block)), block)
-    return after.kind != block.kind
+        return block
+    kinds = [block.kind, *(later.kind for later in following if isinstance(later, _Block))]
+    settled = next((one for one, other in pairwise(kinds) if one == other), kinds[-1])
+    if settled == kind:
+        return None
+    return replace(block, rate_hz=settled[1]) if settled[0] == block.names else block
 
 
 def _with_following(items: Iterator[_Block | av.Packet]) -> Iterator[tuple[_Block | av.Packet, deque]]:
