@@ -104,10 +104,11 @@ def load_audio(path: str | Path, *, max_seconds: float = 3600, track: int = 0) -
         raw_g722 = (
             path.name.lower().endswith(".g722") and not start.startswith(CONTAINER_STARTS) and start[4:8] != b"ftyp"
         )
-        missing = None if raw_g722 else cut(file)
-        if missing is not None and missing.share is not None and missing.share < LEAST_SHARE:
-            raise InputError(f"{name} is truncated: {missing.reason}; copy or export it again")
+        missing = None
         try:
+            missing = None if raw_g722 else cut(file)
+            if missing is not None and missing.share is not None and missing.share < LEAST_SHARE:
+                raise InputError(f"{name} is truncated: {missing.reason}; copy or export it again")
             with open_container(file, raw_g722=raw_g722) as container:
                 found = tracks(container)
             if not found:
@@ -121,7 +122,7 @@ def load_audio(path: str | Path, *, max_seconds: float = 3600, track: int = 0) -
                     refusal = refusal or error
             else:
                 raise refusal
-        except (av.FFmpegError, ValueError, OverflowError) as error:
+        except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
             detail = getattr(error, "strerror", None) or str(error)

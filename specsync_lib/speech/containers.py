@@ -13,6 +13,7 @@ from specsync_lib.speech import adts
 RIFF_PLACEHOLDER_BYTES = 0x7FFF0000
 # Metadata at the end may be miscounted by this much without any sound being lost.
 TOLERANCE_BYTES = 4_096
+LARGEST_POSITION = 2**62
 MOST_ELEMENTS = 1_000_000  # of a file that is walked through
 MP3_SEARCH_BYTES, TAIL_BYTES = 65_536, 16_384
 CHAIN_FRAMES = 3  # frames that follow each other exactly are no accident
@@ -64,6 +65,8 @@ def cut(file: BinaryIO) -> Cut | None:
 
 
 def _at(file: BinaryIO, position: int, count: int) -> bytes:
+    if position > LARGEST_POSITION:
+        return b""  # a length that no file has
     file.seek(position)
     return file.read(count)
 

@@ -100,6 +100,7 @@ BAD = {
     "integers as floats.wav": (lambda _: floats(TONE * 2**15), "full scale"),
     "page.mp3": (lambda _: b"<!DOCTYPE html><html><body>404</body></html>", "web page"),
     "film without index.mp4": (lambda _: b"\0\0\0\x18ftypisom" + bytes(12) + b"\0\0\xff\xffmdat" + bytes(900), "index"),
+    "box without end.mp4": (lambda _: b"\0\0\0\x10ftypisom" + bytes(4) + b"\0\0\0\1free" + b"\xff" * 90, None),
     "512 channels.wav": (lambda _: wav(PCM16, channels=512, align=1024, rate_hz=10**9), None),
     "text.wav": (lambda _: b"not a sound at all\n" * 100, "cannot be decoded"),
     "zeros.mp3": (lambda _: bytes(50_000), "unfinished copy"),
