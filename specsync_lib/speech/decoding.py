@@ -215,6 +215,7 @@ class _Decoder:
             # Without it a damaged frame comes out as full-scale noise.
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
         self._kind: tuple | None = None
+        self._names: tuple[str, ...] = ()
         self._to_float: av.AudioResampler | None = None
         self._heard_s = Fraction(0)
         self._samples = 0
@@ -244,9 +245,10 @@ class _Decoder:
         if kind != self._kind:
             # Interleaved: PyAV 18.1 reads past the end of a planar frame's pointers from 8 channels on.
             self._kind, self._to_float = kind, av.AudioResampler(format="flt")
+            names = tuple(channel.name for channel in frame.layout.channels)
+            self._names = names if len(names) == frame.layout.nb_channels else ("",) * frame.layout.nb_channels
         time_s = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
         count = frame.layout.nb_channels
-        names = tuple(channel.name for channel in frame.layout.channels)
         arrays = [part.to_ndarray().reshape(-1, count) for part in self._to_float.resample(frame)]
         channels = np.concatenate(arrays) if arrays else np.zeros((0, count), np.float32)
         peak = np.abs(channels).max(initial=0)
@@ -261,7 +263,7 @@ class _Decoder:
         if self._samples > MOST_SAMPLES:
             raise InputError(f"{self._name} unpacks to more than {MOST_SAMPLES} samples: cut it, or lower its rate")
         self._heard_s += Fraction(len(channels), rate_hz)
-        return _Block(channels, names if len(names) == count else ("",) * count, rate_hz, time_s, packet)
+        return _Block(channels, self._names, rate_hz, time_s, packet)
 
 
 class _Clock:
