@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from whisper import _ALIGNMENT_HEADS
-from whisper.audio import N_FRAMES, N_SAMPLES, log_mel_spectrogram
+from whisper.audio import N_FRAMES, N_SAMPLES, log_mel_spectrogram, pad_or_trim
 from whisper.model import ModelDimensions, Whisper
 
 from specsync_lib import units
@@ -20,6 +20,8 @@ from specsync_lib.errors import InputError
 
 # Long recordings are encoded in 30 s windows that overlap; each hands over in the middle of the overlap.
 ENCODER_OVERLAP_MEL_FRAMES = 500
+# The language is told from the 30 s after the first sound of a tenth of the peak, and half a second before it.
+FIRST_SOUND, BEFORE_SOUND_S = 0.1, 0.5
 
 
 def load_whisper() -> Whisper:
@@ -215,3 +217,46 @@ def transcribe(model: Whisper, samples: Float[np.ndarray, " n"], language: str |
         )
         for word in words
     ]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What Whisper makes of a recording.
+
+    Attributes
+    ----------
+    words
+        In order; none where it hears no speech.
+    language
+        Whisper's code of what is spoken: its own finding, or the given one.
+    probability
+        Whisper's for that language, whoever named it; means nothing without words (about 0.5 in noise).
+    language_given
+        Whether the language was given.
+    """
+
+    words: list[Word]
+    language: str
+    probability: float
+    language_given: bool
+
+    @property
+    def text(self) -> str:
+        """The words on one line."""
+        return " ".join(word.text for word in self.words)
+
+
+def hear(model: Whisper, samples: Float[np.ndarray, " n"], language: str = "auto") -> Heard:
+    """Words, and the language that they are in: Whisper's own detection, or a code that it knows."""
+    probabilities = language_probabilities(model, samples)
+    spoken = max(probabilities, key=probabilities.get) if language == "auto" else language
+    return Heard(transcribe(model, samples, spoken), spoken, probabilities[spoken], language != "auto")
+
+
+def language_probabilities(model: Whisper, samples: Float[np.ndarray, " n"]) -> dict[str, float]:
+    """Whisper's probability of each language that it knows, by code: its detection over 30 s from the first sound."""
+    level = np.abs(samples)
+    first = int(np.argmax(level >= FIRST_SOUND * level.max()) - BEFORE_SOUND_S * units.SAMPLE_RATE_HZ)
+    begun = torch.from_numpy(samples[max(first, 0) :]).float()
+    mel = log_mel_spectrogram(pad_or_trim(begun), model.dims.n_mels)
+    return model.detect_language(mel.to(model.device))[1]
