@@ -24,6 +24,7 @@ from pathlib import Path
 
 from specsync_lib.door.locks import exclusive
 from specsync_lib.door.parameters import PARAMETERS, Options, Value, parse_arguments
+from specsync_lib.door.project import Project
 from specsync_lib.errors import InputError
 
 # A cell's time: for what does not depend on the recording, and for each second of it. (The longest cell takes about 5 s
@@ -42,56 +43,6 @@ INTERRUPTED_EXIT_CODE = 130
 
 class NotebookError(RuntimeError):
     """A notebook that failed: one line with the notebook, the cell, the exception and where the traceback lies."""
-
-
-@dataclass(frozen=True)
-class Project:
-    """The folders of a run; ``name`` is empty for the one that has none."""
-
-    root: Path
-    notebooks: Path
-    run: Path
-    plots: Path
-    name: str = ""
-
-    @classmethod
-    def here(cls) -> "Project":
-        """This checkout's run without a name, with the redirections that ``paths`` knows."""
-        from specsync_lib import paths
-
-        return cls(paths.PROJECT_ROOT, paths.NOTEBOOKS_DIR, paths.RUN_DIR, paths.PLOTS_DIR)
-
-    def named(self, name: str) -> "Project":
-        """The run of that name, where this one has none; itself for an empty name."""
-        if not name:
-            return self
-        return replace(self, run=self.run / "runs" / name, plots=self.plots / "runs" / name, name=name)
-
-    def nameless(self) -> "Project":
-        """The run without a name beside this one."""
-        return replace(self, run=self.run.parent.parent, plots=self.plots.parent.parent, name="") if self.name else self
-
-    def runs(self) -> list["Project"]:
-        """Every run that has begun on this machine, the one without a name first."""
-        nameless = self.nameless()
-        folders = sorted(path for path in (nameless.run / "runs").glob("*") if path.is_dir())
-        return [nameless, *(nameless.named(folder.name) for folder in folders)]
-
-    def executed(self, name: str) -> Path:
-        return self.run / "executed" / f"{name}.ipynb"
-
-    def unfinished(self, name: str) -> Path:
-        return self.run / "unfinished" / f"{name}.ipynb"
-
-    def stamp(self, name: str) -> Path:
-        return self.run / "stamps" / f"{name}.json"
-
-    def summary(self, name: str) -> Path:
-        return self.run / "summary" / f"{name}.json"
-
-    def ordered_notebooks(self) -> list[Path]:
-        """The notebooks of the main job: 01_... to 09_..., in order."""
-        return sorted(self.notebooks.glob("0*.ipynb"))
 
 
 @dataclass
@@ -493,7 +444,7 @@ def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterato
                 finished = run_one(notebook, parameters[notebook], project, key, title, inputs.seconds)
             else:
                 finished = adopt(twin, project, name, key)
-                print(f"{title}: the same as in {twin.name or 'the run without a name'}, copied", flush=True)
+                print(f"{title}: the same as in {twin.title}, copied", flush=True)
         upstream = [*upstream, key]
         yield name, finished
 
@@ -585,7 +536,7 @@ def read_transcript(given: str) -> str:
     return text
 
 
-def record_cost(project: Project, finished: Mapping[str, Finished], options: Options) -> None:
+def record_cost(project: Project, finished: Mapping[str, Finished], options: Options, recording: str) -> None:
     """Wall time and peak memory of the notebooks, each as of when it ran, into the summary and a JSON."""
     from specsync_lib import provenance, summary
     from specsync_lib.files import write_json
@@ -598,6 +549,7 @@ def record_cost(project: Project, finished: Mapping[str, Finished], options: Opt
         "what": "the notebooks' run: wall time, and peak resident memory of all its processes together",
         "profile": options.values["profile"],
         "parameters": options.values,
+        "recording": recording,
         "wall_s": round(wall_s, 1),
         "peak_rss_gib": round(peak_rss_gib, 3),
         "notebooks": {name: {"wall_s": one.wall_s, "peak_rss_gib": one.peak_rss_gib} for name, one in finished.items()},
@@ -629,8 +581,8 @@ def run(options: Options, nameless: Project) -> None:
         inputs = Inputs(digest, f"human speech {corpus.default_is_human()}", seconds)
         drop_departed(project)
         finished = dict(run_notebooks(project, options, inputs))
-        record_cost(project, finished, options)
-        index = report.build(project)
+        record_cost(project, finished, options, digest)
+        index = report.build_all(project)
     print(f"report: {index}")
     video = project.plots / "lipsync_720p30.mp4"
     if video.exists():

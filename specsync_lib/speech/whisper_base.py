@@ -22,6 +22,7 @@ from specsync_lib.errors import InputError
 ENCODER_OVERLAP_MEL_FRAMES = 500
 # The language is told from the 30 s after the first sound of a tenth of the peak, and half a second before it.
 FIRST_SOUND, BEFORE_SOUND_S = 0.1, 0.5
+COMPRESSION_RATIO_THRESHOLD = 2.4  # openai-whisper, transcribe: above it a decoding has failed
 
 
 def load_whisper() -> Whisper:
@@ -207,7 +208,9 @@ def transcribe(model: Whisper, samples: Float[np.ndarray, " n"], language: str |
         verbose=None,
     )
     end_s = len(samples) / units.SAMPLE_RATE_HZ
-    words = [word for segment in heard["segments"] for word in segment["words"]]
+    # In noise it may write one syllable a hundred times: by its own rule a failure, so nothing is heard there.
+    segments = [one for one in heard["segments"] if one["compression_ratio"] <= COMPRESSION_RATIO_THRESHOLD]
+    words = [word for segment in segments for word in segment["words"]]
     return [
         Word(
             text=word["word"].strip(),
