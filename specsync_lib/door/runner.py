@@ -191,7 +191,7 @@ def adopt(source: Project, project: Project, name: str, key: str) -> Finished:
     finished = read_stamp(source, name)
     paths = {}
     for output in finished.outputs:
-        path = source.root / output
+        path = Path(os.path.normpath(source.root / output))  # a run's folders may lie outside the project
         plotted = path.is_relative_to(source.plots)
         old, new = (source.plots, project.plots) if plotted else (source.run, project.run)
         paths[path] = new / path.relative_to(old)
@@ -479,13 +479,14 @@ def heard(options: Options) -> tuple[str, Fraction]:
     InputError: the recording can not be used, or the excerpt does not lie in it.
     """
     from specsync_lib.speech import corpus
+    from specsync_lib.speech.audio import local_file
     from specsync_lib.speech.excerpt import load_excerpt
 
-    path = Path(options.values["audio"] or corpus.default_recording().path)
+    path = options.values["audio"] or corpus.default_recording().path
     recording = load_excerpt(path, **excerpt_of(options))
     if recording.warning:
         print(f"specsync: {recording.warning}", file=sys.stderr)
-    return file_hash(path), recording.duration
+    return file_hash(local_file(path)[0]), recording.duration
 
 
 def excerpt_of(options: Options) -> dict[str, Value]:
@@ -572,8 +573,9 @@ def run(options: Options, nameless: Project) -> None:
 
     for note in options.notes:
         print(f"specsync: {note}", file=sys.stderr)
-    project = nameless.named(options.values["name"])
     recording = heard(options) if options.values["audio"] else None  # refused before anything is fetched or forgotten
+    options = resolved(options)
+    project = nameless.named(options.values["name"])
     with exclusive(nameless.run / "run.lock", "a run"):
         sweep(nameless)
         assets.fetch()
@@ -599,7 +601,7 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, terminated)
     try:
-        run(resolved(parse_arguments(arguments)), Project.here())
+        run(parse_arguments(arguments), Project.here())
     except InputError as error:
         print(f"specsync: {one_line(str(error))}", file=sys.stderr)
         return InputError.EXIT_CODE

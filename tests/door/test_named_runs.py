@@ -1,5 +1,6 @@
 """Runs with a name: folders of their own, nothing made twice, and a stop at any moment leaves whole files."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -95,6 +96,17 @@ def test_what_another_run_finished_with_the_same_key_is_copied(project, executio
     (project.named("bold").plots / "01_first.png").write_text("edited")
     run(project, "name=careful", "threshold=0.95")  # a copy does not hang on its origin
     assert executions == []
+
+
+def test_a_run_outside_the_project_is_copied_too(project, executions, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    moved = dataclasses.replace(project, run=outside / "run", plots=outside / "plots")
+    run(moved, "name=bold")
+    run(moved, "name=careful")
+    assert executions == [("bold", "01_first"), ("bold", "02_second")]
+    assert (outside / "plots" / "runs" / "careful" / "01_first.png").read_text() == "01_first"
+    stamp = read_stamp(moved.named("careful"), "02_second")
+    assert still_valid(stamp, stamp.key, moved.named("careful"))
 
 
 def test_fresh_copies_nothing(project, executions):

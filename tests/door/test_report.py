@@ -164,7 +164,8 @@ def test_without_a_truth_what_needs_it_is_withheld(folders, language, why, says)
     assert f"withheld: {why}" in html
     assert says in html
     assert "“”" not in html
-    assert html.count('class="missing">not built yet:') == len(words.CLAIMS) - sum(claim.needs_truth for claim in words.CLAIMS)
+    still_to_come = [claim for claim in words.CLAIMS if not claim.needs_truth]
+    assert html.count('class="missing">not built yet:') == len(still_to_come) < len(words.CLAIMS)
 
 
 def make_run(project, committed, rule, threshold=0.85, recording="hash"):
