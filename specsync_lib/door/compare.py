@@ -15,6 +15,7 @@ from specsync_lib.door.project import Project
 from specsync_lib.units import VIDEO_FPS
 
 VIDEO_NAME = "lipsync_720p30.mp4"
+POSTER_NAME = "poster.jpg"
 PLAN_NAME = "committed_plan.csv"
 SHOWN_SECONDS = 20
 STRIP_WIDTH, STRIP_HEIGHT, BAND_HEIGHT = 600, 84, 14
@@ -38,6 +39,7 @@ class Column:
     chosen: str
     page: str
     video: str
+    poster: str
     openness: str
     stretches: Sequence[Stretch]
     numbers: dict[str, dict[str, Any]]
@@ -75,6 +77,7 @@ def columns(runs: Sequence[Project], folder: Path) -> list[Column]:
             chosen=chosen(settings_of(project).get("parameters", {})),
             page=address(project.plots / "report" / "index.html", folder),
             video=address(project.plots / VIDEO_NAME, folder) if (project.plots / VIDEO_NAME).exists() else "",
+            poster=address(project.plots / "report" / POSTER_NAME, folder),
             openness=openness_points(plan),
             stretches=stretches(plan),
             numbers=numbers_of(project),

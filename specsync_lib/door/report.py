@@ -23,7 +23,7 @@ from nbformat import NotebookNode
 from specsync_lib import files, summary
 from specsync_lib.claims import CLAIMED_THRESHOLD
 from specsync_lib.door import compare
-from specsync_lib.door.compare import VIDEO_NAME
+from specsync_lib.door.compare import POSTER_NAME, VIDEO_NAME
 from specsync_lib.door.origins import Origin, origin
 from specsync_lib.door.project import Project
 from specsync_lib.door.words import CAPTIONS, CLAIMS, LATENCY_READINGS, PROFILE_NOTES, READINGS, SETUP_NAMES
@@ -32,7 +32,6 @@ from specsync_lib.paths import NOTEBOOKS_DIR, PLOTS_DIR, RUN_DIR
 from specsync_lib.provenance import versions
 
 TEMPLATES = Path(__file__).with_name("templates")
-POSTER_NAME = "poster.jpg"
 ACCEPTANCE_TABLE_NAME = "acceptance_efficiency.csv"
 ACCEPTANCE_COLUMNS = [f"{name}{end}" for name in ("acceptance", "coverage") for end in ("", "_low", "_high")]
 SIGNIFICANT_DIGITS = 3
