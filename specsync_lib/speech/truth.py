@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from specsync_lib.errors import InputError
-from specsync_lib.speech.alignment import Phone, align
+from specsync_lib.speech import alignment
+from specsync_lib.speech.alignment import Phone
 from specsync_lib.speech.corpus import Prompt, aligned_phones
 from specsync_lib.speech.excerpt import phones_within
 from specsync_lib.speech.whisper_base import Heard
@@ -18,8 +19,8 @@ REFEREE_LANGUAGES = ("en",)  # those of the forced aligner's acoustic model and 
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What is said in a recording, and when.
+class Said:
+    """What is said in a recording, and when: the truth, or why there is none.
 
     Attributes
     ----------
@@ -39,7 +40,7 @@ class Truth:
     absent: str = ""
 
 
-def find_truth(samples: Float[np.ndarray, " n"], transcript: str, heard: Heard) -> Truth:
+def find_truth(samples: Float[np.ndarray, " n"], transcript: str, heard: Heard) -> Said:
     """The truth of a recording from the words that were given or, without them, from those that Whisper heard.
 
     Nothing here stops a run: words that are missing, wrong, partial or of a language without a referee give no truth.
@@ -55,19 +56,19 @@ def find_truth(samples: Float[np.ndarray, " n"], transcript: str, heard: Heard) 
     """
     words, words_from = (transcript, "given") if transcript else (heard.text, "whisper" if heard.words else "nobody")
     if not words:
-        return Truth("", "nobody", absent="nobody gave the words, and Whisper hears no speech")
+        return Said("", "nobody", absent="nobody gave the words, and Whisper hears no speech")
     if heard.language not in REFEREE_LANGUAGES and (heard.words or heard.language_given):
-        return Truth(words, words_from, absent=f"no referee for this language ({heard.language})")
+        return Said(words, words_from, absent=f"no referee for this language ({heard.language})")
     try:
-        return Truth(words, words_from, align(samples, words))
-    except InputError as error:
-        source = "the given words" if transcript else "Whisper's words"
-        return Truth(words, words_from, absent=f"{source} are not what is said here: {error}")
+        aligned = alignment.truth(samples, words, given=bool(transcript))
+    except InputError as error:  # letters that English lacks, or nothing but signs
+        return Said(words, words_from, absent=str(error))
+    return Said(words, words_from, aligned.phones, aligned.reason.removeprefix("no truth: "))
 
 
-def prompt_truth(prompt: Prompt, start: Fraction, duration: Fraction) -> Truth:
+def prompt_truth(prompt: Prompt, start: Fraction, duration: Fraction) -> Said:
     """The truth of [start, start + duration) s of a corpus prompt, from the alignment of the whole."""
     whole = aligned_phones(prompt)
     phones = phones_within(whole, start, duration)
     said = [word for word, _ in groupby(phone.word for phone in phones) if word]
-    return Truth(prompt.transcript if len(phones) == len(whole) else " ".join(said), "corpus", phones)
+    return Said(prompt.transcript if len(phones) == len(whole) else " ".join(said), "corpus", phones)

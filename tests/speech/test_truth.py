@@ -43,14 +43,17 @@ def test_the_words_that_are_said_give_the_truth_wherever_they_come_from():
         ("guten Tag", heard("guten Tag", "de"), "no referee for this language (de)"),
         ("bonjour", heard("", "fr", given=True), "no referee for this language (fr)"),
         ("", heard(SAID, "ja", given=True), "no referee for this language (ja)"),
-        ("...", heard(SAID), "the given words are not what is said here"),
-        ("", heard("♪ ♪"), "Whisper's words are not what is said here"),
-        ("привет", heard(SAID), "the given words are not what is said here"),
-        (" ".join(["all work and no play makes jack a dull boy"] * 20), heard(SAID), "the given words are not"),
+        ("...", heard(SAID), "alignment: the transcript '...' has no spoken word"),
+        ("", heard("♪ ♪"), "alignment: the transcript '♪ ♪' has no spoken word"),
+        ("привет", heard(SAID), "transcript: 'п' (cyrillic small letter pe)"),
+        (" ".join(["all work and no play makes jack a dull boy"] * 20), heard(SAID), "alignment: the audio does not"),
+        ("this is not at all what anyone says in here today", heard(SAID), "the words do not fit the sound"),
+        (SAID[: len(SAID) // 2].rsplit(" ", 1)[0], heard(SAID), ""),
     ],
 )
 def test_without_a_truth_one_line_says_why(transcript, hears, says):
     truth = find_truth(CLIP, transcript, hears)
+    assert truth.absent
     assert truth.absent.startswith(says)
     assert "\n" not in truth.absent
     assert not truth.phones
