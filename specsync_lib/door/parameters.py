@@ -236,7 +236,10 @@ def check(assignments: Sequence[str], profile: str | None = None) -> tuple[dict[
         given["rule"] = "gate"
     chosen = given.get("profile", PARAMETERS["profile"].default)
     defaults = {name: parameter.profiles.get(chosen, parameter.default) for name, parameter in PARAMETERS.items()}
-    return defaults | given, frozenset(texts)
+    values = defaults | given
+    if values["rule"] != "gate":
+        values["threshold"] = PARAMETERS["threshold"].default  # it does nothing, so nothing runs again for it
+    return values, frozenset(texts)
 
 
 def did_you_mean(text: str, known: Iterable[str]) -> str:
@@ -252,7 +255,7 @@ def rule_notes(values: Mapping[str, Value], given: frozenset[str]) -> tuple[str,
     if "rule" not in given:
         return (f"threshold={values['threshold']:g} selects rule=gate; give a rule to choose another",)
     if values["rule"] != "gate":
-        return (f"threshold={values['threshold']:g} does nothing in rule={values['rule']}; it acts in rule=gate alone",)
+        return (f"threshold does nothing in rule={values['rule']}; it acts in rule=gate alone",)
     return ()
 
 

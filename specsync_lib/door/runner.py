@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -565,6 +566,17 @@ def record_cost(project: Project, finished: Mapping[str, Finished], options: Opt
     summary.record("report.peak_rss_gib", peak_rss_gib, "GiB", **source)
 
 
+@contextmanager
+def parts_named(plots: Path) -> Iterator[None]:
+    """Name the videos that a stopped or failed block leaves unfinished: each plays up to its last committed frame."""
+    try:
+        yield
+    except (KeyboardInterrupt, NotebookError):
+        for part in sorted(plots.glob("*.part.mp4")):
+            print(f"\nspecsync: {part} plays up to its last committed frame", file=sys.stderr)
+        raise
+
+
 def run(options: Options, nameless: Project) -> None:
     """The main job after the check of its arguments."""
     from specsync_lib import assets
@@ -576,7 +588,7 @@ def run(options: Options, nameless: Project) -> None:
     recording = heard(options) if options.values["audio"] else None  # refused before anything is fetched or forgotten
     options = resolved(options)
     project = nameless.named(options.values["name"])
-    with exclusive(nameless.run / "run.lock", "a run"):
+    with exclusive(nameless.run / "run.lock", "a run"), parts_named(project.plots):
         sweep(nameless)
         assets.fetch()
         digest, seconds = recording or heard(options)

@@ -14,8 +14,8 @@ from specsync_lib.speech.level import at_level
 def listen(run_dir: Path = RUN_DIR) -> Float32[np.ndarray, " n"]:
     """The run's recording as draft and judge hear it: at level; silence where Whisper hears no speech at all.
 
-    The draft takes noise and music for speech (in pink noise it is silent in a third of the frames alone), and nothing
-    that it hears live tells them apart. The video's sound is ``speech.flac`` as it is.
+    The draft takes noise and music for speech, and nothing that it hears live tells them apart. The video's sound is
+    ``speech.flac`` as it is.
 
     Returns
     -------

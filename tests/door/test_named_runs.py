@@ -224,6 +224,18 @@ def test_a_run_stopped_at_any_moment_leaves_whole_files_and_goes_on(project, how
     assert len(list(project.run.glob("part_*.txt"))) == 40
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), runner.NotebookError("04: died"), InputError("no")])
+def test_the_part_of_a_video_that_a_stopped_run_leaves_is_named(tmp_path, capsys, error):
+    (tmp_path / "lipsync_720p30.part.mp4").write_bytes(b"")
+    (tmp_path / "other.mp4").write_bytes(b"")
+    with pytest.raises(type(error)), runner.parts_named(tmp_path):
+        raise error
+    lines = capsys.readouterr().err.split("\n")
+    named = [line for line in lines if "lipsync_720p30.part.mp4 plays up to its last committed frame" in line]
+    assert len(named) == (not isinstance(error, InputError))
+    assert not [line for line in lines if "other.mp4" in line]
+
+
 def test_progress_lines_reach_the_terminal_and_nothing_else_does(project, capfd):
     source = "from specsync_lib.progress import say\nprint('not for you')\nsay('about 3 min')\nprint('» half', end='')"
     write_notebook(project, "01_first", source)
