@@ -198,6 +198,11 @@ def transcribe(model: Whisper, samples: Float[np.ndarray, " n"], language: str |
     -------
     The words in order, times within the recording; empty where Whisper hears no speech.
     """
+    return _words(_segments(model, samples, language), len(samples) / units.SAMPLE_RATE_HZ)
+
+
+def _segments(model: Whisper, samples: np.ndarray, language: str | None) -> list[dict]:
+    """Whisper's own segments, but for those that are failures by its own rule."""
     heard = model.transcribe(
         samples.astype(np.float32),
         language=language,
@@ -207,10 +212,11 @@ def transcribe(model: Whisper, samples: Float[np.ndarray, " n"], language: str |
         condition_on_previous_text=False,
         verbose=None,
     )
-    end_s = len(samples) / units.SAMPLE_RATE_HZ
-    # In noise it may write one syllable a hundred times: by its own rule a failure, so nothing is heard there.
-    segments = [one for one in heard["segments"] if one["compression_ratio"] <= COMPRESSION_RATIO_THRESHOLD]
-    words = [word for segment in segments for word in segment["words"]]
+    # In noise it may write one syllable a hundred times.
+    return [one for one in heard["segments"] if one["compression_ratio"] <= COMPRESSION_RATIO_THRESHOLD]
+
+
+def _words(segments: list[dict], end_s: float) -> list[Word]:
     return [
         Word(
             text=word["word"].strip(),
@@ -218,7 +224,8 @@ def transcribe(model: Whisper, samples: Float[np.ndarray, " n"], language: str |
             end_s=min(float(word["end"]), end_s),
             probability=float(word["probability"]),
         )
-        for word in words
+        for segment in segments
+        for word in segment["words"]
     ]
 
 
@@ -230,6 +237,8 @@ class Heard:
     ----------
     words
         In order; none where it hears no speech.
+    text
+        The same on one line, as it is written: "$5.99" is one sum, though its two words have their own times.
     language
         Whisper's code of what is spoken: its own finding, or the given one.
     probability
@@ -239,21 +248,20 @@ class Heard:
     """
 
     words: list[Word]
+    text: str
     language: str
     probability: float
     language_given: bool
-
-    @property
-    def text(self) -> str:
-        """The words on one line."""
-        return " ".join(word.text for word in self.words)
 
 
 def hear(model: Whisper, samples: Float[np.ndarray, " n"], language: str = "auto") -> Heard:
     """Words, and the language that they are in: Whisper's own detection, or a code that it knows."""
     probabilities = language_probabilities(model, samples)
     spoken = max(probabilities, key=probabilities.get) if language == "auto" else language
-    return Heard(transcribe(model, samples, spoken), spoken, probabilities[spoken], language != "auto")
+    segments = _segments(model, samples, spoken)
+    words = _words(segments, len(samples) / units.SAMPLE_RATE_HZ)
+    text = " ".join("".join(segment["text"] for segment in segments).split())
+    return Heard(words, text, spoken, probabilities[spoken], language != "auto")
 
 
 def language_probabilities(model: Whisper, samples: Float[np.ndarray, " n"]) -> dict[str, float]:

@@ -23,7 +23,7 @@ SAID = next(clip.transcript for clip in clips() if clip.name == "closures")
 
 def heard(text, language="en", *, given=False):
     words = [Word(word, 0.0, 0.1, 0.9) for word in text.split()]
-    return Heard(words, language, 0.9, given)
+    return Heard(words, text, language, 0.9, given)
 
 
 def test_the_words_that_are_said_give_the_truth_wherever_they_come_from():
@@ -120,6 +120,7 @@ def test_two_seconds_of_silence_before_speech_change_nothing(whisper):
     first = next(phone for phone in truth.phones if phone.word)
     assert 1.9 < first.start_s < 2.4
     assert hears.words[0].start_s > 1.5
+    assert hears.text.split() == [word.text for word in hears.words]
 
 
 def test_the_language_may_be_given(whisper):
