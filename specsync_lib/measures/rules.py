@@ -26,7 +26,8 @@ PLANS: dict[str, tuple[str, str | None]] = {
 LIPS_OF = {rule: f"the {rule} rule's plan" for rule in PLANS}  # the rows of `late_lips`
 DEFINITIONS = {
     "stands": "frames whose draft is committed; under mouth: whose drafted lip shape is",
-    "at_085": f"of those with recalibrated confidence >= {CLAIMED_THRESHOLD}, the share that stands",
+    "at_085": f"of frames with recalibrated confidence >= {CLAIMED_THRESHOLD} the share that stands; a gate of a lower "
+    "threshold commits them all",
     "agreement": "frames committed as in the judge's own plan",
     "same_shape": "frames committed with the lip shape of the judge's own plan",
     "accuracy": "frames committed as truth has them",
