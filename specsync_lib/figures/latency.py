@@ -23,12 +23,12 @@ from specsync_lib.pipeline.simulate import CHUNK_MS, LABEL
 from specsync_lib.pipeline.stage_times import Setup
 from specsync_lib.pipeline.trace import STAGES
 
-POLICY_ROLES = {"hold": "accepted", "midflight": "corrected", "rollback": "rejected", "lenient": "draft"}
+POLICY_ROLES = {"hold": "accepted", "midflight": "corrected", "rollback": "rejected", "overrule": "draft"}
 POLICY_NAMES = {
     "hold": "last step waits for a pass",
     "midflight": "corrected mid-flight",
     "rollback": "always rolled back",
-    "lenient": "lenient: the draft stands",
+    "overrule": "overrule: the draft stands",
 }
 GANTT_ROLES = {"draft": "draft", "plan": "target", "verify": "target", "step": "accepted", "render": "coverage"}
 GANTT_NAMES = {"plan": "write the plan", "step": "denoise", "render": "decode"}

@@ -22,14 +22,14 @@ from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
 from specsync_lib.face.wan_mini import Size, new_transformer, new_vae
 from specsync_lib.judge.branches import Branches
-from specsync_lib.judge.reasoner import Reasoner
+from specsync_lib.judge.reasoner import Reasoner, ReasonerStream
 from specsync_lib.judge.rules import Rule
 from specsync_lib.judge.script import ChunkEvidence, HeardWord, chunk_evidence, energy_digits, timed_words
 from specsync_lib.judge.verify import verify_chunk
-from specsync_lib.pipeline.sound import ChunkAudio
-from specsync_lib.pipeline.stages import Draft, Request, Stages, Tokens, Verdict
+from specsync_lib.pipeline.sound import ChunkAudio, samples_for_chunk
+from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Verdict
 from specsync_lib.speech.log_mel import StreamingLogMel
-from specsync_lib.visemes import SyncPlan, openness_of
+from specsync_lib.visemes import SyncPlan, expected_openness
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -40,14 +40,13 @@ if TYPE_CHECKING:
 SHORTEST_LISTEN_SAMPLES = 2 * units.STFT_SAMPLES  # a shorter recording is padded with silence for Whisper
 
 
-def plan_of(draft: Draft, tokens: Tokens) -> SyncPlan:
-    """The plan of a whole chunk of 12 frames: a frame that stands keeps its drafted openness, a corrected one takes
-    what its viseme makes one expect; surplus frames are silent."""
-    visemes = np.array(tokens, np.int8)
-    stands = visemes == np.array(draft.tokens)
-    openness = np.where(stands, draft.openness, openness_of(visemes))
-    pad = units.FRAMES_PER_CHUNK - len(visemes)
-    return SyncPlan(np.pad(visemes, (0, pad)), np.pad(openness, (0, pad)).clip(0, 1))
+def whole_chunk(plan: Plan, ahead: Plan | None = None) -> SyncPlan:
+    """A plan of 12 frames: surplus ones are silent, and what is known of the next chunk follows."""
+    pad = (0, units.FRAMES_PER_CHUNK - len(plan.tokens))
+    visemes, openness = np.pad(np.array(plan.tokens, np.int8), pad), np.pad(plan.openness, pad)
+    if ahead is not None:
+        visemes, openness = np.append(visemes, ahead.tokens), np.append(openness, ahead.openness)
+    return SyncPlan(visemes, openness)
 
 
 class SpeechDrafter:
@@ -132,28 +131,80 @@ class Listener:
         self._words = timed_words(words, 1 << 30)
         self._samples = np.zeros(0, np.float32)
         self._first_chunk = 0  # the chunk that the first sample kept belongs to
+        self._next_chunk = 0
 
-    def hear(self, chunks: Sequence[ChunkAudio]) -> list[ChunkEvidence]:
-        """Evidence of the next chunks, one after the other, in one pass of the encoder."""
-        self._samples = np.concatenate([self._samples, *[chunk.samples for chunk in chunks]])
-        oldest = max(self._first_chunk, chunks[0].index - self._back_chunks)
+    def hear(self, chunk: ChunkAudio) -> ChunkEvidence:
+        """Evidence of the next chunk: what one hears when it is complete, whenever one is asked and of whatever else.
+
+        A chunk that does not follow the last one begins anew, with nothing before it.
+        """
+        if chunk.index != self._next_chunk:
+            # its samples begin with what the chunk before listened ahead
+            ahead = samples_for_chunk(chunk.index - 1) - chunk.index * units.CHUNK_SAMPLES if chunk.index else 0
+            self._samples, self._first_chunk = np.zeros(ahead, np.float32), chunk.index
+        self._next_chunk = chunk.index + 1
+        self._samples = np.concatenate([self._samples, chunk.samples])
+        oldest = max(self._first_chunk, chunk.index - self._back_chunks)
         self._samples = self._samples[(oldest - self._first_chunk) * units.CHUNK_SAMPLES :]
         self._first_chunk = oldest
-        frames = (chunks[-1].index - oldest) * units.FRAMES_PER_CHUNK + chunks[-1].frames
+        frames = (chunk.index - oldest) * units.FRAMES_PER_CHUNK + chunk.frames
         padded = np.pad(self._samples, (0, max(0, SHORTEST_LISTEN_SAMPLES - len(self._samples))))
         logits = torch.from_numpy(teacher_logits(self._encoder, self._probe, padded)[:frames])
         energy = energy_digits(padded, frames)
         # Frames are counted from the recording's start, a whole number of chunks before the window.
         shift = oldest * units.FRAMES_PER_CHUNK
-        probe = logits.softmax(dim=1).numpy()
-        evidence = []
-        for chunk in chunks:
-            rows = slice(chunk.first_frame - shift, chunk.first_frame - shift + chunk.frames)
-            (one,) = chunk_evidence((), energy[rows], probe[rows])
-            beyond = chunk.first_frame + chunk.frames
-            near = tuple(w for w in self._words if w.first_frame < beyond + 3 and w.last_frame >= chunk.first_frame)
-            evidence.append(ChunkEvidence(chunk.first_frame, near, one.energy, one.probe))
-        return evidence
+        rows = slice(chunk.first_frame - shift, chunk.first_frame - shift + chunk.frames)
+        (one,) = chunk_evidence((), energy[rows], logits.softmax(dim=1).numpy()[rows])
+        beyond = chunk.first_frame + chunk.frames
+        near = tuple(w for w in self._words if w.first_frame < beyond + 3 and w.last_frame >= chunk.first_frame)
+        return ChunkEvidence(chunk.first_frame, near, one.energy, one.probe)
+
+
+class _Noted:
+    """A judge's stream that remembers what its passes over the last chunk said."""
+
+    def __init__(self, stream: ReasonerStream) -> None:
+        self._stream = stream
+        self._open_from = 0
+        self._said: list[tuple[int, np.ndarray, np.ndarray]] = []  # first frame, draft, rows
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def read(self, evidence: ChunkEvidence) -> None:
+        """A new chunk."""
+        self._stream.read(evidence)
+        self._open_from, self._said = 0, []
+
+    def commit(self, tokens: np.ndarray) -> None:
+        """So many more frames are fixed."""
+        self._stream.commit(tokens)
+        self._open_from += len(tokens)
+
+    def score(self, draft: np.ndarray) -> np.ndarray:
+        """One pass over one draft."""
+        return self.score_branches([draft], self._stream.score)[0]
+
+    def score_branches(
+        self, drafts: Sequence[np.ndarray], score: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> list[np.ndarray]:
+        """One pass over several."""
+        scored = [score(drafts[0])] if score else self._stream.score_branches(drafts)
+        self._said += [(self._open_from, draft, rows) for draft, rows in zip(drafts, scored, strict=True)]
+        return scored
+
+    def rows(self, tokens: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+        """The judge's distribution of every frame [t, 15] after the tokens before it, as far as a pass told it; of the
+        others what the nearest draft's pass said, or ``otherwise``."""
+        rows = np.array(otherwise, np.float32)
+        known = np.zeros(len(tokens), bool)
+        for first, draft, said in self._said:
+            right = int(np.cumprod(np.append(draft[: len(said) - 1] == tokens[first : first + len(said) - 1], 0)).sum())
+            surely = slice(first, first + right + 1)
+            rest = ~known & (np.arange(len(tokens)) > first + right)
+            rows[surely], known[surely] = said[: right + 1], True
+            rows[rest] = said[np.flatnonzero(rest) - first]
+        return rows
 
 
 class ReasonerJudge:
@@ -178,7 +229,8 @@ class ReasonerJudge:
         generator: torch.Generator | None = None,
         branches: Branches | None = None,
     ) -> None:
-        self._stream, self._listener = reasoner.stream(), listener
+        self._reasoner, self._listener = reasoner, listener
+        self._stream = _Noted(reasoner.stream())
         self._rule, self._threshold, self._generator, self._branches = rule, threshold, generator, branches
         self._read = 0  # the next chunk to read
         self.faults: list[str] = []
@@ -191,6 +243,11 @@ class ReasonerJudge:
         index, draft = request.audio.index, request.draft
         evidence = self._read_up_to(request)
         exact = self._rule != "lenient"
+
+        def told(tokens: np.ndarray, passes: int) -> None:
+            openness = expected_openness(self._stream.rows(tokens, evidence.probe))
+            deliver(Verdict(index, tokens.tolist(), passes, False, openness))
+
         verdict = verify_chunk(
             self._stream,
             DraftPlan(draft.probabilities, draft.confidence, draft.openness),
@@ -201,17 +258,21 @@ class ReasonerJudge:
             witness=evidence.probe,
             branches=self._branches,
             before=request.settled[-1].tokens[-1] if request.settled else None,
-            on_pass=(lambda tokens, passes: deliver(Verdict(index, tokens.tolist(), passes, False))) if exact else None,
+            on_pass=told if exact else None,
         )
         self.faults += [f"chunk {index}: {fault}" for fault in verdict.faults]
-        deliver(Verdict(index, () if verdict.fallbacks else verdict.tokens.tolist(), verdict.passes))
+        if verdict.fallbacks:
+            deliver(Verdict(index, (), verdict.passes))
+            return
+        rows = self._stream.rows(verdict.tokens, evidence.probe)
+        deliver(Verdict(index, verdict.tokens.tolist(), verdict.passes, openness=expected_openness(rows)))
 
-    def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
+    def plan(self, request: Request, reasoning_tokens: int = 0) -> Verdict:
         """The chunk's tokens, one pass each, after so many tokens of reasoning."""
         self._read_up_to(request)
-        tokens, _ = self._stream.plan(request.audio.frames, reasoning_tokens)
+        tokens, rows = self._stream.plan(request.audio.frames, reasoning_tokens)
         self._stream.commit(tokens)
-        return tuple(tokens.tolist())
+        return Verdict(request.audio.index, tokens.tolist(), len(tokens), openness=expected_openness(rows))
 
     def _read_up_to(self, request: Request) -> ChunkEvidence:
         """Take in the chunks that went by without a request, with what went out for them, and this one's evidence.
@@ -219,10 +280,12 @@ class ReasonerJudge:
         What the stream holds of a chunk that it judged itself stays: its own tokens.
         """
         missed = [settled for settled in request.settled if settled.audio.index >= self._read]
-        *before, evidence = self._listener.hear([*[settled.audio for settled in missed], request.audio])
-        for settled, one in zip(missed, before, strict=True):
-            self._stream.read(one)
+        if (missed[0].audio.index if missed else request.audio.index) > self._read:
+            self._stream = _Noted(self._reasoner.stream())  # more went by than it could remember
+        for settled in missed:
+            self._stream.read(self._listener.hear(settled.audio))
             self._stream.commit(np.array(settled.tokens))
+        evidence = self._listener.hear(request.audio)
         self._stream.read(evidence)
         self._read = request.audio.index + 1
         return evidence
@@ -234,7 +297,6 @@ class FaceWork:
 
     chunk: generation.ChunkInProgress
     draft: Draft
-    tokens: Tokens
     slots: int = 0
     decoded: generation.Decoded | None = None
 
@@ -251,25 +313,37 @@ class FaceStage:
     ----------
     noise_level
         How much of the drafted latents is drowned; chunks without drafted latents start from noise alone.
+    idle
+        [frames, IDLE_FEATURES] what the head does besides speaking (`generation.idle_rows`), its last row for ever
+        after; None: it stands still.
     """
 
     def __init__(
-        self, face: generation.FaceGenerator, *, steps: int = 2, noise_level: float = 0.6, seed: int = 0
+        self,
+        face: generation.FaceGenerator,
+        *,
+        steps: int = 2,
+        noise_level: float = 0.6,
+        seed: int = 0,
+        idle: np.ndarray | None = None,
     ) -> None:
-        self._face, self._steps, self._noise_level, self._seed = face, steps, noise_level, seed
+        self._face, self._steps, self._noise_level, self._seed, self._idle = face, steps, noise_level, seed, idle
 
-    def begin(self, audio: ChunkAudio, draft: Draft, tokens: Tokens) -> FaceWork:
+    def begin(self, audio: ChunkAudio, draft: Draft, plan: Plan) -> FaceWork:
         """Start a chunk from its drafted latents."""
         noise = torch.Generator().manual_seed(self._seed + audio.index)
         level = 1.0 if draft.latents is None else self._noise_level
-        chunk = self._face.begin(plan_of(draft, tokens), draft.latents, level, self._steps, noise)
-        return FaceWork(chunk, draft, tokens)
+        whole = whole_chunk(plan, draft.ahead)
+        rows = None
+        if self._idle is not None:
+            frames = audio.first_frame + np.arange(len(whole))
+            rows = self._idle[frames.clip(max=len(self._idle) - 1)]
+        chunk = self._face.begin(whole, draft.latents, level, self._steps, noise, rows)
+        return FaceWork(chunk, draft)
 
-    def step(self, work: FaceWork, tokens: Tokens) -> None:
-        """One denoising step, under a new plan if the tokens changed."""
-        changed = tokens != work.tokens
-        work.tokens = tokens
-        work.chunk.step(plan_of(work.draft, tokens) if changed else None)
+    def step(self, work: FaceWork, plan: Plan) -> None:
+        """One denoising step, under what is known by now."""
+        work.chunk.step(whole_chunk(plan, work.draft.ahead))
 
     def rewind(self, work: FaceWork) -> None:
         """Back before the last step."""

@@ -25,13 +25,13 @@ from specsync_lib.pipeline.models import (
     SpeechDrafter,
     kernel_of,
     load_models,
-    plan_of,
+    whole_chunk,
 )
 from specsync_lib.pipeline.run import run_speculative
 from specsync_lib.pipeline.serial import run_serial
 from specsync_lib.pipeline.simulate import check_measured
 from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler, pieces
-from specsync_lib.pipeline.stages import Draft, Policy, Request, Settled, Stages
+from specsync_lib.pipeline.stages import Draft, Policy, Request, Settled, Stages, plan_of
 from specsync_lib.pipeline.synthetic import StageTimes, SyntheticGenerator
 from specsync_lib.speech.whisper_base import Word
 from specsync_lib.units import CHUNK_SAMPLES
@@ -77,10 +77,11 @@ class ToyStream:
         return [self.score(branch) for branch in branches]
 
     def plan(self, frames, reasoning_tokens=0):
-        tokens = []
+        tokens, rows = [], []
         for place in range(frames):
-            tokens.append(int(self._row([*self.fixed, *tokens], place).argmax()))
-        return np.array(tokens, dtype=int), np.zeros((frames, 15))
+            rows.append(self._row([*self.fixed, *tokens], place))
+            tokens.append(int(rows[-1].argmax()))
+        return np.array(tokens, dtype=int), np.array(rows, np.float32)
 
     def commit(self, tokens):
         self.fixed += [int(token) for token in tokens]
@@ -154,14 +155,16 @@ def test_slots_decoded_before_the_commit_are_the_commits():
     (audio, *_), rng = chunks(), np.random.default_rng(1)
     for _ in range(2):
         draft = random_draft(rng)
-        work = stage.begin(audio, draft, draft.tokens)
-        stage.step(work, draft.tokens)
-        dropped = stage.begin(audio, draft, draft.tokens)  # decoded and thrown away: leaves no trace
-        stage.step(dropped, draft.tokens)
+        work = stage.begin(audio, draft, plan_of(draft, draft.tokens))
+        stage.step(work, plan_of(draft, draft.tokens))
+        dropped = stage.begin(audio, draft, plan_of(draft, draft.tokens))  # decoded and thrown away: leaves no trace
+        stage.step(dropped, plan_of(draft, draft.tokens))
         stage.render(dropped)
         parts = [stage.render(work) for _ in range(3)]
         stage.commit(work)
-        chunk = whole.begin(plan_of(draft, draft.tokens), None, 1.0, 1, torch.Generator().manual_seed(audio.index))
+        chunk = whole.begin(
+            whole_chunk(plan_of(draft, draft.tokens)), None, 1.0, 1, torch.Generator().manual_seed(audio.index)
+        )
         chunk.step()
         assert parts[0] is parts[1] is None
         assert np.array_equal(parts[2], whole.commit(chunk))
@@ -174,14 +177,14 @@ def test_a_step_that_was_taken_back_leaves_no_trace():
     first, other = (random_draft(np.random.default_rng(seed)) for seed in (3, 4))
     for rewound in (False, True):
         stage = FaceStage(FaceGenerator(VAE, TRANSFORMER, toy_reference()))
-        work = stage.begin(audio, first, first.tokens)
-        stage.step(work, first.tokens)
+        work = stage.begin(audio, first, plan_of(first, first.tokens))
+        stage.step(work, plan_of(first, first.tokens))
         if rewound:
-            stage.step(work, first.tokens)
+            stage.step(work, plan_of(first, first.tokens))
             stage.render(work)
             stage.rewind(work)
             assert work.steps_left == 1
-        stage.step(work, other.tokens)
+        stage.step(work, plan_of(first, other.tokens))
         pictures.append([stage.render(work) for _ in range(3)][-1])
         stage.commit(work)
     assert np.array_equal(*pictures)
@@ -195,24 +198,23 @@ def random_draft(rng, frames=12):
 def test_a_corrected_frame_takes_its_visemes_openness_and_others_keep_theirs():
     draft = random_draft(np.random.default_rng(2), frames=9)
     tokens = ((draft.tokens[0] + 1) % 15, *draft.tokens[1:])
-    plan = plan_of(draft, tokens)
+    plan = whole_chunk(plan_of(draft, tokens))
     assert len(plan) == 12 and plan.visemes.tolist() == [*tokens, 0, 0, 0]
     assert np.array_equal(plan.openness[1:9], draft.openness[1:]) and plan.openness[0] != draft.openness[0]
     assert (plan.openness[9:] == 0).all()
 
 
 def test_the_judge_hears_only_what_has_been_said():
-    heard = [toy_listener().hear(chunks()[: count + 1])[count] for count in range(3)]
     other = SPEECH.copy()
     other[3 * CHUNK_SAMPLES :] = 0  # the future of chunk 1
-    again = [toy_listener().hear(chunks(other)[: count + 1])[count] for count in range(3)]
+    heard, again = ([*map(toy_listener().hear, chunks(sound)[:3])] for sound in (SPEECH, other))
     for one, two in zip(heard[:2], again[:2], strict=True):
         assert np.array_equal(one.probe, two.probe) and np.array_equal(one.energy, two.energy)
 
 
 def test_evidence_is_of_the_chunks_own_frames():
     listener = toy_listener(back_chunks=1, words=[Word("now", 0.45, 0.7, 1.0)])
-    evidence = [one for chunk in chunks() for one in listener.hear([chunk])]
+    evidence = [listener.hear(chunk) for chunk in chunks()]
     assert [one.first_frame for one in evidence] == [0, 12, 24, 36]
     assert [len(one) for one in evidence] == [12, 12, 12, 8]
     assert [[word.text for word in one.words] for one in evidence] == [["now"], ["now"], [], []]
