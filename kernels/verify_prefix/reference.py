@@ -67,12 +67,12 @@ def verify_sampled(
     stopped = accepted < drafts
     at = accepted.clamp(max=drafts - 1)
     has_row = accepted < target.shape[1]
-    p = _positive(target[rows, accepted.clamp(max=target.shape[1] - 1)]) * has_row[:, None]  # [B, V]
-    residual = _positive(p - draft[rows, at])
+    p = positive(target[rows, accepted.clamp(max=target.shape[1] - 1)]) * has_row[:, None]  # [B, V]
+    residual = positive(p - draft[rows, at])
     # Empty when p == q up to rounding, where a rejection has probability 0.
     use_residual = stopped & open_gate[rows, at] & (residual.sum(dim=1) > 0)
     mass = torch.where(use_residual[:, None], residual, p)
-    return Verdict(accepted.int(), _draw(mass, uniforms[:, drafts]).int())
+    return Verdict(accepted.int(), draw(mass, uniforms[:, drafts]).int())
 
 
 def verify_greedy(
@@ -82,7 +82,7 @@ def verify_greedy(
 ) -> Verdict:
     """The greedy rule: a draft is kept when it is the target's most probable token (the lowest index among equals)."""
     batch, drafts = draft_tokens.shape
-    mass = _positive(target)
+    mass = positive(target)
     best = torch.where(mass.amax(dim=2) > 0, mass.argmax(dim=2), NO_TOKEN)  # [B, rows]
     kept = (draft_tokens == best[:, :drafts]) & (best[:, :drafts] != NO_TOKEN)
     if gate is not None:
@@ -93,7 +93,7 @@ def verify_greedy(
     return Verdict(accepted.int(), torch.where(has_row, token, NO_TOKEN).int())
 
 
-def _positive(probabilities: Tensor) -> Tensor:
+def positive(probabilities: Tensor) -> Tensor:
     """Values above 0; NaN and negative values count as 0."""
     return torch.where(probabilities > 0, probabilities, 0)
 
@@ -106,7 +106,7 @@ def _probability(distribution: Float[Tensor, "b t v"], tokens: Int[Tensor, "b t"
     return torch.where(known, picked.squeeze(2), 0)
 
 
-def _draw(mass: Float[Tensor, "b v"], uniform: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
+def draw(mass: Float[Tensor, "b v"], uniform: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
     """The first token whose cumulative mass exceeds uniform x total; -1 when there is no mass."""
     cumulative = mass.cumsum(dim=1)
     above = (cumulative > uniform[:, None] * cumulative[:, -1:]) & (mass > 0)

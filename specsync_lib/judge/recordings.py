@@ -10,17 +10,15 @@ import pandas as pd
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from kernels.verify_prefix import Backend
-from specsync_lib.claims import CLAIMED_THRESHOLD
 from specsync_lib.draft.plan import DraftPlan, draft_plan, load_draft
 from specsync_lib.draft.probe import teacher_plan
 from specsync_lib.files import atomic_path
-from specsync_lib.judge.branches import ROOMS, USUAL_ROOM, Branches
+from specsync_lib.judge.branches import ROOMS, USUAL_ROOM
 from specsync_lib.judge.loading import load_reasoner
 from specsync_lib.judge.reasoner import Reasoner, ReasonerStream
-from specsync_lib.judge.rules import Rule
+from specsync_lib.judge.rules import EXACT, VerifyOptions
 from specsync_lib.judge.script import ChunkEvidence, gather_evidence
-from specsync_lib.judge.verify import ChunkVerdict, row_fault, verify_chunk
+from specsync_lib.judge.verify import ChunkContext, ChunkVerdict, row_fault, run_options, verify_chunk
 from specsync_lib.paths import MEASUREMENTS_DIR
 from specsync_lib.speech import log_mel
 from specsync_lib.speech.audio import load_audio
@@ -61,16 +59,11 @@ class Recording:
 
 
 class Listening:
-    """A judge's stream that keeps the rows of its passes by frame of the recording.
-
-    first: those of each chunk's first pass; last: those that decided each frame; uniform where it failed.
-    """
+    """A judge's stream that keeps the rows of each chunk's first pass by frame of the recording; NaN without one."""
 
     def __init__(self, stream: ReasonerStream, frames: int) -> None:
         self._stream, self._at = stream, 0
-        self.first = np.full((frames, len(VISEMES)), 1 / len(VISEMES), np.float32)
-        self.last = self.first.copy()
-        self._seen = np.zeros(frames, bool)
+        self.first = np.full((frames, len(VISEMES)), np.nan, np.float32)
 
     def read(self, evidence: ChunkEvidence) -> None:
         """The next chunk's context."""
@@ -92,9 +85,7 @@ class Listening:
     def _keep(self, rows: np.ndarray, frames: int) -> None:
         here = slice(self._at, self._at + frames)
         if row_fault(rows, frames, len(VISEMES)) is None:
-            self.last[here] = rows
-            self.first[here] = np.where(self._seen[here, None], self.first[here], rows)
-            self._seen[here] = True
+            self.first[here] = np.where(np.isnan(self.first[here]), rows, self.first[here])
 
     def commit(self, tokens: np.ndarray) -> None:
         """Fix the next tokens."""
@@ -106,15 +97,19 @@ class Listening:
 class Judged:
     """What a judge made of a recording.
 
-    tokens: the plan; verdicts: chunk by chunk, empty where it wrote alone; first_rows, last_rows: see `Listening`;
-    seconds: of processor time, passes and rule.
+    tokens: the plan; verdicts: chunk by chunk, empty where it wrote alone; first_rows: of each chunk's first pass, NaN
+    without one; seconds: of processor time, passes and rule.
     """
 
     tokens: Int[np.ndarray, " t"]
     seconds: float
     verdicts: Sequence[ChunkVerdict] = ()
     first_rows: Float[np.ndarray, "t 15"] | None = None
-    last_rows: Float[np.ndarray, "t 15"] | None = None
+
+    @property
+    def last_rows(self) -> Float[np.ndarray, "t 15"]:
+        """The rows that decided each frame; NaN where no pass read it."""
+        return np.concatenate([verdict.rows for verdict in self.verdicts])
 
     def save(self, path: Path) -> None:
         """Write as npz; tables inside, nothing that runs when it is read."""
@@ -125,7 +120,7 @@ class Judged:
             # both may be empty or uneven: as texts
             arrays["rejected_at"] = np.array([" ".join(map(str, v.rejected_at)) for v in self.verdicts])
             arrays["faults"] = np.array(["\n".join(v.faults) for v in self.verdicts])
-            arrays |= {"first_rows": self.first_rows, "last_rows": self.last_rows}
+            arrays["first_rows"] = self.first_rows
         with atomic_path(path) as temporary:
             np.savez_compressed(temporary, **arrays)
 
@@ -143,47 +138,41 @@ class Judged:
         rejected_at = [tuple(map(int, text.split())) for text in arrays["rejected_at"].tolist()]
         faults = [tuple(text.splitlines()) for text in arrays["faults"].tolist()]
         verdicts = [ChunkVerdict(*values) for values in zip(*by_frame, *by_chunk, rejected_at, faults, strict=True)]
-        return cls(tokens, seconds, verdicts, arrays["first_rows"], arrays["last_rows"])
+        return cls(tokens, seconds, verdicts, arrays["first_rows"])
 
 
-PER_FRAME, PER_CHUNK = ("accepted", "verified"), ("first_accepted", "passes", "known_after")
+PER_FRAME, PER_CHUNK = ("accepted", "verified", "sure", "rows"), ("first_accepted", "passes", "known_after")
 
 
 def judge(
     model: Reasoner,
     recording: Recording,
+    options: VerifyOptions = EXACT,
     *,
-    rule: Rule = "exact-greedy",
-    threshold: float = 0.0,
     watch: bool = True,
     guess_from_probe: bool = False,
-    branches: Branches | None = None,
-    backend: Backend = "torch",
+    recalibrated: Float[np.ndarray, " t"] | None = None,
 ) -> Judged:
     """Verify a recording's draft chunk by chunk, as a pipeline does.
 
     ``watch``: the probe is the judge's witness. ``guess_from_probe``: pass 1 verifies the probe's tokens.
-    ``branches``: every pass verifies several plans.
+    ``recalibrated``: the confidence that the gate asks.
     """
     stream = Listening(model.stream(), len(recording.truth))
     verdicts, began = [], time.process_time()
     for evidence, frames in zip(recording.evidence, recording.chunks, strict=True):
         stream.read(evidence)
-        verdicts.append(
-            verify_chunk(
-                stream,
-                DraftPlan(*(values[frames] for values in vars(recording.draft).values())),
-                rule=rule,
-                threshold=threshold,
-                guess=recording.probe[frames] if guess_from_probe else None,
-                witness=recording.probe[frames] if watch else None,
-                branches=branches,
-                before=int(verdicts[-1].tokens[-1]) if verdicts else None,
-                backend=backend,
-            )
+        context = ChunkContext(
+            guess=recording.probe[frames] if guess_from_probe else None,
+            witness=recording.probe[frames] if watch else None,
+            recalibrated=None if recalibrated is None else recalibrated[frames],
+            before=int(verdicts[-1].tokens[-1]) if verdicts else None,
+            best_before=verdicts[-1].best_of_last if verdicts else None,
         )
+        draft = DraftPlan(*(values[frames] for values in vars(recording.draft).values()))
+        verdicts.append(verify_chunk(stream, draft, options, context))
     tokens = np.concatenate([verdict.tokens for verdict in verdicts])
-    return Judged(tokens, time.process_time() - began, verdicts, stream.first, stream.last)
+    return Judged(tokens, time.process_time() - began, verdicts, stream.first)
 
 
 def write_alone(model: Reasoner, recording: Recording) -> Judged:
@@ -200,7 +189,9 @@ def write_alone(model: Reasoner, recording: Recording) -> Judged:
 RUNS: dict[str, Callable[[Reasoner, Recording], Judged]] = {
     "exact": judge,
     "guessed": lambda model, recording: judge(model, recording, guess_from_probe=True),
-    "lenient": lambda model, recording: judge(model, recording, rule="lenient", threshold=CLAIMED_THRESHOLD),
+    "lenient": lambda model, recording: judge(model, recording, run_options("lenient")),
+    "mouth": lambda model, recording: judge(model, recording, run_options("mouth")),
+    "mouth_guessed": lambda model, recording: judge(model, recording, run_options("mouth"), guess_from_probe=True),
     "without_probe": lambda model, recording: judge(
         model, replace(recording, evidence=[chunk.without_probe() for chunk in recording.evidence]), watch=False
     ),

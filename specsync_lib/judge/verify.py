@@ -2,29 +2,28 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from kernels.verify_prefix import Backend
 from specsync_lib.draft.plan import DraftPlan
 from specsync_lib.errors import InputError
-from specsync_lib.judge.branches import Branches
+from specsync_lib.judge.mouth import load_mouth_shapes
 from specsync_lib.judge.rules import (
-    LENIENT_PROBABILITY,
-    RULES,
+    CHUNK_RULES,
+    EXACT,
     Decision,
-    Rule,
+    RunRule,
     Score,
     Stream,
-    accept_lenient,
+    VerifyOptions,
     decide,
     decide_branches,
     distributions,
     gate,
+    within_one_frame,
 )
 
 SUM_SLACK = 1e-3  # a float32 softmax over 15 tokens sums to 1 within 1e-6; a half-precision one within this
@@ -35,6 +34,31 @@ LEAST_OVERLAP = 6
 
 
 @dataclass(frozen=True)
+class ChunkContext:
+    """What is known beside a chunk's draft; None where it is not.
+
+    Attributes
+    ----------
+    guess : distributions that the first pass verifies in place of the draft's, if something better is at hand by now
+        (the evidence's probe). The rule's promise stays; ``accepted`` still speaks of the draft.
+    witness : a third party's distributions for the same frames (the evidence's probe): a judge whose rows agree with it
+        only after a shift speaks of other frames.
+    recalibrated : the confidence that meets the gate's threshold (`policy.LiveConfidence`).
+    before : the viseme committed in the frame before the chunk, by which branches are chosen.
+    best_before : the judge's best viseme for that frame (`ChunkVerdict.best_of_last`), for the lenient rule.
+    """
+
+    guess: Float[np.ndarray, "t v"] | None = None
+    witness: Float[np.ndarray, "t v"] | None = None
+    recalibrated: Float[np.ndarray, " t"] | None = None
+    before: int | None = None
+    best_before: int | None = None
+
+
+NO_CONTEXT = ChunkContext()
+
+
+@dataclass(frozen=True)
 class ChunkVerdict:
     """What became of a drafted chunk.
 
@@ -42,8 +66,11 @@ class ChunkVerdict:
     ----------
     tokens : the visemes to commit.
     accepted : the draft stands there, by the judge's decision.
-    verified : the judge decided the frame; False is the fallback, where the draft is kept unverified.
-    first_accepted : how many tokens the first pass accepted from the front (lenient: before the first rejection).
+    verified : the judge decided the frame.
+    sure : the gate committed the draft unasked. Where neither is true the judge failed and the draft is kept.
+    rows : the judge's distributions by frame, of the last pass that read it (at a verified frame the one that decided
+        it); NaN where no pass did.
+    first_accepted : how many frames from the front the first pass let stand (lenient: before the first rejection).
     passes : forward passes of the judge, failed ones included.
     known_after : passes after which what ``on_pass`` tells is the final plan, and stays it; at most ``passes``.
     rejected_at : frames where a pass ended at a draft that did not stand (lenient: every rejected frame).
@@ -53,6 +80,8 @@ class ChunkVerdict:
     tokens: Int[np.ndarray, " t"]
     accepted: Bool[np.ndarray, " t"]
     verified: Bool[np.ndarray, " t"]
+    sure: Bool[np.ndarray, " t"]
+    rows: Float[np.ndarray, "t v"]
     first_accepted: int
     passes: int
     known_after: int
@@ -60,26 +89,46 @@ class ChunkVerdict:
     faults: tuple[str, ...] = ()
 
     @property
+    def by(self) -> tuple[str, ...]:
+        """Who decided each frame: "judge", or "draft" where it was sure or the judge failed."""
+        return tuple(np.where(self.verified, "judge", "draft").tolist())
+
+    @property
     def fallbacks(self) -> int:
-        """Frames that keep their draft unverified."""
-        return int((~self.verified).sum())
+        """Frames that keep their draft because the judge failed."""
+        return int((~self.verified & ~self.sure).sum())
+
+    @property
+    def best_of_last(self) -> int | None:
+        """The judge's best viseme for the last frame; None where no pass read it."""
+        known = len(self.rows) and np.isfinite(self.rows[-1]).all()
+        return int(self.rows[-1].argmax()) if known else None
+
+
+def run_options(rule: RunRule, threshold: float | None = None, **more: object) -> VerifyOptions | None:
+    """How a run's chunks are decided under its rule; None where nothing is verified.
+
+    threshold : for the gate, which needs one; other rules have no use for it, and it is dropped.
+    more : further fields of `VerifyOptions`.
+
+    Raises
+    ------
+    InputError : an unknown rule, a gate without a threshold, or no table of mouth shapes.
+    """
+    if rule not in CHUNK_RULES:
+        raise InputError(f"rule is {rule!r}: expected one of {', '.join(CHUNK_RULES)}")
+    if (chunk_rule := CHUNK_RULES[rule]) is None:
+        return None
+    groups = load_mouth_shapes().groups if rule == "mouth" else None
+    return VerifyOptions(chunk_rule, threshold if rule == "gate" else None, groups, **more)
 
 
 def verify_chunk(
     stream: Stream,
     draft: DraftPlan,
-    *,
-    rule: Rule = "exact-greedy",
-    threshold: float = 0.0,
-    generator: torch.Generator | None = None,
-    probability: float = LENIENT_PROBABILITY,
-    redraft: Literal["judge", "draft"] = "judge",
-    guess: Float[np.ndarray, "t v"] | None = None,
-    witness: Float[np.ndarray, "t v"] | None = None,
-    branches: Branches | None = None,
-    before: int | None = None,
-    on_pass: Callable[[Int[np.ndarray, " t"], int], None] | None = None,
-    backend: Backend = "torch",
+    options: VerifyOptions = EXACT,
+    context: ChunkContext = NO_CONTEXT,
+    on_pass: Callable[[Int[np.ndarray, " t"], int, Float[np.ndarray, "t v"]], None] | None = None,
 ) -> ChunkVerdict:
     """Let a judge decide one chunk of the draft, and leave the judge's stream standing behind the committed tokens.
 
@@ -87,61 +136,57 @@ def verify_chunk(
     to other frames) accepts nothing: the frames that it had not decided before keep their draft, unverified and
     counted. How long a judge may take is the caller's business.
 
+    Under the gate a chunk whose every frame is sure takes no pass: its draft is committed to the stream, and is what
+    the judge reads of it later. Elsewhere the sure frames are committed so, and the judge writes the others greedily,
+    each given all that stands before it.
+
     Parameters
     ----------
     stream : has read the chunk's context.
-    draft : the chunk's rows; its ``confidence`` meets ``threshold``.
-    rule : "exact-greedy", "exact-sampled" (needs ``generator``), or "lenient" (one pass).
-    threshold : drafts under it are not offered; the judge writes those frames.
-    probability : the lenient rule's floor.
-    redraft : see `decide`.
-    guess : distributions that the first pass of an exact rule verifies in place of the draft's, if something better is
-        at hand by now (the evidence's probe). What is committed stays exact; ``accepted`` still speaks of the draft.
-    witness : a third party's distributions for the same frames (the evidence's probe): a judge whose rows agree with it
-        only after a shift speaks of other frames.
-    branches : verify several drafts a pass, under the exact greedy rule; for a stream that can.
-    before : the viseme of the frame before the chunk, by which branches are chosen.
-    on_pass : told before every pass what the chunk looks like by now, and how many passes there were.
+    draft : the chunk's rows.
+    on_pass : told before every pass what the chunk looks like by now, how many passes there were, and the judge's rows
+        so far (NaN where no pass read a frame).
 
     Raises
     ------
-    InputError : an unknown rule, sampling without a generator, or branches under another rule than exact greedy.
+    InputError : the gate without a recalibrated confidence of every frame.
     """
-    if rule not in RULES:
-        raise InputError(f"rule is {rule!r}: expected one of {', '.join(RULES)}")
-    if rule == "exact-sampled" and generator is None:
-        raise InputError("rule exact-sampled: expected a torch.Generator to draw with, got none; pass generator=")
-    if branches is not None and rule != "exact-greedy":
-        raise InputError(f"rule {rule}: branches are verified under exact-greedy alone; leave branches= out")
     frames = len(draft.probabilities)
+    q = torch.from_numpy(np.array(draft.probabilities, dtype=np.float32))[None]
+    sure = np.zeros(frames, bool)
+    if options.rule == "gate":
+        if context.recalibrated is None or len(context.recalibrated) != frames:
+            raise InputError(f"rule gate: expected the recalibrated confidence of {frames} frames; pass recalibrated=")
+        sure = gate(context.recalibrated, options.threshold) & distributions(q)[1][0].numpy()
     if not frames:
         none = np.zeros(0, bool)
-        return ChunkVerdict(np.zeros(0, np.int64), none, none, 0, 0, 0, ())
-    q = torch.from_numpy(np.array(draft.probabilities, dtype=np.float32))[None]
-    offered = torch.from_numpy(gate(draft.confidence, threshold))[None]
+        return ChunkVerdict(np.zeros(0, np.int64), none, none, none, q[0].numpy(), 0, 0, 0, ())
     faults: list[str] = []
     told: list[np.ndarray] = []  # before every pass
+    said = np.full(draft.probabilities.shape, np.nan, np.float32)
     open_from = 0
 
     def one_pass(drafts: list[np.ndarray], plan: np.ndarray, first: int) -> list[np.ndarray] | None:
         """The judge's rows for drafts of the frames from ``first`` on, if it can be believed; plan: all frames."""
         nonlocal open_from
         if on_pass:
-            on_pass(plan, len(told))
+            on_pass(plan, len(told), said.copy())
         told.append(plan)
         try:
             if first > open_from:
                 stream.commit(plan[open_from:first])
                 open_from = first
-            scored = [stream.score(drafts[0])] if branches is None else stream.score_branches(drafts)
-            seen = None if witness is None else witness[first:]
+            scored = [stream.score(drafts[0])] if options.branches is None else stream.score_branches(drafts)
+            seen = None if context.witness is None else context.witness[first:]
             fault = next(filter(None, (row_fault(rows, frames - first, q.shape[2], seen) for rows in scored)), None)
         except Exception as error:  # whatever a judge raises, it has accepted nothing
             fault = _in_short("raised", error)
         if fault:
             faults.append(fault)
             return None
-        return [np.asarray(rows, dtype=np.float32) for rows in scored]
+        rows = [np.asarray(one, dtype=np.float32) for one in scored]
+        said[first:] = rows[0]
+        return rows
 
     def score(tokens: Tensor, fixed: Tensor) -> Tensor:
         first, plan = int(fixed[0]), tokens[0].numpy().copy()
@@ -153,33 +198,36 @@ def verify_chunk(
     def score_branches(drafts: list[np.ndarray], fixed: list[int]) -> list[np.ndarray] | None:
         return one_pass(drafts, np.concatenate([np.array(fixed, int), drafts[0]]), len(fixed))
 
-    if rule == "lenient":
-        decision = _lenient(score, q, offered, probability)
-        drafted = decision.drafted
+    if options.rule == "lenient":
+        decision = _lenient(score, q, context.best_before)
     else:
-        first = q if guess is None else torch.from_numpy(np.array(guess, dtype=np.float32))[None]
-        if branches is not None:
-            decision = decide_branches(score_branches, first[0].numpy(), branches, before=before, backend=backend)
-        else:
-            offered = offered if guess is None else None
-            decision = decide(
-                score, first, rule=rule, offered=offered, generator=generator, redraft=redraft, backend=backend
+        guess = q if context.guess is None else torch.from_numpy(np.array(context.guess, dtype=np.float32))[None]
+        own, forced = distributions(q)[0].argmax(dim=2), torch.from_numpy(sure)[None]
+        if options.branches is not None:
+            decision = decide_branches(
+                score_branches, guess[0].numpy(), options, own=own[0].numpy(), forced=sure, before=context.before
             )
-        drafted = distributions(q)[0].argmax(dim=2) if guess is not None or branches else decision.drafted
-    tokens = torch.where(decision.decided, decision.tokens, drafted)[0].numpy()
-    stands = decision.decided & (decision.tokens == drafted)
+        else:
+            # a sampled draft is drawn from its own rows, unless a guess takes its place in the first pass
+            drawn = options.sampled and context.guess is None
+            decision = decide(score, guess, options, own=None if drawn else own, forced=forced)
+    tokens, drafted, decided = (one[0].numpy() for one in (decision.tokens, decision.drafted, decision.decided))
+    verified = decided & ~sure
+    accepted = verified & (tokens == drafted)
     try:
         stream.commit(tokens[open_from:])
     except Exception as error:  # the verdict stands; a broken stream will fail its next pass
         faults.append(_in_short("commit raised", error))
     return ChunkVerdict(
         tokens,
-        stands[0].numpy(),
-        decision.decided[0].numpy(),
+        accepted,
+        verified,
+        sure,
+        decision.rows[0].numpy(),
         int(decision.first_accepted[0]),
         int(decision.passes[0]),
         max((done for done, plan in enumerate(told, start=1) if (plan != tokens).any()), default=0),
-        tuple(np.flatnonzero((decision.recovered & ~stands)[0].numpy()).tolist()),
+        tuple(np.flatnonzero(decision.recovered[0].numpy() & ~accepted).tolist()),
         tuple(faults),
     )
 
@@ -189,16 +237,18 @@ def _in_short(what: str, error: Exception) -> str:
     return f"{what} {type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
-def _lenient(score: Score, draft: Tensor, offered: Tensor, probability: float) -> Decision:
-    """One pass: offered drafts that the lenient rule accepts stand, elsewhere the judge's best token of that pass."""
+def _lenient(score: Score, draft: Tensor, best_before: int | None) -> Decision:
+    """One pass over one chunk: drafts within one frame of the judge's best stand, elsewhere its best is taken."""
     rows, usable = distributions(draft)
     drafted = rows.argmax(dim=2)
-    target = score(drafted, torch.zeros(len(draft), dtype=torch.long))
+    target = score(drafted, torch.zeros(1, dtype=torch.long))
     decided = (~target.isnan().any(dim=2).any(dim=1))[:, None].expand_as(drafted)
-    stands = accept_lenient(target, drafted, probability=probability) & offered & usable & decided
-    tokens = torch.where(stands | ~decided, drafted, target.argmax(dim=2))
+    best = target.argmax(dim=2)
+    near = within_one_frame(drafted[0].numpy(), best[0].numpy(), before=best_before)
+    stands = torch.from_numpy(near)[None] & usable & decided
+    tokens = torch.where(stands | ~decided, drafted, best)
     first = torch.where(stands, drafted.shape[1], torch.arange(drafted.shape[1])).amin(dim=1)
-    return Decision(tokens, drafted, decided, decided & ~stands, torch.ones(len(draft), dtype=torch.long), first)
+    return Decision(tokens, drafted, decided, decided & ~stands, torch.ones(1, dtype=torch.long), first, target)
 
 
 def row_fault(

@@ -15,9 +15,10 @@ Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 8), never single 
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from specsync_lib.errors import InputError
+from specsync_lib.judge.rules import runs
 from specsync_lib.measures.intervals import Metric, Statistic, bootstrap_by_group
 from specsync_lib.units import VISEMES
 
@@ -26,47 +27,6 @@ RESAMPLES = 2_000
 CALIBRATION_BINS = 15  # Guo et al. 1706.04599
 # A float32 softmax may exceed 1 by a rounding error; anything further out is not a probability.
 PROBABILITY_SLACK = 1e-5
-
-
-def judge_strict(draft: Shaped[np.ndarray, " n"], judged: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Accept a frame if the judge names the same viseme for the same frame.
-
-    Parameters
-    ----------
-    draft, judged : indices into ``units.VISEMES``. NaN, or an index outside the set, is no verdict: not accepted.
-
-    Raises
-    ------
-    InputError
-        If the two differ in length.
-    """
-    draft, judged = _same_length(draft=draft, judged=judged)
-    return (draft == judged) & (judged >= 0) & (judged < len(VISEMES))
-
-
-def judge_within_one_frame(
-    draft: Shaped[np.ndarray, " n"], judged: Shaped[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]
-) -> Bool[np.ndarray, " n"]:
-    """Accept a frame if the judge names the same viseme for it or for a neighbouring frame of the same utterance.
-
-    A lenient rule: it forgives 33 ms of timing, so what it accepts is not what the judge would have written.
-
-    Parameters
-    ----------
-    draft, judged : as for `judge_strict`.
-    groups : utterance of each frame; the frames of an utterance stand together and in time order.
-
-    Raises
-    ------
-    InputError
-        If the lengths differ, or the frames of an utterance do not stand together.
-    """
-    draft, judged, groups = _same_length(draft=draft, judged=judged, groups=groups)
-    neighbours = _runs(groups)[1:] == _runs(groups)[:-1]
-    accepted = judge_strict(draft, judged)
-    accepted[1:] |= judge_strict(draft[1:], judged[:-1]) & neighbours
-    accepted[:-1] |= judge_strict(draft[:-1], judged[1:]) & neighbours
-    return accepted
 
 
 def acceptance_table(
@@ -253,7 +213,7 @@ def accepted_run_lengths(
     InputError
         If the lengths differ, or the frames of an utterance do not stand together.
     """
-    utterance = _runs(np.asarray(groups))
+    utterance = runs(groups)
     confidence, accepted, _ = _checked(confidence, accepted, groups)
     kept = accepted & (confidence >= threshold)
     # A run starts where a kept frame follows nothing kept in its utterance.
@@ -285,16 +245,6 @@ def _checked(confidence, accepted, groups) -> tuple[np.ndarray, np.ndarray, np.n
             raise InputError("accepted: expected verdicts of 0, 1 or NaN, got other values")
         accepted = verdict == 1.0
     return np.minimum(confidence, 1.0), accepted, pd.factorize(groups, sort=True, use_na_sentinel=False)[0]
-
-
-def _runs(groups: np.ndarray) -> np.ndarray:
-    """Number the utterances from 0 in order of appearance; the frames of each must stand together."""
-    codes = pd.factorize(groups, use_na_sentinel=False)[0]
-    if (np.diff(codes) < 0).any():
-        raise InputError(
-            "groups: expected the frames of an utterance to stand together, got an utterance in two places"
-        )
-    return codes
 
 
 def _count(groups: np.ndarray, bins: np.ndarray, n_bins: int, values: np.ndarray | None = None) -> np.ndarray:

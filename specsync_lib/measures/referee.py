@@ -17,13 +17,13 @@ from specsync_lib import provenance
 from specsync_lib.claims import CLAIMED_THRESHOLD
 from specsync_lib.errors import InputError
 from specsync_lib.judge.recordings import BRANCHED, USUALLY_BRANCHED
+from specsync_lib.judge.rules import within_one_frame
 from specsync_lib.measures import draft as evaluation
 from specsync_lib.measures.acceptance import (
     THRESHOLDS,
     acceptance_table,
     at_threshold,
     expected_calibration_error,
-    judge_within_one_frame,
 )
 from specsync_lib.measures.bounds import bad_accept_bound, conformal_threshold, ranking_skill
 from specsync_lib.measures.intervals import bootstrap_by_group, interval
@@ -79,7 +79,7 @@ def referee_table(frames: pd.DataFrame, rng: np.random.Generator) -> pd.DataFram
                 continue
             plan = viseme_codes(test[column])
             strict = bootstrap_by_group(plan == truth, utterance, rng=rng)
-            near = bootstrap_by_group(judge_within_one_frame(plan, truth, utterance), utterance, rng=rng)
+            near = bootstrap_by_group(within_one_frame(plan, truth, utterance), utterance, rng=rng)
             scores = interval("accuracy", strict) | interval("within_one_frame", near)
             rows.append({"speaker": speaker, "what": what, **scores, "n_utterances": strict.n, "n_frames": len(test)})
     return pd.DataFrame(rows).assign(label="measured")
@@ -89,7 +89,7 @@ def verdicts_of(frames: pd.DataFrame) -> pd.DataFrame:
     """The judge's verdicts on the draft: columns exact (same frame) and lenient (within ±1 frame)."""
     draft, plan = viseme_codes(frames["draft"]), viseme_codes(frames["committed"])
     recording = frames.groupby([name for name in ("speaker", "utterance") if name in frames], sort=False).ngroup()
-    lenient = judge_within_one_frame(draft, plan, recording.to_numpy())
+    lenient = within_one_frame(draft, plan, recording.to_numpy())
     return frames.assign(exact=draft == plan, lenient_verdict=lenient)
 
 

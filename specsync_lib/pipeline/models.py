@@ -21,11 +21,10 @@ from specsync_lib.draft.probe import Probe, teacher_logits
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
 from specsync_lib.face.wan_mini import Size, new_transformer, new_vae
-from specsync_lib.judge.branches import Branches
-from specsync_lib.judge.reasoner import Reasoner, ReasonerStream
-from specsync_lib.judge.rules import Rule
+from specsync_lib.judge.reasoner import Reasoner
+from specsync_lib.judge.rules import EXACT, VerifyOptions
 from specsync_lib.judge.script import ChunkEvidence, HeardWord, chunk_evidence, energy_digits, timed_words
-from specsync_lib.judge.verify import verify_chunk
+from specsync_lib.judge.verify import ChunkContext, verify_chunk
 from specsync_lib.pipeline.sound import ChunkAudio, samples_for_chunk
 from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Verdict
 from specsync_lib.speech.log_mel import StreamingLogMel
@@ -160,53 +159,6 @@ class Listener:
         return ChunkEvidence(chunk.first_frame, near, one.energy, one.probe)
 
 
-class _Noted:
-    """A judge's stream that remembers what its passes over the last chunk said."""
-
-    def __init__(self, stream: ReasonerStream) -> None:
-        self._stream = stream
-        self._open_from = 0
-        self._said: list[tuple[int, np.ndarray, np.ndarray]] = []  # first frame, draft, rows
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)
-
-    def read(self, evidence: ChunkEvidence) -> None:
-        """A new chunk."""
-        self._stream.read(evidence)
-        self._open_from, self._said = 0, []
-
-    def commit(self, tokens: np.ndarray) -> None:
-        """So many more frames are fixed."""
-        self._stream.commit(tokens)
-        self._open_from += len(tokens)
-
-    def score(self, draft: np.ndarray) -> np.ndarray:
-        """One pass over one draft."""
-        return self.score_branches([draft], self._stream.score)[0]
-
-    def score_branches(
-        self, drafts: Sequence[np.ndarray], score: Callable[[np.ndarray], np.ndarray] | None = None
-    ) -> list[np.ndarray]:
-        """One pass over several."""
-        scored = [score(drafts[0])] if score else self._stream.score_branches(drafts)
-        self._said += [(self._open_from, draft, rows) for draft, rows in zip(drafts, scored, strict=True)]
-        return scored
-
-    def rows(self, tokens: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-        """The judge's distribution of every frame [t, 15] after the tokens before it, as far as a pass told it; of the
-        others what the nearest draft's pass said, or ``otherwise``."""
-        rows = np.array(otherwise, np.float32)
-        known = np.zeros(len(tokens), bool)
-        for first, draft, said in self._said:
-            right = int(np.cumprod(np.append(draft[: len(said) - 1] == tokens[first : first + len(said) - 1], 0)).sum())
-            surely = slice(first, first + right + 1)
-            rest = ~known & (np.arange(len(tokens)) > first + right)
-            rows[surely], known[surely] = said[: right + 1], True
-            rows[rest] = said[np.flatnonzero(rest) - first]
-        return rows
-
-
 class ReasonerJudge:
     """A language model that verifies drafts in one or two passes, or writes plans token by token.
 
@@ -214,24 +166,15 @@ class ReasonerJudge:
 
     Parameters
     ----------
-    rule, threshold, generator, branches
-        As for `acceptance.verify_chunk`. Only the exact rules give the judge's own plan. Branches save passes and read
-        more in each: they pay where a pass waits for the weights (a GPU), and cost where it computes (a CPU).
+    options
+        How chunks are decided. Only the exact rules give the judge's own plan. Branches save passes and read more in
+        each: they pay where a pass waits for the weights (a GPU), and cost where it computes (a CPU).
     """
 
-    def __init__(
-        self,
-        reasoner: Reasoner,
-        listener: Listener,
-        *,
-        rule: Rule = "exact-greedy",
-        threshold: float = 0.0,
-        generator: torch.Generator | None = None,
-        branches: Branches | None = None,
-    ) -> None:
-        self._reasoner, self._listener = reasoner, listener
-        self._stream = _Noted(reasoner.stream())
-        self._rule, self._threshold, self._generator, self._branches = rule, threshold, generator, branches
+    def __init__(self, reasoner: Reasoner, listener: Listener, options: VerifyOptions = EXACT) -> None:
+        self._reasoner, self._listener, self._options = reasoner, listener, options
+        self._stream = reasoner.stream()
+        self._best_of_last: int | None = None  # the judge's best viseme for the last frame that it read
         self._read = 0  # the next chunk to read
         self.faults: list[str] = []
 
@@ -242,30 +185,32 @@ class ReasonerJudge:
         """
         index, draft = request.audio.index, request.draft
         evidence = self._read_up_to(request)
-        exact = self._rule != "lenient"
+        one_pass = self._options.rule == "lenient"
 
-        def told(tokens: np.ndarray, passes: int) -> None:
-            openness = expected_openness(self._stream.rows(tokens, evidence.probe))
-            deliver(Verdict(index, tokens.tolist(), passes, False, openness))
+        def tell(tokens: np.ndarray, passes: int, rows: np.ndarray) -> None:
+            rows = np.where(np.isnan(rows), evidence.probe, rows)
+            deliver(Verdict(index, tokens.tolist(), passes, False, expected_openness(rows)))
 
-        verdict = verify_chunk(
-            self._stream,
-            DraftPlan(draft.probabilities, draft.confidence, draft.openness),
-            rule=self._rule,
-            threshold=self._threshold,
-            generator=self._generator,
-            guess=evidence.probe if exact else None,
+        context = ChunkContext(
+            guess=None if one_pass else evidence.probe,
             witness=evidence.probe,
-            branches=self._branches,
             before=request.settled[-1].tokens[-1] if request.settled else None,
-            on_pass=told if exact else None,
+            recalibrated=draft.recalibrated,
+            best_before=self._best_of_last,
         )
+        plan = DraftPlan(draft.probabilities, draft.confidence, draft.openness)
+        verdict = verify_chunk(self._stream, plan, self._options, context, None if one_pass else tell)
+        self._best_of_last = verdict.best_of_last
         self.faults += [f"chunk {index}: {fault}" for fault in verdict.faults]
         if verdict.fallbacks:
             deliver(Verdict(index, (), verdict.passes))
             return
-        rows = self._stream.rows(verdict.tokens, evidence.probe)
-        deliver(Verdict(index, verdict.tokens.tolist(), verdict.passes, openness=expected_openness(rows)))
+        # sure frames that no pass read have no rows; they stand, and keep their own openness
+        rows = np.where(np.isnan(verdict.rows), draft.probabilities, verdict.rows)
+        openness, judged = expected_openness(rows), rows.argmax(axis=1)
+        let_stand = (verdict.tokens == np.array(draft.tokens)) & (verdict.tokens != judged)
+        by = tuple(np.where(verdict.verified & ~let_stand, "judge", "draft").tolist())
+        deliver(Verdict(index, verdict.tokens.tolist(), verdict.passes, True, openness, by, judged.tolist()))
 
     def plan(self, request: Request, reasoning_tokens: int = 0) -> Verdict:
         """The chunk's tokens, one pass each, after so many tokens of reasoning."""
@@ -281,8 +226,9 @@ class ReasonerJudge:
         """
         missed = [settled for settled in request.settled if settled.audio.index >= self._read]
         if (missed[0].audio.index if missed else request.audio.index) > self._read:
-            self._stream = _Noted(self._reasoner.stream())  # more went by than it could remember
+            self._stream = self._reasoner.stream()  # more went by than it could remember
         for settled in missed:
+            self._best_of_last = None  # nobody judged it
             self._stream.read(self._listener.hear(settled.audio))
             self._stream.commit(np.array(settled.tokens))
         evidence = self._listener.hear(request.audio)
@@ -380,9 +326,7 @@ class Models:
         self,
         *,
         words: Sequence[HeardWord] = (),
-        rule: Rule = "exact-greedy",
-        threshold: float = 0.0,
-        branches: Branches | None = None,
+        options: VerifyOptions = EXACT,
         seed: int = 0,
     ) -> Stages:
         """The stages of one stream."""
@@ -390,7 +334,7 @@ class Models:
         listener = Listener(self.encoder, self.probe, words)
         return Stages(
             SpeechDrafter(self.kernel),
-            ReasonerJudge(self.reasoner, listener, rule=rule, threshold=threshold, branches=branches),
+            ReasonerJudge(self.reasoner, listener, options),
             FaceStage(face, steps=self.steps, noise_level=self.noise_level, seed=seed),
         )
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specsync_lib.errors import InputError
+from specsync_lib.judge.rules import same_viseme, within_one_frame
 from specsync_lib.measures.acceptance import (
     THRESHOLDS,
     acceptance_table,
@@ -14,8 +15,6 @@ from specsync_lib.measures.acceptance import (
     at_threshold,
     confusion_matrix,
     expected_calibration_error,
-    judge_strict,
-    judge_within_one_frame,
     reliability_table,
     viseme_table,
 )
@@ -43,14 +42,14 @@ def frame_tables(draw) -> pd.DataFrame:
 
 
 def table_of(frames: pd.DataFrame, **options) -> pd.DataFrame:
-    accepted = judge_strict(frames["draft"], frames["judged"])
+    accepted = same_viseme(frames["draft"], frames["judged"])
     return acceptance_table(frames["confidence"], accepted, frames["utterance"], n_resamples=50, **options)
 
 
 @given(frame_tables())
 @settings(max_examples=60)
 def test_table_equals_a_naive_loop(frames):
-    accepted = judge_strict(frames["draft"], frames["judged"])
+    accepted = same_viseme(frames["draft"], frames["judged"])
     table = table_of(frames)
     for row in table.iloc[::20].itertuples():
         covered = [k for k in range(len(frames)) if frames["confidence"][k] >= row.threshold]
@@ -94,15 +93,15 @@ def test_no_confidence_or_no_verdict_is_never_accepted(frames):
     assert table["n_frames"][0] == known.sum()
     accepted = table["acceptance"] * table["n_frames"]
     assert np.nan_to_num(accepted[0]) == pytest.approx(((verdict == 1) & known).sum())
-    assert not judge_strict(frames["draft"], np.full(len(frames), np.nan)).any()
-    assert not judge_within_one_frame(frames["draft"], np.full(len(frames), np.nan), frames["utterance"]).any()
+    assert not same_viseme(frames["draft"], np.full(len(frames), np.nan)).any()
+    assert not within_one_frame(frames["draft"], np.full(len(frames), np.nan), frames["utterance"]).any()
 
 
 @given(frame_tables())
 @settings(max_examples=60)
 def test_the_lenient_rule_is_the_strict_one_and_its_neighbours(frames):
-    strict = judge_strict(frames["draft"], frames["judged"])
-    lenient = judge_within_one_frame(frames["draft"], frames["judged"], frames["utterance"])
+    strict = same_viseme(frames["draft"], frames["judged"])
+    lenient = within_one_frame(frames["draft"], frames["judged"], frames["utterance"])
     assert (lenient >= strict).all()
     for k in range(len(frames)):
         near = [
@@ -113,13 +112,13 @@ def test_the_lenient_rule_is_the_strict_one_and_its_neighbours(frames):
 
 def test_the_lenient_rule_stops_at_the_utterance():
     draft, judged = np.array([1, 2, 3, 4]), np.array([2, 1, 4, 3])
-    assert judge_within_one_frame(draft, judged, np.array([0, 0, 1, 1])).all()
+    assert within_one_frame(draft, judged, np.array([0, 0, 1, 1])).all()
     # The same frames with the border moved: frame 1 could only be excused by frame 0, frame 2 only by frame 3.
-    assert judge_within_one_frame(draft, judged, np.array([0, 1, 1, 2])).tolist() == [False] * 4
+    assert within_one_frame(draft, judged, np.array([0, 1, 1, 2])).tolist() == [False] * 4
 
 
 def test_unknown_visemes_agree_with_nothing():
-    assert judge_strict(np.array([-1, 15, 3]), np.array([-1, 15, 3])).tolist() == [False, False, True]
+    assert same_viseme(np.array([-1, 15, 3]), np.array([-1, 15, 3])).tolist() == [False, False, True]
 
 
 def test_a_confidence_on_the_threshold_is_covered():
@@ -170,7 +169,7 @@ def test_thresholds_must_rise_and_utterances_stand_together():
     with pytest.raises(InputError, match="rising"):
         acceptance_table(np.array([0.5]), np.array([True]), np.array([0]), [0.5, 0.5])
     for rule in (
-        lambda groups: judge_within_one_frame(np.zeros(3), np.zeros(3), groups),
+        lambda groups: within_one_frame(np.zeros(3), np.zeros(3), groups),
         lambda groups: accepted_run_lengths(np.ones(3), np.ones(3, bool), groups, 0.5),
     ):
         with pytest.raises(InputError, match="stand together"):
@@ -205,7 +204,7 @@ def test_calibration_of_a_calibrated_and_of_an_overconfident_draft():
 @given(frame_tables(), st.floats(0, 1))
 @settings(max_examples=40)
 def test_runs_visemes_and_confusion_count_every_frame_once(frames, threshold):
-    accepted = judge_strict(frames["draft"], frames["judged"])
+    accepted = same_viseme(frames["draft"], frames["judged"])
     confidence = frames["confidence"].to_numpy()
     kept = accepted & (confidence >= threshold)
     runs = accepted_run_lengths(confidence, accepted, frames["utterance"], threshold)

@@ -15,6 +15,7 @@ from specsync_lib.draft.probe import Probe
 from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.judge.branches import Branches
+from specsync_lib.judge.rules import EXACT, VerifyOptions
 from specsync_lib.judge.script import energy_digits
 from specsync_lib.pipeline.clock import RealClock
 from specsync_lib.pipeline.models import (
@@ -103,9 +104,9 @@ def weights():
     return load_draft()
 
 
-def toy_stages(weights, steps=2, **judging) -> Stages:
+def toy_stages(weights, steps=2, options=EXACT) -> Stages:
     face = FaceStage(FaceGenerator(VAE, TRANSFORMER, toy_reference()), steps=steps)
-    return Stages(SpeechDrafter(kernel_of(weights)), ReasonerJudge(ToyReasoner(), toy_listener(), **judging), face)
+    return Stages(SpeechDrafter(kernel_of(weights)), ReasonerJudge(ToyReasoner(), toy_listener(), options), face)
 
 
 def chunks(samples=SPEECH):
@@ -119,7 +120,8 @@ def chunks(samples=SPEECH):
 def test_both_pipelines_commit_the_same_plan_through_real_models(weights, late, branches):
     serial = run_serial(pieces(SPEECH, pace="fast"), toy_stages(weights))
     policy = Policy(late=late, deadline_s=600)
-    report = run_speculative(pieces(SPEECH, pace="fast"), toy_stages(weights, branches=branches), policy)
+    stages = toy_stages(weights, options=VerifyOptions(branches=branches))
+    report = run_speculative(pieces(SPEECH, pace="fast"), stages, policy)
     assert serial.ended == report.ended == "complete", (serial.error, report.error)
     assert report.frame_count == units.frame_count(len(SPEECH)) == 44
     assert report.plan.tolist() == serial.plan.tolist()
@@ -253,9 +255,9 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
     """One short utterance through every pipeline, by the command."""
 
     class ToyModels(Models):
-        def stages(self, **judging):
+        def stages(self, options):
             return replace(
-                toy_stages(weights, **judging), generator=SyntheticGenerator(RealClock, StageTimes(), (32, 32))
+                toy_stages(weights, options=options), generator=SyntheticGenerator(RealClock, StageTimes(), (32, 32))
             )
 
     monkeypatch.setattr(

@@ -27,10 +27,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from specsync_lib.claims import CLAIMED_THRESHOLD
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
-from specsync_lib.judge.rules import Rule
+from specsync_lib.judge.rules import Rule, VerifyOptions
 from specsync_lib.pipeline.answers import ChunkPattern, written_pattern
 from specsync_lib.pipeline.models import Models, load_models
 from specsync_lib.pipeline.outcome import PipelineReport
@@ -52,14 +51,13 @@ IN_FLIGHT_SHARE = 0.25  # of the chunks, for the run whose throughput alone coun
 
 @dataclass(frozen=True)
 class Mode:
-    """run: one of the pipelines; threads: torch's, for each stage; share: of the chunks that are asked for; rule: the
-    judge's, with its threshold."""
+    """run: one of the pipelines; threads: torch's, for each stage; share: of the chunks that are asked for; rule: by
+    which chunks are decided."""
 
     run: Callable[..., PipelineReport]
     threads: int
     share: float = 1.0
     rule: Rule = "exact-greedy"
-    threshold: float = 0.0
 
 
 @dataclass
@@ -89,9 +87,7 @@ def modes_of(options: argparse.Namespace) -> dict[str, Mode]:
     return {
         "serial": Mode(run_serial, alone),
         "speculative": Mode(partial(run_speculative, policy=policy, ahead=1), each),
-        "speculative_lenient": Mode(
-            partial(run_speculative, policy=policy, ahead=1), each, rule="lenient", threshold=CLAIMED_THRESHOLD
-        ),
+        "speculative_lenient": Mode(partial(run_speculative, policy=policy, ahead=1), each, rule="lenient"),
         "in_flight": Mode(partial(run_speculative, policy=policy), each, IN_FLIGHT_SHARE),
         "serial_reasoning": Mode(
             partial(run_serial, reasoning_tokens=options.reasoning_tokens), alone, options.reasoning_share
@@ -148,7 +144,7 @@ def run_once(mode: Mode, models: Models, samples: np.ndarray) -> PipelineReport:
     """
     torch.set_num_threads(mode.threads)
     commits = []
-    stages = models.stages(rule=mode.rule, threshold=mode.threshold)
+    stages = models.stages(options=VerifyOptions(mode.rule))
     report = mode.run(
         pieces(samples, pace="fast", piece_ms=100),
         stages,
@@ -213,7 +209,6 @@ def summary(models: Models, options: argparse.Namespace, results: Results) -> di
         "pattern": "as it came in this run",
         "replayed": written_pattern(answers),
         "replayed_lenient": written_pattern(lenient_answers),
-        "lenient_threshold": CLAIMED_THRESHOLD,
         "accepted_chunks": round(float(np.mean([commit.how == "accepted" for commit in judged])), 4)
         if judged
         else None,

@@ -49,8 +49,8 @@ from specsync_lib.judge.recordings import (
     heard_words,
     judge,
 )
+from specsync_lib.judge.rules import VerifyOptions, within_one_frame
 from specsync_lib.judge.verify import ChunkVerdict
-from specsync_lib.measures.acceptance import judge_within_one_frame
 from specsync_lib.measures.bounds import at_temperature, fit_temperature
 from specsync_lib.measures.referee import (
     CHUNKS_FILE,
@@ -100,7 +100,7 @@ def fit_policy(recordings: Sequence[Recording], plans: Sequence[np.ndarray]) -> 
     utterance = np.repeat(np.arange(len(plans)), [len(plan) for plan in plans])
     chunks = np.concatenate([1_000 * index + chunk_of(np.arange(len(plan))) for index, plan in enumerate(plans)])
     plan = np.concatenate(plans)
-    return AcceptancePolicy.fit(features, judge_within_one_frame(drafted, plan, utterance), drafted == plan, chunks)
+    return AcceptancePolicy.fit(features, within_one_frame(drafted, plan, utterance), drafted == plan, chunks)
 
 
 def judge_all(
@@ -218,12 +218,12 @@ def judge_splits(
     """
     seen = judge_all(model, validation, "exact", folder, f"{words} validation")
     policy = fit_policy(validation, [each.tokens for each in seen])
-    temperature = fit_temperature(
-        np.concatenate([each.last_rows for each in seen]), np.concatenate([each.truth for each in validation])
-    )
+    rows, truth = np.concatenate([one.last_rows for one in seen]), np.concatenate([each.truth for each in validation])
+    judged = ~np.isnan(rows).any(axis=1)
+    temperature = fit_temperature(rows[judged], truth[judged])
     together = Branches.fit([each.tokens for each in seen])
     hows = {
-        run: partial(judge, guess_from_probe=True, branches=replace(together, room=room))
+        run: partial(judge, options=VerifyOptions(branches=replace(together, room=room)), guess_from_probe=True)
         for run, room in BRANCHED.items()
     }
     results = {run: judge_all(model, test, run, folder, f"{words} test", hows.get(run)) for run in runs}

@@ -29,8 +29,9 @@ from specsync_lib.files import write_text
 from specsync_lib.judge import recordings
 from specsync_lib.judge.loading import MODEL_DIR, load_reasoner
 from specsync_lib.judge.reasoner import ReasonerStream
+from specsync_lib.judge.rules import within_one_frame
 from specsync_lib.judge.script import gather_evidence
-from specsync_lib.measures.acceptance import expected_calibration_error, judge_within_one_frame
+from specsync_lib.measures.acceptance import expected_calibration_error
 from specsync_lib.measures.intervals import Metric, bootstrap_by_group, interval
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import Prompt, aligned, aligned_phones, human_prompts
@@ -152,7 +153,7 @@ def accuracy(table: pd.DataFrame, column: str) -> dict[str, float]:
     said, truth = (table[name].map(VISEMES.index).to_numpy() for name in (column, "truth"))
     groups = table["utterance"].to_numpy()
     bootstrap = partial(bootstrap_by_group, groups=groups)
-    near = judge_within_one_frame(said, truth, groups)
+    near = within_one_frame(said, truth, groups)
     return interval("accuracy", bootstrap(said == truth)) | interval("within_one_frame", bootstrap(near))
 
 
