@@ -31,7 +31,6 @@ from specsync_lib.speech.log_mel import StreamingLogMel
 from specsync_lib.visemes import SyncPlan, expected_openness
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel
     from whisper.model import AudioEncoder
 
     from kernels.project_latents import ProjectionWeights
@@ -87,7 +86,7 @@ def kernel_of(weights: "ProjectionWeights | LatentDrafter", backend: str = "torc
     if isinstance(weights, LatentDrafter):
 
         def with_latents(mel: torch.Tensor, chunk: int, first_mel_frame: int):
-            drafted = weights.draft(mel, chunk, first_mel_frame=first_mel_frame)
+            drafted = weights.draft(mel.to(weights.z0.device), chunk, first_mel_frame=first_mel_frame)
             return drafted.plan, drafted.latents
 
         return with_latents
@@ -104,6 +103,24 @@ def kernel_of(weights: "ProjectionWeights | LatentDrafter", backend: str = "torc
         return DraftPlan(logits.softmax(dim=1).numpy(), confidence.numpy(), openness.numpy()), None
 
     return plan_only
+
+
+class RestDrafter:
+    """Proposes nothing: silence, and the latents of a face at rest.
+
+    Parameters
+    ----------
+    still
+        [16, h, w] `generation.FaceGenerator.still`.
+    """
+
+    def __init__(self, still: torch.Tensor) -> None:
+        self._latents = still.unsqueeze(1).expand(-1, units.SLOTS_PER_CHUNK, -1, -1)
+
+    def draft(self, audio: ChunkAudio) -> Draft:
+        """The same for every chunk."""
+        nothing = np.zeros(audio.frames, np.float32)
+        return Draft((0,) * audio.frames, nothing, nothing, latents=self._latents, rest=True)
 
 
 class Listener:
@@ -315,9 +332,7 @@ class Models:
     encoder: "AudioEncoder"
     probe: Probe
     reasoner: Reasoner
-    vae: "AutoencoderKLWan"
-    transformer: "WanTransformer3DModel"
-    reference: np.ndarray
+    face: generation.FaceGenerator
     steps: int = 2
     noise_level: float = 0.6
     label: str = "measured"
@@ -326,17 +341,27 @@ class Models:
         self,
         *,
         words: Sequence[HeardWord] = (),
-        options: VerifyOptions = EXACT,
+        options: VerifyOptions | None = EXACT,
+        drafted: bool = True,
         seed: int = 0,
+        idle: np.ndarray | None = None,
     ) -> Stages:
-        """The stages of one stream."""
-        face = generation.FaceGenerator(self.vae, self.transformer, self.reference)
-        listener = Listener(self.encoder, self.probe, words)
-        return Stages(
-            SpeechDrafter(self.kernel),
-            ReasonerJudge(self.reasoner, listener, options),
-            FaceStage(face, steps=self.steps, noise_level=self.noise_level, seed=seed),
-        )
+        """The stages of one stream.
+
+        Parameters
+        ----------
+        options
+            How the judge verifies; None: it is never asked to.
+        drafted
+            False: nothing is proposed, latents start from the resting face.
+        idle
+            As for `FaceStage`.
+        """
+        face = self.face.fresh()
+        drafter = SpeechDrafter(self.kernel) if drafted else RestDrafter(face.still)
+        judge = ReasonerJudge(self.reasoner, Listener(self.encoder, self.probe, words), options or EXACT)
+        face_stage = FaceStage(face, steps=self.steps, noise_level=self.noise_level, seed=seed, idle=idle)
+        return Stages(drafter, judge, face_stage)
 
 
 # --- the embedded row ------------------------------------------------------------------------------------------------
@@ -353,8 +378,10 @@ def load_models(
     steps: int = 2,
     noise_level: float = 0.6,
     seed: int = 0,
+    device: str = "cpu",
+    reference: np.ndarray | None = None,
 ) -> Models:
-    """The embedded row on the CPU: draft, Whisper base's first layers, SmolLM2 and wan-mini, in float32.
+    """The embedded row: draft, Whisper base's first layers, SmolLM2 and wan-mini, in float32.
 
     Parameters
     ----------
@@ -363,6 +390,8 @@ def load_models(
         shapes with random weights, label "real-shape": what it costs, not what it shows.
     reasoner, adapter
         As for `reasoner.load_reasoner`.
+    reference
+        [px, px, 3] uint8, another person at rest for wan-mini; None: the basis' own.
 
     Raises
     ------
@@ -376,28 +405,31 @@ def load_models(
     draft = load_draft()
     if face == "wan-mini":
         basis, label = load_latent_basis(), "measured"
-        vae, transformer = wan.load_vae("wan-mini"), wan.load_transformer("wan-mini")
+        vae, transformer = wan.load_vae("wan-mini", device=device), wan.load_transformer("wan-mini", device=device)
         side_px = basis.z0.shape[-1] * units.PIXELS_PER_LATENT
         basis.check(vae, side_px)
-        still = wan.denormalise_latents(basis.z0[None, :, None].expand(-1, -1, units.SLOTS_PER_CHUNK, -1, -1), vae)
-        with torch.no_grad():
-            reference = wan.to_frames(wan.decode_clip(vae, still))[0, -1].numpy()
+        if reference is None:
+            still = basis.z0.to(device)[None, :, None].expand(-1, -1, units.SLOTS_PER_CHUNK, -1, -1)
+            with torch.no_grad():
+                reference = (
+                    wan.to_frames(wan.decode_clip(vae, wan.denormalise_latents(still, vae)))[0, -1].cpu().numpy()
+                )
     elif face == "shape":
         basis, label = _random_basis(draft, seed), "real-shape"
-        vae = new_vae(VAE_BASE_DIM, seed).eval().requires_grad_(False)
+        vae = new_vae(VAE_BASE_DIM, seed).eval().requires_grad_(False).to(device)
         vae.register_to_config(latents_mean=[0.0] * units.LATENT_CHANNELS, latents_std=[1.0] * units.LATENT_CHANNELS)
-        transformer = new_transformer(Size(), seed).eval().requires_grad_(False)
+        transformer = new_transformer(Size(), seed).eval().requires_grad_(False).to(device)
         reference = np.full((REGION_PX, REGION_PX, 3), 128, np.uint8)
     else:
         raise InputError(f"face is {face!r}: expected 'wan-mini' or 'shape'")
+    generator = generation.FaceGenerator(wan.lean_decoder(vae), transformer, reference)
+    drafter = LatentDrafter(basis, draft, backend="torch", z0=generator.still.cpu(), device=device)
     return Models(
-        kernel_of(LatentDrafter(basis, draft, backend="torch")),
-        load_encoder(),
-        load_probe(DRAFT_DIR / "teacher.safetensors"),
-        load_reasoner(reasoner, adapter),
-        wan.lean_decoder(vae),
-        transformer,
-        reference,
+        kernel_of(drafter),
+        load_encoder().to(device),
+        load_probe(DRAFT_DIR / "teacher.safetensors").to(device),
+        load_reasoner(reasoner, adapter, device=device, dtype=torch.float32),
+        generator,
         steps,
         noise_level,
         label,

@@ -263,7 +263,7 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
     monkeypatch.setattr(
         pipeline_cpu,
         "load_models",
-        lambda *_, **__: ToyModels(None, None, None, ToyReasoner(), VAE, TRANSFORMER, toy_reference()),
+        lambda *_, **__: ToyModels(None, None, None, ToyReasoner(), FaceGenerator(VAE, TRANSFORMER, toy_reference())),
     )
     monkeypatch.setattr(pipeline_cpu, "usable_cores", lambda: 1)
     monkeypatch.setattr(
