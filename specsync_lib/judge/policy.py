@@ -4,6 +4,9 @@ The draft's own confidence says how likely a frame is to be *right*. What a pipe
 another thing: will the judge *let it stand*? `AcceptancePolicy` answers that for a frame (the lenient rule) and for a
 chunk (no rejection at all under the exact rule), from features of the draft, by logistic regression on validation
 speech. After SpecDec++ (Huang et al., 2405.19715), which predicts rejection to decide how far to draft.
+
+It must be known as soon as a chunk is drafted, so its features look at the chunk and its past alone: `LiveConfidence`
+gives chunk by chunk what `frame_features` of the whole recording gives.
 """
 
 import json
@@ -29,18 +32,26 @@ RIDGE = 30.0  # pull of standardised weights towards 0; of 3, 30, 100 the likeli
 FRAME_FEATURES = (
     "log_odds", "margin", "entropy", "confidence_2_before", "confidence_1_before", "confidence_1_after",
     "confidence_2_after", "same_viseme_before", "same_viseme_after", "run_before", "run_after", "energy",
-    "energy_change", *(f"is_{viseme}" for viseme in VISEMES),
+    "energy_change", "frames_after", *(f"is_{viseme}" for viseme in VISEMES),
 )  # fmt: skip
 CHUNK_FEATURES = ("log_all_agree", "least_log_odds", "least_confidence", "mean_confidence", "mean_entropy", "changes")
 
 
-def frame_features(draft: DraftPlan, energy: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t features"]:
-    """FRAME_FEATURES of every frame of a recording's draft.
+def frame_features(
+    draft: DraftPlan, energy: Float[np.ndarray, " t"], past: int = 0
+) -> Float[np.ndarray, "t-past features"]:
+    """FRAME_FEATURES of every frame of a draft, chunk by chunk.
 
     log_odds of the confidence; margin over the second viseme; entropy in nats; the confidence of two frames to either
     side; the probability of this frame's viseme in the next ones; how many of the two frames before and after continue
-    its run; the frame's loudness (`log_mel.frame_energy`) and its change; the viseme. So a frame is known 67 ms
-    after it was drafted. The ends repeat themselves.
+    its run; the frame's loudness (`log_mel.frame_energy`) and its change; how many of the two frames after are of its
+    chunk; the viseme. Frames after a chunk's last are not known when it is drafted: there, as at a recording's ends,
+    the last one repeats itself.
+
+    Parameters
+    ----------
+    draft, energy : of a recording from its start, or of ``past`` frames and the chunks that follow them.
+    past : leading frames that are only looked at.
 
     Raises
     ------
@@ -54,7 +65,8 @@ def frame_features(draft: DraftPlan, energy: Float[np.ndarray, " t"]) -> Float[n
     tokens = rows.argmax(axis=1)
     second, best = np.sort(rows, axis=1)[:, -2:].T
     frames = np.arange(len(rows))
-    at = {shift: (frames + shift).clip(0, len(rows) - 1) for shift in range(-NEIGHBOURS, NEIGHBOURS + 1)}
+    last = (past + FRAMES_PER_CHUNK * (chunk_of(frames - past) + 1) - 1).clip(max=len(rows) - 1)  # of its chunk
+    at = {shift: (frames + shift).clip(0, last) for shift in range(-NEIGHBOURS, NEIGHBOURS + 1)}
     same = {shift: tokens[at[shift]] == tokens for shift in at}
     columns = [
         _log_odds(confidence),
@@ -67,8 +79,9 @@ def frame_features(draft: DraftPlan, energy: Float[np.ndarray, " t"]) -> Float[n
         same[1] * (1.0 + same[2]),
         energy,
         energy - np.asarray(energy)[at[-1]],
+        (last - frames).clip(max=NEIGHBOURS),
     ]
-    return np.column_stack([*columns, np.eye(len(VISEMES))[tokens]])
+    return np.column_stack([*columns, np.eye(len(VISEMES))[tokens]])[past:]
 
 
 def chunk_of(frames: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -176,6 +189,30 @@ class AcceptancePolicy:
         write_text(path, json.dumps(content, indent=1) + "\n")
 
 
+class LiveConfidence:
+    """The recalibrated confidence of a recording that is still being drafted: how likely the judge is to accept.
+
+    One a recording. Chunk by chunk it gives what `AcceptancePolicy.lenient` gives of the whole recording's features.
+    """
+
+    def __init__(self, policy: AcceptancePolicy) -> None:
+        self._policy = policy
+        self._past: tuple[DraftPlan, np.ndarray] | None = None  # the last frames drafted, as many as are looked at
+
+    def of(self, draft: DraftPlan, energy: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
+        """That of the next chunk's frames, from its draft and its loudness (`log_mel.frame_energy`)."""
+        past = 0
+        if self._past is not None:
+            before, energy_before = self._past
+            past = len(energy_before)
+            joined = zip(vars(before).values(), vars(draft).values(), strict=True)
+            draft = DraftPlan(*(np.concatenate(values) for values in joined))
+            energy = np.concatenate([energy_before, energy])
+        tail = slice(-NEIGHBOURS, None)
+        self._past = DraftPlan(*(values[tail] for values in vars(draft).values())), energy[tail]
+        return self._policy.lenient(frame_features(draft, energy, past))
+
+
 def load_policy(path: Path = POLICY_FILE) -> AcceptancePolicy:
     """The policy of a file.
 
@@ -197,6 +234,3 @@ def load_policy(path: Path = POLICY_FILE) -> AcceptancePolicy:
             for name in ("lenient", "exact", "chunk")
         }
     )
-
-
-# ------------------------------------------------------------------------------------------------ calibration, bounds

@@ -1,4 +1,8 @@
-"""One chunk, one judge: passes until every frame is decided, and what is done where the judge can not be believed."""
+"""One chunk, one judge: passes until every frame is decided, and what is done where the judge can not be believed.
+
+options = run_options("gate", threshold=0.85)  # None under "draft" and "judge": nothing is verified
+verdict = verify_chunk(stream, draft, options, ChunkContext(recalibrated=...))
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

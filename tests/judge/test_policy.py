@@ -13,6 +13,7 @@ from specsync_lib.judge.policy import (
     CHUNK_FEATURES,
     FRAME_FEATURES,
     AcceptancePolicy,
+    LiveConfidence,
     Logistic,
     chunk_features,
     frame_features,
@@ -25,7 +26,7 @@ from specsync_lib.measures.bounds import (
     fit_temperature,
     ranking_skill,
 )
-from specsync_lib.units import VISEMES
+from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 
 
 def random_draft(frames: int, generator: np.random.Generator) -> DraftPlan:
@@ -33,17 +34,32 @@ def random_draft(frames: int, generator: np.random.Generator) -> DraftPlan:
     return DraftPlan(rows, rows.max(axis=1, initial=0), np.zeros(frames, np.float32))
 
 
+def part_of(draft: DraftPlan, part: slice) -> DraftPlan:
+    return DraftPlan(*(values[part] for values in vars(draft).values()))
+
+
 @given(seed=st.integers(0, 2**31), frames=st.integers(0, 30))
 @settings(max_examples=30)
-def test_features_are_finite_and_look_two_frames_ahead(seed, frames):
+def test_features_are_finite_and_look_no_further_than_their_chunk(seed, frames):
     generator = np.random.default_rng(seed)
     draft, energy = random_draft(frames, generator), generator.normal(size=frames)
     features = frame_features(draft, energy)
     assert features.shape == (frames, len(FRAME_FEATURES)) and np.isfinite(features).all()
-    if frames > 5:
-        cut = slice(None, frames - 2)
-        shorter = DraftPlan(draft.probabilities[cut], draft.confidence[cut], draft.openness[cut])
-        assert (frame_features(shorter, energy[cut])[:-2] == features[: frames - 4]).all()
+    for end in range(FRAMES_PER_CHUNK, frames, FRAMES_PER_CHUNK):
+        assert (frame_features(part_of(draft, slice(end)), energy[:end]) == features[:end]).all()
+
+
+@given(seed=st.integers(0, 2**31), frames=st.integers(1, 60))
+@settings(max_examples=30)
+def test_the_confidence_of_a_chunk_is_the_same_live_and_of_the_whole_recording(seed, frames):
+    generator = np.random.default_rng(seed)
+    draft, energy = random_draft(frames, generator), generator.normal(size=frames)
+    logistics = [Logistic(tuple(generator.normal(size=len(FRAME_FEATURES))), 0.3) for _ in range(2)]
+    policy = AcceptancePolicy(*logistics, Logistic((0.0,) * len(CHUNK_FEATURES), 0.0))
+    live = LiveConfidence(policy)
+    parts = [slice(first, first + FRAMES_PER_CHUNK) for first in range(0, frames, FRAMES_PER_CHUNK)]
+    chunks = [live.of(part_of(draft, part), energy[part]) for part in parts]
+    assert np.concatenate(chunks) == pytest.approx(policy.lenient(frame_features(draft, energy)), abs=1e-12)
 
 
 def test_features_by_hand():
@@ -56,7 +72,11 @@ def test_features_by_hand():
     assert table["margin"] == pytest.approx([0.85] * 3) and table["log_odds"][0] == pytest.approx(np.log(0.86 / 0.14))
     assert table["run_before"].tolist() == [2, 2, 0] and table["run_after"].tolist() == [1, 0, 2]
     assert table["same_viseme_after"] == pytest.approx([0.86, 0.01, 0.86])
-    assert table["energy_change"].tolist() == [0, 1, 1] and table["is_FF"].tolist() == [1, 1, 0]
+    assert (
+        table["energy_change"].tolist() == [0, 1, 1]
+        and table["frames_after"].tolist() == [2, 1, 0]
+        and table["is_FF"].tolist() == [1, 1, 0]
+    )
 
 
 def test_energy_of_another_length_is_one_line():
@@ -94,7 +114,7 @@ def test_the_policy_predicts_its_judge_and_survives_its_file(tmp_path):
 def test_a_policy_of_other_features_is_refused(tmp_path):
     (tmp_path / "old.json").write_text('{"frame_features": ["confidence"]}')
     for name in ("old.json", "absent.json"):
-        with pytest.raises(InputError, match=r"python -m specsync_lib\.referee"):
+        with pytest.raises(InputError, match=r"python -m workbench\.measure\.referee"):
             load_policy(tmp_path / name)
 
 

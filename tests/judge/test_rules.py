@@ -85,7 +85,8 @@ class ToyStream:
     def score(self, draft_tokens):
         self.passes += 1
         known = torch.tensor([[*self.tokens, *draft_tokens]])
-        return self.judges.score(known)[0, len(self.tokens) :].numpy()
+        heard = ToyJudges(self.judges.frame[:, : known.shape[1]], self.judges.after)
+        return heard.score(known)[0, len(self.tokens) :].numpy()
 
     def score_branches(self, branches):
         before, scored = self.passes, []

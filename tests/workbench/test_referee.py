@@ -470,7 +470,7 @@ def test_the_committed_unseen_rows_are_of_an_adapter_that_heard_no_human():
 
 def test_tables_that_are_absent_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(referee_numbers, "FRAMES_FILE", tmp_path / "none.csv.gz")
-    with pytest.raises(InputError, match=r"make it with python -m specsync_lib\.referee"):
+    with pytest.raises(InputError, match=r"make it with python -m workbench\.measure\.referee"):
         referee_numbers.judged_tables()
 
 
