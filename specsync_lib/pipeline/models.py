@@ -21,6 +21,7 @@ from specsync_lib.draft.probe import Probe, teacher_logits
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
 from specsync_lib.face.wan_mini import Size, new_transformer, new_vae
+from specsync_lib.judge.policy import AcceptancePolicy, LiveConfidence, load_policy
 from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.rules import EXACT, VerifyOptions
 from specsync_lib.judge.script import ChunkEvidence, HeardWord, chunk_evidence, energy_digits, timed_words
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from kernels.project_latents import ProjectionWeights
 
+# Rows that the frames ahead listen to and that are not there yet: those of their own time, and one for its rounding.
+AHEAD_MEL_FRAMES = 1 + generation.PLAN_AHEAD_FRAMES * units.MEL_FRAMES_PER_SECOND // units.VIDEO_FPS
 SHORTEST_LISTEN_SAMPLES = 2 * units.STFT_SAMPLES  # a shorter recording is padded with silence for Whisper
 
 
@@ -54,12 +57,20 @@ class SpeechDrafter:
     ----------
     kernel
         ``(mel rows [n, 80], chunk, first_mel_frame) -> (DraftPlan of 12 frames, latents or None)``; see `kernel_of`.
+    policy
+        Gives every frame its recalibrated confidence; None: it has none.
     """
 
-    def __init__(self, kernel: Callable[[torch.Tensor, int, int], tuple[DraftPlan, torch.Tensor | None]]) -> None:
+    def __init__(
+        self,
+        kernel: Callable[[torch.Tensor, int, int], tuple[DraftPlan, torch.Tensor | None]],
+        policy: AcceptancePolicy | None = None,
+    ) -> None:
         self._kernel = kernel
+        self._confidence = None if policy is None else LiveConfidence(policy)
         self._mel, self._normaliser = StreamingLogMel(), CausalNormaliser()
         self._rows = np.zeros((0, units.MEL_BANDS), np.float32)
+        self._loudness = np.zeros(0, np.float32)  # of the same rows, before they were normalised
         self._first_row = 0  # absolute index of the first row kept
 
     def draft(self, audio: ChunkAudio) -> Draft:
@@ -68,17 +79,36 @@ class SpeechDrafter:
         if audio.ended:
             new.append(self._mel.flush())
         self._rows = np.concatenate([self._rows, *map(self._normaliser.push, new)])
+        self._loudness = np.concatenate([self._loudness, *(rows.mean(axis=1) for rows in new)])
         first = chunk_mel_frames(audio.index).start
-        self._rows, self._first_row = self._rows[first - self._first_row :], first
+        self._rows, self._loudness = (kept[first - self._first_row :] for kept in (self._rows, self._loudness))
+        self._first_row = first
         plan, latents = self._kernel(torch.from_numpy(self._rows), audio.index, first)
-        part = slice(audio.frames)
+        plan = DraftPlan(*(values[: audio.frames] for values in vars(plan).values()))
+        tokens = tuple(plan.probabilities.argmax(axis=1))
         return Draft(
-            tuple(plan.probabilities[part].argmax(axis=1)),
-            plan.confidence[part],
-            plan.openness[part],
-            plan.probabilities[part],
+            tokens,
+            plan.confidence,
+            plan.openness,
+            plan.probabilities,
             latents,
+            None if audio.ended else self._ahead(audio.index + 1),
+            self._recalibrated(plan, audio),
         )
+
+    def _ahead(self, chunk: int) -> Plan:
+        """The first frames of a chunk that is yet to be heard, as if what is heard last went on."""
+        rows = np.concatenate([self._rows, np.repeat(self._rows[-1:], AHEAD_MEL_FRAMES, axis=0)])
+        plan, _ = self._kernel(torch.from_numpy(rows), chunk, self._first_row)
+        few = slice(generation.PLAN_AHEAD_FRAMES)
+        return Plan(tuple(plan.probabilities[few].argmax(axis=1)), plan.openness[few])
+
+    def _recalibrated(self, plan: DraftPlan, audio: ChunkAudio) -> np.ndarray | None:
+        if self._confidence is None:
+            return None
+        centres = [units.centre_mel_frame(audio.first_frame + frame) for frame in range(audio.frames)]
+        energy = self._loudness[(np.array(centres) - self._first_row).clip(max=len(self._loudness) - 1)]
+        return self._confidence.of(plan, energy)
 
 
 def kernel_of(weights: "ProjectionWeights | LatentDrafter", backend: str = "torch"):
@@ -336,6 +366,7 @@ class Models:
     steps: int = 2
     noise_level: float = 0.6
     label: str = "measured"
+    policy: AcceptancePolicy | None = None
 
     def stages(
         self,
@@ -358,7 +389,7 @@ class Models:
             As for `FaceStage`.
         """
         face = self.face.fresh()
-        drafter = SpeechDrafter(self.kernel) if drafted else RestDrafter(face.still)
+        drafter = SpeechDrafter(self.kernel, self.policy) if drafted else RestDrafter(face.still)
         judge = ReasonerJudge(self.reasoner, Listener(self.encoder, self.probe, words), options or EXACT)
         face_stage = FaceStage(face, steps=self.steps, noise_level=self.noise_level, seed=seed, idle=idle)
         return Stages(drafter, judge, face_stage)
@@ -433,6 +464,7 @@ def load_models(
         steps,
         noise_level,
         label,
+        load_policy(),
     )
 
 

@@ -12,7 +12,7 @@ that every latency is a chunk's own; frames are laid into the picture and encode
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -388,6 +388,36 @@ def write_run(run: SystemRun, folder: str | Path, **facts: object) -> None:
         with atomic_path(folder / name) as path:
             table.to_csv(path, index=False)
     write_json(folder / "run.json", run.facts() | facts)
+
+
+def write_latency(runs: Mapping[str, SystemRun], folder: str | Path) -> None:
+    """``run_chunks.csv``, ``run_ages.csv`` and ``run_trace.csv`` of named runs, in column ``run``, and the first one's
+    trace for Perfetto, ``latency_trace.json``."""
+    tables = {
+        "run_chunks.csv": {
+            name: one.report.chunks().assign(own_latency_ms=1e3 * one.report.own_latency_s())
+            for name, one in runs.items()
+        },
+        "run_ages.csv": {name: one.ages() for name, one in runs.items()},
+        "run_trace.csv": {name: one.report.trace.table() for name, one in runs.items()},
+    }
+    for name, parts in tables.items():
+        with atomic_path(Path(folder) / name) as path:
+            pd.concat(parts, names=["run"]).droplevel(1).reset_index().round(6).to_csv(path, index=False)
+    next(iter(runs.values())).report.trace.write_perfetto(Path(folder) / "latency_trace.json")
+
+
+def agreement(one: SystemRun, other: SystemRun) -> tuple[float, int]:
+    """Share of frames whose committed viseme is the same in two runs, and of how many.
+
+    One may have heard a shorter excerpt: its chunks that heard the same are compared.
+    """
+    frames = min(one.report.frame_count, other.report.frame_count)
+    if one.seconds != other.seconds:
+        heard = round(min(one.seconds, other.seconds) * units.SAMPLE_RATE_HZ)
+        whole = sum(samples_for_chunk(chunk) <= heard for chunk in range(frames // FRAMES_PER_CHUNK + 1))
+        frames = min(frames, whole * FRAMES_PER_CHUNK)
+    return float((one.report.plan[:frames] == other.report.plan[:frames]).mean()), frames
 
 
 def run(

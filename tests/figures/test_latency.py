@@ -140,7 +140,7 @@ def test_the_gantt_shows_what_was_dropped(rng):
     report = simulate.simulate(late, "speculative", [ChunkPattern(2, (3,))], rng, chunks=3, policy=eager)
     assert report.counts["rewound"]
     fig, ax = plt.subplots()
-    latency_figures.draw_gantt(report, ax, chunks=3, label="simulated")
+    latency_figures.draw_gantt(report.trace.table(), ax, chunks=3, title="speculative, simulated")
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert {"dropped", "verify", "denoise", "decode", "verdict: rejects", "frames out"} <= set(names)
     assert "simulated" in ax.get_title(loc="left") + ax.get_title()
