@@ -78,7 +78,7 @@ def frame_ages(report: PipelineReport, samples: int) -> pd.DataFrame:
 
     By sum: what the sound took to come (the chunk's rest, then the look-ahead) and the chunk's own latency, whatever
     the pace at which the run was fed. Of that latency, generation is the draft and all denoising, decoding all
-    rendering and the commit, dropped work included; the rest is spent on the judge.
+    rendering and the commit, dropped work included; the rest is spent on the judge, if it was asked.
 
     Parameters
     ----------
@@ -96,6 +96,8 @@ def frame_ages(report: PipelineReport, samples: int) -> pd.DataFrame:
     for commit, latency_s in zip(report.commits, report.own_latency_s(), strict=True):
         parts = by_chunk.loc[commit.index].to_dict()
         judge_ms = max(0.0, 1e3 * latency_s - sum(parts.values()))
+        if commit.how == "unasked":  # nobody was waited for but the threads themselves
+            parts["generation"], judge_ms = parts["generation"] + judge_ms, 0.0
         first = commit.index * units.FRAMES_PER_CHUNK
         end_s = (first + len(commit.tokens)) / units.VIDEO_FPS
         heard_s = min(samples_for_chunk(commit.index), samples) / units.SAMPLE_RATE_HZ

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -208,7 +209,7 @@ class System:
         def take(commit: Commit) -> None:
             canvas.lay(commit)
             bar.update(len(commit.tokens))
-            kept.append(replace(commit, frames=commit.frames[:0]))
+            kept.append(replace(commit, frames=np.empty((0, *commit.frames.shape[1:]), np.uint8)))
 
         kept: list[Commit] = []
         try:
@@ -278,7 +279,7 @@ class _Canvas:
     def draw(self, frames: int) -> None:
         """So many more frames of the resting head."""
         if self._resting is not None:
-            self._drawn.extend(frame for frame, _ in zip(self._resting, range(frames), strict=False))
+            self._drawn.extend(islice(self._resting, frames))
 
     def lay(self, commit: Commit) -> None:
         """A chunk's faces into their frames."""

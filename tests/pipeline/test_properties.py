@@ -6,7 +6,7 @@ contradicted. ``check_commits`` holds for all of them; the tests add what their 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +27,7 @@ from specsync_lib.pipeline.synthetic import (
     SyntheticGenerator,
     SyntheticJudge,
     SyntheticTarget,
+    extend,
     synthetic_stages,
 )
 
@@ -187,7 +188,7 @@ def frames_of_chunks(pieces: list[AudioPiece]) -> list[int]:
     return [chunk.frames for chunk in chunks + assembler.finish(0.0)]
 
 
-def play(situation: Situation, seed: int) -> Played:
+def play(situation: Situation, seed: int, drafter: type[SyntheticDrafter] = SyntheticDrafter) -> Played:
     pieces = sound(situation, np.random.default_rng(seed))
     rng = np.random.default_rng(seed + 1)
     clock = VirtualClock(rng)
@@ -199,7 +200,7 @@ def play(situation: Situation, seed: int) -> Played:
     )  # fmt: skip
     errors = {index: rng.permutation(12)[:2] for index in range(40) if rng.random() < situation.draft_errors}
     stages = Stages(
-        SyntheticDrafter(clock, times, target, lambda index: errors.get(index, ())),
+        drafter(clock, times, target, lambda index: errors.get(index, ())),
         ScheduledJudge(situation, clock, target, rng),
         generator := WatchedGenerator(clock, times, situation.generator_fails, rng),
     )
@@ -302,6 +303,33 @@ def test_an_exact_pipeline_commits_the_targets_own_plan(situation, seed):
         plan = SyntheticTarget(seed + number).plan(played.chunk_frames)
         assert [commit.tokens for commit in played.report.commits] == plan[: len(played.report.commits)]
         assert all(commit.how in ("accepted", "corrected") for commit in played.report.commits)
+
+
+class UnsureDrafter(SyntheticDrafter):
+    """Sure of some chunks."""
+
+    def draft(self, audio):
+        draft = super().draft(audio)
+        sure = audio.index * 7919 % 5 < 2
+        return replace(draft, confidence=np.full(audio.frames, 0.9 if sure else 0.2, np.float32))
+
+
+@sweep
+@given(situations, st.sampled_from([0.0, 0.5, 0.95]), seeds)
+def test_a_gate_commits_sure_chunks_unasked_and_the_judges_word_on_them_elsewhere(situation, gate, seed):
+    """Given what was committed before, whoever decided that, a chunk is the sure draft or the target's."""
+    situation = replace(situation, policy=replace(situation.policy, gate=gate))
+    for number in range(SCHEDULES_EACH):
+        played = play(situation, seed + number, UnsureDrafter)
+        check_commits(played, situation)
+        check_timing(played, situation)
+        target, context = SyntheticTarget(seed + number), 0
+        for commit in played.report.commits:
+            unasked = gate == 0 or (commit.confidence >= gate).all()
+            assert (commit.how == "unasked") == unasked and (commit.passes == 0) == unasked
+            assert set(commit.by) == {"draft" if unasked else "judge"}
+            assert commit.tokens == (commit.drafted if unasked else target.tokens(context, len(commit.tokens)))
+            context = extend(context, commit.tokens)
 
 
 lax_policies = st.builds(
