@@ -17,7 +17,10 @@ from kernels.verify_prefix.reference import NO_TOKEN, Verdict, draw, positive
 def by_group(
     probabilities: Float[Tensor, "*batch vocabulary"], groups: Int[Tensor, " vocabulary"]
 ) -> Float[Tensor, "*batch groups"]:
-    """Probabilities summed by group; NaN and negative ones count as 0, and groups without a token stay at 0."""
+    """Probabilities summed by group; NaN and negative ones count as 0, and groups without a token stay at 0.
+
+    Takes groups x vocabulary values a row: nothing for visemes, too much for a text vocabulary.
+    """
     member = groups == torch.arange(int(groups.max()) + 1, device=groups.device)[:, None]  # [groups, vocabulary]
     return torch.where(member, positive(probabilities)[..., None, :], 0).sum(dim=-1)
 

@@ -29,6 +29,10 @@ from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 # The runs whose passes verify several plans, by the room for those; which ones follows from validation speech.
 BRANCHED = {f"branched_{name}": room for name, room in ROOMS.items()}
 USUALLY_BRANCHED = f"branched_{USUAL_ROOM}"
+# The runs of the gate, by its threshold; the confidence that it asks follows from validation speech too.
+GATED = {f"gate_{round(100 * threshold):03d}": threshold for threshold in (0.3, 0.6, 0.85, 0.95)}
+# All runs whose plans are not the judge's own.
+RULED = ("lenient", "mouth", *GATED)
 
 
 WORDS_FILE = MEASUREMENTS_DIR / "heard_words.csv"
@@ -190,8 +194,7 @@ RUNS: dict[str, Callable[[Reasoner, Recording], Judged]] = {
     "exact": judge,
     "guessed": lambda model, recording: judge(model, recording, guess_from_probe=True),
     "lenient": lambda model, recording: judge(model, recording, run_options("lenient")),
-    "mouth": lambda model, recording: judge(model, recording, run_options("mouth")),
-    "mouth_guessed": lambda model, recording: judge(model, recording, run_options("mouth"), guess_from_probe=True),
+    "mouth": lambda model, recording: judge(model, recording, run_options("mouth"), guess_from_probe=True),
     "without_probe": lambda model, recording: judge(
         model, replace(recording, evidence=[chunk.without_probe() for chunk in recording.evidence]), watch=False
     ),

@@ -13,12 +13,14 @@ from specsync_lib.errors import InputError
 from specsync_lib.judge.policy import SMALLEST
 
 
-def fit_temperature(probabilities: Float[np.ndarray, "n v"], correct: Int[np.ndarray, " n"]) -> float:
-    """The temperature at which probabilities are likeliest to give the correct tokens; above 1 they were overconfident.
+def fit_temperature(logits: Float[np.ndarray, "n v"], correct: Int[np.ndarray, " n"]) -> float:
+    """The temperature at which logits are likeliest to give the correct tokens; above 1 they were overconfident.
+
+    logits : up to a constant by row, so logarithms of probabilities will do.
 
     Source: Guo et al., 1706.04599, section 4.2.
     """
-    logits = np.log(np.asarray(probabilities, dtype=np.float64).clip(SMALLEST))
+    logits = np.asarray(logits, dtype=np.float64)
     rows = np.arange(len(logits))
 
     def loss(log_temperature: float) -> float:
@@ -27,10 +29,14 @@ def fit_temperature(probabilities: Float[np.ndarray, "n v"], correct: Int[np.nda
     return float(np.exp(minimize_scalar(loss, bounds=(-2.5, 2.5), method="bounded").x))
 
 
+def logits_of(probabilities: Float[np.ndarray, "n v"]) -> Float[np.ndarray, "n v"]:
+    """Their logarithms, kept finite."""
+    return np.log(np.asarray(probabilities, dtype=np.float64).clip(SMALLEST))
+
+
 def at_temperature(probabilities: Float[np.ndarray, "n v"], temperature: float) -> Float[np.ndarray, "n v"]:
     """The same distributions, flattened (temperature above 1) or sharpened."""
-    logits = np.log(np.asarray(probabilities, dtype=np.float64).clip(SMALLEST))
-    return np.exp(log_softmax(logits / temperature, axis=1))
+    return np.exp(log_softmax(logits_of(probabilities) / temperature, axis=1))
 
 
 @dataclass(frozen=True)

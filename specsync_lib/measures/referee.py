@@ -3,8 +3,9 @@
 Everything here is arithmetic on tables, so that a notebook draws the same numbers without running a judge.
 
 A frame table has one row a frame: speaker, split, utterance, frame; the plans, by viseme name: truth, draft, probe,
-one_pass, committed and where they were run lenient, alone, without_probe; confidence, recalibrated, judge_confidence,
-judge_of_draft (what the judge gave the draft's viseme), energy. A chunk table: see `referee.chunk_rows`.
+one_pass, committed and where they were run the other rules' (`rules.PLANS`), alone, without_probe; confidence,
+recalibrated, judge_confidence, judge_of_draft (what the judge gave the draft's viseme), energy. A chunk table: see
+`workbench.measure.referee.chunk_rows`.
 """
 
 import json
@@ -19,6 +20,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.judge.recordings import BRANCHED, USUALLY_BRANCHED
 from specsync_lib.judge.rules import within_one_frame
 from specsync_lib.measures import draft as evaluation
+from specsync_lib.measures import late_lips, rules
 from specsync_lib.measures.acceptance import (
     THRESHOLDS,
     acceptance_table,
@@ -53,7 +55,8 @@ PARTIES = {
     "reasoner, token by token": "alone",
     "reasoner, one pass over the draft": "one_pass",
     "committed, exact greedy": "committed",
-    "committed, lenient at 0.85": "lenient",
+    "committed, mouth shapes": "mouth",
+    "committed, lenient": "lenient",
 }
 OVER_THE_PROBE = "reasoner, one pass over the probe's plan"  # where the probe is the draft
 PARTIES_BY_COLUMN = {column: what for what, column in PARTIES.items()}
@@ -196,8 +199,29 @@ def record_headlines(facts: dict) -> None:
     ):
         low, high = numbers[f"{name}_low"], numbers[f"{name}_high"]
         record(key, numbers[name], unit, "measured", REFEREE_FILE, low, high, n)
+    record_rules(trained)
     bad = likely["bad_accepts"]
     record("acceptance.bad_accept_bound", bad["bound"], "fraction", "measured", REFEREE_FILE, n=bad["n_utterances"])
+
+
+def record_rules(trained: dict) -> None:
+    """The keys of the mouth rule, and of chunks under the exact one."""
+    shares, n = trained["chunks"], trained["passes"]["n_utterances"]
+    mouth = next((row for row in trained["rules"] if row["rule"] == "mouth"), None)
+    keys = [
+        ("acceptance.whole_chunks", "fraction", shares, "whole", REFEREE_FILE),
+        ("acceptance.one_pass_chunks", "fraction", shares, "one_pass", REFEREE_FILE),
+    ]
+    if mouth is not None:
+        lips = late_lips.table().loc[rules.LIPS_OF["mouth"]]
+        keys += [
+            ("acceptance.mouth.at_085", "fraction", mouth, "at_085", REFEREE_FILE),
+            ("acceptance.mouth.passes_ratio", "ratio", mouth, "ratio", REFEREE_FILE),
+            ("acceptance.mouth.lip_error_mm", "mm", lips, "lip_error_mm", late_lips.PATH),
+        ]
+    for key, unit, numbers, name, source in keys:
+        low, high = numbers[f"{name}_low"], numbers[f"{name}_high"]
+        record(key, numbers[name], unit, "measured", source, low, high, n)
 
 
 def policy_facts(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, object]:
@@ -227,6 +251,8 @@ def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: i
             "draft_confidence": acceptance_facts(test, validation, "confidence", rng),
             "recalibrated_confidence": acceptance_facts(test, validation, "recalibrated", rng),
             "passes": pass_facts(verified, rng),
+            "chunks": rules.whole_chunks(verified, rng),
+            "rules": rules.rule_rows(test, verified, rng),
             "policy": policy_facts(verified, rng),
             "judge_calibration": interval(
                 "ece", expected_calibration_error(test["judge_confidence"].to_numpy(), right, utterance, rng=rng)
@@ -323,6 +349,7 @@ DEFINITIONS = {
     "exact_greedy": "covered frames whose drafted viseme the judge names for the same frame",
     "draft_confidence": "the draft's calibrated probability to be right",
     "recalibrated_confidence": "the learned policy's probability, from the draft, that the judge accepts (lenient)",
+    "rules": rules.DEFINITIONS,
     "bad_accepts": "covered frames that the judge does not accept (lenient): share, and its upper bound",
     "passes": "forward passes of the reasoner; a chunk is 12 frames, an utterance's last one may be shorter",
     "equal_to_token_by_token": "utterances that every exact way, several plans a pass too, commits as plain decoding",
@@ -347,8 +374,7 @@ def acceptance_pattern(chunks: pd.DataFrame, judging: dict) -> dict:
             "branched_N_M_passes": "the same, N frames in the first pass and M in every later one",
             "…_known_after": "passes after which the plan that is told before the next one is the final one",
             "rejected_at": "frames of the chunk whose draft does not stand, under that rule",
-            "lenient_rejected_at": f"the same under the lenient rule with threshold {CLAIMED_THRESHOLD}, "
-            "which takes one pass",
+            "lenient_rejected_at": "the same under the lenient rule, which takes one pass",
         },
         "chunks": [
             {
@@ -397,7 +423,8 @@ def with_judge(frames: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]
             f"{display_path(FRAMES_FILE)}: {1 - same:.1%} of its drafts differ from today's; make it again "
             "with python -m workbench.measure.referee"
         )
-    columns = here[["committed", "recalibrated", "judge_confidence", "one_pass", "lenient"]].set_axis(frames.index)
+    plans = [column for column, _ in rules.PLANS.values()]
+    columns = here[["recalibrated", "judge_confidence", "one_pass", *plans]].set_axis(frames.index)
     joined = verdicts_of(frames.join(columns))
     chunks = chunks[chunks["utterance"].isin(frames["utterance"])]
     return joined.assign(reasoner=joined["committed"], accepted=joined["exact"]), chunks

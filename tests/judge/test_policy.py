@@ -24,6 +24,7 @@ from specsync_lib.measures.bounds import (
     bad_accept_bound,
     conformal_threshold,
     fit_temperature,
+    logits_of,
     ranking_skill,
 )
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
@@ -133,7 +134,8 @@ def test_the_temperature_is_the_one_that_was_applied(temperature):
     generator = np.random.default_rng(1)
     rows = generator.dirichlet(np.full(15, 0.4), 20_000)
     correct = (rows.cumsum(1) > generator.random((20_000, 1))).argmax(1)
-    assert fit_temperature(at_temperature(rows, 1 / temperature), correct) == pytest.approx(temperature, rel=0.05)
+    logits = logits_of(at_temperature(rows, 1 / temperature))
+    assert fit_temperature(logits, correct) == pytest.approx(temperature, rel=0.05)
 
 
 def test_the_bound_is_clopper_pearson_for_independent_frames():

@@ -14,17 +14,28 @@ from specsync_lib.assets import asset
 from specsync_lib.draft.plan import DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.judge.loading import load_reasoner
+from specsync_lib.judge.mouth import load_mouth_shapes
 from specsync_lib.judge.policy import chunk_of
 from specsync_lib.judge.recordings import RUNS, Judged, Recording, judge, write_alone
 from specsync_lib.judge.rules import VerifyOptions, decide
 from specsync_lib.judge.script import TimedWord, chunk_evidence
 from specsync_lib.measures import referee as referee_numbers
-from specsync_lib.measures import ways
+from specsync_lib.measures import rules, ways
 from specsync_lib.measures.referee import acceptance_pattern, policy_facts, referee_table, verdicts_of
 from specsync_lib.measures.ways import gated, pass_facts
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
+from specsync_lib.visemes import viseme_codes
 from workbench.measure import referee
-from workbench.measure.referee import BRANCHED, TRAINED_RUNS, classic_passes, judge_all, judge_splits
+from workbench.measure.referee import (
+    BRANCHED,
+    GATED,
+    RULED,
+    TRAINED_RUNS,
+    classic_passes,
+    judge_all,
+    judge_by_rules,
+    judge_splits,
+)
 
 PLANS = ("truth", "draft", "probe", "one_pass", "committed")
 
@@ -93,8 +104,11 @@ def toy_recording(name: str, frames: int, seed: int) -> Recording:
 def found(tmp_path_factory) -> tuple[referee.Findings, list[Recording]]:
     """Ten utterances for validation, eight for the test, judged by the toy in every run."""
     recordings = [toy_recording(f"u{seed}", 20 + 7 * (seed % 5), seed) for seed in range(18)]
-    folder = tmp_path_factory.mktemp("judged")
-    return judge_splits(ToyReasoner(), recordings[:10], recordings[10:], TRAINED_RUNS, folder), recordings
+    folder, validation, test = tmp_path_factory.mktemp("judged"), recordings[:10], recordings[10:]
+    exact = judge_splits(ToyReasoner(), validation, test, TRAINED_RUNS, folder)
+    ruled = judge_by_rules(ToyReasoner(), validation, test, exact.frames, exact.chunks, folder)
+    assert set(ruled.seconds) == set(RULED)
+    return replace(exact, frames=ruled.frames, chunks=ruled.chunks), recordings
 
 
 @given(seed=st.integers(0, 2**31), frames=st.integers(1, 40))
@@ -206,12 +220,48 @@ def test_the_referee_table_is_the_share_of_right_frames(found):
     frames, _ = numbers_of(found)
     table = referee_table(frames, np.random.default_rng(0)).set_index("what")
     assert "majority class" not in table.index  # its column is not there
-    for what in ("draft", "reasoner, token by token", "committed, exact greedy", "committed, lenient at 0.85"):
+    for what in ("draft", "reasoner, token by token", "committed, exact greedy", "committed, lenient"):
         plan = frames[referee_numbers.PARTIES[what]]
         assert table["accuracy"][what] == pytest.approx((plan == frames["truth"]).mean(), abs=1e-5)
         row = table.loc[what]
         assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] <= row["within_one_frame_high"]
     assert (table["n_utterances"] == 8).all() and (table["label"] == "measured").all()
+
+
+def test_the_rules_stand_side_by_side(found):
+    frames, chunks = numbers_of(found)
+    rows = {row["rule"]: row for row in rules.rule_rows(frames, chunks, np.random.default_rng(0))}
+    groups = np.array(load_mouth_shapes().groups)
+    codes = {name: viseme_codes(frames[name]) for name in ("draft", "committed", "mouth", "lenient", "gate_060")}
+    covered = (frames["recalibrated"] >= 0.85).to_numpy()
+    alike = groups[codes["draft"]] == groups[codes["mouth"]]
+    assert rows["mouth"]["at_085"] == pytest.approx(alike[covered].mean(), abs=1e-5)
+    assert rows["exact"]["stands"] == pytest.approx((codes["draft"] == codes["committed"]).mean(), abs=1e-5)
+    assert rows["exact"]["agreement"] == 1 and rows["lenient"]["passes_a_chunk"] == 1
+    assert rows["mouth"]["passes_a_chunk"] <= rows["exact"]["passes_a_chunk"]
+    sure = (frames["recalibrated"] >= 0.6).to_numpy()
+    assert rows["gate at 0.6"]["unasked"] == pytest.approx(sure.mean(), abs=1e-5)
+    assert (codes["gate_060"] == codes["draft"])[sure].all()
+    gates = [rows[f"gate at {threshold:g}"] for threshold in GATED.values()]
+    assert [row["passes_a_chunk"] for row in gates] == sorted(row["passes_a_chunk"] for row in gates)
+    assert rows["lenient"]["agreement"] < 1 and all(row["label"] == "measured" for row in rows.values())
+    table = rules.rules_table(list(rows.values()), pd.DataFrame({"lip_error_mm": [0.5]}, ["the mouth rule's plan"]))
+    assert table["lip_error_mm"]["mouth"] == 0.5 and np.isnan(table["lip_error_mm"]["exact"])
+
+
+def test_chunks_are_whole_where_nothing_is_rejected(found):
+    _, chunks = numbers_of(found)
+    shares = rules.whole_chunks(chunks, np.random.default_rng(0))
+    assert shares["whole"] == pytest.approx((chunks["rejected"] == "").mean(), abs=1e-5)
+    assert shares["one_pass"] == pytest.approx((chunks["guessed_passes"] == 1).mean(), abs=1e-5)
+    assert shares["whole"] <= shares["one_pass_from_draft"] < shares["one_pass"]
+
+
+def test_drafts_of_another_day_are_not_judged_by_the_rules(found, tmp_path):
+    findings, recordings = found
+    other = findings.frames.assign(draft="sil")
+    with pytest.raises(InputError, match="run the command without --rules"):
+        judge_by_rules(ToyReasoner(), recordings[:10], recordings[10:], other, findings.chunks, tmp_path)
 
 
 def test_passes_are_counted_by_chunk_by_second_and_as_a_ratio(found):
@@ -339,6 +389,10 @@ def test_the_sweep_and_the_headlines_are_the_summarys_numbers(found, monkeypatch
     assert recorded["acceptance.at_085"] == likely["lenient"]
     assert recorded["reasoner.passes_ratio"] == facts["speakers"]["trained"]["passes"]["guessed_ratio"]
     assert recorded["reasoner.passes_ratio_several_plans"] > recorded["reasoner.passes_ratio_from_draft"]
+    mouth = next(row for row in facts["speakers"]["trained"]["rules"] if row["rule"] == "mouth")
+    assert recorded["acceptance.mouth.at_085"] == mouth["at_085"]
+    assert recorded["acceptance.mouth.passes_ratio"] == mouth["ratio"]
+    assert recorded["acceptance.whole_chunks"] == facts["speakers"]["trained"]["chunks"]["whole"]
     assert recorded["acceptance.bad_accept_bound"] > 1 - likely["lenient"]
     assert facts["speakers"]["trained"]["equal_to_token_by_token"] == {"equal": 8, "n_utterances": 8}
 

@@ -1,9 +1,10 @@
-"""What a plan that is not the judge's own costs on the face: lip error in mm, from the judge's measured verdicts.
+"""What plans cost on the face: lip error in mm against the judge's own plan and against truth, from judged frames.
 
     python -m workbench.measure.late_lips          writes data/measurements/late_lips.json (a minute on a CPU)
 
 Of every held-out utterance that `referee` judged, the plans are laid on the mesh (`head.face_tracks`, the mouth alone)
-and the gap between the lips is compared frame by frame with that of the judge's plan. A frame counts for its own chunk.
+and the gap between the lips is compared frame by frame with that of the judge's plan, and with that of truth. A frame
+counts for its own chunk.
 """
 
 import sys
@@ -14,6 +15,7 @@ import pandas as pd
 from specsync_lib.face.head.head import Head
 from specsync_lib.face.head.motion import face_tracks
 from specsync_lib.files import write_json
+from specsync_lib.measures import rules
 from specsync_lib.measures.intervals import bootstrap_by_group, interval
 from specsync_lib.measures.late_lips import PATH, table
 from specsync_lib.measures.referee import FRAMES_FILE
@@ -22,7 +24,11 @@ from specsync_lib.units import FRAMES_PER_CHUNK
 from specsync_lib.visemes import SyncPlan
 
 # What goes out, and the column of the judged frames that holds it.
-PLANS = {"the draft stands": "draft", "the lenient rule's plan": "lenient", "truth": "truth"}
+PLANS = {
+    "the draft stands": "draft",
+    **{rules.LIPS_OF[rule]: column for rule, (column, _) in rules.PLANS.items()},
+    "truth": "truth",
+}
 
 
 def gaps_mm(frames: pd.DataFrame, head: Head, column: str) -> np.ndarray:
@@ -35,22 +41,28 @@ def gaps_mm(frames: pd.DataFrame, head: Head, column: str) -> np.ndarray:
 
 
 def measure(frames: pd.DataFrame, head: Head, rng: np.random.Generator) -> dict:
-    """Mean absolute lip error against the judge's plan: over all frames, and over those of chunks with a difference.
+    """Mean absolute lip error against the judge's plan: over all frames, and over those of chunks with a difference;
+    against truth over all frames.
 
     Parameters
     ----------
-    frames : one row a frame, utterances whole: utterance, committed (the judge's viseme), and the columns of ``PLANS``.
+    frames : one row a frame, utterances whole: utterance, committed (the judge's viseme), truth, and of the columns of
+        ``PLANS`` those that were judged.
 
     Returns
     -------
-    rows: what, lip_error_mm with its interval by utterance, the same in chunks that differ, shares of frames and chunks
-    that differ, mm_per_wrong_frame (all error over the number of frames with another viseme).
+    rows: what, lip_error_mm with its interval by utterance, the same in chunks that differ, against_truth_mm, shares of
+    frames and chunks that differ, mm_per_wrong_frame (all error over the number of frames with another viseme).
     """
     utterance = frames["utterance"].to_numpy()
     chunk = pd.factorize(frames["utterance"] + " " + (frames["frame"] // FRAMES_PER_CHUNK).astype(str))[0]
-    judged_mm, rows = gaps_mm(frames, head, "committed"), []
+    judged_mm, truth_mm = (gaps_mm(frames, head, column) for column in ("committed", "truth"))
+    rows = []
     for what, column in PLANS.items():
-        error_mm = np.abs(gaps_mm(frames, head, column) - judged_mm)
+        if column not in frames:
+            continue
+        plan_mm = gaps_mm(frames, head, column)
+        error_mm = np.abs(plan_mm - judged_mm)
         wrong = frames[column].to_numpy() != frames["committed"].to_numpy()
         differs = np.isin(chunk, np.unique(chunk[wrong]))
         everywhere = bootstrap_by_group(error_mm, utterance, rng=rng, unit="mm")
@@ -58,6 +70,7 @@ def measure(frames: pd.DataFrame, head: Head, rng: np.random.Generator) -> dict:
             "what": what, **interval("lip_error_mm", everywhere),
             **(interval("in_chunks_that_differ_mm", bootstrap_by_group(error_mm[differs], utterance[differs], rng=rng))
                if differs.any() else {}),
+            **interval("against_truth_mm", bootstrap_by_group(np.abs(plan_mm - truth_mm), utterance, rng=rng)),
             "frames_that_differ": round(float(wrong.mean()), 5),
             "chunks_that_differ": round(len(np.unique(chunk[wrong])) / len(np.unique(chunk)), 5),
             "mm_per_wrong_frame": round(float(error_mm.sum() / max(1, wrong.sum())), 5),

@@ -8,8 +8,9 @@ policy; beside the adapter, by which plans share a pass (`branches.py`); and `re
 100 utterances were decided as the reasoner alone wrote them. ``--summarise`` makes only `referee.json` again,
 ``--lossless N`` only the proof, for N utterances. ``--unseen ADAPTER`` judges the test prompts with an adapter that
 never heard their speaker, nor did probe and draft, and writes `judged_frames_unseen.csv.gz` and `referee_unseen.json`;
-the adapter itself is not kept (all models together stay under 24 MiB). Judged recordings are kept in the run's folder:
-an interrupted command goes on where it was.
+the adapter itself is not kept (all models together stay under 24 MiB). ``--rules`` judges only by the rules whose plans
+are not the judge's own (lenient, mouth, gate) and fits the policy; the judge's own plans stay the tables'. Judged
+recordings are kept in the run's folder: an interrupted command goes on where it was.
 
 Truth, the forced alignment, is the referee: neither draft nor judge sees it.
 """
@@ -32,7 +33,6 @@ from specsync_lib import paths, provenance
 from specsync_lib.draft.plan import MODEL_DIR as DRAFT_DIR
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_json
-from specsync_lib.judge import branches, reasoner, rules
 from specsync_lib.judge.branches import Branches
 from specsync_lib.judge.loading import MODEL_DIR, load_reasoner
 from specsync_lib.judge.policy import AcceptancePolicy, chunk_of, frame_features
@@ -41,7 +41,9 @@ from specsync_lib.judge.recordings import (
     ADAPTER,
     BRANCHED,
     DRAFT,
+    GATED,
     PROBE,
+    RULED,
     RUNS,
     Judged,
     Recording,
@@ -50,13 +52,14 @@ from specsync_lib.judge.recordings import (
     judge,
 )
 from specsync_lib.judge.rules import VerifyOptions, within_one_frame
-from specsync_lib.judge.verify import ChunkVerdict
-from specsync_lib.measures.bounds import at_temperature, fit_temperature
+from specsync_lib.judge.verify import ChunkVerdict, run_options
+from specsync_lib.measures.bounds import at_temperature, fit_temperature, logits_of
 from specsync_lib.measures.referee import (
     CHUNKS_FILE,
     FRAMES_FILE,
     PATTERN_FILE,
     REFEREE_FILE,
+    SAME_DRAFT,
     UNSEEN_FILE,
     UNSEEN_FRAMES_FILE,
     acceptance_pattern,
@@ -67,6 +70,7 @@ from specsync_lib.measures.referee import (
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
 from specsync_lib.speech.corpus import human_prompts
 from specsync_lib.units import VISEMES
+from specsync_lib.visemes import viseme_codes
 
 LOSSLESS_FILE = MEASUREMENTS_DIR / "reasoner_lossless.json"
 
@@ -74,7 +78,9 @@ UNSEEN_PROBE = "teacher_unseen_speaker"  # that did not
 LOSSLESS_UTTERANCES = 100  # of the whole command; those of the test split are judged token by token anyway
 HUMAN_SOURCES = "speech-"  # how the names of lessons from human speech begin
 UNSEEN_ALONE_UTTERANCES = 40  # of the unseen speaker's, judged token by token too
-TRAINED_RUNS = ("exact", "guessed", *BRANCHED, "lenient", "alone", "without_probe")
+TRAINED_RUNS = ("exact", "guessed", *BRANCHED, "alone", "without_probe")
+# Part of the name of the folder of judged recordings: count on when what is judged, or what is kept of it, changes.
+JUDGED_FORMAT = 1
 
 
 # -------------------------------------------------------------------------------------------------- one recording
@@ -122,18 +128,11 @@ def judge_all(
     return judged
 
 
-def frame_rows(
-    recording: Recording, judged: Judged, policy: AcceptancePolicy | None, temperature: float, **plans: Judged
-) -> pd.DataFrame:
-    """One row a frame: truth, the draft with both confidences, the judge's rows and plans, any further plans.
-
-    Without a policy there is no recalibrated confidence.
-    """
+def frame_rows(recording: Recording, judged: Judged, temperature: float, **plans: Judged) -> pd.DataFrame:
+    """One row a frame: truth, the draft with its confidence, the judge's rows and plans, any further plans."""
     drafted, frames = recording.draft.plan.visemes.astype(int), np.arange(len(recording.truth))
-    features = frame_features(recording.draft, recording.energy)
     shares = {
         "confidence": recording.draft.confidence,
-        **({"recalibrated": policy.lenient(features)} if policy else {}),
         "energy": recording.energy,
         "judge_of_draft": judged.first_rows[frames, drafted],
         "judge_confidence": at_temperature(judged.last_rows, temperature)[frames, judged.tokens],
@@ -146,20 +145,17 @@ def frame_rows(
         "committed": judged.tokens,
         **{name: each.tokens for name, each in plans.items()},
     }
-    table = pd.DataFrame({"utterance": recording.name, "frame": frames})
-    table = table.assign(**{name: np.array(VISEMES)[plan] for name, plan in named.items()})
+    table = pd.DataFrame({"utterance": recording.name, "frame": frames}).assign(**_named(named))
     return table.assign(**{name: np.round(values, 5) for name, values in shares.items()})
 
 
-def chunk_rows(
-    recording: Recording,
-    judged: Judged,
-    policy: AcceptancePolicy | None,
-    lenient: Judged | None = None,
-    **others: Judged | None,
-) -> pd.DataFrame:
-    """One row a chunk of a recording: what the exact rule did, where the draft did not stand, what was expected, and
-    the passes of ``others``, by name of the run."""
+def _named(plans: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.array(VISEMES)[plan] for name, plan in plans.items()}
+
+
+def chunk_rows(recording: Recording, judged: Judged, **others: Judged | None) -> pd.DataFrame:
+    """One row a chunk of a recording: what the exact rule did, where the draft did not stand, and the passes of
+    ``others``, by name of the run."""
     confidence = [recording.draft.confidence[frames].min() for frames in recording.chunks]
     table = pd.DataFrame(
         {
@@ -171,19 +167,36 @@ def chunk_rows(
             "classic_passes": [classic_passes(verdict.accepted) for verdict in judged.verdicts],
             "rejected": [places(verdict) for verdict in judged.verdicts],
             "fallbacks": [verdict.fallbacks for verdict in judged.verdicts],
+            "least_confidence": np.round(confidence, 5),
         }
     )
-    if policy is not None:
-        features = frame_features(recording.draft, recording.energy)
-        table["any_rejection"] = policy.any_rejection(features, chunk_of(np.arange(len(features)))).round(5)
-    table["least_confidence"] = np.round(confidence, 5)
-    if lenient is not None:
-        table["lenient_rejected"] = [places(verdict) for verdict in lenient.verdicts]
     for run, other in others.items():
         if other is not None:
             table[f"{run}_passes"] = [verdict.passes for verdict in other.verdicts]
             table[f"{run}_known_after"] = [verdict.known_after for verdict in other.verdicts]
     return table
+
+
+def ruled_rows(
+    recording: Recording, policy: AcceptancePolicy, results: dict[str, Judged]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the learned policy expects of a recording, and what the rules that are not exact made of it: columns to join
+    to its frame rows (by utterance and frame) and to its chunk rows (by utterance and chunk)."""
+    features = frame_features(recording.draft, recording.energy)
+    index = np.arange(len(features))
+    frames = {"recalibrated": policy.lenient(features).round(5)} | _named(
+        {run: each.tokens for run, each in results.items()}
+    )
+    chunks = {"any_rejection": policy.any_rejection(features, chunk_of(index)).round(5)}
+    for run, each in results.items():
+        if run == "lenient":
+            chunks["lenient_rejected"] = [places(verdict) for verdict in each.verdicts]
+        else:
+            chunks[f"{run}_passes"] = [verdict.passes for verdict in each.verdicts]
+    return (
+        pd.DataFrame({"utterance": recording.name, "frame": index, **frames}),
+        pd.DataFrame({"utterance": recording.name, "chunk": np.arange(len(recording.chunks)), **chunks}),
+    )
 
 
 def places(verdict: ChunkVerdict) -> str:
@@ -193,12 +206,11 @@ def places(verdict: ChunkVerdict) -> str:
 
 @dataclass(frozen=True)
 class Findings:
-    """What judging both splits gave: the frame table, the chunk table, the learned policy, the judge's own
-    temperature (fitted on validation), which plans share a pass, and processor seconds by run."""
+    """What judging both splits gave: the frame table, the chunk table, the judge's own temperature (fitted on
+    validation), which plans share a pass, and processor seconds by run."""
 
     frames: pd.DataFrame
     chunks: pd.DataFrame
-    policy: AcceptancePolicy
     temperature: float
     branches: Branches
     seconds: dict[str, float]
@@ -212,15 +224,14 @@ def judge_splits(
     folder: Path,
     words: str = "",
 ) -> Findings:
-    """Judge validation speech, fit policy and temperature to it, then judge test speech in every run.
+    """Judge validation speech, fit the temperature to it, then judge test speech in every run that is exact.
 
     What was judged is kept in ``folder``: an interrupted call goes on where it was.
     """
     seen = judge_all(model, validation, "exact", folder, f"{words} validation")
-    policy = fit_policy(validation, [each.tokens for each in seen])
     rows, truth = np.concatenate([one.last_rows for one in seen]), np.concatenate([each.truth for each in validation])
     judged = ~np.isnan(rows).any(axis=1)
-    temperature = fit_temperature(rows[judged], truth[judged])
+    temperature = fit_temperature(logits_of(rows[judged]), truth[judged])
     together = Branches.fit([each.tokens for each in seen])
     hows = {
         run: partial(judge, options=VerifyOptions(branches=replace(together, room=room)), guess_from_probe=True)
@@ -229,19 +240,73 @@ def judge_splits(
     results = {run: judge_all(model, test, run, folder, f"{words} test", hows.get(run)) for run in runs}
     frames, chunks = [], []
     for each, judged in zip(validation, seen, strict=True):
-        frames.append(frame_rows(each, judged, policy, temperature).assign(split="validation"))
-        chunks.append(chunk_rows(each, judged, policy).assign(split="validation"))
+        frames.append(frame_rows(each, judged, temperature).assign(split="validation"))
+        chunks.append(chunk_rows(each, judged).assign(split="validation"))
     for index, each in enumerate(test):
         judged, others = results["exact"][index], {run: results[run][index] for run in runs if run != "exact"}
-        frames.append(frame_rows(each, judged, policy, temperature, **others).assign(split="test"))
-        chunks.append(
-            chunk_rows(
-                each, judged, policy, others.get("lenient"), **{run: others.get(run) for run in ("guessed", *BRANCHED)}
-            ).assign(split="test")
-        )
-    seconds = {run: round(sum(each.seconds for each in judged), 1) for run, judged in results.items()}
+        frames.append(frame_rows(each, judged, temperature, **others).assign(split="test"))
+        passes = {run: others.get(run) for run in ("guessed", *BRANCHED)}
+        chunks.append(chunk_rows(each, judged, **passes).assign(split="test"))
     tables = (pd.concat(rows, ignore_index=True) for rows in (frames, chunks))
-    return Findings(*tables, policy, temperature, together, seconds)
+    return Findings(*tables, temperature, together, seconds_of(results))
+
+
+@dataclass(frozen=True)
+class Ruled:
+    """The same tables with what the rules that are not exact made of the test split, the learned policy, and processor
+    seconds by run."""
+
+    frames: pd.DataFrame
+    chunks: pd.DataFrame
+    policy: AcceptancePolicy
+    seconds: dict[str, float]
+
+
+def judge_by_rules(
+    model: Reasoner,
+    validation: Sequence[Recording],
+    test: Sequence[Recording],
+    frames: pd.DataFrame,
+    chunks: pd.DataFrame,
+    folder: Path,
+    words: str = "",
+) -> Ruled:
+    """Fit the policy to the judge's plans of validation speech, then judge test speech by every rule that is not exact.
+
+    Parameters
+    ----------
+    frames, chunks : of `judge_splits`, or their files; columns of an earlier call are replaced.
+
+    Raises
+    ------
+    InputError : the tables are about other drafts of the same speech.
+    """
+    plans = {name: viseme_codes(rows["committed"]) for name, rows in frames.groupby("utterance", sort=False)}
+    drafted = np.concatenate([np.array(each.draft.plan.names) for each in (*validation, *test)])
+    if len(drafted) != len(frames) or (drafted == frames["draft"].to_numpy()).mean() < SAME_DRAFT:
+        raise InputError(f"{display_path(FRAMES_FILE)}: its drafts are not today's; run the command without --rules")
+    policy = fit_policy(validation, [plans[each.name] for each in validation])
+
+    def gated(model: Reasoner, recording: Recording, threshold: float) -> Judged:
+        sureness = policy.lenient(frame_features(recording.draft, recording.energy))
+        options = run_options("gate", threshold)
+        return judge(model, recording, options, guess_from_probe=True, recalibrated=sureness)
+
+    hows = {run: partial(gated, threshold=threshold) for run, threshold in GATED.items()}
+    results = {run: judge_all(model, test, run, folder, f"{words} test", hows.get(run)) for run in RULED}
+    rows = [ruled_rows(each, policy, {}) for each in validation]
+    rows += [ruled_rows(each, policy, {run: results[run][index] for run in RULED}) for index, each in enumerate(test)]
+    tables = []
+    for table, parts, place in zip((frames, chunks), zip(*rows, strict=True), ("frame", "chunk"), strict=True):
+        own = pd.concat(parts, ignore_index=True)
+        table = table.drop(columns=[name for name in own if name in table and name not in ("utterance", place)])
+        tables.append(table.merge(own, on=["utterance", place], how="left", validate="one_to_one"))
+    return Ruled(*tables, policy, seconds_of(results))
+
+
+def seconds_of(results: dict[str, Sequence[Judged]]) -> dict[str, float]:
+    """Processor seconds by run."""
+    return {run: round(sum(each.seconds for each in judged), 1) for run, judged in results.items()}
 
 
 def run_folder(label: str, adapter: Path, weights: Sequence[str], words: pd.DataFrame) -> tuple[Path, str]:
@@ -254,13 +319,8 @@ def run_folder(label: str, adapter: Path, weights: Sequence[str], words: pd.Data
     InputError : a file of weights is absent.
     """
     tensors, settings = (adapter / name for name in ("adapter_model.safetensors", "reasoner.json"))
-    digest = hashlib.sha256(words.to_csv(index=False).encode())
-    for path in (
-        tensors,
-        settings,
-        *(DRAFT_DIR / f"{name}.safetensors" for name in weights),
-        *(Path(module.__file__) for module in (rules, branches, reasoner)),
-    ):
+    digest = hashlib.sha256(f"{JUDGED_FORMAT}\n{words.to_csv(index=False)}".encode())
+    for path in (tensors, settings, *(DRAFT_DIR / f"{name}.safetensors" for name in weights)):
         if not path.is_file():
             raise InputError(f"{display_path(path)}: no such file; restore it or train it")
         digest.update(path.read_bytes())
@@ -278,9 +338,7 @@ def prove_lossless(count: int) -> dict:
     exact, alone = (judge_all(model, recordings, run, folder, "lossless:") for run in ("exact", "alone"))
     pairs = list(zip(recordings, exact, alone, strict=True))
     different = [each.name for each, one, other in pairs if (one.tokens != other.tokens).any()]
-    seconds = {
-        run: round(sum(each.seconds for each in results), 1) for run, results in (("exact", exact), ("alone", alone))
-    }
+    seconds = seconds_of({"exact": exact, "alone": alone})
     frames = sum(len(each.truth) for each in recordings)
     passes = sum(verdict.passes for one in exact for verdict in one.verdicts)
     return {
@@ -309,6 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workbench.measure.referee", description=main.__doc__)
     parser.add_argument("--lossless", type=int, metavar="N", help="only prove N utterances equal to plain decoding")
     parser.add_argument("--summarise", action="store_true", help="only make referee.json again from the tables")
+    parser.add_argument("--rules", action="store_true", help="only judge by the rules that are not exact")
     parser.add_argument(
         "--unseen", type=Path, metavar="ADAPTER", help="only judge the unseen speaker, with this folder"
     )
@@ -323,6 +382,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             frames, chunks = judged_tables()
             judging = json.loads(REFEREE_FILE.read_text(encoding="utf-8"))["judging"]
             write_json(REFEREE_FILE, summarise(frames, chunks, judging))
+        elif options.rules:
+            judge_and_write(rules_only=True)
         else:
             judge_and_write()
             write_json(LOSSLESS_FILE, prove_lossless(LOSSLESS_UTTERANCES))
@@ -332,26 +393,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def judge_and_write() -> None:
-    """The whole command: judge, keep tables and policy, summarise."""
+def judge_and_write(rules_only: bool = False) -> None:
+    """The whole command: judge, keep tables and policy, summarise. rules_only: the exact runs stay the tables'."""
     words = heard_words([*human_prompts("validation"), *human_prompts("test")])
     folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, (DRAFT, PROBE), words)
     validation, test = (gather(human_prompts(split), DRAFT, PROBE, words) for split in ("validation", "test"))
     model = load_reasoner(adapter=ADAPTER)
-    found = judge_splits(model, validation, test, TRAINED_RUNS, folder, "trained:")
     facts = {"fitted_on": "validation split", "adapter_sha256": digest, "commit": provenance.commit()}
-    found.policy.save(**facts)
-    found.branches.save(**facts)
-    judging = {
-        "trained": {
+    if rules_only:
+        frames, chunks = judged_tables()
+        judging = json.loads(REFEREE_FILE.read_text(encoding="utf-8"))["judging"]
+        if judging["trained"]["adapter_sha256"] != digest:
+            raise InputError(f"{display_path(REFEREE_FILE)}: made with another adapter; run it without --rules")
+    else:
+        found = judge_splits(model, validation, test, TRAINED_RUNS, folder, "trained:")
+        found.branches.save(**facts)
+        frames, chunks = (table.assign(speaker="trained") for table in (found.frames, found.chunks))
+        trained = {
             "reasoner": model.name,
             "adapter": ADAPTER,
             "adapter_sha256": digest,
             "judge_temperature_on_validation": round(found.temperature, 4),
             "processor_seconds": found.seconds,
         }
-    }
-    write_tables(found.frames.assign(speaker="trained"), found.chunks.assign(speaker="trained"))
+        judging = {"trained": trained}
+    ruled = judge_by_rules(model, validation, test, frames, chunks, folder, "trained:")
+    ruled.policy.save(**facts)
+    judging["trained"]["processor_seconds"] |= ruled.seconds
+    write_tables(ruled.frames, ruled.chunks)
     frames, chunks = judged_tables()
     write_json(PATTERN_FILE, acceptance_pattern(chunks, judging))
     write_json(REFEREE_FILE, summarise(frames, chunks, judging))
@@ -393,12 +462,9 @@ def judge_strangers(
     for index, (each, judged) in enumerate(zip(recordings, exact, strict=True)):
         plans = {"alone": written[index]} if index in written else {}
         # Rows are at the adapter's own temperature: none is fitted, for that would take speech of this speaker.
-        frames.append(frame_rows(each, judged, None, 1.0, **plans))
-        chunks.append(chunk_rows(each, judged, None))
-    seconds = {
-        run: round(sum(each.seconds for each in results), 1)
-        for run, results in (("exact", exact), ("alone", written.values()))
-    }
+        frames.append(frame_rows(each, judged, 1.0, **plans))
+        chunks.append(chunk_rows(each, judged))
+    seconds = seconds_of({"exact": exact, "alone": list(written.values())})
     tables = (pd.concat(rows, ignore_index=True).assign(split="test", speaker="unseen") for rows in (frames, chunks))
     return *tables, seconds
 

@@ -34,6 +34,7 @@ from specsync_lib.draft import probe as teacher
 from specsync_lib.draft.probe import Probe, cosine
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
+from specsync_lib.measures.bounds import fit_temperature
 from specsync_lib.speech import log_mel
 from specsync_lib.visemes import OPENNESS_KERNEL, VISEME_INDEX, VISEME_OPENNESS
 from workbench.train import augment
@@ -443,13 +444,6 @@ def accuracy(logits: Tensor, truth: Tensor) -> float:
     return float((logits.argmax(dim=1) == truth).float().mean())
 
 
-def fit_temperature(logits: Float[Tensor, "n 15"], truth: Int[Tensor, " n"]) -> float:
-    """The temperature with the least negative log-likelihood (Guo et al. 1706.04599, temperature scaling)."""
-    candidates = torch.logspace(-1, 1, 201)
-    losses = torch.stack([F.cross_entropy(logits / candidate, truth) for candidate in candidates])
-    return float(candidates[losses.argmin()])
-
-
 def synthetic_sources() -> tuple[str, ...]:
     """The synthetic voices."""
     return ("piper", *FLITE_VOICES, *ESPEAK_VOICES)
@@ -468,7 +462,7 @@ def run(
     synthetic = utterances(voices, "validation", synthetic_sources())
     held_out = {"main": validation, "unseen": synthetic}
     for family, pairs in held_out.items():
-        temperature = fit_temperature(probe_logits(encoder, probes[family], pairs), truths(pairs))
+        temperature = fit_temperature(probe_logits(encoder, probes[family], pairs).numpy(), truths(pairs).numpy())
         probes[family] = replace(probes[family], temperature=torch.tensor(temperature, device=device))
         probes[family].save(out / f"teacher_{family}.safetensors")
     result = {
@@ -506,7 +500,7 @@ def run(
     }
     for name, trainee in trainees.items():
         where = "validation" if trainee.variant.family == "main" else "synthetic validation"
-        temperature = fit_temperature(logits[where][0][name], logits[where][1])
+        temperature = fit_temperature(logits[where][0][name].numpy(), logits[where][1].numpy())
         if trainee.variant.layers == 1:
             save_weights(trainee.average.weights(temperature), out / f"{name}.safetensors")
     result |= {"settings": asdict(settings), "seconds": time.monotonic() - began, "device": device.type}

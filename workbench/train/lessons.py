@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
@@ -29,6 +28,7 @@ from specsync_lib.draft.plan import MODEL_DIR as DRAFT_DIR
 from specsync_lib.draft.probe import Probe, load_probe
 from specsync_lib.errors import InputError
 from specsync_lib.judge.script import energy_digits, timed_words
+from specsync_lib.measures.bounds import fit_temperature
 from specsync_lib.speech.alignment import Phone, normalise_text, plan_from_phones
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import aligned_phones, human_prompts
@@ -40,7 +40,6 @@ from workbench.train.splits import ISOLATED_WORD_FAMILIES, near_duplicate_groups
 HUMAN = "speech-en"
 FOLDS = 5
 PROBE_STEPS, PROBE_BATCH = 600, 512
-TEMPERATURES = np.arange(0.5, 2.01, 0.05)
 # Minutes of synthetic speech. Only Piper's phone times are exact; the others are aligned as the human prompts are.
 SYNTHETIC_MINUTES = {
     "piper": 8.0, "kal16": 1.5, "awb": 2.0, "rms": 2.0, "slt": 2.0, "en-us": 0.75, "en-us+f4": 0.75, "en-gb": 0.75,
@@ -80,12 +79,6 @@ def fit_on(features: Float[Tensor, "n 2560"], labels: Int[Tensor, " n"], generat
     return fit_probe(batches(), PROBE_STEPS)
 
 
-def best_temperature(logits: Float[Tensor, "n 15"], labels: Int[Tensor, " n"]) -> float:
-    """The temperature of the least cross-entropy, on a grid."""
-    losses = [float(F.cross_entropy(logits / temperature, labels)) for temperature in TEMPERATURES]
-    return float(TEMPERATURES[int(np.argmin(losses))])
-
-
 def cross_fitted(
     features: dict[str, Tensor], labels: dict[str, Tensor], folds: dict[str, int], generator: Generator
 ) -> dict[str, np.ndarray]:
@@ -98,7 +91,9 @@ def cross_fitted(
             torch.cat([features[name] for name in outside]), torch.cat([labels[name] for name in outside]), generator
         )
         logits = {name: probe.logits(features[name]) for name in inside}
-        temperature = best_temperature(torch.cat(list(logits.values())), torch.cat([labels[name] for name in inside]))
+        temperature = fit_temperature(
+            torch.cat(list(logits.values())).numpy(), torch.cat([labels[name] for name in inside]).numpy()
+        )
         heard |= {name: (rows / temperature).softmax(dim=1).numpy() for name, rows in logits.items()}
     return heard
 

@@ -17,7 +17,6 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float32, Int
 from tqdm.auto import tqdm
 
@@ -32,12 +31,13 @@ from specsync_lib.judge.reasoner import ReasonerStream
 from specsync_lib.judge.rules import within_one_frame
 from specsync_lib.judge.script import gather_evidence
 from specsync_lib.measures.acceptance import expected_calibration_error
+from specsync_lib.measures.bounds import fit_temperature
 from specsync_lib.measures.intervals import Metric, bootstrap_by_group, interval
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import Prompt, aligned, aligned_phones, human_prompts
 from specsync_lib.speech.whisper_base import Word
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
-from workbench.train.lessons import best_temperature, words_of
+from workbench.train.lessons import words_of
 
 METRICS_FILE = MODEL_DIR / "metrics.json"
 PROBABILITIES = [f"p_{viseme}" for viseme in VISEMES]
@@ -141,9 +141,8 @@ def calibrate(name: str, prompts: Sequence[Prompt], device: str = "cpu") -> dict
     settings = json.loads(path.read_text(encoding="utf-8"))
     table = target_table(row, prompts, device)
     # Rows are at the temperature in the file: logarithms times it are logits at temperature 1, up to a constant.
-    logits = torch.from_numpy(np.log(table[PROBABILITIES].to_numpy().clip(1e-12)) * settings["temperature"])
-    truth = torch.tensor(table["truth"].map(VISEMES.index).tolist())
-    settings["temperature"] = round(best_temperature(logits, truth), 4)
+    logits = np.log(table[PROBABILITIES].to_numpy().clip(1e-12)) * settings["temperature"]
+    settings["temperature"] = round(fit_temperature(logits, table["truth"].map(VISEMES.index).to_numpy()), 4)
     write_text(path, json.dumps(settings, indent=1) + "\n")
     return {"temperature": settings["temperature"], "utterances": len(prompts), "frames": len(table)}
 
