@@ -31,8 +31,6 @@ REPORTED_PACKAGES = (
     "soxr",
     "pocketsphinx",
     "anny",
-    "pyvista",
-    "vtk",
     "papermill",
     "ipywidgets",
 )

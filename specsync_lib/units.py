@@ -3,8 +3,6 @@
 Video frame ``k`` covers ``[k/30, (k+1)/30)`` s. Log-mel frame ``j`` is centred on ``j/100`` s (Whisper's hop).
 """
 
-from fractions import Fraction
-
 SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES = 160
 STFT_SAMPLES = 400  # 25 ms analysis window, centred on the hop
@@ -12,7 +10,6 @@ MEL_BANDS = 80
 MEL_FRAMES_PER_SECOND = SAMPLE_RATE_HZ // HOP_SAMPLES  # 100: one log-mel frame per 10 ms
 
 VIDEO_FPS = 30
-FRAME_SECONDS = Fraction(1, VIDEO_FPS)
 VIDEO_WIDTH_PX, VIDEO_HEIGHT_PX = 1280, 720
 LATENT_CHANNELS = 16  # of Wan 2.1's latents
 PIXELS_PER_LATENT = 8  # a latent cell's side in px
@@ -40,16 +37,6 @@ VISEMES = ("sil", "PP", "FF", "TH", "DD", "kk", "CH", "SS", "nn", "RR", "aa", "E
 def frame_count(num_samples: int, sample_rate_hz: int = SAMPLE_RATE_HZ) -> int:
     """Video frames for a recording: round(duration x 30), halves up, exact."""
     return (2 * num_samples * VIDEO_FPS + sample_rate_hz) // (2 * sample_rate_hz)
-
-
-def frame_start(frame: int) -> Fraction:
-    """Start of a video frame in seconds, exact."""
-    return Fraction(frame, VIDEO_FPS)
-
-
-def frame_at(seconds: Fraction) -> int:
-    """The video frame that covers a time (given as an exact rational, in seconds)."""
-    return int(seconds * VIDEO_FPS // 1)
 
 
 def centre_mel_frame(frame: int) -> int:

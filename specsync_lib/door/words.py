@@ -116,6 +116,11 @@ READINGS = {
     "acceptance.ece": "calibration error of the recalibrated confidence",
     "acceptance.by_draft_confidence_at_085": "accepted at 0.85 of the draft's own confidence (±1 frame)",
     "acceptance.by_draft_confidence_coverage_at_085": "frames at or above 0.85 of the draft's own confidence",
+    "acceptance.mouth.at_085": "accepted at 0.85, exact on mouth shapes",
+    "acceptance.mouth.passes_ratio": "passes of token by token over its own, exact on mouth shapes",
+    "acceptance.mouth.lip_error_mm": "lips, mouth shapes against the judge's own plan",
+    "acceptance.whole_chunks": "chunks of which nothing is rejected, exact rule",
+    "acceptance.one_pass_chunks": "chunks decided in one pass, exact rule, the probe's guess first",
     "acceptance.bad_accept_bound": "accepted against truth: at most, 95 % bound",
     "reasoner.accuracy": "frame accuracy of the language model's own plan",
     "reasoner.accuracy_unseen_speaker": "the same, unseen speaker, a judge of synthetic voices",
@@ -186,6 +191,14 @@ CAPTIONS = {
     "acceptance_chunks": (
         "What is rejected",
         "Acceptance by viseme, and how many frames of a chunk stand before the first rejection.",
+    ),
+    "mouth_shapes": (
+        "Visemes that look alike",
+        "Gap and width of every viseme's mouth on the mesh, the groups they fall into, and how far apart any two are.",
+    ),
+    "acceptance_rules": (
+        "The rules side by side",
+        "What stands of sure drafts, passes of the judge a chunk, and lip error against the judge's plan and truth.",
     ),
     "features": ("What is heard", "Waveform, log-mel, envelopes, words, encoder features and truth on one time axis."),
     "stream_latency": ("The stream's latency", "Time to compute one 10 ms hop of features, over all hops."),

@@ -116,12 +116,6 @@ def load_probe(path: Path) -> Probe:
     return Probe(**{name: tensors[name] for name in shapes})
 
 
-def cosine(step: int, steps: int, warm_up: float = 0.03) -> float:
-    """Learning-rate factor: a linear rise over ``warm_up`` of the steps, then a half cosine to 0."""
-    rise = max(1.0, warm_up * steps)
-    return min((step + 1) / rise, 0.5 * (1 + np.cos(np.pi * step / steps)))
-
-
 @torch.inference_mode()
 def teacher_logits(
     encoder: AudioEncoder, probe: Probe, samples: Float[np.ndarray, " n"]

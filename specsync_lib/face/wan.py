@@ -86,11 +86,6 @@ def slot_of_frame(frame: int) -> int:
     return 0 if frame == 0 else 1 + (frame - 1) // FRAMES_PER_SLOT
 
 
-def slot_frames(slot: int) -> range:
-    """The video frames of a slot: 1 for the first, 4 for the others."""
-    return range(0, 1) if slot == 0 else range(clip_frames(slot), clip_frames(slot + 1))
-
-
 def latent_shape(frames: int, height_px: int, width_px: int) -> tuple[int, int, int, int]:
     """Latents [16, slots, height / 8, width / 8] of a clip.
 

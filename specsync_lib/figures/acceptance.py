@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from specsync_lib.claims import CLAIMED_ACCEPTANCE, CLAIMED_THRESHOLD
 from specsync_lib.figures.style import ROLE_COLOURS, ROLE_MARKERS, labelled
@@ -26,6 +27,8 @@ from specsync_lib.visemes import viseme_codes
 STRIP_STATES = ("below_threshold", "rejected", "accepted")
 # Shares under this are left blank in the confusion matrix: 225 cells of small print hide the errors that matter.
 SMALLEST_PRINTED_SHARE = 0.05
+GROUP_MARGIN_MM = 0.25  # around the mouths of a group
+FAR_APART_MM = 6.0  # from here on the distances of mouths are drawn alike
 # Share of a strip's width under which two letters would run into their neighbours.
 NARROWEST_NAMED_RUN = 1 / 80
 
@@ -159,6 +162,95 @@ def draw_front(front: pd.DataFrame, points: pd.DataFrame, ax: Axes) -> None:
     ax.set(xlabel="reasoner passes per second of speech", ylabel="share of frames wrong, by truth")
     ax.set_title("Cost and error")
     ax.legend(loc="upper right", fontsize=8.5)
+
+
+def draw_mouth_shapes(
+    shapes: pd.DataFrame, distances_mm: Float[np.ndarray, "v v"], most_apart_mm: float, axes: Sequence[Axes]
+) -> None:
+    """Which visemes look alike: left their mouths by gap and width, groups boxed; right the distances, groups framed.
+
+    Parameters
+    ----------
+    shapes : columns viseme, group, gap_mm, width_mm.
+    distances_mm : between visemes in the same order.
+    most_apart_mm : what a group's visemes lie apart at most.
+    axes : two.
+    """
+    colours = [ROLE_COLOURS[role] for role in ("accepted", "corrected", "rejected", "draft", "claimed", "coverage")]
+    plane, matrix = axes
+    shared = [rows for _, rows in shapes.groupby("group") if len(rows) > 1]
+    alone = shapes[~shapes["group"].isin([rows["group"].iloc[0] for rows in shared])]
+    style = {"linestyle": "none", "markersize": 7}
+    plane.plot(
+        alone["gap_mm"],
+        alone["width_mm"],
+        "o",
+        color=ROLE_COLOURS["baseline"],
+        label=labelled("alone", "measured"),
+        **style,
+    )
+    for colour, marker, rows in zip(colours, "s^DvP*", shared, strict=False):
+        corner = rows[["gap_mm", "width_mm"]].min().to_numpy() - GROUP_MARGIN_MM
+        size = rows[["gap_mm", "width_mm"]].max().to_numpy() + GROUP_MARGIN_MM - corner
+        plane.add_patch(Rectangle(corner, *size, facecolor=colour, alpha=0.15, linewidth=0))
+        label = labelled(" ".join(rows["viseme"]), "measured")
+        plane.plot(rows["gap_mm"], rows["width_mm"], marker, color=colour, label=label, **style)
+    for row in shapes.itertuples():
+        plane.annotate(row.viseme, (row.gap_mm, row.width_mm), (5, 4), textcoords="offset points", fontsize=9)
+    plane.set(xlabel="gap between the lips (mm)", ylabel="width of the mouth (mm)", aspect="equal")
+    plane.set_title(f"Visemes held on the mesh: groups at most {most_apart_mm:g} mm apart")
+    plane.legend(loc="lower right", fontsize=8)
+
+    order = np.argsort(shapes["group"].to_numpy(), kind="stable")
+    values, groups = distances_mm[np.ix_(order, order)], shapes["group"].to_numpy()[order]
+    matrix.imshow(values, cmap="Blues_r", vmin=0, vmax=FAR_APART_MM)
+    for row, column in np.ndindex(values.shape):
+        light = values[row, column] < FAR_APART_MM / 2
+        text = f"{values[row, column]:.1f}" if row != column else ""
+        matrix.text(column, row, text, ha="center", va="center", fontsize=6.5, color="white" if light else "black")
+    for group in np.unique(groups):
+        first, count = int(np.argmax(groups == group)), int((groups == group).sum())
+        frame = {"fill": False, "edgecolor": ROLE_COLOURS["rejected"], "linewidth": 1.8}
+        matrix.add_patch(Rectangle((first - 0.5, first - 0.5), count, count, **frame))
+    names = shapes["viseme"].to_numpy()[order]
+    matrix.set_xticks(range(len(names)), names, rotation=90)
+    matrix.set_yticks(range(len(names)), names)
+    matrix.grid(visible=False)
+    matrix.set_title("Distance in mm: the larger of gap and width (measured)")
+
+
+def draw_rules(table: pd.DataFrame, axes: Sequence[Axes]) -> None:
+    """The rules side by side: what stands of covered drafts, passes a chunk, and lip error against judge and truth.
+
+    Parameters
+    ----------
+    table : from `measures.rules.rules_table`, by rule.
+    axes : three, of one height.
+    """
+    heights = np.arange(len(table))[::-1]
+
+    def bars(ax: Axes, name: str, role: str, text: str, shift: float = 0.0, form: str = "{:.1%}") -> None:
+        low, high = (table[f"{name}_{end}"] for end in ("low", "high"))
+        spread = [table[name] - low, high - table[name]]
+        style = {"fmt": ROLE_MARKERS[role], "color": ROLE_COLOURS[role], "capsize": 2, "markersize": 7}
+        ax.errorbar(table[name], heights + shift, xerr=spread, label=labelled(text, "measured"), **style)
+        for height, value in zip(heights + shift, table[name], strict=True):
+            place = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+            ax.annotate(form.format(value), (value, height), color=ROLE_COLOURS[role], **place)
+
+    bars(axes[0], "at_085", "accepted", f"drafts that stand, recalibrated confidence ≥ {CLAIMED_THRESHOLD}")
+    bars(axes[1], "passes_a_chunk", "target", "passes of the judge a chunk", form="{:.2f}")
+    bars(axes[2], "lip_error_mm", "accepted", "against the judge's own plan", 0.16, "{:.2f}")
+    bars(axes[2], "against_truth_mm", "rejected", "against truth", -0.16, "{:.2f}")
+    for ax, (low, high), text in zip(
+        axes,
+        ((None, 1.01), (-0.1, None), (-0.05, None)),
+        ("share of covered frames", "passes a chunk of 12 frames", "lip error (mm)"),
+        strict=True,
+    ):
+        ax.set(xlim=(low, high), ylim=(-0.6, len(table) - 0.1), xlabel=text)
+        ax.set_yticks(heights, table.index if ax is axes[0] else [])
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8.5)
 
 
 def draw_runs(first_accepted: pd.Series, passes: pd.Series, ax: Axes) -> None:

@@ -28,7 +28,7 @@ def load_reasoner(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
-    label: Literal["measured", "real-shape"] = "measured",
+    weights: Literal["trained", "random"] | None = None,
 ) -> Reasoner:
     """A language model as judge.
 
@@ -43,14 +43,18 @@ def load_reasoner(
         The default belongs to "smollm2" and is left out for every other model.
     device, dtype
         By default float32 on the CPU, where the exact rules are exact, and bfloat16 elsewhere.
-    label
-        Of the numbers that it gives: "real-shape" where the weights are random.
+    weights
+        Where they came from, which decides the label of every number that the judge gives: "trained" (measured) or
+        "random" (real-shape). Known for "smollm2", whose files are pinned; for every other model the caller says it.
 
     Raises
     ------
-    InputError: the model or the adapter is absent, damaged or does not fit, or a letter is not one token.
+    InputError: the model or the adapter is absent, damaged or does not fit, a letter is not one token, or nobody says
+        where the weights of a model of one's own came from.
     """
     own = str(name) == DEFAULT_MODEL
+    if weights not in (("trained", None) if own else ("trained", "random")):
+        raise InputError(f"reasoner {name}: say where its weights came from: weights='trained' or 'random'")
     device = torch.device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     model, tokenizer = load_language_model(dense_copy() if own else name, device, dtype)
@@ -58,7 +62,9 @@ def load_reasoner(
     if adapter is not None and (own or str(adapter) != "adapter"):
         folder = MODEL_DIR / adapter if isinstance(adapter, str) and not Path(adapter).is_dir() else Path(adapter)
         settings = merge_adapter(model, folder)
-    return Reasoner(model, Script(tokenizer), str(name), label, **settings)
+    return Reasoner(
+        model, Script(tokenizer), str(name), "real-shape" if weights == "random" else "measured", **settings
+    )
 
 
 def load_language_model(name: str | Path, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, object]:

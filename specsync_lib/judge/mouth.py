@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from specsync_lib.errors import InputError
@@ -59,6 +60,12 @@ class MouthShapes:
             tuple(name for name, own in zip(VISEMES, self.groups, strict=True) if own == group)
             for group in range(max(self.groups) + 1)
         ]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Columns viseme, group, gap_mm, width_mm."""
+        columns = {"group": self.groups, "gap_mm": self.gap_mm, "width_mm": self.width_mm}
+        return pd.DataFrame({"viseme": VISEMES} | columns)
 
     @property
     def distances_mm(self) -> Float[np.ndarray, "15 15"]:

@@ -58,7 +58,7 @@ class Reasoner:
     model: nn.Module
     script: Script
     name: str
-    label: Literal["measured", "real-shape"] = "measured"
+    label: Literal["measured", "real-shape"]
     temperature: float = 1.0
     instruction: str = INSTRUCTION
     window_tokens: int = WINDOW_TOKENS

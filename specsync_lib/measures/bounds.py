@@ -11,6 +11,7 @@ from scipy.special import log_softmax
 
 from specsync_lib.errors import InputError
 from specsync_lib.judge.policy import SMALLEST
+from specsync_lib.measures.intervals import resamples
 
 
 def fit_temperature(logits: Float[np.ndarray, "n v"], correct: Int[np.ndarray, " n"]) -> float:
@@ -120,7 +121,6 @@ def ranking_skill(
     n_resamples: int = 300,
 ) -> tuple[float, float, float]:
     """Area under the ROC curve with its 95 % bootstrap interval by utterance (how well a score tells hits)."""
-    members = [np.flatnonzero(codes) for codes in np.unique(groups)[:, None] == np.asarray(groups)]
 
     def area(index: np.ndarray) -> float:
         hits, misses = score[index][hit[index]], score[index][~hit[index]]
@@ -128,8 +128,5 @@ def ranking_skill(
             return np.nan
         return stats.mannwhitneyu(hits, misses).statistic / (len(hits) * len(misses))
 
-    draws = [
-        np.concatenate([members[k] for k in rng.integers(0, len(members), len(members))]) for _ in range(n_resamples)
-    ]
-    low, high = np.nanpercentile([area(draw) for draw in draws], [2.5, 97.5])
+    low, high = np.nanpercentile([area(index) for index in resamples(groups, n_resamples, rng)], [2.5, 97.5])
     return float(area(np.arange(len(score)))), float(low), float(high)

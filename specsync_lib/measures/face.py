@@ -7,26 +7,26 @@ motion.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from specsync_lib import paths
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, vae, wan
 from specsync_lib.face.compositing import FACE_BOX, FEATHER_PX, composite, cut, feather, inside, reader_box
 from specsync_lib.face.generation import FaceGenerator
+from specsync_lib.face.head.head import mouth_box_px
 from specsync_lib.face.wan_mini import IN_USE, NOISE_LEVEL, Drafts, Method
 from specsync_lib.measures import sync
 from specsync_lib.measures.intervals import bootstrap_by_group
 from specsync_lib.measures.lip_reader import PICTURE_MM, LipReader, load_lip_reader
+from specsync_lib.measures.pictures import repair_table, seam_table
 from specsync_lib.measures.sync_report import SyncReport
 from specsync_lib.units import FRAMES_PER_CHUNK
 from specsync_lib.visemes import SyncPlan
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from specsync_lib.face.head.head import Head
 
 CHUNK_TIMES = paths.MEASUREMENTS_DIR / "wan_chunk_h200.json"
-MOUTH_MARGIN_PX = 8  # around the lips
 MINI_METRICS = paths.MODELS_DIR / "wan_mini" / "metrics.json"
 # Of sync_report's measures, those that speak for the whole video.
 HEADLINES = (
@@ -265,95 +264,3 @@ def seams(shown: list[np.ndarray], truth: list[np.ndarray]) -> pd.DataFrame:
     rows, columns = inside(FACE_BOX, reader_box()).slices
     tables = [seam_table(np.stack([one[rows, columns] for one in some])) for some in (shown, truth)]
     return tables[0].assign(truth_ratio=tables[1]["ratio"])
-
-
-def mouth_box_px(head: "Head", units: np.ndarray | dict[str, float], pose: np.ndarray) -> np.ndarray:
-    """Box [4] of the lips in a frame, with a margin: left, top, right, bottom, inside the picture."""
-    from specsync_lib.face.head.mesh import rotation
-
-    camera, size = head.camera, np.array(head.size_px)
-    lips = head._lip_shine[:, 0] > 0.5 * head._lip_shine.max()
-    points = head._turned(head.vertices(units)[lips], head.skin.follow[lips], rotation(*pose))
-    place = points - head.middle + [0, camera.distance_m, camera.centre_below_eyes_m]
-    scale = size[1] / camera.height_m * camera.distance_m / place[:, 1]
-    corners = size / 2 + np.stack([place[:, 0], -place[:, 2]], axis=1) * scale[:, None]
-    low, high = np.floor(corners.min(axis=0) - MOUTH_MARGIN_PX), np.ceil(corners.max(axis=0) + MOUTH_MARGIN_PX)
-    return np.concatenate([np.maximum(low, 0), np.minimum(high, size)]).astype(np.int16)
-
-
-def seam_table(frames: np.ndarray) -> "pd.DataFrame":
-    """How far the picture jumps at each border between chunks, against the steps inside the chunks around it.
-
-    Parameters
-    ----------
-    frames : ndarray [n, h, w, 3] uint8
-        From a chunk's first frame on.
-
-    Returns
-    -------
-    DataFrame
-        Columns border (frame), jump, inside (mean absolute change in grey levels from one frame to the next; inside:
-        the mean over both chunks), ratio. A seam shows as a ratio above that of a reference clip with the same motion.
-    """
-    import pandas as pd
-
-    change = np.array(
-        [np.abs(b.astype(np.int16) - a).mean() for a, b in pairwise(frames)]
-    )  # change[k]: from frame k to k + 1
-    rows = []
-    for border in range(FRAMES_PER_CHUNK, len(frames), FRAMES_PER_CHUNK):
-        around = np.arange(border - FRAMES_PER_CHUNK, min(border + FRAMES_PER_CHUNK - 1, len(change)))
-        inside = change[around[around != border - 1]].mean()
-        rows.append({"border": border, "jump": change[border - 1], "inside": inside})
-    table = pd.DataFrame(rows, columns=["border", "jump", "inside"])
-    return table.assign(ratio=table["jump"] / np.maximum(table["inside"], 1e-6))
-
-
-def repair_table(
-    generator: FaceGenerator,
-    right: SyncPlan,
-    wrong: SyncPlan,
-    read: Callable[[np.ndarray], np.ndarray],
-    *,
-    steps: int,
-    noise_level: float,
-    seed: int,
-    right_draft: Tensor | None = None,
-    wrong_draft: Tensor | None = None,
-    idle: np.ndarray | None = None,
-) -> "pd.DataFrame":
-    """How much of a wrong draft the remaining steps repair: the plan is set right after step k of n, for every k.
-
-    Parameters
-    ----------
-    generator : FaceGenerator
-        Where the recording stands; nothing is committed.
-    right, wrong : SyncPlan
-        Of the next chunk.
-    read : callable
-        Frames [12, px, px, 3] uint8 to what is compared, one number a frame (lip aperture).
-    right_draft, wrong_draft : Tensor [16, 3, h, w], optional
-        Drafted latents of either plan.
-
-    Returns
-    -------
-    DataFrame
-        Columns switched_after (0 .. steps; ``steps`` means never), steps_left, error (mean absolute difference of the
-        reading from that of a chunk which was right from its draft on), repaired (share of the never-switched chunk's
-        error that is gone).
-    """
-
-    import pandas as pd
-
-    def reading(first: SyncPlan, then: SyncPlan, draft: Tensor | None, switch: int) -> np.ndarray:
-        noise = torch.Generator().manual_seed(seed)
-        chunk = generator.begin(first, draft, noise_level, steps, noise, idle)
-        for k in range(steps):
-            chunk.step(plan=then if k == switch else None)
-        return np.asarray(read(generator.decode(chunk).frames), float)
-
-    target = reading(right, right, right_draft, steps)
-    errors = [np.abs(reading(wrong, right, wrong_draft, k) - target).mean() for k in range(steps + 1)]
-    table = pd.DataFrame({"switched_after": range(steps + 1), "error": errors})
-    table.insert(1, "steps_left", steps - table["switched_after"])
-    return table.assign(repaired=1 - table["error"] / max(errors[-1], 1e-12))

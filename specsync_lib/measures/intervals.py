@@ -1,6 +1,6 @@
 """Measures with their intervals: the bootstrap by group, and what a viewer would notice between sound and picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,6 +125,14 @@ def bootstrap_by_group(
     if np.ndim(value) == 0:
         value, low, high = float(value), float(low), float(high)
     return Metric(value, low, high, len(ids), unit, resampling_unit)
+
+
+def resamples(groups: np.ndarray, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Indices of the items of whole groups drawn with replacement, for statistics that are no function of sums."""
+    codes = np.unique(groups, return_inverse=True)[1]
+    members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
+    for _ in range(count):
+        yield np.concatenate([members[group] for group in rng.integers(len(members), size=len(members))])
 
 
 def interval(name: str, metric: Metric) -> dict[str, float]:

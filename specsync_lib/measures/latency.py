@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from specsync_lib.measures.intervals import resamples
 from specsync_lib.pipeline.outcome import PipelineReport
 from specsync_lib.pipeline.sound import LOOK_AHEAD_S
 from specsync_lib.units import FRAMES_PER_CHUNK, VIDEO_FPS
@@ -143,14 +144,10 @@ def percentile_interval(
 ) -> Interval:
     """A percentile with its 95 % bootstrap interval, resampling whole streams where there are enough of them."""
     values, blocks = np.asarray(latency_ms, float), np.asarray(blocks)
-    groups = [values[blocks == block] for block in np.unique(blocks)]
     unit = "stream"
-    if len(groups) < FEWEST_BLOCKS:
-        groups, unit = [values[index : index + 1] for index in range(len(values))], "chunk"
-    draws = [
-        np.percentile(np.concatenate([groups[index] for index in rng.integers(len(groups), size=len(groups))]), share)
-        for _ in range(RESAMPLES)
-    ]
+    if len(np.unique(blocks)) < FEWEST_BLOCKS:
+        blocks, unit = np.arange(len(values)), "chunk"
+    draws = [np.percentile(values[index], share) for index in resamples(blocks, RESAMPLES, rng)]
     value = float(np.percentile(values, share))
     low, high = np.percentile(draws, [2.5, 97.5])
     return Interval(value, min(float(low), value), max(float(high), value), len(values), unit)

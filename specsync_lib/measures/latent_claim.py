@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specsync_lib.errors import InputError
+from specsync_lib.face.head.look import REFERENCE
 from specsync_lib.paths import MEASUREMENTS_DIR
 from specsync_lib.units import FRAMES_PER_SLOT
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-REFERENCE, STRANGER = "reference", "mei"  # face_corpus.TEST_IDENTITIES: no network was trained on the second
 
 
 RESULT, LIPS, LIPS_FACTS, PREVIEW = "claim.json", "claim_lips.csv", "lips.json", "preview.png"
@@ -70,7 +68,7 @@ def tabulate(lips: "pd.DataFrame", seed: int = 0) -> "pd.DataFrame":
     import pandas as pd
 
     from specsync_lib.measures.intervals import Metric, bootstrap_by_group, pearson_columns, pearson_of_sums
-    from specsync_lib.measures.sync import lag_ms
+    from specsync_lib.measures.sync import av_offset
 
     def spread(name: str, metric: Metric | None) -> dict[str, float]:
         ends = (np.nan,) * 3 if metric is None else (metric.value, metric.low, metric.high)
@@ -95,7 +93,7 @@ def tabulate(lips: "pd.DataFrame", seed: int = 0) -> "pd.DataFrame":
             lags = {}
             if r.low >= LAG_NEEDS_R:
                 for name, one in part.groupby("utterance", sort=False):
-                    lags[name] = lag_ms(one["truth_mm"].to_numpy(), one[f"{condition}_mm"].to_numpy())[0]
+                    lags[name] = av_offset(one["truth_mm"].to_numpy(), one[f"{condition}_mm"].to_numpy()).value
             read_inside = part.groupby(slot)[f"{condition}_mm"].transform("mean").to_numpy()
             rows.append(
                 {

@@ -1,14 +1,19 @@
 """How near pictures are: PSNR and SSIM over boxes, the flash against the beep."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from specsync_lib.errors import InputError
+from specsync_lib.face.generation import FaceGenerator
+from specsync_lib.units import FRAMES_PER_CHUNK
+from specsync_lib.visemes import SyncPlan
 
 
 def gaussian_window(x: Tensor) -> Tensor:
@@ -82,3 +87,81 @@ def beep_flash_offset_ms(path: str | Path) -> float:
         [first_s + (k * window + np.argmax(level[k * window :][:window] > 0.4 * level.max())) / rate for k in starts]
     )
     return float(np.median([1000 * (beeps_s - flash)[np.argmin(np.abs(beeps_s - flash))] for flash in flashes_s]))
+
+
+def seam_table(frames: np.ndarray) -> "pd.DataFrame":
+    """How far the picture jumps at each border between chunks, against the steps inside the chunks around it.
+
+    Parameters
+    ----------
+    frames : ndarray [n, h, w, 3] uint8
+        From a chunk's first frame on.
+
+    Returns
+    -------
+    DataFrame
+        Columns border (frame), jump, inside (mean absolute change in grey levels from one frame to the next; inside:
+        the mean over both chunks), ratio. A seam shows as a ratio above that of a reference clip with the same motion.
+    """
+    import pandas as pd
+
+    change = np.array(
+        [np.abs(b.astype(np.int16) - a).mean() for a, b in pairwise(frames)]
+    )  # change[k]: from frame k to k + 1
+    rows = []
+    for border in range(FRAMES_PER_CHUNK, len(frames), FRAMES_PER_CHUNK):
+        around = np.arange(border - FRAMES_PER_CHUNK, min(border + FRAMES_PER_CHUNK - 1, len(change)))
+        inside = change[around[around != border - 1]].mean()
+        rows.append({"border": border, "jump": change[border - 1], "inside": inside})
+    table = pd.DataFrame(rows, columns=["border", "jump", "inside"])
+    return table.assign(ratio=table["jump"] / np.maximum(table["inside"], 1e-6))
+
+
+def repair_table(
+    generator: FaceGenerator,
+    right: SyncPlan,
+    wrong: SyncPlan,
+    read: Callable[[np.ndarray], np.ndarray],
+    *,
+    steps: int,
+    noise_level: float,
+    seed: int,
+    right_draft: Tensor | None = None,
+    wrong_draft: Tensor | None = None,
+    idle: np.ndarray | None = None,
+) -> "pd.DataFrame":
+    """How much of a wrong draft the remaining steps repair: the plan is set right after step k of n, for every k.
+
+    Parameters
+    ----------
+    generator : FaceGenerator
+        Where the recording stands; nothing is committed.
+    right, wrong : SyncPlan
+        Of the next chunk.
+    read : callable
+        Frames [12, px, px, 3] uint8 to what is compared, one number a frame (lip aperture).
+    right_draft, wrong_draft : Tensor [16, 3, h, w], optional
+        Drafted latents of either plan.
+
+    Returns
+    -------
+    DataFrame
+        Columns switched_after (0 .. steps; ``steps`` means never), steps_left, error (mean absolute difference of the
+        reading from that of a chunk which was right from its draft on), repaired (share of the never-switched chunk's
+        error that is gone).
+    """
+
+    import pandas as pd
+
+    def reading(first: SyncPlan, then: SyncPlan, draft: Tensor | None, switch: int) -> np.ndarray:
+        noise = torch.Generator().manual_seed(seed)
+        chunk = generator.begin(first, draft, noise_level, steps, noise, idle)
+        for k in range(steps):
+            chunk.step(plan=then if k == switch else None)
+        return np.asarray(read(generator.decode(chunk).frames), float)
+
+    target = reading(right, right, right_draft, steps)
+    errors = [np.abs(reading(wrong, right, wrong_draft, k) - target).mean() for k in range(steps + 1)]
+    table = pd.DataFrame({"switched_after": range(steps + 1), "error": errors})
+    table.insert(1, "steps_left", steps - table["switched_after"])
+    return table.assign(repaired=1 - table["error"] / max(errors[-1], 1e-12))

@@ -253,6 +253,7 @@ def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: i
             "passes": pass_facts(verified, rng),
             "chunks": rules.whole_chunks(verified, rng),
             "rules": rules.rule_rows(test, verified, rng),
+            "lenient": rules.lenient_rows(test, rng),
             "policy": policy_facts(verified, rng),
             "judge_calibration": interval(
                 "ece", expected_calibration_error(test["judge_confidence"].to_numpy(), right, utterance, rng=rng)
@@ -350,6 +351,8 @@ DEFINITIONS = {
     "draft_confidence": "the draft's calibrated probability to be right",
     "recalibrated_confidence": "the learned policy's probability, from the draft, that the judge accepts (lenient)",
     "rules": rules.DEFINITIONS,
+    "sight": "of the lenient rule; live: one pass a chunk, its last frame without a neighbour after it; both "
+    "neighbours: the same passes, seen afterwards; own plan: against the judge's own plan",
     "bad_accepts": "covered frames that the judge does not accept (lenient): share, and its upper bound",
     "passes": "forward passes of the reasoner; a chunk is 12 frames, an utterance's last one may be shorter",
     "equal_to_token_by_token": "utterances that every exact way, several plans a pass too, commits as plain decoding",

@@ -12,7 +12,7 @@ import pandas as pd
 from specsync_lib.claims import CLAIMED_THRESHOLD
 from specsync_lib.judge.mouth import load_mouth_shapes
 from specsync_lib.judge.recordings import GATED
-from specsync_lib.judge.rules import same_viseme
+from specsync_lib.judge.rules import same_viseme, within_one_frame
 from specsync_lib.measures.intervals import bootstrap_by_group, interval
 from specsync_lib.visemes import viseme_codes
 
@@ -68,6 +68,27 @@ def rule_rows(frames: pd.DataFrame, chunks: pd.DataFrame, rng: np.random.Generat
         row |= interval("chunks_unasked", bootstrap_by_group(passes == 0, chunks["utterance"].to_numpy(), rng=rng))
         rows.append(row)
     return rows
+
+
+def lenient_rows(frames: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
+    """What the lenient rule lets stand, of all frames and of covered ones, by what it can see of the judge.
+
+    live: one pass a chunk, so that a chunk's last frame has no neighbour after it; both neighbours: the same passes,
+    seen from the end of the recording; own plan: the judge's own plan of the whole recording, the headline's.
+    """
+    utterance, draft = frames["utterance"].to_numpy(), viseme_codes(frames["draft"])
+    covered = (frames["recalibrated"] >= CLAIMED_THRESHOLD).to_numpy()
+    sights = {
+        "live": same_viseme(draft, viseme_codes(frames["lenient"])),
+        "both neighbours": within_one_frame(draft, viseme_codes(frames["lenient_best"]), utterance),
+        "own plan": within_one_frame(draft, viseme_codes(frames["committed"]), utterance),
+    }
+    return [
+        {"sight": sight, "label": "measured"}
+        | interval("stands", bootstrap_by_group(stands, utterance, rng=rng))
+        | interval("at_085", bootstrap_by_group(stands[covered], utterance[covered], rng=rng))
+        for sight, stands in sights.items()
+    ]
 
 
 def pass_ratio(chunks: pd.DataFrame, passes: np.ndarray, rng: np.random.Generator) -> dict[str, float]:

@@ -26,9 +26,11 @@ from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.rules import EXACT, VerifyOptions
 from specsync_lib.judge.script import ChunkEvidence, HeardWord, chunk_evidence, energy_digits, timed_words
 from specsync_lib.judge.verify import ChunkContext, verify_chunk
+from specsync_lib.paths import MODELS_DIR
 from specsync_lib.pipeline.sound import ChunkAudio, samples_for_chunk
 from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Verdict
 from specsync_lib.speech.log_mel import StreamingLogMel
+from specsync_lib.tensors import read_object
 from specsync_lib.visemes import SyncPlan, expected_openness
 
 if TYPE_CHECKING:
@@ -397,7 +399,7 @@ class Models:
 
 # --- the embedded row ------------------------------------------------------------------------------------------------
 
-VAE_BASE_DIM, REGION_PX = 24, 256  # wan-mini's
+REGION_PX = 256  # wan-mini's
 COEFFICIENTS = 64
 
 
@@ -447,7 +449,8 @@ def load_models(
                 )
     elif face == "shape":
         basis, label = _random_basis(draft, seed), "real-shape"
-        vae = new_vae(VAE_BASE_DIM, seed).eval().requires_grad_(False).to(device)
+        config = read_object(MODELS_DIR / "wan_mini" / "vae" / "config.json")
+        vae = new_vae(config["base_dim"], seed, config["num_res_blocks"]).eval().requires_grad_(False).to(device)
         vae.register_to_config(latents_mean=[0.0] * units.LATENT_CHANNELS, latents_std=[1.0] * units.LATENT_CHANNELS)
         transformer = new_transformer(Size(), seed).eval().requires_grad_(False).to(device)
         reference = np.full((REGION_PX, REGION_PX, 3), 128, np.uint8)

@@ -21,6 +21,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.units import SAMPLE_RATE_HZ, VIDEO_FPS
 from specsync_lib.visemes import PHONE_TO_VISEME, SyncPlan
 
+FORMAT = 1  # of kept alignments: raised whenever a rule here changes what they say
 ALIGNER_FRAMES_PER_SECOND = 100  # 10 ms
 # Aligner frame j hears the 410 samples (25.625 ms) from j/100 s on. Where the label changes between two frames, the
 # sound changes midway between their centres: half a window less half a hop, 125 samples, after j/100 s. Seen from

@@ -161,4 +161,4 @@ def _alignment_key(prompt: Prompt) -> str:
 
 @cache
 def _aligner_digest() -> bytes:
-    return hashlib.sha256(Path(alignment.__file__).read_bytes() + version("pocketsphinx").encode()).digest()
+    return hashlib.sha256(f"{alignment.FORMAT} {version('pocketsphinx')}".encode()).digest()

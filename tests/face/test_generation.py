@@ -12,7 +12,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
 from specsync_lib.face.compositing import idle_tracks
 from specsync_lib.face.generation import IDLE_FEATURES, TOKENS
-from specsync_lib.measures import face
+from specsync_lib.measures import pictures
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 from specsync_lib.visemes import SyncPlan
 from tests.toys.generation import PX, toy_generator, toy_models, toy_plan, toy_reference
@@ -285,12 +285,12 @@ def test_a_clip_has_its_plans_length(generator):
 def test_seams_are_found_and_smooth_motion_has_none():
     n, side = 36, 8
     smooth = np.stack([np.full((side, side, 3), 40 + 3 * k, np.uint8) for k in range(n)])
-    table = face.seam_table(smooth)
+    table = pictures.seam_table(smooth)
     assert table["border"].tolist() == [12, 24]
     np.testing.assert_allclose(table["ratio"], 1)
     jumping = smooth.copy()
     jumping[24:] += 12
-    np.testing.assert_allclose(face.seam_table(jumping)["ratio"], [1, 5])
+    np.testing.assert_allclose(pictures.seam_table(jumping)["ratio"], [1, 5])
 
 
 def test_repair_falls_from_all_to_nothing_with_the_steps_left(generator):
@@ -312,7 +312,7 @@ def test_repair_falls_from_all_to_nothing_with_the_steps_left(generator):
         closed = SyncPlan(np.zeros(12, np.int8), np.zeros(12))
         open_ = SyncPlan(np.full(12, VISEMES.index("aa")), np.ones(12))
         read = lambda frames: frames.reshape(12, -1).astype(float).mean(axis=1)  # noqa: E731
-        table = face.repair_table(generator, closed, open_, read, steps=3, noise_level=1.0, seed=0)
+        table = pictures.repair_table(generator, closed, open_, read, steps=3, noise_level=1.0, seed=0)
     finally:
         generator.transformer = toy_models()[1]
     assert table["switched_after"].tolist() == [0, 1, 2, 3]

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from specsync_lib import units
 from specsync_lib.errors import InputError
-from specsync_lib.face.head import canvas, look, mesh
-from specsync_lib.face.head.head import Head, render_frames
+from specsync_lib.face.head import look, mesh
+from specsync_lib.face.head.head import Head
 from specsync_lib.face.head.mesh import weights_vector
 from specsync_lib.face.head.motion import face_tracks
 from specsync_lib.visemes import VISEME_TO_ARKIT, SyncPlan
@@ -141,22 +141,6 @@ def test_same_state_same_bits(head):
         assert np.array_equal(first, twin.render({"jawOpen": 0.3}, (0.1, 0.0, 0.0)))
 
 
-def test_pyvista_without_opengl_is_one_line(monkeypatch):
-    monkeypatch.setattr(canvas, "opengl_found", lambda: False)
-    with pytest.raises(InputError, match="install Mesa"), Head(size_px=(64, 64), renderer="pyvista") as head:
-        head.render({})
-
-
-@pytest.mark.skipif(not canvas.opengl_found(), reason="VTK needs X, EGL or OSMesa")
-def test_both_renderers_agree():
-    pictures = []
-    for renderer in ("raster", "pyvista"):
-        with Head(size_px=(160, 160), camera="face", renderer=renderer) as head:
-            pictures.append(head.render(VISEME_TO_ARKIT["E"]).astype(int))
-    assert np.abs(pictures[0] - pictures[1]).mean() < 3
-    assert np.corrcoef(pictures[0].ravel(), pictures[1].ravel())[0, 1] > 0.99
-
-
 @pytest.mark.parametrize("name", sorted(look.IDENTITIES))
 def test_every_identity_closes_and_opens_its_mouth(name):
     with Head(name, size_px=(64, 64), camera="face", threads=1, smooth_edges=False) as head:
@@ -173,12 +157,6 @@ def test_every_studio_lights_the_face(studio):
     assert 60 < face.mean() < 235 and (face[..., 0] > face[..., 2]).mean() > 0.8
 
 
-def test_frames_stream_and_the_head_closes():
-    frames = render_frames(plan_of([0, AA, PP] * 4), size_px=(64, 36), threads=1, smooth_edges=False)
-    assert [next(frames).shape for _ in range(3)] == [(36, 64, 3)] * 3
-    frames.close()  # a consumer that stops early
-
-
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -187,7 +165,6 @@ def test_frames_stream_and_the_head_closes():
         ({"size_px": (0, 0)}, "even"),
         ({"studio": "disco"}, "unknown studio"),
         ({"camera": "drone"}, "unknown camera"),
-        ({"renderer": "crayon"}, "unknown renderer"),
         ({"identity": look.Identity(shape={"horns": 1.0})}, "unknown shape slider"),
     ],
 )

@@ -48,8 +48,8 @@ def test_slots_and_frames_are_inverse(slots):
     assert wan.slot_count(frames) == slots
     assert wan.padded_frames(frames) == frames
     assert wan.padded_frames(frames + 1) == frames + 4
-    assert [wan.slot_of_frame(k) for k in wan.slot_frames(slots - 1)] == [slots - 1] * (1 if slots == 1 else 4)
-    assert wan.slot_frames(slots - 1).stop == frames
+    last = range(frames - (1 if slots == 1 else 4), frames)
+    assert {wan.slot_of_frame(k) for k in last} == {slots - 1}
 
 
 @pytest.mark.parametrize("frames", [0, -3, 2, 4, 12])

@@ -12,9 +12,11 @@ from specsync_lib.figures.acceptance import (
     draw_acceptance,
     draw_confusion,
     draw_front,
+    draw_mouth_shapes,
     draw_numbers,
     draw_referee,
     draw_reliability,
+    draw_rules,
     draw_runs,
     draw_scores,
     draw_strip,
@@ -226,3 +228,39 @@ def test_the_numbers_tell_what_a_threshold_costs(ax, table, frames):
     drawing = draw_numbers(table.assign(passes_a_second=4.25, error=0.125), 0.85, ax, frames=frames)
     text = drawing.artists[0].get_text()
     assert "4.2 a second" in text and "12.5% (truth)" in text
+
+
+def test_mouths_stand_by_gap_and_width_and_their_distances_by_group():
+    generator = np.random.default_rng(0)
+    groups = np.array([0, 1, 0, 2, 2, 2, *range(3, 12)])
+    shapes = pd.DataFrame({"viseme": VISEMES, "group": groups, "gap_mm": generator.uniform(0, 16, 15)})
+    shapes["width_mm"] = generator.uniform(32, 45, 15)
+    held = shapes[["gap_mm", "width_mm"]].to_numpy()
+    distances_mm = np.abs(held[:, None] - held[None]).max(axis=2)
+    figure, axes = plt.subplots(1, 2)
+    draw_mouth_shapes(shapes, distances_mm, 2.0, axes)
+    plane, matrix = axes
+    assert {text.get_text() for text in plane.texts} == set(VISEMES)
+    drawn = np.concatenate([line.get_xydata() for line in plane.lines])
+    assert sorted(map(tuple, drawn)) == sorted(map(tuple, held))
+    assert [text.get_text() for text in plane.get_legend().get_texts()] == [
+        "alone (measured)", "sil FF (measured)", "TH DD kk (measured)"
+    ]  # fmt: skip
+    names = [tick.get_text() for tick in matrix.get_yticklabels()]
+    assert names[:2] == ["sil", "FF"] and len(matrix.patches) == 12
+    order = [VISEMES.index(name) for name in names]
+    assert np.array_equal(matrix.images[0].get_array(), distances_mm[np.ix_(order, order)])
+    plt.close(figure)
+
+
+def test_the_rules_stand_side_by_side():
+    names = ("at_085", "passes_a_chunk", "lip_error_mm", "against_truth_mm")
+    values = {f"{name}{end}": [shift + k for k in (0.1, 0.4)] for name in names
+              for end, shift in (("", 0.1), ("_low", 0.05), ("_high", 0.2))}  # fmt: skip
+    figure, axes = plt.subplots(1, 3)
+    draw_rules(pd.DataFrame(values, index=["exact", "gate at 0.3"]), axes)
+    assert [tick.get_text() for tick in axes[0].get_yticklabels()] == ["exact", "gate at 0.3"]
+    assert [text.get_text() for text in axes[0].texts] == ["20.0%", "50.0%"]
+    assert len(axes[2].get_legend().get_texts()) == 2
+    assert all("(measured)" in text.get_text() for ax in axes for text in ax.get_legend().get_texts())
+    plt.close(figure)

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from specsync_lib import units
 from specsync_lib.assets import asset
@@ -19,46 +19,17 @@ from specsync_lib.errors import InputError
 from specsync_lib.judge import script
 from specsync_lib.judge.loading import load_reasoner
 from specsync_lib.judge.reasoner import Reasoner
-from specsync_lib.judge.script import ChunkEvidence, Script, TimedWord, chunk_evidence, gather_evidence, spoken_visemes
+from specsync_lib.judge.script import ChunkEvidence, Script, TimedWord, gather_evidence, spoken_visemes
 from specsync_lib.speech.corpus import clips
 from specsync_lib.speech.whisper_base import Word
 from specsync_lib.visemes import VISEME_INDEX
+from tests.toys.reasoner import CLASSES, byte_tokenizer, recording, tiny_llama
 from workbench.train.reasoner_card import accuracy, chosen, settle
-
-CLASSES = len(units.VISEMES)
-
-
-def byte_tokenizer(letters: str = "XPFTDKCSNRAEIOU") -> PreTrainedTokenizerFast:
-    """Bytes, and " P" as one token for each of some letters: the way of SmolLM2's and Llama's own tokenizers."""
-    pieces = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *(f"Ġ{letter}" for letter in letters)]
-    bpe = models.BPE({piece: index for index, piece in enumerate(pieces)}, [("Ġ", letter) for letter in letters])
-    tokenizer = Tokenizer(bpe)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-
-
-def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
-    """Random weights, large enough that its choices differ from frame to frame."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, initializer_range=0.3, max_position_embeddings=4096, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
 def reasoner() -> Reasoner:
     return Reasoner(tiny_llama(), Script(byte_tokenizer()), "tiny", "real-shape", instruction="")
-
-
-def recording(frames: int, seed: int = 0) -> list[ChunkEvidence]:
-    """Random evidence with a word every half second."""
-    rng = np.random.default_rng(seed)
-    words = [TimedWord(("please", "hold", "on")[k % 3], 15 * k, 15 * k + 11) for k in range(frames // 15)]
-    energy = rng.integers(0, 10, frames).astype(np.int8)
-    return chunk_evidence(words, energy, rng.dirichlet(np.full(CLASSES, 0.1), frames).astype(np.float32))
 
 
 def unbroken(reasoner: Reasoner, text: list[int], places: list[int]) -> np.ndarray:
@@ -162,7 +133,7 @@ def test_a_row_hangs_on_the_tokens_before_it_alone(reasoner, draft, place, chang
 
 
 def test_the_window_bounds_a_long_recording(reasoner):
-    short = Reasoner(reasoner.model, reasoner.script, "tiny", instruction="", window_tokens=400)
+    short = Reasoner(reasoner.model, reasoner.script, "tiny", "real-shape", instruction="", window_tokens=400)
     stream = short.stream()
     longest = 0
     for evidence in recording(12 * 40):
@@ -357,7 +328,7 @@ def folder(tmp_path_factory):
 
 
 def test_any_causal_model_loads_from_a_folder(folder, reasoner):
-    loaded = load_reasoner(folder, label="real-shape")
+    loaded = load_reasoner(folder, weights="random")
     assert (loaded.label, loaded.instruction) == ("real-shape", script.INSTRUCTION)
     assert loaded.alphabet["PP"] == "P" and len(set(loaded.alphabet.values())) == CLASSES
     stream = loaded.stream()
@@ -366,11 +337,18 @@ def test_any_causal_model_loads_from_a_folder(folder, reasoner):
     assert len(tokens) == 12
 
 
+def test_weights_of_ones_own_need_a_word_on_where_they_came_from(folder):
+    with pytest.raises(InputError, match="weights='trained' or 'random'"):
+        load_reasoner(folder)
+    with pytest.raises(InputError, match="where its weights came from"):
+        load_reasoner(weights="random")  # the pinned asset is what it is
+
+
 def test_an_absent_model_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in (tmp_path / "nothing", "nobody/no-such-model"):
         with pytest.raises(InputError, match="cannot be loaded") as caught:
-            load_reasoner(name)
+            load_reasoner(name, weights="trained")
         assert "\n" not in str(caught.value)
 
 
@@ -385,7 +363,7 @@ def test_an_adapter_is_merged_with_its_settings(folder, tmp_path):
     name = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
     down, up = torch.randn(2, 32), torch.randn(32, 2)
     write_adapter(tmp_path / "adapter", {name.format("A"): down, name.format("B"): up})
-    plain, tuned = load_reasoner(folder), load_reasoner(folder, tmp_path / "adapter")
+    plain, tuned = (load_reasoner(folder, adapter, weights="random") for adapter in (None, tmp_path / "adapter"))
     weights = [r.model.model.layers[1].self_attn.q_proj.weight for r in (plain, tuned)]
     torch.testing.assert_close(weights[1], weights[0] + 2 * up @ down)
     assert (tuned.temperature, tuned.instruction) == (1.5, "")
@@ -405,7 +383,7 @@ def test_a_strange_adapter_is_refused(folder, tmp_path, change, message):
     tensors = {f"{name}.lora_A.weight": torch.zeros(shape), f"{name}.lora_B.weight": torch.zeros(32, 2)}
     write_adapter(tmp_path / "adapter", tensors)
     with pytest.raises(InputError, match=message):
-        load_reasoner(folder, tmp_path / "adapter")
+        load_reasoner(folder, tmp_path / "adapter", weights="random")
 
 
 def test_a_broken_adapter_is_refused(folder, tmp_path):
@@ -413,9 +391,9 @@ def test_a_broken_adapter_is_refused(folder, tmp_path):
     broken = {name.format("A"): torch.full((2, 32), torch.nan), name.format("B"): torch.zeros(32, 2)}
     write_adapter(tmp_path / "adapter", broken)
     with pytest.raises(InputError, match="not finite"):
-        load_reasoner(folder, tmp_path / "adapter")
+        load_reasoner(folder, tmp_path / "adapter", weights="random")
     with pytest.raises(InputError, match="restore the folder"):
-        load_reasoner(folder, tmp_path / "none")
+        load_reasoner(folder, tmp_path / "none", weights="random")
 
 
 @pytest.mark.slow

@@ -2,14 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from specsync_lib.errors import InputError
 from specsync_lib.face.video import make_beep_flash_clip
 from specsync_lib.measures.intervals import bootstrap_by_group, pearson_columns, pearson_of_sums
 from specsync_lib.measures.pictures import beep_flash_offset_ms
-from specsync_lib.measures.sync import av_offset_ms, lag_ms
 
 
 def test_mean_and_its_interval_by_group():
@@ -48,36 +45,6 @@ def test_correlation_equals_numpy():
 def test_bootstrap_refuses_what_does_not_fit(values, groups):
     with pytest.raises(InputError, match="one id per value"):
         bootstrap_by_group(np.array(values), np.array(groups))
-
-
-def mouth(times_s: np.ndarray) -> np.ndarray:
-    """A band-limited signal like a lip aperture: syllables of 3 to 6 Hz."""
-    rng = np.random.default_rng(1)
-    parts = [rng.normal() * np.sin(2 * np.pi * f * times_s + rng.uniform(0, 6)) for f in np.linspace(0.7, 6, 14)]
-    return np.sum(parts, axis=0)
-
-
-@settings(max_examples=25)
-@given(shift_ms=st.floats(-150, 150))
-def test_injected_shift_is_found_within_5_ms(shift_ms):
-    times_s = np.arange(180) / 30
-    found = av_offset_ms(mouth(times_s), mouth(times_s - shift_ms / 1000))
-    assert found == pytest.approx(shift_ms, abs=5)
-
-
-@pytest.mark.parametrize("shift_ms", [10, 40, 120])
-def test_shift_is_found_under_noise(shift_ms):
-    times_s = np.arange(240) / 30
-    noise = 0.1 * np.random.default_rng(2).standard_normal(240)
-    lag, correlation = lag_ms(mouth(times_s), mouth(times_s - shift_ms / 1000) + noise)
-    assert lag == pytest.approx(shift_ms, abs=5) and correlation > 0.95
-
-
-@pytest.mark.parametrize("bad", [np.zeros(60), np.full(60, np.nan), np.arange(5.0)])
-def test_lag_refuses_signals_without_one(bad):
-    good = mouth(np.arange(len(bad)) / 30)
-    with pytest.raises(InputError):
-        lag_ms(good, bad)
 
 
 @pytest.mark.parametrize("shift_ms", [0, 40, -30])

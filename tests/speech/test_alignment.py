@@ -21,7 +21,7 @@ from specsync_lib.speech.alignment import (
 )
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import clips
-from specsync_lib.units import FRAME_SECONDS, frame_count
+from specsync_lib.units import VIDEO_FPS, frame_count
 from specsync_lib.visemes import ARPABET_TO_VISEME, PHONE_TO_VISEME
 
 labels = st.sampled_from(sorted(ARPABET_TO_VISEME))
@@ -42,7 +42,7 @@ def test_each_frame_takes_the_phone_at_its_exact_centre(timed, frames):
     ]
     expected = []
     for frame in range(frames):
-        centre = (frame + Fraction(1, 2)) * FRAME_SECONDS
+        centre = (frame + Fraction(1, 2)) / VIDEO_FPS
         spans = zip(timed, edges, edges[1:], strict=False)
         covering = [label for (label, _), start, end in spans if start <= 100 * centre < end]
         expected.append(ARPABET_TO_VISEME[covering[0]] if covering else "sil")

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from kernels.project_latents.reference import ProjectionWeights
+from specsync_lib.face.head.look import REFERENCE, STRANGER
 from specsync_lib.face.head.mesh import unit_names
-from specsync_lib.measures.latent_claim import REFERENCE, STRANGER
 from workbench.train import latent_basis, latent_material
 from workbench.train.latent_material import Film, Material, Speech
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from specsync_lib.errors import InputError
-from specsync_lib.measures import face
+from specsync_lib.face.head.head import mouth_box_px
 from specsync_lib.speech import corpus as speech
 from specsync_lib.units import VISEMES
 from specsync_lib.visemes import SyncPlan
@@ -127,7 +127,7 @@ def test_a_head_is_drawn_once_and_its_mouth_box_holds_the_lips(tmp_path):
     assert (tmp_path / "head_000.avif").stat().st_mtime_ns == before
     with faces.crop_head(job) as head:
         shut, opened = (head.render({"jawOpen": weight}).astype(int) for weight in (0.0, 0.4))
-        left, top, right, bottom = face.mouth_box_px(head, {"jawOpen": 0.4}, np.zeros(3))
+        left, top, right, bottom = mouth_box_px(head, {"jawOpen": 0.4}, np.zeros(3))
     change = np.abs(opened - shut).sum(axis=-1)
     large = change > 0.5 * change.max()  # the mouth's inside; the chin moves too, over smooth skin
     assert 20 < right - left < 120

@@ -29,10 +29,11 @@ from specsync_lib.draft.latents import (
 from specsync_lib.draft.plan import load_draft, normalise
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan, wan_mini
+from specsync_lib.face.head.look import STRANGER
 from specsync_lib.face.vae import WanCoder
 from specsync_lib.figures import latents as latent_figures
 from specsync_lib.measures import lip_reader
-from specsync_lib.measures.latent_claim import CONDITIONS, PREVIEW, STRANGER, SUMMARY_KEYS, Claim, load_claim, tabulate
+from specsync_lib.measures.latent_claim import CONDITIONS, PREVIEW, SUMMARY_KEYS, Claim, load_claim, tabulate
 from specsync_lib.paths import PROJECT_ROOT
 from tests.toys.linear_faces import PX, PatchCoder, linear_draft, linear_material, read_gaps, write_films
 from workbench.measure import latent_claim
@@ -401,10 +402,11 @@ def test_one_command_after_the_other_from_vae_to_table(material, tmp_path, monke
     assert {row["basis"] for row in metrics["bases"]} == {"plan", "pca", "hidden"}
     assert f"{metrics['plan_explained']:.3f}" in (out / "README.md").read_text()
     arguments = ["--vae", source, "--basis", str(out), "--work", str(work), "--out", str(results)]
-    assert latent_claim.main(arguments) == 0
+    assert latent_claim.main(arguments) == InputError.EXIT_CODE  # whose weights?
+    assert latent_claim.main([*arguments, "--weights", "random"]) == 0
     found = load_claim(results)
     assert set(found.table["condition"]) == {"mesh", *CONDITIONS}
-    assert found.facts["provenance"]["label"] == "measured"
+    assert found.facts["provenance"]["label"] == "real-shape"
     assert set(found.facts["summary"]) <= set(SUMMARY_KEYS)
     assert (work / PREVIEW).stat().st_size > 500
     low = found.table.set_index("condition")["r_low"]

@@ -303,6 +303,6 @@ def test_a_setup_that_is_not_there_is_one_line(tmp_path, capsys):
 
 def test_the_measurement_needs_no_sound_or_video_library():
     """A GPU machine has torch, transformers and pandas; what decodes sound and video is not there."""
-    absent = ["av", "soxr", "whisper", "anny", "pyvista", "vtk", "pocketsphinx", "gguf", "numba", "ipywidgets"]
+    absent = ["av", "soxr", "whisper", "anny", "pocketsphinx", "gguf", "numba", "ipywidgets"]
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import workbench.measure.pipelines"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

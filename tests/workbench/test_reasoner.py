@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_reasoner import CLASSES, byte_tokenizer, recording, tiny_llama
 
 from specsync_lib import units
 from specsync_lib.assets import asset
@@ -18,6 +17,7 @@ from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.script import Script, TimedWord, chunk_evidence
 from specsync_lib.speech.alignment import Phone, normalise_text
 from specsync_lib.speech.corpus import human_prompts, read_splits
+from tests.toys.reasoner import CLASSES, byte_tokenizer, recording, tiny_llama
 from workbench.train import lessons as reasoner_corpus
 from workbench.train.lessons import cross_fitted, prompt_folds, words_of
 from workbench.train.reasoner import (
@@ -129,7 +129,7 @@ def test_nothing_of_the_test_split_was_learned():
 def test_an_example_is_the_text_of_a_stream(script):
     taught = lesson(40)
     (example,) = examples(script, taught, 4096)
-    stream = Reasoner(tiny_llama(), script, "tiny", instruction="").stream()
+    stream = Reasoner(tiny_llama(), script, "tiny", "real-shape", instruction="").stream()
     for evidence in chunk_evidence(taught.words, taught.energy, taught.probe):
         stream.read(evidence)
         stream.commit(taught.truth[evidence.first_frame : evidence.first_frame + len(evidence)])
@@ -206,7 +206,7 @@ def test_training_learns_and_its_adapter_loads(script, short, tmp_path):
     folder = tmp_path / "llama"
     tiny_llama().save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
-    tuned = load_reasoner(folder, tmp_path / "adapter")
+    tuned = load_reasoner(folder, tmp_path / "adapter", weights="random")
     assert tuned.instruction == ""
     ids = torch.randint(0, 300, (1, 50))
     with torch.no_grad():

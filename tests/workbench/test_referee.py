@@ -245,6 +245,9 @@ def test_the_rules_stand_side_by_side(found):
     gates = [rows[f"gate at {threshold:g}"] for threshold in GATED.values()]
     assert [row["passes_a_chunk"] for row in gates] == sorted(row["passes_a_chunk"] for row in gates)
     assert rows["lenient"]["agreement"] < 1 and all(row["label"] == "measured" for row in rows.values())
+    sights = {row["sight"]: row for row in rules.lenient_rows(frames, np.random.default_rng(0))}
+    assert sights["live"]["stands"] == rows["lenient"]["stands"] <= sights["both neighbours"]["stands"]
+    assert sights["own plan"]["stands"] == pytest.approx(frames["lenient_verdict"].mean(), abs=1e-5)
     table = rules.rules_table(list(rows.values()), pd.DataFrame({"lip_error_mm": [0.5]}, ["the mouth rule's plan"]))
     assert table["lip_error_mm"]["mouth"] == 0.5 and np.isnan(table["lip_error_mm"]["exact"])
 

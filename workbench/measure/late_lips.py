@@ -56,13 +56,11 @@ def measure(frames: pd.DataFrame, head: Head, rng: np.random.Generator) -> dict:
     """
     utterance = frames["utterance"].to_numpy()
     chunk = pd.factorize(frames["utterance"] + " " + (frames["frame"] // FRAMES_PER_CHUNK).astype(str))[0]
-    judged_mm, truth_mm = (gaps_mm(frames, head, column) for column in ("committed", "truth"))
-    rows = []
-    for what, column in PLANS.items():
-        if column not in frames:
-            continue
-        plan_mm = gaps_mm(frames, head, column)
-        error_mm = np.abs(plan_mm - judged_mm)
+    plans = {what: column for what, column in PLANS.items() if column in frames}
+    gaps = {column: gaps_mm(frames, head, column) for column in {*plans.values(), "committed"}}
+    judged_mm, rows = gaps["committed"], []
+    for what, column in plans.items():
+        error_mm, from_truth_mm = (np.abs(gaps[column] - each) for each in (judged_mm, gaps["truth"]))
         wrong = frames[column].to_numpy() != frames["committed"].to_numpy()
         differs = np.isin(chunk, np.unique(chunk[wrong]))
         everywhere = bootstrap_by_group(error_mm, utterance, rng=rng, unit="mm")
@@ -70,7 +68,7 @@ def measure(frames: pd.DataFrame, head: Head, rng: np.random.Generator) -> dict:
             "what": what, **interval("lip_error_mm", everywhere),
             **(interval("in_chunks_that_differ_mm", bootstrap_by_group(error_mm[differs], utterance[differs], rng=rng))
                if differs.any() else {}),
-            **interval("against_truth_mm", bootstrap_by_group(np.abs(plan_mm - truth_mm), utterance, rng=rng)),
+            **interval("against_truth_mm", bootstrap_by_group(from_truth_mm, utterance, rng=rng)),
             "frames_that_differ": round(float(wrong.mean()), 5),
             "chunks_that_differ": round(len(np.unique(chunk[wrong])) / len(np.unique(chunk)), 5),
             "mm_per_wrong_frame": round(float(error_mm.sum() / max(1, wrong.sum())), 5),

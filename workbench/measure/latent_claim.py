@@ -32,6 +32,7 @@ from specsync_lib.draft.latents import LatentBasis
 from specsync_lib.draft.plan import load_draft
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan
+from specsync_lib.face.head.look import REFERENCE
 from specsync_lib.face.vae import Coder, WanCoder
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.measures.latent_claim import (
@@ -39,13 +40,12 @@ from specsync_lib.measures.latent_claim import (
     LIPS,
     LIPS_FACTS,
     PREVIEW,
-    REFERENCE,
     RESULT,
     SUMMARY_KEYS,
     Claim,
     tabulate,
 )
-from specsync_lib.paths import MEASUREMENTS_DIR
+from specsync_lib.paths import MEASUREMENTS_DIR, MODELS_DIR
 from workbench.train import latent_basis, latent_material
 from workbench.train.latent_material import Film, Material, Speech
 
@@ -146,8 +146,11 @@ def write_lips(
     device: str | torch.device = "cpu",
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    weights: str | None = None,
 ) -> None:
     """The first stage: ``lips.csv``, ``lips.json`` and ``preview.png`` in ``work``.
+
+    ``weights``: "trained" or "random", which decides the label; known for the committed wan-mini alone.
 
     Raises
     ------
@@ -159,6 +162,8 @@ def write_lips(
     from specsync_lib.provenance import device_facts
 
     started = time.perf_counter()
+    if weights is None and Path(vae_source).resolve() != MODELS_DIR / "wan_mini":
+        raise InputError(f"claim: say where the weights of {vae_source} came from: --weights trained or random")
     vae, basis = wan.load_vae(vae_source, device=device), latents.load_latent_basis(basis_folder)
     material = latent_material.load_material(work)
     basis.check(vae, material.facts["size_px"])
@@ -174,6 +179,7 @@ def write_lips(
     )
     facts = {
         **device_facts(torch.device(device)),
+        "label": "real-shape" if weights == "random" else "measured",
         "dtype": str(dtype).removeprefix("torch."),
         "seconds": round(time.perf_counter() - started, 1),
         "seed": seed,
@@ -218,11 +224,11 @@ def write_table(work: Path, out: Path, command: str = "") -> Claim:
         value, low, high = claim.number(condition, measure)
         if np.isfinite(value):
             n = int(lips.loc[lips["identity"] == REFERENCE, "utterance"].nunique())
-            summary[key] = {"value": value, "unit": unit, "label": "measured", "low": low, "high": high, "n": n}
+            summary[key] = {"value": value, "unit": unit, "label": facts["label"], "low": low, "high": high, "n": n}
     table = claim.table.astype(object).where(claim.table.notna(), None)
     content = {
         "provenance": {
-            "label": "measured",
+            "label": facts["label"],
             "resampling_unit": "utterance",
             "command": command,
             "commit": provenance.commit(),
@@ -244,6 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m workbench.measure.latent_claim", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--vae", help="a checkpoint in diffusers' layout")
+    parser.add_argument("--weights", choices=("trained", "random"), help="of a VAE of your own: decides the label")
     parser.add_argument("--basis", type=Path, default=latents.MODEL_DIR)
     parser.add_argument("--work", type=Path, default=latent_basis.WORK_DIR, help="where the basis was fitted")
     parser.add_argument("--out", type=Path, default=MEASUREMENTS_DIR)
@@ -256,7 +263,8 @@ def main(arguments: list[str] | None = None) -> int:
         if given.stage != "table":
             if given.vae is None:
                 raise InputError("claim: --vae is missing; give a checkpoint in diffusers' layout")
-            write_lips(given.vae, given.basis, given.work, given.device, given.seed, latent_basis.DTYPES[given.dtype])
+            dtype = latent_basis.DTYPES[given.dtype]
+            write_lips(given.vae, given.basis, given.work, given.device, given.seed, dtype, given.weights)
         if given.stage != "lips":
             claim = write_table(given.work, given.out, "python -m workbench.measure.latent_claim")
             print(claim.table.round(3).to_string(index=False))

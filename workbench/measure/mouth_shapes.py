@@ -67,6 +67,7 @@ def measure() -> dict:
         "rule": f"complete linkage: within a group at most {MOST_APART_MM} mm apart in gap and in width; "
         f"{', '.join(SHUT)} never join an open shape",
         "provenance": machine() | {"command": "python -m workbench.measure.mouth_shapes", "label": "measured"},
+        "licence": "Apache-2.0",
         "face": OWN_FACE,
         "groups": shapes.names,
         "visemes": {

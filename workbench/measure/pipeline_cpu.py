@@ -30,6 +30,7 @@ import torch
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
 from specsync_lib.judge.rules import Rule, VerifyOptions
+from specsync_lib.measures.intervals import resamples
 from specsync_lib.pipeline.answers import ChunkPattern, written_pattern
 from specsync_lib.pipeline.models import Models, load_models
 from specsync_lib.pipeline.outcome import PipelineReport
@@ -229,10 +230,8 @@ def summary(models: Models, options: argparse.Namespace, results: Results) -> di
 
 def intervals(latency_ms: list[float], block: list[int], rng: np.random.Generator) -> dict[str, float]:
     """95 % bootstrap intervals of the percentiles, drawn by utterance: p50_low_ms, p50_high_ms, p95_low_ms …"""
-    latency, block = np.array(latency_ms), np.array(block)
-    groups = [latency[block == one] for one in np.unique(block)]
-    draws = rng.integers(len(groups), size=(RESAMPLES, len(groups)))
-    drawn = [np.percentile(np.concatenate([groups[index] for index in draw]), PERCENTILES) for draw in draws]
+    latency = np.array(latency_ms)
+    drawn = [np.percentile(latency[index], PERCENTILES) for index in resamples(np.array(block), RESAMPLES, rng)]
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0).round(3)
     ends = {}
     for index, percentile in enumerate(PERCENTILES):

@@ -190,6 +190,7 @@ def ruled_rows(
     chunks = {"any_rejection": policy.any_rejection(features, chunk_of(index)).round(5)}
     for run, each in results.items():
         if run == "lenient":
+            frames |= _named({"lenient_best": each.first_rows.argmax(axis=1)})
             chunks["lenient_rejected"] = [places(verdict) for verdict in each.verdicts]
         else:
             chunks[f"{run}_passes"] = [verdict.passes for verdict in each.verdicts]

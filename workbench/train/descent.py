@@ -160,3 +160,9 @@ def cosine(progress: float, steps_since_start: int, ramp: int = 100) -> float:
     """Share of the learning rate: a cosine over all pieces, with a short ramp whenever the optimiser starts anew."""
     rise = min(1.0, (steps_since_start + 1) / ramp)
     return rise * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(1.0, progress))))
+
+
+def cosine_to_zero(step: int, steps: int, warm_up: float = 0.03) -> float:
+    """Learning-rate factor where the number of steps is known: a linear rise over ``warm_up`` of them, then to 0."""
+    rise = max(1.0, warm_up * steps)
+    return min((step + 1) / rise, 0.5 * (1 + np.cos(np.pi * step / steps)))

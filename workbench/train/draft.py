@@ -31,13 +31,14 @@ from kernels.project_latents.reference import ProjectionWeights, gather_windows
 from specsync_lib import units
 from specsync_lib.draft import plan
 from specsync_lib.draft import probe as teacher
-from specsync_lib.draft.probe import Probe, cosine
+from specsync_lib.draft.probe import Probe
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.measures.bounds import fit_temperature
 from specsync_lib.speech import log_mel
 from specsync_lib.visemes import OPENNESS_KERNEL, VISEME_INDEX, VISEME_OPENNESS
 from workbench.train import augment
+from workbench.train.descent import cosine_to_zero
 from workbench.train.probe import fit_probe
 from workbench.train.voices import ESPEAK_VOICES, FLITE_VOICES, TEST_SPEAKER_SOURCES, UNKNOWN, Voices
 
@@ -244,7 +245,7 @@ class Trainee:
         self.optimiser.zero_grad()
         loss.backward()
         for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * cosine(step, settings.steps)
+            group["lr"] = settings.learning_rate * cosine_to_zero(step, settings.steps)
         self.optimiser.step()
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
         for average, new in zip(self.average.parameters(), self.model.parameters(), strict=True):

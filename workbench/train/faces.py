@@ -25,8 +25,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from specsync_lib.errors import InputError
+from specsync_lib.face.head.head import mouth_box_px
 from specsync_lib.files import atomic_path, write_text
-from specsync_lib.measures.face import mouth_box_px
 from specsync_lib.units import VIDEO_FPS
 
 if TYPE_CHECKING:  # the trainer reads a corpus on machines without the head's and the aligner's packages

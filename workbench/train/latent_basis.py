@@ -380,10 +380,10 @@ def model_card(metrics: dict) -> str:
     material = metrics["material"]
     return f"""# Latent basis
 
-z = z0 + c B for the sync kernel: B [{metrics["coefficients"]} coefficients] on the normalised latents of `wan_mini`'s
-VAE, W_c on the draft's hidden layer (and one unit that always says 1), z0 of the reference person's resting face. It
-knows still heads framed by the "face" camera at {material["size_px"]} px and nothing else. What it is worth is measured
-on held-out speech: `data/measurements/claim.json`.
+z = z0 + c B for the sync kernel: B [{metrics["coefficients"]} coefficients] on the normalised latents of the VAE
+`{metrics["vae"]}`, W_c on the draft's hidden layer (and one unit that always says 1), z0 of the reference person's
+resting face. It knows still heads framed by the "face" camera at {material["size_px"]} px and nothing else. What it is
+worth is measured on held-out speech: `data/measurements/claim.json`.
 
 Share of the latents' variance in held-out films (validation split, {metrics["validation_slots"]} slots) that each basis
 can explain, and that its drafted coefficients do explain; **{metrics["basis"]}** is stored. Truth's plan explains
@@ -429,7 +429,8 @@ def run(
     vae, draft, material = wan.load_vae(vae_source, device=device), load_draft(), latent_material.load_material(work)
     fitted = fit(material, WanCoder(vae, dtype), draft, vae_sha256(vae), coefficients)
     where = device_facts(torch.device(device)) | {"dtype": str(dtype).removeprefix("torch.")}
-    metrics = {**fitted.numbers, "material": material.facts, "device": where}
+    name = Path(vae_source).name if Path(vae_source).is_dir() else str(vae_source)
+    metrics = {**fitted.numbers, "vae": name, "material": material.facts, "device": where}
     out.mkdir(parents=True, exist_ok=True)
     save(fitted.basis, out)
     with atomic_path(work / RIVALS) as temporary:

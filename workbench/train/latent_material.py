@@ -30,8 +30,8 @@ from safetensors.numpy import load_file, save_file
 
 from specsync_lib.errors import InputError
 from specsync_lib.face.compositing import FACE_BOX, Box, composite, cut, inside, reader_box
+from specsync_lib.face.head.look import REFERENCE, STRANGER
 from specsync_lib.files import atomic_path, write_text
-from specsync_lib.measures.latent_claim import REFERENCE, STRANGER
 from specsync_lib.units import (
     FRAMES_PER_SLOT,
     SAMPLE_RATE_HZ,

@@ -11,9 +11,10 @@ from torch import Tensor
 from whisper.model import AudioEncoder
 
 from specsync_lib import units
-from specsync_lib.draft.probe import Probe, cosine
+from specsync_lib.draft.probe import Probe
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path
+from workbench.train.descent import cosine_to_zero
 
 
 def save_encoder(encoder: AudioEncoder, path: Path) -> None:
@@ -43,7 +44,7 @@ def fit_probe(
         optimiser.zero_grad()
         loss.backward()
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate * cosine(step, steps)
+            group["lr"] = learning_rate * cosine_to_zero(step, steps)
         optimiser.step()
     if head is None:
         raise InputError("teacher probe: no batch of labelled speech was given; gather voices with known words")

@@ -30,15 +30,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from specsync_lib.draft.probe import cosine
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.judge.loading import DEFAULT_MODEL, dense_copy, load_language_model
 from specsync_lib.judge.reasoner import WINDOW_TOKENS
 from specsync_lib.judge.script import Script, TimedWord, chunk_evidence
+from workbench.train.descent import cosine_to_zero
 
 SAVE_EVERY_S = 60.0
-WARM_UP_RESOLUTION = 1000  # `descent.cosine` counts steps; progress is a share
+WARM_UP_RESOLUTION = 1000  # `descent.cosine_to_zero` counts steps; progress is a share
 CURVE_EVERY = 10  # steps between two rows of losses.csv
 
 
@@ -332,7 +332,7 @@ class Trainee:
     def step(self, group: Sequence[Example], alphabet: Tensor, settings: Settings) -> tuple[float, float]:
         """One update; returns the loss and the share of places that were right before it."""
         begin = time.perf_counter()
-        rate = settings.learning_rate * cosine(self.progress(settings) * WARM_UP_RESOLUTION, WARM_UP_RESOLUTION)
+        rate = settings.learning_rate * cosine_to_zero(self.progress(settings) * WARM_UP_RESOLUTION, WARM_UP_RESOLUTION)
         for part in self.optimiser.param_groups:
             part["lr"] = rate
         logits, targets = batch_logits(self.model, alphabet, group)

@@ -40,7 +40,7 @@ from specsync_lib.face.generation import PLAN_BACK_FRAMES, TOKENS
 from specsync_lib.face.vae import FoldedVae
 from specsync_lib.face.wan_mini import Size, new_transformer
 from specsync_lib.files import atomic_path, write_text
-from specsync_lib.measures import face
+from specsync_lib.measures import pictures
 from specsync_lib.measures.pictures import error_in_boxes, psnr_db
 from specsync_lib.provenance import device_facts
 from specsync_lib.units import FRAMES_PER_CHUNK, FRAMES_PER_SLOT, SLOTS_PER_CHUNK
@@ -473,13 +473,13 @@ def pixel_errors(
         first = int(data.begins[row])
         span = slice(first, first + FRAMES_PER_SLOT * slots)
         original = torch.from_numpy(corpus.frames[span]).to(data.z.device)
-        own = face.seam_table(corpus.frames[span])["ratio"].mean()
+        own = pictures.seam_table(corpus.frames[span])["ratio"].mean()
         for name, latents in found.items():
             decoded = decode(vae, data.z[row, 0], latents[row])
             error = (decoded.float() - original.float()) ** 2
             table[name]["psnr_db"].append(psnr_db(error.mean().item()))
             table[name]["mouth_psnr_db"].append(psnr_db(error_in_boxes(error, corpus.mouth_px[span])))
-            ratio = face.seam_table(decoded.cpu().numpy())["ratio"].mean()
+            ratio = pictures.seam_table(decoded.cpu().numpy())["ratio"].mean()
             if own > 0:  # False too for a single chunk, which has no border
                 table[name]["border"].append(ratio / own)
     means = {

@@ -1,20 +1,14 @@
-"""Drawing meshes whose vertices already carry their shaded colour: our own rasteriser, or PyVista.
+"""Drawing meshes whose vertices already carry their shaded colour: a rasteriser compiled by Numba.
 
-Both take the same calls and agree to within anti-aliasing. ``RasterCanvas`` is the default: compiled by Numba, it needs
-no graphics driver (VTK's wheels bring none) and costs a fraction of software OpenGL on a mesh that is about as fine as
-the pixels. ``PyVistaCanvas`` draws with VTK, on a GPU where there is one.
+It needs no graphics driver, which a machine with only Python lacks, and costs a third of software OpenGL on a mesh that
+is about as fine as the pixels.
 """
 
-import ctypes
-import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numba
 import numpy as np
-
-from specsync_lib.errors import InputError
 
 SAMPLES_PER_AXIS = 3  # 9 samples a pixel: hairs are thinner than one
 BANDS_PER_THREAD = 4
@@ -266,114 +260,3 @@ class RasterCanvas:
         """End the worker threads."""
         if self._pool is not None:
             self._pool.shutdown()
-
-
-def opengl_found() -> bool:
-    """Whether VTK can draw off-screen: on Linux it needs X, EGL or OSMesa, and ends the process where there is none."""
-    if sys.platform != "linux" or os.environ.get("DISPLAY"):
-        return True
-    for name in ("libEGL.so.1", "libOSMesa.so.8"):
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            continue
-        return True
-    return False
-
-
-class PyVistaCanvas:
-    """The same layers drawn by VTK through PyVista, off-screen; needs OpenGL (a GPU's or Mesa's).
-
-    Raises
-    ------
-    InputError
-        No OpenGL on this machine.
-    """
-
-    def __init__(
-        self, size_px: tuple[int, int], view: View, backdrop: np.ndarray, *, smooth_edges: bool = True, threads: int = 2
-    ) -> None:
-        if not opengl_found():
-            raise InputError(
-                "renderer pyvista: no OpenGL here; install Mesa (libegl1 and libgl1-mesa-dri) or use renderer raster"
-            )
-        import pyvista as pv
-        from vtkmodules.vtkCommonCore import vtkLogger, vtkUnsignedCharArray
-
-        vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_ERROR)  # it warns when there is no X server to try first
-        self.size_px, self.view = size_px, view
-        self._plotter = pv.Plotter(off_screen=True, window_size=list(size_px), lighting="none")
-        self._window = self._plotter.render_window
-        self._plotter.renderer.RemoveAllLights()
-        camera = self._plotter.camera
-        camera.focal_point, camera.up = view.target, (0, 0, 1)
-        camera.position = np.asarray(view.target) - np.array([0, view.distance_m, 0])
-        camera.view_angle = 2 * np.degrees(np.arctan(view.height_m / 2 / view.distance_m))
-        camera.clipping_range = (view.distance_m - 0.6, view.distance_m + 0.8)
-        if smooth_edges:
-            self._plotter.enable_anti_aliasing("ssaa")
-        self._pixels = vtkUnsignedCharArray()
-        self._meshes: dict = {}
-        self._show_backdrop(backdrop)
-
-    def _show_backdrop(self, picture: np.ndarray) -> None:
-        import pyvista as pv
-
-        self._plotter.renderer.SetBackgroundTexture(pv.Texture(picture))
-        self._plotter.renderer.SetTexturedBackground(True)
-
-    def add(
-        self,
-        name: str,
-        points: np.ndarray,
-        triangles: np.ndarray,
-        colours: np.ndarray | None = None,
-        places: np.ndarray | None = None,
-        texture: np.ndarray | None = None,
-    ) -> None:
-        """As :meth:`RasterCanvas.add`."""
-        import pyvista as pv
-
-        cells = np.hstack([np.full((len(triangles), 1), 3), triangles]).ravel()
-        data = pv.PolyData(np.array(points, np.float32), cells)  # a copy: frames overwrite it
-        data.point_data["rgb"] = np.zeros((len(points), 3), np.uint8) if colours is None else colours.astype(np.uint8)
-        picture = None
-        if texture is not None:
-            data.active_texture_coordinates = places.astype(np.float32)
-            picture = pv.Texture(texture)
-            picture.repeat = True
-        self._plotter.add_mesh(data, scalars="rgb", rgb=True, lighting=False, texture=picture, reset_camera=False)
-        self._meshes[name] = data
-
-    def update(self, name: str, points: np.ndarray, colours: np.ndarray | None = None) -> None:
-        """As :meth:`RasterCanvas.update`."""
-        data = self._meshes[name]
-        data.points[:] = points
-        data.GetPoints().Modified()
-        if colours is not None:
-            data.point_data["rgb"][:] = colours + 0.5
-            data.GetPointData().GetArray("rgb").Modified()
-        data.Modified()
-
-    def bake(self) -> None:
-        """As :meth:`RasterCanvas.bake`."""
-        self._show_backdrop(self.picture())
-        for actor in list(self._plotter.renderer.actors.values()):
-            self._plotter.remove_actor(actor, reset_camera=False)
-        self._meshes.clear()
-
-    def picture(self) -> np.ndarray:
-        """As :meth:`RasterCanvas.picture`."""
-        from vtkmodules.util.numpy_support import vtk_to_numpy
-
-        self._window.Render()
-        width, height = self.size_px
-        self._window.GetPixelData(0, 0, width - 1, height - 1, 0, self._pixels, 0)
-        return np.ascontiguousarray(vtk_to_numpy(self._pixels).reshape(height, width, 3)[::-1])
-
-    def close(self) -> None:
-        """Free the window."""
-        self._plotter.close()
-
-
-CANVASES = {"raster": RasterCanvas, "pyvista": PyVistaCanvas}

@@ -3,11 +3,11 @@
     with Head("reference") as head:
         image = head.render(units, pose)          # uint8 [720, 1280, 3]
 
-``face_tracks`` turns a plan into 52 ARKit unit weights and a head pose per frame (co-articulation, blinks, sway);
-``Head`` draws one frame; ``render_frames`` streams a whole plan. Identity, studio and camera are parameters.
+``motion.face_tracks`` turns a plan into 52 ARKit weights and a head pose per frame (co-articulation, blinks, sway);
+``Head`` draws one frame. Identity, studio and camera are parameters.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,54 +15,17 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.spatial import cKDTree
 
-from specsync_lib import units as time_base
 from specsync_lib.errors import InputError
 from specsync_lib.face.head import hair as head_hair
 from specsync_lib.face.head import look, mesh
-from specsync_lib.face.head.canvas import CANVASES, View
+from specsync_lib.face.head.canvas import RasterCanvas, View
 from specsync_lib.face.head.mesh import weights_vector
-from specsync_lib.face.head.motion import EYE_PITCH_RAD, EYE_YAW_RAD, face_tracks
-from specsync_lib.visemes import SyncPlan
+from specsync_lib.face.head.motion import EYE_PITCH_RAD, EYE_YAW_RAD
 
 LASHES_PER_LID = 70
 BROW_STRANDS = 620
+MOUTH_MARGIN_PX = 8  # around the lips
 HIDDEN_FACING = -0.55  # triangles that look away from the camera by more are never seen, head turns included
-
-
-def render_frames(
-    plan: SyncPlan,
-    seed: int = 0,
-    *,
-    head: "Head | None" = None,
-    size_px: tuple[int, int] | None = None,
-    **look_options: object,
-) -> Iterator[np.ndarray]:
-    """Stream a plan's frames, one at a time; nothing is kept.
-
-    Parameters
-    ----------
-    plan : SyncPlan
-    seed : int
-        Of blinks, gaze and sway.
-    head : Head, optional
-        One that is already open (it stays open); otherwise one is made from ``size_px`` and ``look_options`` and closed
-        at the end, also when the consumer stops early.
-
-    Yields
-    ------
-    ndarray [height, width, 3] uint8
-    """
-    tracks = face_tracks(plan, seed)
-    own = head is None
-    head = (
-        Head(size_px=size_px or (time_base.VIDEO_WIDTH_PX, time_base.VIDEO_HEIGHT_PX), **look_options) if own else head
-    )
-    try:
-        for units, pose in zip(tracks.units, tracks.pose, strict=True):
-            yield head.render(units, pose)
-    finally:
-        if own:
-            head.close()
 
 
 @dataclass(frozen=True)
@@ -100,8 +63,6 @@ class Head:
     camera : str or Camera
         "portrait" (head and shoulders) or "face" (square crops).
 
-    renderer : str
-        "raster" (our own, no graphics driver needed) or "pyvista" (VTK; OpenGL needed); the pictures agree.
     smooth_edges : bool
     threads : int
         Of the rasteriser; 1 where many heads draw at once.
@@ -120,7 +81,6 @@ class Head:
         *,
         studio: str | look.Studio = "studio",
         camera: str | Camera = "portrait",
-        renderer: str = "raster",
         smooth_edges: bool = True,
         threads: int = 2,
     ) -> None:
@@ -129,15 +89,13 @@ class Head:
         self.camera = _named(camera, CAMERAS, "camera")
         if len(size_px) != 2 or min(size_px) < 16 or size_px[0] % 2 or size_px[1] % 2:
             raise InputError(f"head: size_px {size_px}; give an even width and height of at least 16")
-        if renderer not in CANVASES:
-            raise InputError(f"head: unknown renderer {renderer!r}; choose one of {', '.join(CANVASES)}")
         self.size_px = (int(size_px[0]), int(size_px[1]))
         self._rng = np.random.default_rng(seed)
         self._expression = weights_vector(self.identity.expression)
         self._build_geometry()
         self._close_lips()
         self._bake_light()
-        self._build_scene(renderer, smooth_edges, threads)
+        self._build_scene(smooth_edges, threads)
 
     # ---- geometry ----------------------------------------------------------------------------------------------------
 
@@ -569,13 +527,11 @@ class Head:
 
     # ---- scene -------------------------------------------------------------------------------------------------------
 
-    def _build_scene(self, renderer: str, smooth_edges: bool, threads: int) -> None:
+    def _build_scene(self, smooth_edges: bool, threads: int) -> None:
         target = self.middle - [0, 0, self.camera.centre_below_eyes_m]
         view = View(tuple(target), self.camera.distance_m, self.camera.height_m)
         backdrop = look.backdrop(self.studio, self.size_px, self._rng)
-        self._canvas = canvas = CANVASES[renderer](
-            self.size_px, view, backdrop, smooth_edges=smooth_edges, threads=threads
-        )
+        self._canvas = canvas = RasterCanvas(self.size_px, view, backdrop, smooth_edges=smooth_edges, threads=threads)
         # the clothes never move: they go into the backdrop, all but the collar, which covers the neck
         clothes = self._shade_garment()
         canvas.add("garment", self.garment.rest, self.garment.triangles, clothes)
@@ -653,10 +609,6 @@ class Head:
             above, below = (side[rows, 2] for side, rows in zip((upper, lower), near, strict=True))
             gaps.append(max(0.0, above.min() - below.max()))
         return float(1000 * np.median(gaps))
-
-    def lip_aperture_px(self, units: np.ndarray | Mapping[str, float]) -> float:
-        """The same gap in pixels of this head's frames."""
-        return self.lip_aperture(units) * self.size_px[1] / (1000 * self.camera.height_m)
 
     def render(self, units: np.ndarray | Mapping[str, float], pose: np.ndarray | tuple = (0.0, 0.0, 0.0)) -> np.ndarray:
         """Draw one frame.
@@ -876,3 +828,17 @@ def _brow_place(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     clipped = np.clip(s, 0, 1)
     _, z, _ = _brow_curve(clipped)
     return inside, (place[:, 2] - z) / np.maximum(0.5 * _brow_thickness(clipped), 1e-4)
+
+
+def mouth_box_px(head: "Head", units: np.ndarray | dict[str, float], pose: np.ndarray) -> np.ndarray:
+    """Box [4] of the lips in a frame, with a margin: left, top, right, bottom, inside the picture."""
+    from specsync_lib.face.head.mesh import rotation
+
+    camera, size = head.camera, np.array(head.size_px)
+    lips = head._lip_shine[:, 0] > 0.5 * head._lip_shine.max()
+    points = head._turned(head.vertices(units)[lips], head.skin.follow[lips], rotation(*pose))
+    place = points - head.middle + [0, camera.distance_m, camera.centre_below_eyes_m]
+    scale = size[1] / camera.height_m * camera.distance_m / place[:, 1]
+    corners = size / 2 + np.stack([place[:, 0], -place[:, 2]], axis=1) * scale[:, None]
+    low, high = np.floor(corners.min(axis=0) - MOUTH_MARGIN_PX), np.ceil(corners.max(axis=0) + MOUTH_MARGIN_PX)
+    return np.concatenate([np.maximum(low, 0), np.minimum(high, size)]).astype(np.int16)

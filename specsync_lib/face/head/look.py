@@ -173,6 +173,7 @@ IDENTITIES: dict[str, Identity] = {
         iris="#5f7f97", brow_weight=1.2, garment="#26364a",
     ),
 }  # fmt: skip
+REFERENCE, STRANGER = "reference", "mei"  # of the latent claim: no network was trained on the second
 
 
 # Display value of linear light, in steps of 1/4096 up to 4: a soft shoulder above 0.6, then a power of 1/2.2.
