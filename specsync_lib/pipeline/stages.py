@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 
 from specsync_lib.errors import InputError
 from specsync_lib.pipeline.sound import ChunkAudio
-from specsync_lib.visemes import openness_of
+from specsync_lib.visemes import VISEME_INDEX, openness_of
 
 Tokens = tuple[int, ...]  # a viseme a frame, index into units.VISEMES
 Station = Literal["draft", "judge", "generator"]
@@ -55,12 +55,15 @@ def plan_of(draft: Draft, tokens: Tokens, told: Float[np.ndarray, " frames"] | N
     """The plan of a chunk: a frame that stands keeps its drafted openness, another takes what the judge ``told``.
 
     ``told``: the openness expected under the judge's distribution (`visemes.expected_openness`); None: under its tokens
-    alone. Where nothing was drafted all of it is the judge's.
+    alone. Where nothing was drafted all of it is the judge's. Silence between silence is shut, whoever named it: in
+    sound without speech the draft's openness means nothing.
     """
-    openness = openness_of(np.array(tokens)) if told is None else np.asarray(told, np.float32)
+    visemes = np.array(tokens)
+    openness = openness_of(visemes) if told is None else np.asarray(told, np.float32)
     if not draft.rest:
-        openness = np.where(np.array(tokens) == np.array(draft.tokens), draft.openness, openness)
-    return Plan(tokens, openness.clip(0, 1))
+        openness = np.where(visemes == np.array(draft.tokens), draft.openness, openness)
+    near = np.pad(visemes == VISEME_INDEX["sil"], 1, mode="edge")
+    return Plan(tokens, np.where(near[:-2] & near[1:-1] & near[2:], 0.0, openness).clip(0, 1))
 
 
 class Settled(NamedTuple):

@@ -206,6 +206,29 @@ def test_a_corrected_frame_takes_its_visemes_openness_and_others_keep_theirs():
     assert (plan.openness[9:] == 0).all()
 
 
+def test_silence_between_silence_is_shut_whatever_the_draft_opens():
+    draft = Draft((0, 0, 0, 10, 0, 0), np.ones(6, np.float32), np.full(6, 0.2, np.float32))
+    np.testing.assert_allclose(plan_of(draft, draft.tokens).openness, [0, 0, 0.2, 0.2, 0.2, 0], atol=1e-6)
+    told = plan_of(replace(draft, rest=True), (0, 0, 0, 0, 10, 10), np.full(6, 0.5))
+    assert told.openness.tolist() == [0, 0, 0, 0.5, 0.5, 0.5]  # all the judge's
+
+
+def test_evidence_does_not_depend_on_what_is_asked_beside_it():
+    """Alone, after others, or after a gap: chunk 3 is heard as it was when it came."""
+    sound = np.random.default_rng(5).normal(0, 0.1, 20 * CHUNK_SAMPLES).astype(np.float32)
+    every, parts = toy_listener(back_chunks=2), chunks(sound)
+    frozen = [every.hear(chunk) for chunk in parts]
+    longer = np.concatenate([sound, sound])  # the same past, another future
+    for one, two in zip(frozen[:19], map(toy_listener(back_chunks=2).hear, chunks(longer)[:19]), strict=False):
+        assert np.array_equal(one.probe, two.probe) and np.array_equal(one.energy, two.energy)
+    late = toy_listener(back_chunks=2)
+    late.hear(parts[0])
+    again = [late.hear(chunk) for chunk in parts[10:16]]  # 1 to 9 went by unheard
+    for one, two in zip(frozen[13:16], again[3:], strict=True):  # as soon as its window is whole again
+        np.testing.assert_allclose(one.probe, two.probe, atol=1e-4)
+        assert one.first_frame == two.first_frame
+
+
 def test_the_judge_hears_only_what_has_been_said():
     other = SPEECH.copy()
     other[3 * CHUNK_SAMPLES :] = 0  # the future of chunk 1
