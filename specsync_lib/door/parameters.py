@@ -113,6 +113,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("seed", int, 0, Range(0, 2**32 - 1), "start of every random generator"),
         Parameter("profile", str, "default", PROFILES, "how much is computed: smoke is a check, full is for papers"),
         Parameter("max_seconds", float, 3600.0, Range(0.1, 3600), "longest recording accepted, in seconds"),
+        Parameter("track", int, 0, Range(0, 999), "the file's sound track, from 1; 0 takes the best that decodes"),
     )
 }
 

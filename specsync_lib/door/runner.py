@@ -408,6 +408,8 @@ def external_inputs(options: Options) -> Inputs:
 def check_recording(options: Options) -> Options:
     """Decode the user's recording once, before anything runs; its path becomes absolute.
 
+    What was damaged or out of the ordinary is told in one line.
+
     Raises
     ------
     InputError: it can not be used.
@@ -415,10 +417,12 @@ def check_recording(options: Options) -> Options:
     given = options.values["audio"]
     if not given:
         return options
-    from specsync_lib.speech.audio import load_audio
+    from specsync_lib.speech.audio import load_audio, local_file
 
-    load_audio(given, max_seconds=options.values["max_seconds"])
-    values = options.values | {"audio": str(Path(given).absolute())}
+    recording = load_audio(given, max_seconds=options.values["max_seconds"], track=options.values["track"])
+    if recording.warning:
+        print(f"specsync: {recording.warning}", file=sys.stderr)
+    values = options.values | {"audio": str(local_file(given)[0].absolute())}
     return Options(values, options.given, options.fresh, options.benchmark)
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from specsync_lib import units
 from specsync_lib.errors import InputError
-from specsync_lib.speech.alignment import normalise_text, pronounce
+from specsync_lib.speech.words import normalise_text, pronounce
 from specsync_lib.visemes import ARPABET_TO_VISEME, VISEME_INDEX
 
 # One letter a viseme, chosen to say what it means; X is the mouth at rest.
@@ -236,13 +236,13 @@ def spoken_visemes(text: str) -> tuple[int, ...]:
 
     Empty for what has no English pronunciation.
     """
+    try:
+        words = normalise_text(text[:64])
+    except InputError:  # letters of another script: the word is told without sounds
+        return ()
     visemes: list[int] = []
-    for word in normalise_text(text[:64]):
-        try:
-            phones = pronounce(word).split()
-        except InputError:  # letters of another script: the word is told without sounds
-            continue
-        for phone in phones:
+    for word in words:
+        for phone in pronounce(word).split():
             viseme = VISEME_INDEX[ARPABET_TO_VISEME[phone]]
             if visemes[-1:] != [viseme]:
                 visemes.append(viseme)

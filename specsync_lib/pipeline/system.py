@@ -38,6 +38,7 @@ from specsync_lib.pipeline.run import run_speculative
 from specsync_lib.pipeline.serial import run_serial
 from specsync_lib.pipeline.sound import AudioPiece, samples_for_chunk
 from specsync_lib.pipeline.stages import Commit, Policy
+from specsync_lib.speech.level import at_level
 from specsync_lib.units import FRAMES_PER_CHUNK, VIDEO_FPS, VISEMES
 from specsync_lib.visemes import SyncPlan
 
@@ -188,7 +189,7 @@ class System:
 
         Parameters
         ----------
-        samples : [n] floats, 16 kHz mono in [-1, 1].
+        samples : [n] floats, 16 kHz mono in [-1, 1]; heard at level, and put into the video as they are.
         rule, threshold : as `checked_rule` gives them.
         video : where the MP4 goes; None: no picture around the face is drawn.
         under : another run's squares, to lay this one's faces on.
@@ -213,7 +214,7 @@ class System:
 
         kept: list[Commit] = []
         try:
-            report = self._pipeline(samples, rule, threshold, idle, canvas, take)
+            report = self._pipeline(at_level(samples), rule, threshold, idle, canvas, take)
             report = replace(report, commits=tuple(kept))
             if report.ended != "complete":
                 raise InputError(f"the run ended after {report.frame_count} frames: {report.error}")
@@ -258,7 +259,7 @@ class System:
         idle = idle_tracks(units.frame_count(len(samples)), self.seed)
         canvas = _Canvas(self.head, idle, None, None, drawn=video)
         started = time.perf_counter()
-        self._pipeline(samples, rule, threshold, idle, canvas, canvas.lay)
+        self._pipeline(at_level(samples), rule, threshold, idle, canvas, canvas.lay)
         return time.perf_counter() - started
 
 

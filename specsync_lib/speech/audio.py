@@ -13,29 +13,29 @@ from typing import BinaryIO
 
 import av
 import numpy as np
-import soxr
 
 from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path
+from specsync_lib.speech.containers import Cut, cut
+from specsync_lib.speech.decoding import Tally, mono_blocks, open_container
+from specsync_lib.speech.tracks import Track, ordered, tracks
 
 READABLE = "wav, flac, mp3, m4a, ogg, opus or a video file with sound"
-# Demuxers of self-contained files: nothing here follows a reference to another file or address.
-DEMUXERS = "wav,w64,aiff,au,caf,flac,mp3,aac,ogg,mov,matroska,avi,mpegts,mpeg,asf,flv,amr,wv"
 # In these the header states the length exactly, so a shorter file has lost its end.
-EXACT_LENGTH = {"w64", "aiff", "flac", "caf", "mov,mp4,m4a,3gp,3g2,mj2"}
+EXACT_LENGTH = {"w64", "aiff", "flac", "caf"}
 TRUNCATION_TOLERANCE_S = 0.1
-# For WAV the decoder hides it: the RIFF header's size is compared with the file's. Writers into a pipe leave a
-# placeholder of about 2 or 4 GiB there.
-RIFF_TOLERANCE_BYTES, RIFF_PLACEHOLDER_BYTES = 4_096, 0x7FFF0000
-LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 768_000
-# Float files may overshoot full scale a little (that is clipped); beyond this they are not scaled to [-1, 1] at all.
-HIGHEST_PEAK = 8.0
+# The least share of the sound with which a run goes on.
+LEAST_SHARE = 0.5
 # Raw G.722 has no header to recognise: it is taken by its suffix, unless the file begins like a container.
 CONTAINER_STARTS = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM", b"\x1aE\xdf\xa3")
 PLAYLIST_STARTS = (b"#EXT", b"ffconcat", b"[playlist]", b"<?xml", b"<asx")
+PAGE_STARTS = (b"<!doctype", b"<html")
+PROTECTED_TAGS = ("drms", "enca", "aavd")
 LONGEST_SHOWN_NAME = 200
 FLAC_BLOCK_SAMPLES = 4096
+# Less silence than this in all is not worth a line: an encoder's delay, a rounded timestamp.
+SHOWN_SILENCE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,13 @@ class Recording:
         [n] float32 in [-1, 1].
     source
         The name to show for it.
+    warning
+        One line on what was damaged, missing or out of the ordinary; empty for most files.
     """
 
     samples: np.ndarray
     source: str
+    warning: str = ""
 
     @property
     def duration(self) -> Fraction:
@@ -64,17 +67,22 @@ class Recording:
         return units.frame_count(len(self.samples))
 
 
-def load_audio(path: str | Path, *, max_seconds: float = 3600) -> Recording:
+def load_audio(path: str | Path, *, max_seconds: float = 3600, track: int = 0) -> Recording:
     """Decode a sound or video file of any rate and channel count to 16 kHz mono.
 
-    Channels are averaged; samples beyond full scale are clipped. Memory grows with the result alone.
+    Sound keeps its time: what is damaged, missing in the timestamps or before a late start is silent for as long.
+    Channels are mixed by what they are for and never cancel (:mod:`specsync_lib.speech.downmix`); samples beyond full
+    scale are clipped. The level stays as it is. Memory grows with the result alone.
 
     Parameters
     ----------
     path
-        A local file: wav, flac, mp3, m4a, ogg, opus, raw G.722 (by its suffix) or a video file with sound.
+        A local file: wav, flac, mp3, m4a, ogg, opus, raw G.722 (by its suffix) or a video file with sound; ``~`` is
+        the home folder.
     max_seconds
         A longer recording is refused.
+    track
+        Which sound track, from 1; 0: the best that decodes (:mod:`specsync_lib.speech.tracks`).
 
     Returns
     -------
@@ -83,41 +91,80 @@ def load_audio(path: str | Path, *, max_seconds: float = 3600) -> Recording:
     Raises
     ------
     InputError
-        If the file is missing, is not such a file, is damaged or truncated, holds NaN or infinite samples, no sound or
-        less than one video frame, or is longer than ``max_seconds``.
+        If the file is missing, is not such a file, has lost more than half of its sound, holds NaN or infinite samples,
+        no sound, no such track or less than one video frame, or is longer than ``max_seconds``.
     """
-    given = str(path)
-    name = repr(given if len(given) <= LONGEST_SHOWN_NAME else f"…{given[-LONGEST_SHOWN_NAME:]}")
-    if re.match(r"[a-z][a-z0-9+.-]+:/", given, re.IGNORECASE):
-        raise InputError(f"{name} is an address: download it and give the file")
-    path = Path(path)
+    path, name = local_file(path)
     with _open(path, name) as file:
         start = file.read(16)
-        file.seek(0)
         if start.startswith(PLAYLIST_STARTS):
             raise InputError(f"{name} is a playlist: give the sound file itself ({READABLE})")
-        if start.startswith(b"RIFF"):
-            _check_riff_size(start, path, name)
+        if start.lower().startswith(PAGE_STARTS):
+            raise InputError(f"{name} is a web page, not the sound it should be: download it again")
         raw_g722 = (
             path.name.lower().endswith(".g722") and not start.startswith(CONTAINER_STARTS) and start[4:8] != b"ftyp"
         )
-        # Without these options a demuxer could follow a name inside the file.
-        options = {"format_whitelist": "g722" if raw_g722 else DEMUXERS, "protocol_whitelist": "file"}
+        missing = None
         try:
-            with av.open(file, format="g722" if raw_g722 else None, options=options) as container:
-                blocks = list(_mono_blocks(container, name, max_seconds))
-        except (av.FFmpegError, ValueError, OverflowError) as error:
+            missing = None if raw_g722 else cut(file)
+            if missing is not None and missing.share is not None and missing.share < LEAST_SHARE:
+                raise InputError(f"{name} is truncated: {missing.reason}; copy or export it again")
+            with open_container(file, raw_g722=raw_g722) as container:
+                found = tracks(container)
+            if not found:
+                raise InputError(f"{name} has no sound: give {READABLE}")
+            refusal = None
+            for one in ordered(found, file, name, track):
+                try:
+                    samples, warning = _decode(file, one, name, max_seconds, missing, raw_g722)
+                    break
+                except InputError as error:
+                    refusal = refusal or error
+            else:
+                raise refusal
+        except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
             detail = getattr(error, "strerror", None) or str(error)
-            raise InputError(f"{name} cannot be decoded ({detail}): give {READABLE}") from error
-    samples = np.concatenate(blocks)
-    recording = Recording(np.clip(samples, -1, 1, out=samples), path.name)
+            hint = "it is damaged, or no sound; " if missing is None else f"it is truncated: {missing.reason}; "
+            if not start.strip(b"\0"):
+                hint = "it begins with zeros only, as an unfinished copy or download does; "
+            raise InputError(f"{name} cannot be decoded ({detail}): {hint}give {READABLE}") from error
+    recording = Recording(samples, shown_name(path.name), warning)
     if recording.frame_count < 1:
         raise InputError(
             f"{name} holds {1000 * float(recording.duration):.2f} ms of sound: give at least one video frame (33 ms)"
         )
     return recording
+
+
+def local_file(path: str | Path) -> tuple[Path, str]:
+    """A path as a person writes it: the file (``~`` expanded unless a file is called so), and the name to show.
+
+    Raises
+    ------
+    InputError
+        It is an address.
+    """
+    given = str(path)
+    name = repr(given if len(given) <= LONGEST_SHOWN_NAME else f"…{given[-LONGEST_SHOWN_NAME:]}")
+    path = Path(path)
+    try:
+        if path.exists():
+            return path, name
+    except (OSError, ValueError):
+        return path, name  # opening it says why
+    if re.match(r"[a-z][a-z0-9+.-]+:/", given, re.IGNORECASE):
+        raise InputError(f"{name} is an address: download it and give the file")
+    try:
+        return path.expanduser(), name
+    except RuntimeError as error:
+        raise InputError(f"{name} begins with ~ and this account has no such home: write the whole path") from error
+
+
+def shown_name(name: str) -> str:
+    """A file's name as text that every encoding can carry: bytes that are no UTF-8 become a replacement sign."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _open(path: Path, name: str) -> BinaryIO:
@@ -139,57 +186,66 @@ def _open(path: Path, name: str) -> BinaryIO:
         raise InputError(f"{name} is not a path ({error}): check it") from error
 
 
-def _check_riff_size(start: bytes, path: Path, name: str) -> None:
-    promised, held = 8 + int.from_bytes(start[4:8], "little"), path.stat().st_size
-    if held + RIFF_TOLERANCE_BYTES < promised < RIFF_PLACEHOLDER_BYTES:
-        raise InputError(
-            f"{name} is truncated: its header promises {promised} bytes, it holds {held}; copy or export it again"
-        )
+def _decode(
+    file: BinaryIO, track: Track, name: str, max_seconds: float, missing: Cut | None, raw_g722: bool
+) -> tuple[np.ndarray, str]:
+    """One track whole: [n] float32 in [-1, 1], and the warning line."""
+    tally = Tally()
+    with open_container(file, raw_g722=raw_g722) as container:
+        stream = container.streams[track.index]
+        samples = _gather(mono_blocks(file, container, stream, name, max_seconds, tally))
+        if missing is None and container.format.name in EXACT_LENGTH and stream.duration:
+            promised_s = stream.duration * stream.time_base
+            if tally.end_s < promised_s - Fraction(TRUNCATION_TOLERANCE_S):
+                reason = f"its header promises {float(promised_s):.2f} s, it holds {float(tally.end_s):.2f} s"
+                missing = Cut(reason, float(tally.end_s / promised_s))
+        protected = stream.codec_context.codec_tag in PROTECTED_TAGS
+    if not tally.heard_s and (tally.failed or missing):
+        if protected:
+            raise InputError(f"{name} is copy-protected: give a file without protection")
+        why = f"is truncated: {missing.reason}" if missing else f"holds {track.codec} sound of which nothing decodes"
+        raise InputError(f"{name} {why}; copy or export it again")
+    share = float(tally.heard_s / (tally.heard_s + tally.lost_s)) if tally.heard_s else 1.0
+    if share * (1.0 if missing is None or missing.share is None else missing.share) < LEAST_SHARE:
+        said = _said(tally, missing)
+        raise InputError(f"{name}: {'; '.join(said)}: less than half of its sound is left; copy or export it again")
+    said = _said(tally, missing)
+    return np.clip(samples, -1, 1, out=samples), f"{name}: {'; '.join(said)}" if said else ""
 
 
-def _mono_blocks(container: av.container.InputContainer, name: str, max_seconds: float) -> Iterator[np.ndarray]:
-    """Decode, average the channels and resample, block by block: [n] float32 at 16 kHz."""
-    stream = container.streams.best("audio")
-    if stream is None:
-        raise InputError(f"{name} has no sound: give {READABLE}")
-    if stream.codec_context is None:
-        raise InputError(f"{name} is in a codec that cannot be decoded here: give {READABLE}")
-    rate_hz = stream.codec_context.sample_rate
-    if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
-        raise InputError(
-            f"{name} states a sample rate of {rate_hz} Hz: give one between {LOWEST_RATE_HZ} and {HIGHEST_RATE_HZ}"
+def _gather(blocks: Iterator[np.ndarray]) -> np.ndarray:
+    """Blocks to one array without a second copy of all of them."""
+    held = bytearray()
+    for block in blocks:
+        held += memoryview(np.ascontiguousarray(block, np.float32)).cast("B")
+    return np.frombuffer(held, np.float32)
+
+
+def _said(tally: Tally, missing: Cut | None) -> list[str]:
+    """What is worth a line, in the order in which it weighs."""
+    said = []
+    cut_last = missing is not None and tally.losses == 1 and tally.lost_at_s + tally.lost_s == tally.end_s
+    if tally.lost_s and not cut_last:
+        places = "one place" if tally.losses == 1 else f"{tally.losses} places"
+        said.append(
+            f"{float(tally.lost_s):.2f} s in {places} (first at {float(tally.lost_at_s):.2f} s) do not decode and are "
+            "silent"
         )
-    resampler = soxr.ResampleStream(rate_hz, units.SAMPLE_RATE_HZ, 1, dtype="float32")
-    # Interleaved: PyAV 18.1 reads past the end of a planar frame's pointers from 8 channels on.
-    to_float = av.AudioResampler(format="flt")
-    taken = given = 0  # samples at the file's rate, samples at 16 kHz
-    for decoded in container.decode(stream):
-        if decoded.sample_rate != rate_hz:
-            raise InputError(f"{name} changes its sample rate at {taken / rate_hz:.2f} s: re-encode it at one rate")
-        for frame in to_float.resample(decoded):
-            channels = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)  # [n, channels]
-            peak = np.abs(channels).max(initial=0)
-            if not np.isfinite(peak):
-                raise InputError(f"{name} holds NaN or infinite samples near {taken / rate_hz:.2f} s: export it again")
-            if peak > HIGHEST_PEAK:
-                raise InputError(f"{name} has samples up to {peak:g}, full scale is 1: scale it to [-1, 1]")
-            taken += len(channels)
-            if taken > max_seconds * rate_hz:
-                raise InputError(f"{name} is longer than {max_seconds:g} s: cut it, or raise max_seconds")
-            block = resampler.resample_chunk(channels.mean(axis=1))
-            given += len(block)
-            yield block
-    if container.format.name in EXACT_LENGTH and stream.duration is not None:
-        promised_s = float(stream.duration * stream.time_base)
-        if taken / rate_hz < promised_s - TRUNCATION_TOLERANCE_S:
-            raise InputError(
-                f"{name} is truncated: its header promises {promised_s:.2f} s, it holds {taken / rate_hz:.2f} s; "
-                "copy or export it again"
-            )
-    # The resampler's tail may be a sample off; the length of the result is exact by definition.
-    rest = (2 * taken * units.SAMPLE_RATE_HZ + rate_hz) // (2 * rate_hz) - given
-    tail = resampler.resample_chunk(np.zeros(0, np.float32), last=True)[: max(rest, 0)]
-    yield np.pad(tail, (0, max(rest - len(tail), 0)))
+    if missing is not None:
+        said.append(f"it is truncated, {missing.reason}")
+    if tally.hole_s >= SHOWN_SILENCE_S:
+        places = "one place" if tally.holes == 1 else f"{tally.holes} places"
+        said.append(
+            f"its timestamps leave out {float(tally.hole_s):.2f} s in {places} (first at "
+            f"{float(tally.hole_at_s):.2f} s), kept as silence"
+        )
+    if tally.late_s >= SHOWN_SILENCE_S:
+        said.append(f"its sound begins at {float(tally.late_s):.2f} s, kept as silence")
+    if tally.joints:
+        said.append(f"its timestamps jump ({tally.joints} x): taken as recordings that follow each other")
+    if tally.opposed_s >= SHOWN_SILENCE_S:
+        said.append(f"its channels are opposite in phase for {tally.opposed_s:.2f} s, one of them is heard alone")
+    return said
 
 
 def write_flac(path: str | Path, samples: np.ndarray, sample_rate_hz: int = units.SAMPLE_RATE_HZ) -> None:

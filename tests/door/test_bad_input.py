@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specsync_lib.door.parameters import parse_arguments
+from specsync_lib.door.runner import check_recording
 from specsync_lib.errors import InputError
 from specsync_lib.speech.audio import Recording, load_audio, write_flac
 
@@ -83,7 +85,7 @@ BAD = {
     "one sample.wav": (lambda _: wav(PCM16[:2]), "0.06 ms"),
     "header only.wav": (lambda _: wav(b""), None),
     "cut header.wav": (lambda _: wav(PCM16)[:30], None),
-    "truncated.wav": (lambda _: wav(PCM16)[:20_000], "truncated"),
+    "truncated.wav": (lambda _: wav(PCM16)[:12_000], "truncated"),
     "truncated.flac": (lambda folder: flac(folder)[:6_000], None),
     "header promises more.wav": (lambda _: wav(PCM16, data_bytes=10 * len(PCM16)), "truncated"),
     "no channels.wav": (lambda _: wav(PCM16, channels=0, align=2), None),
@@ -96,8 +98,12 @@ BAD = {
     "inf double.wav": (lambda _: floats(with_value(-np.inf), "<f8"), "NaN or infinite"),
     "nan throughout.wav": (lambda _: floats(np.full(RATE_HZ, np.nan)), "NaN"),
     "integers as floats.wav": (lambda _: floats(TONE * 2**15), "full scale"),
+    "page.mp3": (lambda _: b"<!DOCTYPE html><html><body>404</body></html>", "web page"),
+    "film without index.mp4": (lambda _: b"\0\0\0\x18ftypisom" + bytes(12) + b"\0\0\xff\xffmdat" + bytes(900), "index"),
+    "box without end.mp4": (lambda _: b"\0\0\0\x10ftypisom" + bytes(4) + b"\0\0\0\1free" + b"\xff" * 90, None),
+    "512 channels.wav": (lambda _: wav(PCM16, channels=512, align=1024, rate_hz=10**9), None),
     "text.wav": (lambda _: b"not a sound at all\n" * 100, "cannot be decoded"),
-    "zeros.mp3": (lambda _: bytes(50_000), None),
+    "zeros.mp3": (lambda _: bytes(50_000), "unfinished copy"),
     "noise.mp3": (lambda _: np.random.default_rng(0).bytes(50_000), None),
     "picture.png": (lambda _: b"\x89PNG\r\n\x1a\n" + bytes(100), None),
     "list.m3u": (lambda _: b"#EXTM3U\n16-bit.wav\n", "playlist"),
@@ -200,6 +206,17 @@ def test_damaged_files_give_a_recording_or_one_line(tmp_path_factory, data):
         assert isinstance(recording, Recording)
         assert np.isfinite(recording.samples).all()
         assert np.abs(recording.samples).max() <= 1
+
+
+def test_the_door_tells_what_is_odd_and_passes_the_whole_path_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "cut.wav").write_bytes(wav(PCM16)[:22_000])
+    checked = check_recording(parse_arguments(["-p", "audio=~/cut.wav", "-p", "track=1"]))
+    assert checked.values["audio"] == str(tmp_path / "cut.wav")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("specsync: '~/cut.wav': it is truncated")
+    with pytest.raises(InputError, match="has no track 2, it has 1 sound track: 1"):
+        check_recording(parse_arguments(["-p", "audio=~/cut.wav", "-p", "track=2"]))
 
 
 def test_there_are_enough_bad_inputs():

@@ -1,27 +1,31 @@
 """The time base is exact, text becomes words, and the aligner agrees with speech whose phone times are known."""
 
+import shutil
+import subprocess
 from difflib import SequenceMatcher
 from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specsync_lib.errors import InputError
 from specsync_lib.speech.alignment import (
+    LONGEST_PIECE_S,
+    NotHeardError,
     Phone,
     align,
+    align_words,
     exact_seconds,
-    normalise_text,
-    number_words,
     plan_from_phones,
-    pronounce,
+    truth,
 )
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import clips
-from specsync_lib.units import VIDEO_FPS, frame_count
+from specsync_lib.speech.words import normalise_text
+from specsync_lib.units import SAMPLE_RATE_HZ, VIDEO_FPS, frame_count
 from specsync_lib.visemes import ARPABET_TO_VISEME, PHONE_TO_VISEME
 
 labels = st.sampled_from(sorted(ARPABET_TO_VISEME))
@@ -72,55 +76,6 @@ def test_frames_outside_the_phones_are_silent():
 def test_times_and_labels_that_are_no_sequence_are_refused(phones, says):
     with pytest.raises(InputError, match=says):
         plan_from_phones(phones, 30)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("Please press 1, or 2!", "please press one or two"),
-        ("At 10:30 A.M. on May 3rd, 1984", "at ten thirty a m on may third nineteen eighty four"),
-        ("1,234.5", "one thousand two hundred thirty four point five"),
-        ("3000017", "three million seventeen"),
-        ("dial 500, then 07", "dial five hundred then zero seven"),
-        ("the 40th, 12th and 21st", "the fortieth twelfth and twenty first"),
-        ("www.asterisk.org", "w w w dot asterisk dot org"),
-        ("[beep] (quietly) don't <noise> touch * or #", "don't touch star or pound"),
-        ("IAX2 and PBX", "i a x two and p b x"),
-        ("“Goodbye” – it’s Joe", "goodbye it's joe"),
-        ("[sound of monkeys]", ""),
-    ],
-)  # fmt: skip
-def test_text_becomes_spoken_words(text, words):
-    assert " ".join(normalise_text(text)) == words
-
-
-@given(st.integers(0, 10**15 - 1))
-def test_number_words_mean_their_number(number):
-    ones = {word: value for value, word in enumerate(map(lambda n: number_words(n)[0], range(20)))}
-    tens = {number_words(value)[0]: value for value in range(20, 100, 10)}
-    scales = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-    total = group = 0
-    for word in number_words(number):
-        if word in scales:
-            total, group = total + group * scales[word], 0
-        else:
-            group = group * 100 if word == "hundred" else group + (ones | tens)[word]
-    assert total + group == number
-
-
-def test_a_word_outside_the_dictionary_is_pronounced_by_rule():
-    assert pronounce("hello") == "HH AH L OW"
-    assert pronounce("zube") == "Z UW B"
-    assert pronounce("blorptiction") == "B L AO R P T IH K SH AH N"
-    with pytest.raises(InputError, match="'日本'"):
-        pronounce("日本")
-
-
-@given(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=12))
-def test_every_spelling_has_a_pronunciation_in_arpabet(word):
-    phones = pronounce(word).split()
-    assert phones
-    assert set(phones) <= ARPABET_TO_VISEME.keys()
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +134,7 @@ def test_shifted_speech_shifts_the_alignment(aligned_clips):
         (np.zeros((16_000, 2), np.float32), "hello", "mono"),
         (np.zeros(16_000, np.float32), "", "no spoken word"),
         (np.zeros(16_000, np.float32), "[beep]", "no spoken word"),
-        (np.zeros(16_000, np.float32), "こんにちは", "'こんにちは'"),
+        (np.zeros(16_000, np.float32), "こんにちは", "hiragana letter ko"),
         (
             np.zeros(4_000, np.float32),
             "far too many words to be said in a quarter of a second by anyone",
@@ -206,3 +161,103 @@ def test_the_clips_say_their_words_and_last_as_long_as_their_phones():
         plan = plan_from_phones(clip.phones, frame_count(recording.samples.size))
         assert len(plan) == recording.frame_count
         assert len(set(plan.names)) >= 11
+
+
+# ------------------------------------------------------------------------------------------ readings, doubt and truth
+
+needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+
+
+def say(text, folder):
+    path = folder / "said.wav"
+    subprocess.run(["espeak-ng", "-v", "en-us+f3", "-s", "160", "-w", path, text], check=True)
+    return load_audio(path).samples
+
+
+@needs_espeak
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (
+            "It costs $5.99, or 25% of $20, at 9:30.",
+            "it costs five dollars and ninety nine cents or twenty five percent of twenty dollars at nine thirty",
+        ),
+        (
+            "It costs $5.99, or 25% of $20, at 9:30.",
+            "it costs five ninety nine or twenty five percent of twenty dollars at half past nine",
+        ),
+        ("In 1999 we met on May 3.", "in one thousand nine hundred and ninety nine we met on may the third"),
+        ("In 1999 we met on May 3.", "in nineteen ninety nine we met on may third"),
+        ("Call 555-1200 (now) at 10:45.", "call five five five twelve hundred at a quarter to eleven"),
+    ],
+)
+def test_the_reading_that_was_said_is_the_one_that_is_aligned(written, said, tmp_path):
+    known = truth(say(said, tmp_path), written, given=True)
+    assert known.reason == ""
+    assert known.words == said
+    words = [phone.word for phone in known.phones if phone.word]
+    assert [word for word, before in zip(words, [None, *words], strict=False) if word != before] == [
+        word for word, before in zip(said.split(), [None, *said.split()], strict=False) if word != before
+    ]
+
+
+def wrong_transcripts(clip, other):
+    words = clip.transcript.split()
+    return {
+        "another's": other.transcript,
+        "backwards": " ".join(reversed(words)),
+        "first half": " ".join(words[: len(words) // 2]),
+        "last half": " ".join(words[len(words) // 2 :]),
+        "end missing": " ".join(words[:-2]),
+        "more": f"{clip.transcript} and this is never said",
+    }
+
+
+def test_wrong_and_partial_transcripts_are_noticed_and_right_ones_stand():
+    shipped = clips()
+    rng = np.random.default_rng(0)
+    for clip, other in zip(shipped, [*shipped[1:], shipped[0]], strict=True):
+        samples = load_audio(clip.path).samples
+        noise = rng.standard_normal(samples.size) * np.sqrt(np.mean(samples**2) / 100)  # 20 dB
+        for sound in (samples, (samples + noise).astype(np.float32)):
+            known = truth(sound, clip.transcript, given=True)
+            assert known.reason == ""
+            assert known.phones
+        for kind, transcript in wrong_transcripts(clip, other).items():
+            known = truth(samples, transcript, given=True)
+            assert known.reason.startswith("no truth: "), (clip.name, kind)
+            assert known.phones == []
+            assert "\n" not in known.reason
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.text(max_size=60))
+def test_words_that_nobody_gave_never_stop_a_run(heard):
+    known = truth(np.zeros(8000, np.float32), heard, given=False)
+    assert bool(known.phones) != bool(known.reason)
+
+
+def test_given_words_that_english_cannot_say_are_refused_but_words_not_found_are_not():
+    samples = load_audio(clips()[0].path).samples
+    with pytest.raises(InputError, match="cyrillic capital letter pe"):
+        truth(samples, "Привет", given=True)
+    assert "cyrillic" in truth(samples, "Привет", given=False).reason
+    with pytest.raises(NotHeardError):
+        align(samples[:4000], clips()[0].transcript)
+
+
+def test_a_long_recording_is_aligned_piece_by_piece_as_its_parts_are(aligned_clips):
+    repeats = 4
+    sounds = [recording.samples for _, recording, _ in aligned_clips] * repeats
+    assert sum(map(len, sounds)) > LONGEST_PIECE_S * SAMPLE_RATE_HZ
+    whole = align_words(np.concatenate(sounds), " ".join(clip.transcript for clip, _, _ in aligned_clips * repeats))
+    assert all(before.end_s == after.start_s for before, after in pairwise(whole.phones))
+    assert whole.phones[-1].end_s == pytest.approx(sum(map(len, sounds)) / SAMPLE_RATE_HZ)
+    assert whole.doubt() == ""
+    starts = np.cumsum([0, *map(len, sounds)]) / SAMPLE_RATE_HZ
+    parts = [phones for _, _, phones in aligned_clips * repeats]
+    expected = [p.start_s + start for start, phones in zip(starts, parts, strict=False) for p in phones if p.word]
+    found = [phone.start_s for phone in whole.phones if phone.word]
+    assert abs(len(found) - len(expected)) <= 0.01 * len(expected)  # a word may be pronounced in another way
+    nearest = np.abs(np.subtract.outer(found, expected)).min(axis=1)
+    assert np.percentile(nearest, 95) <= 0.03

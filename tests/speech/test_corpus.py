@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from specsync_lib.errors import InputError
 from specsync_lib.paths import SPLITS_FILE
 from specsync_lib.speech import corpus
-from specsync_lib.speech.alignment import normalise_text
 from specsync_lib.speech.corpus import (
     aligned,
     aligned_phones,
@@ -19,6 +18,7 @@ from specsync_lib.speech.corpus import (
     default_recording,
     human_prompts,
 )
+from specsync_lib.speech.words import normalise_text
 from specsync_lib.units import VIDEO_FPS, VISEMES
 from workbench.train.splits import SPLIT_SHARES, assign_splits, near_duplicate_groups, near_duplicates
 

@@ -15,8 +15,9 @@ from specsync_lib.errors import InputError
 from specsync_lib.judge.loading import MODEL_DIR, load_reasoner
 from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.script import Script, TimedWord, chunk_evidence
-from specsync_lib.speech.alignment import Phone, normalise_text
+from specsync_lib.speech.alignment import Phone
 from specsync_lib.speech.corpus import human_prompts, read_splits
+from specsync_lib.speech.words import normalise_text
 from tests.toys.reasoner import CLASSES, byte_tokenizer, recording, tiny_llama
 from workbench.train import lessons as reasoner_corpus
 from workbench.train.lessons import cross_fitted, prompt_folds, words_of

@@ -29,10 +29,11 @@ from specsync_lib.draft.probe import Probe, load_probe
 from specsync_lib.errors import InputError
 from specsync_lib.judge.script import energy_digits, timed_words
 from specsync_lib.measures.bounds import fit_temperature
-from specsync_lib.speech.alignment import Phone, normalise_text, plan_from_phones
+from specsync_lib.speech.alignment import Phone, plan_from_phones
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import aligned_phones, human_prompts
 from specsync_lib.speech.whisper_base import Word
+from specsync_lib.speech.words import normalise_text
 from workbench.train.probe import fit_probe
 from workbench.train.reasoner import Lesson, save_lessons
 from workbench.train.splits import ISOLATED_WORD_FAMILIES, near_duplicate_groups, near_duplicates

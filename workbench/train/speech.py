@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 
 from specsync_lib.assets import asset
 from specsync_lib.errors import InputError
-from specsync_lib.speech.alignment import Phone, align, in_dictionary
+from specsync_lib.speech.alignment import Phone, align
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import aligned_phones, clips, human_prompts
+from specsync_lib.speech.words import in_dictionary
 from specsync_lib.units import SAMPLE_RATE_HZ
 from workbench.train.voices import ESPEAK_VOICES, FLITE_VOICES, HUMAN_UNLABELLED, Voices, label_track
 

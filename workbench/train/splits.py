@@ -19,8 +19,8 @@ from specsync_lib.assets import asset
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
 from specsync_lib.paths import SPLITS_FILE
-from specsync_lib.speech.alignment import normalise_text
 from specsync_lib.speech.corpus import CORPUS_ASSET, Prompt, Split, aligned, read_splits, transcripts
+from specsync_lib.speech.words import normalise_text
 from specsync_lib.units import VIDEO_FPS
 
 SPLIT_SHARES: dict[Split, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}  # of the aligned frames

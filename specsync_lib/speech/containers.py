@@ -1,0 +1,192 @@
+"""What a sound file's own bytes say about its end: whether it was cut off, read without decoding anything.
+
+A decoder hides a missing end or guesses a length; the sizes that a container states about itself do neither.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from specsync_lib.speech import adts
+
+# Writers into a pipe leave a placeholder of about 2 or 4 GiB where the size belongs.
+RIFF_PLACEHOLDER_BYTES = 0x7FFF0000
+# Metadata at the end may be miscounted by this much without any sound being lost.
+TOLERANCE_BYTES = 4_096
+LARGEST_POSITION = 2**62
+MOST_ELEMENTS = 1_000_000  # of a file that is walked through
+MP3_SEARCH_BYTES, TAIL_BYTES = 65_536, 16_384
+CHAIN_FRAMES = 3  # frames that follow each other exactly are no accident
+MP3_KBIT_S = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+MP3_LOW_KBIT_S = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+OGG_PAGE_BYTES = 65_307  # the largest page that the format allows
+SEGMENT = b"\x18\x53\x80\x67"
+LARGEST_EBML_HEADER_BYTES = 4_096
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A file without its end: why that is known, and the share of its bytes that is there (None: unknown)."""
+
+    reason: str
+    share: float | None = None
+
+
+def cut(file: BinaryIO) -> Cut | None:
+    """Whether a file lost its end, by the sizes and end marks of WAV, AVI, MP4, Matroska, WebM, Ogg, MP3, AAC.
+
+    Parameters
+    ----------
+    file
+        Seekable; its position is kept.
+
+    Returns
+    -------
+    None where nothing is known to be missing: whole files, other containers, and streams that state no size.
+    """
+    position = file.tell()
+    size = file.seek(0, 2)
+    start = _at(file, 0, 16)
+    try:
+        if start.startswith(b"RIFF"):
+            promised = 8 + int.from_bytes(start[4:8], "little")
+            return _shorter(size, promised) if promised < RIFF_PLACEHOLDER_BYTES else None
+        if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"skip", b"free"):
+            return _cut_boxes(file, size)
+        if start.startswith(b"\x1aE\xdf\xa3"):
+            return _cut_segment(file, size)
+        if start.startswith(b"OggS"):
+            return _cut_pages(file, size)
+        if adts.frame(start[: adts.HEADER_BYTES])[0]:
+            return _cut_chain(file, 0, size, lambda header: adts.frame(header)[0], adts.HEADER_BYTES)
+        return _cut_mp3(file, size, start)
+    finally:
+        file.seek(position)
+
+
+def _at(file: BinaryIO, position: int, count: int) -> bytes:
+    if position > LARGEST_POSITION:
+        return b""  # a length that no file has
+    file.seek(position)
+    return file.read(count)
+
+
+def _shorter(size: int, promised: int, tolerance: int = TOLERANCE_BYTES) -> Cut | None:
+    if size + tolerance >= promised:
+        return None
+    return Cut(f"its header promises {promised} bytes, it holds {size}", size / promised)
+
+
+def _cut_boxes(file: BinaryIO, size: int) -> Cut | None:
+    """MP4 and MOV: the boxes of the top level follow each other up to the file's end, the index (moov) among them."""
+    position, names = 0, set()
+    for _ in range(MOST_ELEMENTS):
+        header = _at(file, position, 16)
+        if len(header) < 8:
+            break
+        length, name = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length < 8:  # 0: up to the file's end; less than a header: not a box
+            names.add(name)
+            break
+        position += length
+        if position > size and name in (b"mdat", b"moof", b"moov"):
+            return _shorter(size, position, 0) if b"moov" in names else _no_index()
+        names.add(name)
+    return None if names & {b"moov", b"moof"} else _no_index()
+
+
+def _no_index() -> Cut:
+    return Cut("its index (moov), which is written last, is missing", 0.0)
+
+
+def _cut_segment(file: BinaryIO, size: int) -> Cut | None:
+    """Matroska and WebM: the segment's size or, where a live recorder left it open, the last element's."""
+    head = _at(file, 0, LARGEST_EBML_HEADER_BYTES)
+    found = head.find(SEGMENT)
+    if found < 0:
+        return None
+    position, length = _element(file, found)
+    if length is not None:
+        return _shorter(size, position + length, 0)
+    for _ in range(MOST_ELEMENTS):
+        start = position
+        position, length = _element(file, start)
+        if position > size or (length is not None and position + length > size):
+            return Cut("it ends in the middle of a block") if start < size else None
+        if position == start or start >= size:
+            return None
+        # What is left open (a cluster) is walked into.
+        position += length or 0
+    return None
+
+
+def _element(file: BinaryIO, position: int) -> tuple[int, int | None]:
+    """Where an EBML element's content begins and its length, None if it is left open; the same place: no element."""
+    header = _at(file, position, 16)
+    if not header or not header[0] & 0xF0:
+        return position, None
+    name = 9 - header[0].bit_length()
+    if len(header) <= name or not header[name]:
+        return position, None
+    width = 9 - header[name].bit_length()  # the first set bit tells how many bytes the number takes
+    open_ended = (1 << 7 * width) - 1
+    length = int.from_bytes(header[name : name + width], "big") & open_ended
+    return position + name + width, None if length == open_ended else length
+
+
+def _cut_pages(file: BinaryIO, size: int) -> Cut | None:
+    """Ogg: the last page is whole and says that it is the last one."""
+    start = max(0, size - 2 * OGG_PAGE_BYTES)
+    tail = _at(file, start, 2 * OGG_PAGE_BYTES)
+    page = tail.rfind(b"OggS")
+    if page < 0:
+        return None  # something else is appended: not a cut
+    segments = tail[page + 26] if page + 26 < len(tail) else None
+    sizes = tail[page + 27 : page + 27 + (segments or 0)]
+    whole = segments is not None and len(sizes) == segments and page + 27 + segments + sum(sizes) <= len(tail)
+    return None if whole and tail[page + 5] & 4 else Cut("its last page is missing")
+
+
+def _cut_mp3(file: BinaryIO, size: int, start: bytes) -> Cut | None:
+    """MP3: the byte count in the first frame (Xing or Info), or a last frame that is not whole."""
+    begin = 0
+    if start.startswith(b"ID3"):
+        begin = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(start[6:10], (21, 14, 7, 0), strict=True))
+    head = _at(file, begin, MP3_SEARCH_BYTES)
+    frame = head.find(b"\xff")
+    if frame < 0 or not _mp3_frame_bytes(head[frame : frame + 4]):
+        return None
+    tag = next((at for name in (b"Xing", b"Info") if (at := head.find(name, frame, frame + 64)) >= 0), None)
+    if tag is not None and head[tag + 7] & 2:
+        stated = int.from_bytes(head[tag + 8 + 4 * (head[tag + 7] & 1) :][:4], "big")
+        return _shorter(size, begin + frame + stated, 0)
+    return _cut_chain(file, begin, size, _mp3_frame_bytes, 4)
+
+
+def _cut_chain(
+    file: BinaryIO, begin: int, size: int, frame_bytes: Callable[[bytes], int], header_bytes: int
+) -> Cut | None:
+    """Frames that follow each other up to the file's end, of which the last one is not whole."""
+    tail = _at(file, max(begin, size - TAIL_BYTES), TAIL_BYTES)
+    for start in range(len(tail) - header_bytes):
+        at, frames = start, 0
+        while length := frame_bytes(tail[at : at + header_bytes]):
+            at, frames = at + length, frames + 1
+        if frames > CHAIN_FRAMES:
+            return Cut("it ends in the middle of a frame") if at > len(tail) else None
+    return None
+
+
+def _mp3_frame_bytes(header: bytes) -> int:
+    """Length of the layer III frame that begins with these four bytes; 0: none does."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
+        return 0
+    version, bit_rate, rate, padding = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3, header[2] >> 1 & 1
+    if version == 1 or rate == 3 or bit_rate in (0, 15):
+        return 0
+    first = version == 3  # MPEG 1; 2 and 2.5 have half the rates and half the samples
+    rate_hz = (44_100, 48_000, 32_000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
+    kbit_s = (MP3_KBIT_S if first else MP3_LOW_KBIT_S)[bit_rate - 1]
+    return (144 if first else 72) * kbit_s * 1000 // rate_hz + padding

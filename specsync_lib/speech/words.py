@@ -1,0 +1,892 @@
+"""Words as people write them, read as people say them.
+
+A transcript comes as it was typed: with curly quotes, ligatures, markdown, "$5.99", "9:30", "Dr.", "XIV". It is
+folded to plain Latin letters and read into the words that are spoken. Much has more than one reading ("9:30" is nine
+thirty or half past nine), and only the sound can tell which was said: ``spoken`` gives every place its readings, the
+likeliest first, and the aligner (``alignment.align``) takes those that fit the recording. ``normalise_text`` takes the
+first ones, ``readings`` lists whole transcripts.
+
+Every word that comes out is one that the aligner can say: in its dictionary, or spelt with the letters a to z alone,
+for which ``pronounce`` has rules. A letter of another script has no English reading and is refused by name.
+
+Source: ftfy (mojibake, entities, quotes, ligatures, widths), markdown-it-py (CommonMark), anyascii (Latin letters
+beyond a to z), num2words (numbers), Babel (the CLDR's units, currencies, months and days), roman-numerals; the CMU
+pronouncing dictionary (BSD) inside PocketSphinx.
+"""
+
+import heapq
+import itertools
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import anyascii
+import ftfy
+import pocketsphinx
+from babel import Locale
+from babel.numbers import get_currency_name
+from babel.units import format_unit
+from markdown_it import MarkdownIt
+from num2words import num2words
+from roman_numerals import InvalidRomanNumeralError, RomanNumeral
+
+from specsync_lib.errors import InputError
+
+Reading = tuple[str, ...]  # the words of one reading of a place; none where nothing is said
+Place = tuple[Reading, ...]  # the readings of one place in a transcript, the likeliest first
+
+LONGEST_TRANSCRIPT = 400_000  # characters: eight hours of speech
+LONGEST_WORD = 45  # letters; a longer run of them is no word and is cut
+LONGEST_INITIALS = 4  # letters of an abbreviation that are spelled one by one: OSCE, but NORAD
+LONGEST_NUMBER = 15  # digits; anything longer is read digit by digit
+MOST_PLACE_READINGS = 24
+MOST_READINGS, MOST_TRIES = 64, 8
+
+
+# ------------------------------------------------------------------------------------------------------ the dictionary
+
+# Names that the dictionary lacks and the rules below would miss.
+PRONUNCIATIONS = {
+    "digium": "D IH JH IY AH M", "dahdi": "D AA D IY", "voicemail": "V OY S M EY L", "pbx": "P IY B IY EH K S",
+    "misdn": "EH M AY EH S D IY EH N", "www": "D AH B AH L Y UW D AH B AH L Y UW D AH B AH L Y UW",
+}  # fmt: skip
+
+# Our own small set of English letter-to-sound rules, longest match first. An aligner needs the sounds about right, not
+# the dialect: one pronunciation a spelling, no stress.
+_LETTER_SOUNDS = {
+    "tion": "SH AH N", "sion": "ZH AH N", "ture": "CH ER", "ough": "AO", "augh": "AO", "eigh": "EY", "igh": "AY",
+    "tch": "CH", "dge": "JH", "sch": "SH", "eau": "OW", "ious": "IY AH S", "ous": "AH S",
+    "ai": "EY", "ay": "EY", "au": "AO", "aw": "AO", "ea": "IY", "ee": "IY", "ei": "EY", "ey": "IY", "eu": "Y UW",
+    "ew": "UW", "ie": "IY", "oa": "OW", "oe": "OW", "oi": "OY", "oy": "OY", "oo": "UW", "ou": "AW", "ow": "OW",
+    "ue": "UW", "ui": "UW", "ar": "AA R", "er": "ER", "ir": "ER", "or": "AO R", "ur": "ER", "yr": "ER",
+    "ch": "CH", "ck": "K", "gh": "G", "gn": "N", "kn": "N", "mb": "M", "ng": "NG", "nk": "NG K", "ph": "F", "qu": "K W",
+    "rh": "R", "sc": "S K", "sh": "SH", "th": "TH", "wh": "W", "wr": "R", "zh": "ZH", "ce": "S EH", "ci": "S IH",
+    "cy": "S IY", "ge": "JH EH", "gi": "JH IH", "gy": "JH IY",
+    "a": "AE", "b": "B", "c": "K", "d": "D", "e": "EH", "f": "F", "g": "G", "h": "HH", "i": "IH", "j": "JH", "k": "K",
+    "l": "L", "m": "M", "n": "N", "o": "AA", "p": "P", "q": "K", "r": "R", "s": "S", "t": "T", "u": "AH", "v": "V",
+    "w": "W", "x": "K S", "y": "IY", "z": "Z",
+}  # fmt: skip
+_LONG_VOWELS = {"a": "EY", "e": "IY", "i": "AY", "o": "OW", "u": "UW", "y": "AY"}
+_GRAPHEME = re.compile("|".join(sorted(_LETTER_SOUNDS, key=len, reverse=True)))
+
+
+@cache
+def _dictionary() -> dict[str, str]:
+    """The aligner's dictionary, word to its first pronunciation (134,000 words, 0.2 s)."""
+    path = Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"))
+    rows = (line.split(" ", 1) for line in path.read_text(encoding="utf-8").splitlines())
+    return {word: phones.strip() for word, phones in rows if not word.endswith(")")}
+
+
+def in_dictionary(word: str) -> bool:
+    """Whether the CMU dictionary of the aligner has the word (lower case)."""
+    return word in _dictionary()
+
+
+def pronounce(word: str) -> str:
+    """ARPAbet phones, space-separated, of a lower-case word: the dictionary's first, else ours, else by rule.
+
+    Raises
+    ------
+    InputError: the word has letters outside a … z, which no rule covers.
+    """
+    known = _dictionary().get(word) or PRONUNCIATIONS.get(word)
+    if known:
+        return known
+    if not re.fullmatch("[a-z]+", word):
+        raise InputError(f"transcript: no pronunciation for the word {word!r}; spell it with the letters a to z")
+    spelling = re.sub(r"([bcdfgjklmnprstvz])\1", r"\1", word)  # doubled consonants sound once
+    long_vowel = re.fullmatch(r"(.*?)([aeiouy])([bcdfgklmnprstvz])e", spelling)  # the silent e of "made"
+    if long_vowel:
+        head, vowel, coda = long_vowel.groups()
+        coda_sound = {"c": "S", "g": "JH"}.get(coda, _LETTER_SOUNDS[coda])
+        return " ".join(filter(None, [_by_rule(head), _LONG_VOWELS[vowel], coda_sound]))
+    return _by_rule(spelling)
+
+
+def _by_rule(spelling: str) -> str:
+    return " ".join(_LETTER_SOUNDS[match[0]] for match in _GRAPHEME.finditer(spelling))
+
+
+# ---------------------------------------------------------------------------------------------- any text to plain text
+
+_APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼʹʻʽ`´′＇"), "'") | dict.fromkeys(map(ord, "‐‑"), "-")
+_UNSPOKEN_MARKS = dict.fromkeys(map(ord, "™℠©®℗"), None)
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_SUBTITLE_CUE = re.compile(r"(?m)^(?:\d+[ \t]*\r?\n)?[ \t]*(?:\d+:)?\d+:\d\d[.,]\d+[ \t]*-->.*$|\AWEBVTT\b.*$")
+_MARKUP = re.compile(r"[*_`~\\#>\[!-]|^\s*\d+[.)]\s", re.MULTILINE)
+_INLINE_RULES = ("emphasis", "strikethrough", "backticks", "link", "image", "escape")
+_BLOCK_RULES = ("heading", "list", "blockquote", "fence", "hr")
+
+
+@cache
+def _markdown(blocks: bool) -> MarkdownIt:
+    parser = MarkdownIt("zero", {"maxNesting": 20}).enable(list(_INLINE_RULES))
+    return parser.enable(list(_BLOCK_RULES)) if blocks else parser
+
+
+def _without_markdown(text: str) -> str:
+    """The text of light markdown: emphasis, code, links, headings, lists and quotes lose their marks.
+
+    One line is no document: there "# to exit" is a key to press, not a heading.
+    """
+    if not _MARKUP.search(text):
+        return text
+    text = re.sub(r"(?<=\d)\*(?=\d)", "×", text)
+    pieces: list[str] = []
+    for token in _markdown(blocks="\n" in text.strip()).parse(text):
+        if token.type == "list_item_open" and token.info:
+            pieces.append(f"{token.info}. ")
+        elif token.type == "inline":
+            for child in token.children or []:
+                pieces.append(" " if child.type in ("softbreak", "hardbreak") else child.content)
+            pieces.append("\n")
+        elif token.type == "fence":
+            pieces.append(token.content)
+    return "".join(pieces)
+
+
+def fold(transcript: str) -> str:
+    """The text in plain letters, digits and signs, whatever it was typed or copied with.
+
+    Mojibake is mended, entities and light markdown are unescaped, subtitle cues go. Accents, ligatures, widths and
+    styles of letters fold to a … z; digits of every script to 0 … 9; superscripts to ^2; quotes, dashes and spaces to
+    plain ones. Invisible characters, emoji and trade marks vanish. Letters of other scripts stay for ``spoken`` to
+    refuse.
+    """
+    text = ftfy.fix_text(transcript, unescape_html=True).translate(_UNSPOKEN_MARKS)
+    text = _without_markdown(_SUBTITLE_CUE.sub(" ", text))
+    text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{run[0].translate(_SUPERSCRIPTS)}", text).translate(_APOSTROPHES)
+    return "".join(map(_folded, text)).replace("''", '"')
+
+
+@cache
+def _folded(character: str) -> str:
+    if character.isascii():
+        return character if character.isprintable() or character == "\n" else " "
+    category = unicodedata.category(character)
+    if category == "Cf":  # zero-width, soft hyphen, byte order mark
+        return ""
+    if unicodedata.decimal(character, None) is not None:
+        return str(unicodedata.decimal(character))
+    plain = unicodedata.normalize("NFKC", character).replace("⁄", "/")
+    if category == "No" and "SUBSCRIPT" not in unicodedata.name(character):  # ½ ①
+        return f" {plain} "
+    if category[0] == "M" or category in ("Lm", "Sk"):
+        return ""
+    if plain.isascii():
+        return plain
+    if category[0] == "L" and unicodedata.name(character, "").startswith("LATIN"):
+        return re.sub("[^A-Za-z']", "", anyascii.anyascii(character))
+    if category in ("Sc", "Sm") or category[0] in "LNP" or character == "°":
+        return plain
+    return " "
+
+
+# ---------------------------------------------------------------------------------------------------- numbers to words
+
+
+def number_words(number: int) -> list[str]:
+    """A whole number from 0 as English words: 1234 → one thousand two hundred thirty four."""
+    return [word for word in re.findall("[a-z]+", num2words(number)) if word != "and"]
+
+
+def _distinct(options: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(" ".join(option.split()) for option in options))
+
+
+def _cross(*choices: list[str]) -> list[str]:
+    """Every combination, one of each list in order; those that take likelier options come first."""
+    ranked = itertools.product(*map(enumerate, choices))
+    by_rank = sorted(ranked, key=lambda picks: sum(rank for rank, _ in picks))
+    return _distinct(" ".join(option for _, option in picks) for picks in by_rank)
+
+
+def _digit_words(digits: str, zero: str = "zero") -> str:
+    return " ".join(zero if digit == "0" else num2words(int(digit)) for digit in digits)
+
+
+def _pair_words(pair: str) -> str:
+    """Two digits as in a year or on a clock: 05 → oh five, 00 → hundred, 30 → thirty."""
+    if pair == "00":
+        return "hundred"
+    return f"oh {num2words(int(pair))}" if pair[0] == "0" else " ".join(number_words(int(pair)))
+
+
+def _cardinals(digits: str) -> list[str]:
+    """A number as a quantity: without and with "and"; "a hundred" for "one hundred"."""
+    if len(digits) > LONGEST_NUMBER:
+        return [_digit_words(digits)]
+    plain = " ".join(number_words(int(digits)))
+    with_and = " ".join(re.findall("[a-z]+", num2words(int(digits))))
+    options = [plain, with_and]
+    if plain.startswith("one ") and len(digits) > 2:
+        options += [f"a{option[3:]}" for option in (with_and, plain)]
+    return _distinct(options)
+
+
+def _number_readings(digits: str) -> list[str]:
+    """A run of digits as a quantity, a year, in pairs, or digit by digit."""
+    spelt = [_digit_words(digits), _digit_words(digits, "oh")]
+    if len(digits) > LONGEST_NUMBER or (len(digits) > 1 and digits[0] == "0"):
+        return _distinct(spelt)
+    cardinals = _cardinals(digits)
+    if len(digits) == 4 and digits[1:] != "000":
+        pairs = f"{_pair_words(digits[:2])} {_pair_words(digits[2:])}"
+        is_year = (1100 <= int(digits) <= 1999 and digits[2:] != "00") or 2010 <= int(digits) <= 2099
+        return _distinct([pairs, *cardinals, *spelt] if is_year else [*cardinals, pairs, *spelt])
+    if len(digits) == 3 and digits[1:] != "00":
+        return _distinct([*cardinals, f"{_digit_words(digits[0])} {_pair_words(digits[1:])}", *spelt])
+    return _distinct([*cardinals, *spelt]) if len(digits) > 2 else cardinals
+
+
+def _amounts(written: str) -> list[str]:
+    """A number as it stands before a unit: 1,234 or 28.8 or 5."""
+    whole, _, decimals = written.replace(",", "").partition(".")
+    if not decimals:
+        return _cardinals(whole) if "," in written else _number_readings(whole)
+    wholes = _cardinals(whole)[:3] if whole.strip("0") else ["zero", "", "oh"]
+    tails = [_digit_words(decimals), _digit_words(decimals, "oh")]
+    if len(decimals) <= 2 and decimals != "00":
+        tails.append(" ".join(number_words(int(decimals))))
+    options = [f"{whole} point {tail}" for tail in tails for whole in wholes]
+    if whole.strip("0") and len(decimals) == 2:
+        options.append(f"{wholes[0]} {_pair_words(decimals)}")
+    return _distinct([*options, f"{wholes[0]} dot {tails[-1]}"])
+
+
+def _ordinal(number: int) -> str:
+    words = num2words(number, to="ordinal") if number < 10**LONGEST_NUMBER else ""
+    return " ".join(word for word in re.findall("[a-z]+", words) if word != "and")
+
+
+def _plural(words: str) -> str:
+    last = words.rsplit(" ", 1)[-1]
+    if last.endswith("y"):
+        return f"{words[:-1]}ies"
+    return f"{words}es" if last.endswith(("s", "x")) else f"{words}s"
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+_LOCALE = Locale("en", "US")
+_MONTHS = tuple(_LOCALE.months["format"]["wide"].values())
+_SHORT_NAMES = {
+    short: wide
+    for table in (_LOCALE.months, _LOCALE.days)
+    for short, wide in zip(table["format"]["abbreviated"].values(), table["format"]["wide"].values(), strict=True)
+} | {"Sept": "September", "Tues": "Tuesday", "Thur": "Thursday", "Thurs": "Thursday"}
+_CURRENCY_SIGNS = {
+    "$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "₹": "INR", "₩": "KRW", "₽": "RUB", "₺": "TRY", "₴": "UAH",
+    "₪": "ILS", "₱": "PHP", "₫": "VND", "₦": "NGN", "฿": "THB",
+}  # fmt: skip
+_CURRENCY_CODES = [
+    "USD", "EUR", "GBP", "JPY", "INR", "CHF", "CAD", "AUD", "NZD", "CNY", "HKD", "SGD", "SEK", "NOK", "DKK", "PLN",
+    "CZK", "HUF", "BRL", "MXN", "ZAR",
+]  # fmt: skip
+_COINS = {"GBP": ("penny", "pence"), "INR": ("paisa", "paise"), "RUB": ("kopek", "kopeks"), "JPY": ("sen", "sen")}
+_MAGNITUDES = {
+    "hundred": "hundred", "thousand": "thousand", "million": "million", "billion": "billion", "trillion": "trillion",
+    "k": "thousand", "K": "thousand", "m": "million", "M": "million", "mn": "million", "mm": "million", "MM": "million",
+    "b": "billion", "B": "billion", "bn": "billion", "t": "trillion", "T": "trillion", "tn": "trillion",
+}  # fmt: skip
+_MORE_UNITS = {
+    "lbs": "pound", "hrs": "hour", "mins": "minute", "secs": "second", "ml": "milliliter", "l": "liter", "cc": "c c",
+    "kph": "kilometer per hour", "kmh": "kilometer per hour", "dB": "decibel", "bps": "bit per second",
+    "kbps": "kilobit per second", "Mbps": "megabit per second", "Gbps": "gigabit per second", "fps": "frame per second",
+    "rpm": "revolution per minute", "bpm": "beat per minute", "yr": "year", "wk": "week", "mo": "month",
+    "kN": "kilonewton", "MWh": "megawatt hour", "mAh": "milliamp hour", "kΩ": "kilo ohm", "mg/L": "milligram per liter",
+    "TWh": "terawatt hour",
+}  # fmt: skip
+_ABBREVIATIONS = {
+    "mr": "mister", "mrs": "missus", "ms": "miz|miss", "dr": "doctor|drive", "prof": "professor", "st": "saint|street",
+    "ave": "avenue", "blvd": "boulevard", "rd": "road", "ln": "lane", "mt": "mount", "ft": "fort|feet", "jr": "junior",
+    "sr": "senior", "sgt": "sergeant", "lt": "lieutenant", "col": "colonel", "gen": "general", "capt": "captain",
+    "cpt": "captain", "cmdr": "commander", "gov": "governor", "sen": "senator", "rep": "representative",
+    "rev": "reverend", "hon": "honorable", "pres": "president", "supt": "superintendent", "etc": "et cetera",
+    "vs": "versus", "no": "number|no", "nos": "numbers", "approx": "approximately", "est": "established|estimated",
+    "dept": "department", "inc": "incorporated|ink", "ltd": "limited", "corp": "corporation", "bros": "brothers",
+    "fig": "figure|fig", "figs": "figures", "vol": "volume", "ch": "chapter", "pp": "pages", "pg": "page",
+    "ed": "editor|edition|ed", "eds": "editors", "sec": "section|second", "min": "minute|minutes|minimum",
+    "max": "maximum|max", "tel": "telephone", "ext": "extension", "apt": "apartment", "assn": "association",
+    "govt": "government", "misc": "miscellaneous", "univ": "university", "e.g": "for example|e g", "i.e": "that is|i e",
+    "a.m": "a m", "p.m": "p m", "ph.d": "p h d", "ca": "circa|c a", "cf": "compare|c f", "al": "al",
+    "oz": "ounces|ounce", "lb": "pounds|pound", "lbs": "pounds", "hr": "hour|hours", "hrs": "hours", "mins": "minutes",
+    "in": "in|inches", "w/o": "without", "w/": "with", "b/c": "because", "c/o": "care of", "n/a": "not applicable|n a",
+}  # fmt: skip
+_SYMBOLS = {
+    "#": "pound|hash|hashtag|number|sharp|", "*": "star|asterisk|times|", "%": "percent", "&": "and|ampersand",
+    "@": "at", "+": "plus|and|", "=": "equals|is|is equal to|", "°": "degrees|degree|", "<": "less than|",
+    ">": "greater than|", "~": "about|approximately|tilde|", "±": "plus or minus", "×": "times|by|x",
+    "÷": "divided by|over", "−": "minus|negative", "√": "square root of|root", "∞": "infinity",
+    "≈": "approximately|about|is approximately equal to", "≤": "less than or equal to|at most",
+    "≥": "greater than or equal to|at least", "≠": "not equal to|is not equal to", "^": "to the power of|to the|caret|",
+    "§": "section", "¢": "cents|cent", "‰": "per mille|per thousand", "/": "|slash|or|per|and|over|stroke",
+    "\\": "|backslash", "_": "|underscore", "→": "|to", "…": "", "|": "", "¬": "|not", "∼": "about|approximately",
+    "½": "half", "№": "number", "⋅": "times|dot", "·": "|dot|times", "¿": "", "¡": "", "℃": "degrees celsius",
+    "∑": "sum", "∫": "integral", "∂": "partial", "∅": "empty set", "¥": "yen", "₿": "bitcoin|bitcoins",
+}  # fmt: skip
+# Abbreviations that need no dot.
+_WITHOUT_DOT = frozenset([
+    "mr", "mrs", "dr", "jr", "sr", "prof", "vs", "etc", "approx",
+])  # fmt: skip
+# "2 in a row": more often a word behind a number.
+_UNITS_AND_WORDS = frozenset([
+    "in", "ha", "em", "st", "dr", "bar", "d", "c", "A",
+])  # fmt: skip
+_RANGE = "to||through|dash|minus"
+# What a Roman numeral counts.
+_COUNTED_SECTIONS = frozenset([
+    "chapter", "part", "act", "scene", "volume", "book", "war", "phase", "type", "class", "level", "stage", "section",
+    "article", "title", "appendix", "figure", "table", "grade", "mark", "episode", "season", "round", "week", "step",
+    "version", "super", "bowl", "unit", "lesson", "page",
+])  # fmt: skip
+
+
+@cache
+def _units() -> dict[str, list[tuple[str, str]]]:
+    """What stands behind a number, as the CLDR writes it short, to its names for one and for more."""
+    units: dict[str, list[tuple[str, str]]] = {}
+    for length in ("short", "narrow"):
+        for identifier in _LOCALE.unit_display_names:
+            long = [format_unit(count, identifier, "long", locale=_LOCALE).partition(" ")[2] for count in (1, 2)]
+            names = tuple(" ".join(re.findall("[a-z]+", name.lower())) for name in long)
+            short = format_unit(2, identifier, length, locale=_LOCALE).removeprefix("2").strip()
+            short = short.replace("²", "^2").replace("³", "^3")
+            if re.fullmatch(r"(?:sq |fl )?[A-Za-zμΩ°%‰/]+(?:\^[23])?", short) and "[" not in "".join(long):
+                units.setdefault(short, [])
+                units[short] += [names] if names not in units[short] else []
+    del units["pm"], units["ac"]  # nine in the evening, not picometres; 802.11ac, not acres
+    units["°"] = [
+        ("degree", "degrees"),
+        ("degree fahrenheit", "degrees fahrenheit"),
+        ("degree celsius", "degrees celsius"),
+    ]
+    for short, name in _MORE_UNITS.items():
+        head, per, rest = name.partition(" per ")
+        units[short] = [(name, f"{_plural(head)}{per}{rest}")]
+    return units
+
+
+@cache
+def _currency(code: str) -> tuple[str, str]:
+    """A currency's name for one and for more, as spoken where it is at home: dollar, dollars."""
+    one, more = (get_currency_name(code, count, locale=_LOCALE).split()[-1].lower() for count in (1, 2))
+    return _ascii_word(one), _ascii_word(more)
+
+
+def _ascii_word(word: str) -> str:
+    return re.sub("[^a-z']", "", "".join(map(_folded, word)))
+
+
+# --------------------------------------------------------------------------------------------- what a text is made of
+# Each kind of text is a pattern, tried at a place in this order, and a function from its match to the readings there.
+
+_NUMBER = r"(?:\d{1,3}(?:,\d{3}){1,4}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\w)\.\d+)"
+_SIGN = r"(?:(?<![\w)\]])[-−] ?(?=[\d.$€£]))?"
+_CURRENCY = f"[{''.join(map(re.escape, _CURRENCY_SIGNS))}]"
+_AMOUNT = rf"(?:\d+,\d\d(?![\d,])|{_NUMBER})"  # €5,50
+_CODE = "|".join(_CURRENCY_CODES)
+_MAGNITUDE = "|".join(sorted(_MAGNITUDES, key=len, reverse=True))
+_UNIT = "|".join(sorted(map(re.escape, _units()), key=len, reverse=True))
+_MONTH = "|".join([*_MONTHS, *(f"{short}\\.?" for short, wide in _SHORT_NAMES.items() if wide in _MONTHS)])
+
+_ABBREVIATION = "|".join(
+    "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else re.escape(letter) for letter in name)
+    for name in sorted(_ABBREVIATIONS, key=len, reverse=True)
+)
+
+Kind = tuple[re.Pattern[str], Callable[[re.Match[str]], list[str]]]
+
+
+def _signed(sign: str, options: list[str]) -> list[str]:
+    return [f"{word} {option}" for word in ("minus", "negative") for option in options] if sign.strip() else options
+
+
+def _phone(match: re.Match[str]) -> list[str]:
+    groups = re.findall(r"\d+", match[0])
+
+    def say(zero: str, hundreds: bool, pairs: bool) -> str:
+        words = []
+        for index, group in enumerate(groups):
+            if hundreds and len(group) == 3 and group[1:] == "00" and group[0] != "0":
+                words.append(f"{_digit_words(group[0])} hundred")
+            elif pairs and index == len(groups) - 1 and len(group) == 4:
+                words.append(f"{_pair_words(group[:2])} {_pair_words(group[2:])}")
+            else:
+                words.append(_digit_words(group, zero))
+        return " ".join(words)
+
+    choices = itertools.product(("zero", "oh"), (False, True), (False, True))
+    options = [say(zero, hundreds, pairs) for zero, hundreds, pairs in choices]
+    if re.fullmatch(r"\d{3}-\d{4}", match[0]):
+        options.append(f"{_cardinals(groups[0])[0]} to {_cardinals(groups[1])[0]}")
+    return [f"plus {options[0]}", *options] if match[0].startswith("+") else options
+
+
+def _money(match: re.Match[str]) -> list[str]:
+    sign, written, magnitude = match["sign"] or match["sign_after"], match["amount"], match["magnitude"]
+    if re.fullmatch(r"\d+,\d\d", written):  # €5,50
+        written = written.replace(",", ".")
+    code = _CURRENCY_SIGNS.get(sign, sign)
+    one, more = _currency(code)
+    if match["range"] or magnitude:
+        amounts = _amounts(written)[:3]
+        if match["range"]:
+            amounts = _cross(amounts, ["to", ""], _amounts(match["range"])[:3])
+        endings = [more]
+        if magnitude:
+            scale = _MAGNITUDES[magnitude]
+            endings = [f"{scale} {more}", f"{scale} {one}", scale, f"{' '.join(magnitude.lower())} {more}"]
+        return _signed(match["minus"], _cross(amounts, endings))
+    whole, _, decimals = written.replace(",", "").partition(".")
+    is_one = whole.lstrip("0") == "1"
+    unit = one if is_one else more
+    wholes = _amounts(written.partition(".")[0] or "0")
+    if not decimals.strip("0"):
+        options = [*_cross(wholes, [unit]), f"{unit} {wholes[0]}", *([f"a {one}", one] if is_one else []), *wholes]
+        return _signed(match["minus"], options)
+    if len(decimals) != 2:
+        return _signed(match["minus"], _cross(_amounts(written), [more]))
+    small = " ".join(number_words(int(decimals)))
+    coin = _COINS.get(code, ("cent", "cents"))[decimals != "01"]
+    pair = _pair_words(decimals)
+    short = [f"{unit} and {small} {coin}", f"{unit} {small} {coin}", pair, f"{unit} {small}", small]
+    options = _cross(wholes[:3], [*short, f"{unit} and {small}", f"point {_digit_words(decimals)} {more}"])
+    return _signed(match["minus"], options if whole.strip("0") else [f"{small} {coin}", *options])
+
+
+def _clock(match: re.Match[str]) -> list[str]:
+    hour, minute, second = int(match["hour"]), match["minute"], match["second"]
+    said, following = " ".join(number_words(hour)), " ".join(number_words(hour % 12 + 1))
+    twelve = " ".join(number_words(hour % 12 or 12))
+    if second:
+        tail = f"{_pair_words(minute)} {_pair_words(second)}"
+        minutes, seconds = (" ".join(number_words(int(pair))) for pair in (minute, second))
+        full = [f"{said} {hours} {minutes} minutes and {seconds} seconds" for hours in ("hours", "hour")]
+        return [f"{said} {tail}", *full, f"{said} {minutes} {seconds}"]
+    if minute == "00":
+        hundreds = [f"{said} hundred", f"{said} hundred hours", f"oh {said} hundred", f"zero {said} hundred"]
+        return [*([f"{twelve} o'clock"] if hour <= 12 else hundreds[:1]), twelve, said, *hundreds]
+    spoken_minute = " ".join(number_words(int(minute)))
+    options = [f"{said} {_pair_words(minute)}", f"{twelve} {_pair_words(minute)}"]
+    options += (
+        [f"zero {said} {_pair_words(minute)}", f"oh {said} {_pair_words(minute)}"] if match["hour"][0] == "0" else []
+    )
+    named = {"15": ["quarter past", "a quarter past", "quarter after"], "30": ["half past"]}
+    options += [f"{name} {twelve}" for name in named.get(minute, [f"{spoken_minute} past"] if int(minute) < 30 else [])]
+    if int(minute) > 30:
+        left = " ".join(number_words(60 - int(minute)))
+        names = ["quarter to", "a quarter to", "quarter of"] if minute == "45" else [f"{left} to", f"{left} minutes to"]
+        options += [f"{name} {following}" for name in names]
+    return [*options, f"{said} {spoken_minute}"]
+
+
+def _day(day: int) -> list[str]:
+    return [_ordinal(day), " ".join(number_words(day)), f"the {_ordinal(day)}"]
+
+
+def _wide(written: str) -> str:
+    written = written.rstrip(".")
+    return _SHORT_NAMES.get(written, written).lower()
+
+
+def _month(number: int) -> str:
+    return _LOCALE.months["format"]["wide"][number].lower()
+
+
+def _month_day(match: re.Match[str]) -> list[str]:
+    return [f"{_wide(match['month'])} {day}" for day in _day(int(match["day"]))]
+
+
+def _day_month(match: re.Match[str]) -> list[str]:
+    day, month = int(match["day"]), _wide(match["month"])
+    first = [f"the {_ordinal(day)} of {month}", f"{_ordinal(day)} of {month}"]
+    if match["ordinal"] is None:
+        return [*first, f"{' '.join(number_words(day))} {month}", f"{_ordinal(day)} {month}"]
+    return [f"{_ordinal(day)} of {month}", f"{_ordinal(day)} {month}", *first]
+
+
+def _numeric_date(match: re.Match[str]) -> list[str]:
+    """A date in digits: month first, as its writer in the US means it, then day first."""
+    numbers = [int(group) for group in re.findall(r"\d+", match[0])]
+    year = next((group for group in re.findall(r"\d+", match[0]) if len(group) == 4), re.findall(r"\d+", match[0])[-1])
+    orders = [(numbers[1], numbers[2])] if match["iso"] else [(numbers[0], numbers[1]), (numbers[1], numbers[0])]
+    years = _number_readings(year)[:2] if len(year) == 4 else [_pair_words(year), f"twenty {_pair_words(year)}"]
+    options = []
+    for month, day in orders:
+        if not (1 <= month <= 12 and 1 <= day <= 31):
+            continue
+        name = _month(month)
+        for said in years:
+            options += [f"{name} {_ordinal(day)} {said}", f"the {_ordinal(day)} of {name} {said}"]
+        options.append(f"{name} {' '.join(number_words(day))} {years[0]}")
+    digits = [" ".join(number_words(number)) for number in numbers]
+    plain = [" ".join([*digits[:2], years[0]]) if not match["iso"] else " ".join(digits)]
+    return [*options[:8], *plain, " slash ".join(digits)]
+
+
+def _fraction(match: re.Match[str]) -> list[str]:
+    upper, lower = int(match["upper"]), int(match["lower"])
+    top, bottom = (" ".join(number_words(number)) for number in (upper, lower))
+    options = []
+    if 2 <= lower <= 100 and upper < lower:
+        parts = {2: ["half"], 4: ["quarter", _ordinal(4)]}.get(lower, [_ordinal(lower)])
+        for part in parts:
+            if upper == 1:
+                options += [f"one {part}", f"a {part}", f"an {part}" if part[0] == "e" else part]
+            else:
+                options.append(f"{top} {'halves' if part == 'half' else _plural(part)}")
+    if match["whole"]:
+        whole = _cardinals(match["whole"])[0]
+        options = [
+            f"{whole} and {option}" for option in sorted(options, key=lambda option: not option.startswith("a "))
+        ]
+        return [*options, f"{whole} {top} {bottom}", f"{whole} {top} over {bottom}"]
+    options += [f"{top} {link} {bottom}" for link in ("", "over", "out of", "slash", "of")]
+    if 1 <= upper <= 12 and 1 <= lower <= 31:
+        is_date = lower not in (2, 3, 4, 5, 6, 8, 10, 16)
+        options.insert(0 if is_date else len(options), f"{_month(upper)} {_ordinal(lower)}")
+    return options
+
+
+def _quantity(match: re.Match[str]) -> list[str]:
+    written, unit = match["number"], match["unit"]
+    is_one = written == "1"
+    names = [name for pair in _units()[unit] for name in (pair if is_one else pair[::-1])]
+    letters = " ".join(unit) if unit.isascii() and unit.isalpha() else ""
+    if unit in _MAGNITUDES:
+        names.append(_MAGNITUDES[unit])
+    if match["gap"] and unit in _UNITS_AND_WORDS:
+        names.insert(0, unit)
+    elif letters and len(unit) == 1 and unit.isupper():  # 4K, 5G, 10 A
+        names.insert(0, letters.lower())
+    elif letters:
+        names.append(letters.lower())
+    amounts = _amounts(written)[:3]
+    return _signed(match["sign"], _cross(amounts, names))
+
+
+def _per(match: re.Match[str]) -> list[str]:
+    return [f"per {one}" for one, _ in _units()[match["unit"]]] + [f"slash {match['unit'].lower()}"]
+
+
+def _scaled(match: re.Match[str]) -> list[str]:
+    amounts, letter = _amounts(match["number"])[:3], match["letter"]
+    return _cross(amounts, [_MAGNITUDES[letter], " ".join(letter.lower())])
+
+
+def _power(match: re.Match[str]) -> list[str]:
+    exponent, base = match["exponent"], match["base"]
+    bases = _amounts(base)[:2] if base and base[0].isdigit() else [base.lower() if base else ""]
+    minus = "minus " if exponent.startswith("-") else ""
+    number = int(exponent.lstrip("-")[:LONGEST_NUMBER] or 0)
+    words = f"{minus}{' '.join(number_words(number))}"
+    named = {2: ["squared"], 3: ["cubed"]}.get(number, []) if not minus else []
+    endings = [*named, f"to the {minus}{_ordinal(number)}", f"to the power of {words}", f"to the {words}", words]
+    if base and len(base) > 2 and base.isalpha():  # a footnote mark
+        endings.insert(0, "")
+    return _cross(bases, endings)
+
+
+def _version(match: re.Match[str]) -> list[str]:
+    parts = match[0].split(".")
+    digits = [_digit_words(part) for part in parts]
+    numbers = [_number_readings(part)[0] for part in parts]
+    return [f" {link} ".join(said) for link in ("point", "dot") for said in (numbers, digits)] + [" ".join(numbers)]
+
+
+def _decade(match: re.Match[str]) -> list[str]:
+    century, tens = match["century"] or "", match["tens"]
+    if tens == "00":
+        return [f"{' '.join(number_words(int(century)))} hundreds"] if century else ["two thousands", "hundreds"]
+    first = f"{' '.join(number_words(int(century)))} " if century else ""
+    return [f"{first}{_plural(' '.join(number_words(int(tens))))}"]
+
+
+def _number(match: re.Match[str]) -> list[str]:
+    return _signed(match["sign"], _amounts(match["number"]))
+
+
+def _roman(match: re.Match[str]) -> list[str]:
+    """A Roman numeral after a name (Louis XIV), after what is counted (Chapter IV), or by itself; else letters."""
+    numeral = match[0]
+    try:
+        number = int(RomanNumeral.from_string(numeral))
+    except InvalidRomanNumeralError:
+        return []
+    before = re.search(r"([A-Za-z]*)\s?$", match.string[max(0, match.start() - LONGEST_WORD) : match.start()])[1]
+    is_counted = before.lower() in _COUNTED_SECTIONS
+    is_lone_letter = len(numeral) == 1 or not set(numeral) & set("IVX")  # vitamin D, a CD
+    if is_lone_letter and not (is_counted or (numeral in "VX" and before[:1].isupper())):
+        return []
+    cardinal, ordinal = " ".join(number_words(number)), _ordinal(number)
+    options = [cardinal, f"the {ordinal}", ordinal]
+    if before[:1].isupper() and not is_counted:
+        options = [f"the {ordinal}", cardinal, ordinal]
+    return [*options, " ".join(numeral.lower())]
+
+
+def _address(match: re.Match[str]) -> list[str]:
+    body = re.sub(r"^[a-z]+://", "", match[0])
+    spoken_marks = {".": " dot ", "/": " slash ", "@": " at ", "_": " underscore ", "-": " dash ", ":": " colon "}
+    pieces = re.findall(r"[A-Za-z']+|\d+|[./@_:-]", body.rstrip("/.-_:"))
+
+    def say(marks: dict[str, str]) -> str:
+        said = []
+        for piece in pieces:
+            if piece.isdigit():
+                said.append(_number_readings(piece)[0])
+            else:
+                said.append(marks[piece] if piece in marks else " ".join(_token_words(piece)[0]))
+        return " ".join(said)
+
+    return [say(spoken_marks), say(spoken_marks | {"-": " "}), say(spoken_marks | {"-": " hyphen "})]
+
+
+def _abbreviation(match: re.Match[str]) -> list[str]:
+    written = match["short"].lower()
+    options = _ABBREVIATIONS[written].split("|")
+    before_name = re.match(r"\.? [A-Z]", match.string[match.end("short") : match.end("short") + 3])
+    if written in ("st", "dr", "mt", "ft") and not before_name:  # Main St., 5 ft.
+        options.reverse()
+    return [*options, written] if in_dictionary(written) else options
+
+
+def _feet_and_inches(match: re.Match[str]) -> list[str]:
+    feet, inches = (" ".join(number_words(int(match[group]))) for group in ("feet", "inches"))
+    return [f"{feet} {foot} {inches} {inch}" for foot in ("feet", "foot", "") for inch in ("inches", "")]
+
+
+def _short_name(match: re.Match[str]) -> list[str]:
+    written = match[0].rstrip(".")
+    return [_SHORT_NAMES[written].lower(), written.lower()]
+
+
+def _letters(match: re.Match[str]) -> list[str]:
+    return [" ".join(re.findall("[a-z]", match[0].lower()))]
+
+
+def _aside(match: re.Match[str]) -> list[str]:
+    """Words in round brackets: a stage direction that nobody says, or an aside that somebody does."""
+    return ["", " ".join(normalise_text(match["inside"]))]
+
+
+def _label(match: re.Match[str]) -> list[str]:
+    """Who speaks, at the head of a line: seldom said."""
+    return ["", " ".join(normalise_text(match[0].rstrip(": ")))]
+
+
+def _greek(match: re.Match[str]) -> list[str]:
+    return [unicodedata.name(match[0]).rsplit(" ", 1)[-1].lower()]
+
+
+_KINDS: tuple[Kind, ...] = tuple(
+    (re.compile(pattern, re.MULTILINE), read)
+    for pattern, read in (
+        (r"\[[^\][]{0,300}\]|</?[A-Za-z!][^<>]{0,300}>", lambda match: [""]),
+        (r"^(?:[A-Z][A-Z .'-]{1,30}|(?:Speaker|SPEAKER) ?\w{1,3}): ", _label),
+        (
+            r"(?<![\w.])(?:[a-z]{2,10}://[^\s<>\"')\]]{1,300}|www\.[^\s<>\"')\]]{1,300}"
+            r"|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,5}|[A-Za-z][\w-]{0,63}(?:\.[\w-]{1,64}){0,4}"
+            r"\.(?:com|org|net|edu|gov|io|ai|info|co|uk|de|eu)(?:/[\w./-]{0,200})?)(?!\w)",
+            _address,
+        ),
+        (
+            r"(?<![\d.])(?:\+\d{1,3}(?:[ .-]?(?:\(\d{1,4}\)|\d{2,4})){2,5}"
+            r"|(?:\+?1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}|\d{3}[-.]\d{4}|\d{3}-\d{2}-\d{4}"
+            r"|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4}|(?:\d{4}[ -]){3}\d{4}|\d{1,6}(?:-\d{1,7}){3,6})(?![\d-])",
+            _phone,
+        ),
+        (r"\((?P<inside>[^()]{0,400})\)", _aside),
+        (r"(?<![\d./-])(?P<iso>\d{4}-\d{1,2}-\d{1,2})(?![\d-])|"
+         r"(?<![\d./-])\d{1,2}(?P<mark>[/.-])\d{1,2}(?P=mark)(?:\d{4}|\d{2})(?![\d./-]\d|\d)", _numeric_date),
+        (
+            rf"(?P<minus>{_SIGN})(?:(?:US|CA|NZ|HK|A)?(?P<sign>{_CURRENCY}|(?:{_CODE})(?= ?\d)) ?"
+            rf"(?P<amount>{_AMOUNT})(?:[-–](?:{_CURRENCY})?(?P<range>{_NUMBER}))?"
+            rf"(?: ?(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?)(?P<sign_after>)",
+            _money,
+        ),
+        (
+            rf"(?P<minus>{_SIGN})(?P<sign>)(?P<amount>{_AMOUNT})(?P<range>)"
+            rf"(?: ?(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?"
+            rf" ?(?P<sign_after>{_CURRENCY}|(?:{_CODE})(?![A-Za-z]))(?!\d)",
+            _money,
+        ),
+        (r"(?<![\d:.])(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:])", _clock),
+        (r"(?:(?<=\d)|(?<=\d )|(?<=o'clock ))[aApP]\.?[mM](?!\w)(?:\.(?!\w))?", _letters),
+        (rf"\b(?P<month>{_MONTH}) (?P<day>[0-2]?\d|3[01])(?:st|nd|rd|th)?(?![\w:%/,.]*\d|[%:/])", _month_day),
+        (
+            rf"(?<![\d.,/-])(?P<day>[0-2]?\d|3[01])(?P<ordinal>st|nd|rd|th)? (?:of )?(?P<month>{_MONTH})(?!\w)",
+            _day_month,
+        ),
+        (
+            r"(?<![\w.,/-])(?:(?P<whole>\d{1,6})[ -]+)?(?P<upper>\d{1,3}) ?/ ?(?P<lower>\d{1,3})(?![\w/.,]*\d|/)",
+            _fraction,
+        ),
+        (r"(?<![\d.])(?P<base>\d{1,15}|[A-Za-z]{1,40})?\^(?P<exponent>-?\d{1,6})(?!\d)", _power),
+        (r"(?<!\w)(?P<number>\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:st|nd|rd|th)(?![A-Za-z])",
+         lambda match: [_ordinal(int(match["number"].replace(",", "")))]),
+        (r"'?(?<![\d.])(?P<century>\d\d)?(?P<tens>\d0)'?s(?![A-Za-z])", _decade),
+        (
+            r"(?P<feet>\d)(?:'| ?(?:ft\.?|feet)) ?(?P<inches>1[01]|\d)(?:\"|''| ?in(?:ches|\.)?(?!\w))",
+            _feet_and_inches,
+        ),
+        (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})(?P<gap>[ -]?)(?P<unit>{_UNIT})(?![A-Za-z^]|\.[A-Za-z])", _quantity),
+        (rf"(?P<number>{_NUMBER}) ?(?P<letter>k|K|M|bn|mn|B)(?![A-Za-z]|\.[A-Za-z])", _scaled),
+        (r"\d{1,9}(?:\.\d{1,9}){2,6}(?![\d.]*\d)", _version),
+        (r"(?:(?<=[\d%°])|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–] ?(?=[\d$€£])", lambda match: _RANGE.split("|")),
+        (r"(?<=\d):(?=\d)", lambda match: ["to", "", "colon"]),
+        (r"(?<=[a-z.])–(?=[A-Z])", lambda match: ["to", ""]),
+        (r"(?<=\d)x(?=\d)", lambda match: ["by", "x", "times"]),
+        (r"(?<=[\w°%])/(?P<unit>s|sec|h|hr|min|d|kg|g|l|L|m|km|yr|mo)(?![A-Za-z])", _per),
+        (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})", _number),
+        (r"#(?=\d)", lambda match: ["number", "pound", "hashtag", "hash", ""]),
+        (r"\b[IVXLCDM]{1,15}\b(?!')", _roman),
+        (
+            rf"(?<![\w.])(?![Nn]os?\.(?! ?\d))(?P<short>{_ABBREVIATION})(?:\.(?!\w)|(?<=w/)|(?<=/[oca])(?!\w))",
+            _abbreviation,
+        ),
+        (r"(?<![\w.])(?P<short>St)(?= [A-Z])", _abbreviation),
+        (rf"\b(?:{'|'.join(_SHORT_NAMES)})\.(?!\w)", _short_name),
+        (r"(?<![\w.])(?:[A-Za-z]\.){1,8}[A-Za-z](?:\.(?!\w)|(?![\w.]))", _letters),
+        (r"(?<![^\W\d_])[Α-Ωα-ωϕϵ](?![^\W\d_])", _greek),
+        (r"(?<=[A-Za-z0-9])\.(?=[a-z])", lambda match: ["dot", "", "point"]),
+        (r"(?<=[A-Za-z0-9])\.(?=[A-Z])", lambda match: ["", "dot"]),
+        (r"(?<=[A-Za-z])\*+|\*+(?=[A-Za-z])|__+", lambda match: [""]),
+        (r"(?<=\b[A-Ga-g])#(?!\w)", lambda match: ["sharp", "pound"]),
+        (r"#(?=[A-Za-z])", lambda match: ["hashtag", "", "pound", "hash"]),
+        (rf"[{''.join(map(re.escape, _SYMBOLS))}]", lambda match: _SYMBOLS[match[0]].split("|")),
+    )
+)  # fmt: skip
+_WORD = re.compile(r"'?[A-Za-z]+(?:'[A-Za-z]+)*'?")
+_SILENT = re.compile(r"[\s,;!?\"]+")
+
+
+def _token_words(token: str, letters_too: bool = False) -> list[Reading]:
+    """The readings of a run of letters: a word of the dictionary, letters one by one, or a spelling to pronounce."""
+    lower = token.lower()
+    if lower.strip("'") in _WITHOUT_DOT:
+        return [tuple(option.split()) for option in _ABBREVIATIONS[lower.strip("'")].split("|")]
+    known = [word for word in (lower, lower.rstrip("'"), lower.strip("'")) if in_dictionary(word)][:1]
+    spelling = lower.replace("'", "")
+    letters = tuple(spelling)
+    plural_letters = (*letters[:-2], f"{letters[-2]}'s") if len(letters) > 2 else ()  # CDs
+    if letters_too and re.fullmatch("[A-Z]{2,5}'?s", token):
+        return [(known[0],), plural_letters] if known else [plural_letters, (spelling,)]
+    if known:
+        return [(known[0],), letters] if letters_too and re.fullmatch("[A-Z]{2,5}", token) else [(known[0],)]
+    pieces = [piece.lower() for piece in re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", token.replace("'", ""))]
+    whole = (spelling,)
+    if len(spelling) > LONGEST_WORD:
+        return [_settled(spelling[start : start + LONGEST_WORD] for start in range(0, len(spelling), LONGEST_WORD))]
+    if not re.search("[aeiouy]", spelling) or (token.isupper() and len(spelling) <= LONGEST_INITIALS):
+        return [letters, whole] if re.search("[aeiouy]", spelling) or token.islower() else [letters]
+    if len(pieces) > 1 and all(map(in_dictionary, pieces)):  # YouTube
+        return [_settled(pieces), whole]
+    return [whole]
+
+
+def _settled(words: Iterable[str]) -> Reading:
+    """Words as reading them once more gives them, so that nothing changes from then on."""
+    return tuple(settled for word in words for settled in _token_words(word)[0])
+
+
+# --------------------------------------------------------------------------------------------------- text to readings
+
+
+def _refuse(transcript: str, text: str, place: int) -> None:
+    character = text[place]
+    word = re.match(r"\w+", text[place:])[0][:20]
+    position = transcript.find(character) + 1
+    where = f"at character {position} of the transcript" if position else "in the transcript"
+    name = unicodedata.name(character, f"U+{ord(character):04X}").lower()
+    raise InputError(
+        f"transcript: {character!r} ({name}) in {word!r}, {where}, is no letter of English, which is all that the "
+        "aligner knows; write what is said in Latin letters, or leave the transcript out"
+    )
+
+
+def _places(transcript: str) -> Iterator[list[str] | list[Reading]]:
+    text = fold(transcript)
+    letters_too = not text.isupper()
+    place = 0
+    while place < len(text):
+        if silent := _SILENT.match(text, place):
+            place = silent.end()
+            continue
+        for pattern, read in _KINDS:
+            match = pattern.match(text, place)
+            if match and match.end() > place and (options := read(match)):
+                yield [_settled(option.split()) for option in options]
+                break
+        else:
+            match = _WORD.match(text, place)
+            if match:
+                yield _token_words(match[0], letters_too)
+            elif text[place].isalpha():
+                _refuse(transcript, text, place)
+        place = match.end() if match and match.end() > place else place + 1
+
+
+def spoken(transcript: str) -> list[Place]:
+    """What a transcript may say: its places in order, each with its readings as words, the likeliest first.
+
+    A place has at most ``MOST_PLACE_READINGS`` readings; one of them may be empty (a stage direction, a slash). The
+    first readings together are ``normalise_text``.
+
+    Raises
+    ------
+    InputError: the text is longer than ``LONGEST_TRANSCRIPT``, or a letter belongs to a script that English is not
+    written in; the message names it and its place.
+    """
+    if len(transcript) > LONGEST_TRANSCRIPT:
+        raise InputError(f"transcript: {len(transcript):,} characters; at most {LONGEST_TRANSCRIPT:,} can be aligned")
+    places = (tuple(dict.fromkeys(options))[:MOST_PLACE_READINGS] for options in _places(transcript))
+    return [place for place in places if place != ((),)]
+
+
+def normalise_text(transcript: str) -> list[str]:
+    """The spoken words of a transcript in its likeliest reading, in lower case.
+
+    Stage directions in brackets go; numbers, dates, money, abbreviations and signs become words; abbreviations in
+    capitals or without a vowel that no dictionary has are spelled letter by letter. Reading its words again changes
+    nothing.
+
+    Raises
+    ------
+    InputError: as ``spoken``.
+    """
+    return [word for place in spoken(transcript) for word in place[0]]
+
+
+def readings(transcript: str, most: int = MOST_READINGS) -> list[str]:
+    """The whole transcript in up to ``most`` different readings, the likeliest first.
+
+    Readings that depart least from the first choices come first. The aligner searches all combinations at once
+    (``spoken``); this list is for people.
+
+    Raises
+    ------
+    InputError: as ``spoken``.
+    """
+    places = spoken(transcript)
+    open_places = [index for index, place in enumerate(places) if len(place) > 1]
+    found: dict[str, None] = {}
+    heap: list[tuple[int, tuple[tuple[int, int], ...]]] = [(0, ())]  # total rank; (place, rank) of each departure
+    for _ in range(MOST_TRIES * most):  # other choices may give the same words: "a_b_c" with one underscore spoken
+        if not heap or len(found) >= most:
+            break
+        total, picks = heapq.heappop(heap)
+        chosen = dict(picks)
+        found[" ".join(word for index, place in enumerate(places) for word in place[chosen.get(index, 0)])] = None
+        last = picks[-1][0] if picks else -1
+        for index in open_places:
+            if index == last and chosen[index] + 1 < len(places[index]):
+                heapq.heappush(heap, (total + 1, (*picks[:-1], (index, chosen[index] + 1))))
+            elif index > last:
+                heapq.heappush(heap, (total + 1, (*picks, (index, 1))))
+    return list(found)

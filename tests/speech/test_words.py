@@ -1,0 +1,225 @@
+"""Transcripts as people write them become the words that are spoken, whatever was typed or pasted."""
+
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from specsync_lib.errors import InputError
+from specsync_lib.speech.words import (
+    LONGEST_TRANSCRIPT,
+    MOST_PLACE_READINGS,
+    MOST_READINGS,
+    fold,
+    in_dictionary,
+    normalise_text,
+    number_words,
+    pronounce,
+    readings,
+    spoken,
+)
+from specsync_lib.visemes import ARPABET_TO_VISEME
+
+# What is written, and how it is read where no sound can tell.
+READ_AS = [
+    # numbers
+    ("Please press 1, or 2!", "please press one or two"),
+    ("1,234.5", "one thousand two hundred thirty four point five"),
+    ("3000017", "three million seventeen"),
+    ("dial 500, then 07", "dial five hundred then zero seven"),
+    ("the 40th, 12th and 21st", "the fortieth twelfth and twenty first"),
+    ("1,000th", "one thousandth"),
+    ("0.5 and .5", "zero point five and zero point five"),
+    ("-40 outside", "minus forty outside"),
+    ("3½ cups", "three and a half cups"),
+    ("2/3 of it, ½ of it", "two thirds of it one half of it"),
+    ("pages 5-10", "pages five to ten"),
+    ("٣٤ and ５", "thirty four and five"),
+    ("version 1.2.3", "version one point two point three"),
+    ("10² = 100", "ten squared equals one hundred"),
+    ("a 4x4", "a four by four"),
+    # years, dates, times
+    ("in 1999 and 2007", "in nineteen ninety nine and two thousand seven"),
+    ("the 1990s, the '80s", "the nineteen nineties the eighties"),
+    ("At 10:30 A.M. on May 3rd, 1984", "at ten thirty a m on may third nineteen eighty four"),
+    ("5 May 2021", "the fifth of may twenty twenty one"),
+    ("Jan. 5", "january fifth"),
+    ("on 3/4/2020", "on march fourth twenty twenty"),
+    ("2020-03-04", "march fourth twenty twenty"),
+    ("open 9am-5pm Mon.–Fri.", "open nine a m to five p m monday to friday"),
+    ("at 10:00 or 9:05", "at ten o'clock or nine oh five"),
+    # money
+    ("It costs $5.99", "it costs five dollars and ninety nine cents"),
+    ("$1, $0.99, $1.01", "one dollar ninety nine cents one dollar and one cent"),
+    ("£3.50 or €5,50", "three pounds and fifty pence or five euros and fifty cents"),
+    ("$1.2bn and $5-10", "one point two billion dollars and five to ten dollars"),
+    ("20 USD, ¥500", "twenty dollars five hundred yen"),
+    # per cent, units
+    ("25% of 5 kg", "twenty five percent of five kilograms"),
+    ("60 km/h, 5 mph", "sixty kilometers per hour five miles per hour"),
+    ("98.6°F, −5 °C", "ninety eight point six degrees fahrenheit minus five degrees celsius"),
+    ("1 lb, 2 lbs, 5 m²", "one pound two pounds five square meters"),
+    ("10 MB/s", "ten megabytes per second"),
+    ("5'10\" tall", "five feet ten inches tall"),
+    ("2 in a row", "two in a row"),
+    # telephones, addresses
+    ("call 555-1234", "call five five five one two three four"),
+    ("(415) 555-2671", "four one five five five five two six seven one"),
+    ("www.asterisk.org", "w w w dot asterisk dot org"),
+    ("https://example.com/shop", "example dot com slash shop"),
+    ("info@example.com", "info at example dot com"),
+    # abbreviations, capitals, Roman numerals
+    ("Dr. Smith of St. Louis, on Main St.", "doctor smith of saint louis on main street"),
+    ("Mr. and Mrs. O’Brien", "mister and missus o'brien"),
+    ("e.g. tea, etc.", "for example tea et cetera"),
+    ("No. 5, he said. No.", "number five he said no"),
+    ("IAX2 and PBX", "i a x two and p b x"),
+    ("the U.S.A. and the NYC", "the u s a and the n y c"),
+    ("AT&T", "at and t"),
+    ("two BMWs", "two b m w's"),
+    ("Louis XIV, Chapter IV, Ⅻ", "louis the fourteenth chapter four twelve"),
+    ("World War II", "world war two"),
+    ("vitamin C", "vitamin c"),
+    # signs, directions, subtitles
+    ("[beep] (quietly) don't <noise> touch * or #", "don't touch star or pound"),
+    ("[sound of monkeys]", ""),
+    ("ALICE: hello\nBOB: good day", "hello good day"),
+    ("1\n00:00:01,000 --> 00:00:02,000\nhello\n", "hello"),
+    ("and/or", "and or"),
+    ("2 + 2 = 4", "two plus two equals four"),
+    # Unicode and markup
+    ("“Goodbye” – it’s Joe", "goodbye it's joe"),
+    ("café, naïve, Łódź, Straße", "cafe naive lodz strasse"),
+    ("ﬁne ﬂow", "fine flow"),
+    ("𝓗𝓮𝓵𝓵𝓸 ｗｏｒｌｄ", "hello world"),
+    ("zero\u200bwidth so\u00adft no\u00a0break", "zerowidth soft no break"),
+    ("hi 👍🏽 there 🇬🇧 1️⃣", "hi there one"),
+    ("Tom &amp; Jerry&nbsp;don&#39;t", "tom and jerry don't"),
+    ("**bold** _it_ `code` [a link](http://x.y)", "bold it code a link"),
+    ("# Title\n\n- one\n- two\n\n> quote", "title one two quote"),
+    ("itâ€™s", "it's"),
+    ("π is 3.14", "pi is three point one four"),
+    ("H₂O™", "h two o"),
+    ("word¹", "word"),
+]
+
+latin = st.text(st.characters(max_codepoint=0x24F, exclude_categories=("Cs",)), max_size=200)
+written = (
+    st.lists(st.sampled_from([text for text, _ in READ_AS]) | latin, max_size=6)
+    .map(" ".join)
+    .filter(lambda text: fold(text).isascii() or not re.search(r"[^\W\d_a-zA-Z]", fold(text)))  # mojibake of Greek
+)
+
+
+@pytest.mark.parametrize(("text", "words"), READ_AS)
+def test_text_becomes_spoken_words(text, words):
+    assert " ".join(normalise_text(text)) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("9:30", ["nine thirty", "half past nine"]),
+        ("9:45", ["nine forty five", "quarter to ten"]),
+        ("1999", ["nineteen ninety nine", "one thousand nine hundred ninety nine", "one nine nine nine"]),
+        ("$5.99", ["five dollars and ninety nine cents", "five ninety nine", "five point nine nine dollars"]),
+        ("3/4", ["three quarters", "three fourths", "march fourth", "three over four"]),
+        ("555-1200", ["five five five one two oh oh", "five five five twelve hundred"]),
+        ("May 3", ["may third", "may three", "may the third"]),
+        ("the SQL", ["the s q l", "the sql"]),
+        ("so (he said) go", ["so go", "so he said go"]),
+        ("100", ["one hundred", "a hundred"]),
+    ],
+)
+def test_what_can_be_said_in_several_ways_has_several_readings(text, said):
+    assert set(said) <= set(readings(text))
+
+
+def check_words(words):
+    assert all(in_dictionary(word) or re.fullmatch("[a-z]+", word) for word in words)
+    for word in words:
+        assert set(pronounce(word).split()) - ARPABET_TO_VISEME.keys() == set()
+
+
+@settings(deadline=2000)
+@given(written)
+@example("it's '' 'tis ''em")
+@example("(" * 300 + ")" * 300)
+@example("9" * 5000 + "." + "9" * 5000 + "% $" + "9" * 5000)
+def test_latin_text_of_any_kind_is_read_into_words_that_the_aligner_can_say(text):
+    words = normalise_text(text)
+    check_words(words)
+    assert normalise_text(" ".join(words)) == words
+
+
+@settings(deadline=2000)
+@given(st.text(max_size=300))
+def test_any_text_is_read_or_its_letter_is_refused_in_one_line(text):
+    try:
+        check_words(normalise_text(text))
+    except InputError as refusal:
+        assert "\n" not in str(refusal)
+        assert any(letter.isalpha() and not letter.isascii() for letter in fold(text))
+
+
+@given(written)
+@example("_*" * 50)
+def test_readings_are_bounded_distinct_and_begin_with_the_likeliest(text):
+    found = readings(text)
+    assert found[0] == " ".join(normalise_text(text))
+    assert len(set(found)) == len(found) <= MOST_READINGS
+    places = spoken(text)
+    assert all(len(place) <= MOST_PLACE_READINGS for place in places)
+    check_words({word for place in places for reading in place for word in reading})
+
+
+@pytest.mark.parametrize(
+    "piece", ["a*", "[(", "9-", "_ ", "1/", "$1.", "a.b.", "(((", "I.V.X", "0:0", "&amp;", "^-", "`~"]
+)
+def test_long_hostile_text_is_read_in_linear_time(piece):
+    normalise_text(piece * 5000)  # the suite's own time limit would end a hang
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("Hello Привет", r"'П' \(cyrillic capital letter pe\) in 'Привет', at character 7"),
+        ("こんにちは", r"'こ' \(hiragana letter ko\) in 'こんにちは', at character 1"),
+        ("caf\u00e9 \u4e2d\u6587", r"'中' \(cjk unified ideograph-4e2d\) in '中文', at character 6"),
+        ("x" * (LONGEST_TRANSCRIPT + 1), "at most 400,000"),
+    ],
+)
+def test_what_english_cannot_say_is_refused_by_name_and_place(text, says):
+    with pytest.raises(InputError, match=says) as refusal:
+        normalise_text(text)
+    assert "\n" not in str(refusal.value)
+
+
+@given(st.integers(0, 10**15 - 1))
+def test_number_words_mean_their_number(number):
+    ones = {word: value for value, word in enumerate(map(lambda n: number_words(n)[0], range(20)))}
+    tens = {number_words(value)[0]: value for value in range(20, 100, 10)}
+    scales = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+    total = group = 0
+    for word in number_words(number):
+        if word in scales:
+            total, group = total + group * scales[word], 0
+        else:
+            group = group * 100 if word == "hundred" else group + (ones | tens)[word]
+    assert total + group == number
+
+
+def test_a_word_outside_the_dictionary_is_pronounced_by_rule():
+    assert pronounce("hello") == "HH AH L OW"
+    assert pronounce("zube") == "Z UW B"
+    assert pronounce("blorptiction") == "B L AO R P T IH K SH AH N"
+    with pytest.raises(InputError, match="'日本'"):
+        pronounce("日本")
+
+
+@given(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=12))
+def test_every_spelling_has_a_pronunciation_in_arpabet(word):
+    phones = pronounce(word).split()
+    assert phones
+    assert set(phones) <= ARPABET_TO_VISEME.keys()

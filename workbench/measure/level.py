@@ -1,0 +1,84 @@
+"""At what level the ears were trained, and what quiet speech costs with and without the causal gain.
+
+    python -m workbench.measure.level          writes data/measurements/level.json (two minutes on a CPU)
+
+Test prompts are turned down, kept in 16 bits as a recorder would, and drafted as they are and at level.
+"""
+
+import sys
+from functools import partial
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from kernels.project_latents.reference import ProjectionWeights
+from specsync_lib import units
+from specsync_lib.draft.plan import DraftPlan, draft_plan, load_draft
+from specsync_lib.files import write_json
+from specsync_lib.measures.draft import frame_table
+from specsync_lib.measures.intervals import bootstrap_by_group, interval
+from specsync_lib.paths import MEASUREMENTS_DIR
+from specsync_lib.provenance import machine
+from specsync_lib.speech import level
+from specsync_lib.speech.audio import load_audio
+from specsync_lib.speech.corpus import clips, human_prompts
+
+QUIETER_DB = (0, 10, 20, 30, 40, 50)
+PATH = MEASUREMENTS_DIR / "level.json"
+
+
+def drafted(samples: np.ndarray, weights: ProjectionWeights, quieter_db: float, raised: bool) -> DraftPlan:
+    """The draft of a recording turned down, raised again or not."""
+    quiet = np.round(samples * 10 ** (-quieter_db / 20) * 2**15).astype(np.float32) / 2**15
+    return draft_plan(level.at_level(quiet) if raised else quiet, weights)
+
+
+def corpus_levels() -> dict[str, object]:
+    """The slow maximum over the corpus and the clips, from where it is believed, and what the gain changes."""
+    believed, loudest, changed, soft_hops = [], [], [], []
+    for one in tqdm([*human_prompts(), *clips()], desc="levels", unit="recording"):
+        samples = load_audio(one.path).samples
+        stream, heard = level.StreamingLevel(), []
+        for begin in range(0, len(samples), units.HOP_SAMPLES):
+            stream.push(samples[begin : begin + units.HOP_SAMPLES])
+            heard.append((stream.heard_hops, stream.level_db))
+        hops, levels = np.array(heard).T
+        believed.append(levels[hops >= level.HEARD_HOPS])
+        loudest.append(levels.max())
+        soft_hops.append(int(hops[levels >= level.UNTOUCHED_DB].min(initial=hops.max())))
+        if not np.array_equal(level.at_level(samples), samples):
+            changed.append(one.name)
+    every = np.concatenate(believed)
+    low, median, high = np.quantile(every, [0.05, 0.5, 0.95]).round(2)
+    return {
+        "recordings": len(loudest), "median_db": median, "p5_db": low, "p95_db": high,
+        "lowest_db": round(float(every.min()), 2), "most_soft_hops": max(soft_hops), "changed_by_the_gain": changed,
+    }  # fmt: skip
+
+
+def main() -> int:
+    """Measure and write the file."""
+    weights, prompts, rows = load_draft(), human_prompts("test"), []
+    for quieter_db in QUIETER_DB:
+        for raised in (False, True):
+            frames = frame_table(prompts, partial(drafted, weights=weights, quieter_db=quieter_db, raised=raised))
+            right = (frames["draft"] == frames["truth"]).to_numpy()
+            accuracy = bootstrap_by_group(right, frames["utterance"].to_numpy(), rng=np.random.default_rng(0))
+            rows.append({"quieter_db": quieter_db, "at_level": raised, **interval("accuracy", accuracy)})
+    content = {
+        "label": "measured",
+        "what": "strict frame accuracy of the draft on the corpus' test prompts turned down, as they are and at level; "
+        "the corpus' own level (slow maximum over 10 ms hops of sound, dB re full scale)",
+        "command": "python -m workbench.measure.level",
+        "resampling_unit": "utterance",
+        "n_utterances": len(prompts),
+        "rows": rows,
+        "corpus": corpus_levels(),
+        "provenance": machine(),
+    }
+    write_json(PATH, content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
