@@ -10,13 +10,15 @@ import torch
 from whisper.model import AudioEncoder
 
 from specsync_lib import units
-from specsync_lib.draft.plan import draft_plan, load_draft
-from specsync_lib.draft.probe import Probe
+from specsync_lib.draft.plan import MODEL_DIR, draft_plan, load_draft
+from specsync_lib.draft.probe import Probe, load_encoder, load_probe
 from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.judge.branches import Branches
+from specsync_lib.judge.loading import load_reasoner
 from specsync_lib.judge.rules import EXACT, VerifyOptions
 from specsync_lib.judge.script import energy_digits
+from specsync_lib.paths import CLIPS_DIR
 from specsync_lib.pipeline.clock import RealClock
 from specsync_lib.pipeline.models import (
     FaceStage,
@@ -34,6 +36,7 @@ from specsync_lib.pipeline.simulate import check_measured
 from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler, pieces
 from specsync_lib.pipeline.stages import Draft, Policy, Request, Settled, Stages, plan_of
 from specsync_lib.pipeline.synthetic import StageTimes, SyntheticGenerator
+from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.whisper_base import Word
 from specsync_lib.units import CHUNK_SAMPLES
 from tests.toys.generation import toy_models, toy_reference
@@ -316,3 +319,41 @@ def test_the_measurement_ends_with_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline_cpu, "load_models", absent)
     assert pipeline_cpu.main(["--out", str(tmp_path / "x.json")]) == InputError.EXIT_CODE
     assert capsys.readouterr().err == "wan-mini: no such weights\n"
+
+
+@pytest.fixture(scope="module")
+def heard(weights):
+    """Plans of the real draft and judge for a sound, with stages that cost nothing in place of the face."""
+    encoder, probe, reasoner = load_encoder(), load_probe(MODEL_DIR / "teacher.safetensors"), load_reasoner()
+
+    def plans(samples: np.ndarray, run, **options):
+        stages = Stages(
+            SpeechDrafter(kernel_of(weights)),
+            ReasonerJudge(reasoner, Listener(encoder, probe)),
+            SyntheticGenerator(RealClock(), StageTimes()),
+        )
+        return run(pieces(samples.astype(np.float32), pace="fast"), stages, Policy(deadline_s=600), **options)
+
+    return plans
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_exact_commits_what_the_real_judge_writes_on_a_committed_clip(heard, ahead):
+    samples = load_audio(CLIPS_DIR / "closures.flac").samples[: 8 * CHUNK_SAMPLES]
+    alone, exact = heard(samples, run_serial), heard(samples, run_speculative, ahead=ahead)
+    assert exact.plan.tolist() == alone.plan.tolist() and len(set(exact.plan.tolist())) > 5
+    assert exact.counts.get("corrected", 0) > 0 and {by for commit in exact.commits for by in commit.by} == {"judge"}
+    opened = [np.concatenate([commit.openness for commit in report.commits]) for report in (exact, alone)]
+    assert np.abs(np.subtract(*opened)).mean() < 0.05
+
+
+@pytest.mark.slow
+def test_the_mouth_stays_shut_in_silence_and_in_music(heard):
+    seconds = np.arange(3 * CHUNK_SAMPLES) / units.SAMPLE_RATE_HZ
+    chord = 0.1 * sum(np.sin(2 * np.pi * pitch * seconds) for pitch in (220.0, 277.2, 329.6))
+    for samples in (0 * seconds, 1e-4 * np.random.default_rng(0).normal(size=len(seconds)), chord):
+        commits = heard(samples, run_speculative).commits
+        opened = np.concatenate([commit.openness for commit in commits])
+        assert (np.concatenate([commit.tokens for commit in commits]) == 0).mean() > 0.95
+        assert (opened < 0.02).mean() > 0.9
