@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import torch
 
 import specsync_lib
 from specsync_lib import units
@@ -216,3 +217,21 @@ def test_one_call_is_the_system(system, tmp_path, monkeypatch):
         (run.rule, run.threshold) == ("gate", 0.4) and "rule=gate" in said[0] and "expected on this machine" in said[1]
     )
     assert {path.name for path in tmp_path.iterdir()} == {"talk.mp4", "committed_plan.csv", "arkit.csv", "run.json"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_a_gpu_commits_what_the_cpu_commits(system, runs, weights):
+    listener = toy_listener()
+    face = FaceGenerator(*(model.to("cuda") for model in toy_models()), toy_reference())
+    models = replace(
+        system.models,
+        kernel=kernel_of(weights.to("cuda")),
+        encoder=listener._encoder.to("cuda"),
+        probe=listener._probe.to("cuda"),
+        face=face,
+    )
+    on_gpu = whole.System(models, system.head, "cuda")
+    for rule in ("exact", "judge", "draft"):
+        run = on_gpu.run(SPEECH, rule, under=runs["exact"].under, progress=False)
+        assert run.report.plan.tolist() == runs[rule].report.plan.tolist()
+        assert np.abs(np.subtract(run.shown[30], runs[rule].shown[30], dtype=int)).max() < 30
