@@ -51,6 +51,7 @@ DEFAULT_THRESHOLD = 0.85  # of the gate
 # A judge that fails, or takes this long, costs its chunk the verdict and not the run its video.
 POLICY = Policy(on_silence="draft", deadline_s=120.0, hold_before="last step")
 COMPARED_CHUNKS = 25  # 10 s: how much of a recording is kept as pictures, whatever its length
+NOTED_FAULTS = 5  # of a judge's passes
 PLAN_COLUMNS = (
     "time_s", "frame", "chunk", "draft", "confidence", "recalibrated", "judge", "committed", "openness", "by", "passes",
 )  # fmt: skip
@@ -242,9 +243,11 @@ class System:
         )
         source = _chunkwise(samples, canvas.draw)
         if rule == "judge":
-            return run_serial(source, stages, POLICY, on_commit=take, keep_commits=False)
-        policy = replace(POLICY, gate={"draft": 0.0, "gate": threshold}.get(rule))
-        return run_speculative(source, stages, policy, ahead=1, on_commit=take, keep_commits=False)
+            report = run_serial(source, stages, POLICY, on_commit=take, keep_commits=False)
+        else:
+            policy = replace(POLICY, gate={"draft": 0.0, "gate": threshold}.get(rule))
+            report = run_speculative(source, stages, policy, ahead=1, on_commit=take, keep_commits=False)
+        return replace(report, notes=(*report.notes, *stages.judge.faults[:NOTED_FAULTS]))
 
     def expected_s(
         self, samples: np.ndarray, rule: RunRule, threshold: float | None = None, video: bool = True

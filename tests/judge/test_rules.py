@@ -155,7 +155,7 @@ def test_several_plans_a_pass_commit_what_plain_decoding_does(seed, frames, kind
     stream = ToyStream(judges)
     guess = None if seed % 2 else rng.dirichlet(np.full(len(VISEMES), 0.3), frames).astype(np.float32)
     context = ChunkContext(guess=guess, before=0)
-    tell = lambda tokens, passes: seen.append(tokens)  # noqa: E731
+    tell = lambda tokens, *_: seen.append(tokens)  # noqa: E731
     verdict = verify_chunk(stream, plan, VerifyOptions(branches=branches), context, tell)
     assert verdict.tokens.tolist() == judges.plan()[0].tolist() == stream.tokens
     assert len(seen) == verdict.passes == stream.passes <= frames and verdict.verified.all() and not verdict.faults

@@ -129,7 +129,7 @@ def test_a_judge_that_fails_costs_its_verdicts_and_not_the_video(system):
     broken = whole.System(replace(system.models, reasoner=BrokenReasoner()), system.head, "cpu")
     run = broken.run(SPEECH, "exact", progress=False)
     assert set(run.frames()["by"]) == {"policy"} and run.report.counts["unverified"] == 4
-    assert "4 of 4 chunks went out unverified" in run.guarantee
+    assert "4 of 4 chunks went out unverified" in run.guarantee and "NaN" in run.facts()["notes"][0]
     assert (run.frames()["committed"] == run.frames()["draft"]).all()
 
 
@@ -180,7 +180,9 @@ def test_an_interrupted_run_names_the_file_that_plays_what_was_committed(system,
 def test_a_long_recording_runs_in_the_memory_of_a_short_one(system):
     """200 s of 256 px: 1.2 GB of frames."""
     models = replace(system.models)
-    object.__setattr__(models, "stages", lambda **_: synthetic_stages(RealClock(), StageTimes(), size_px=(256, 256)))
+    stages = synthetic_stages(RealClock(), StageTimes(), size_px=(256, 256))
+    stages.judge.faults = []
+    object.__setattr__(models, "stages", lambda **_: stages)
     long = whole.System(models, system.head, "cpu")
     long.run(np.zeros(20 * CHUNK_SAMPLES, np.float32), progress=False)
     before = psutil.Process().memory_info().rss
