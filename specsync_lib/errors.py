@@ -8,3 +8,18 @@ class InputError(ValueError):
     """
 
     EXIT_CODE = 2
+
+
+class CheckError(AssertionError):
+    """A check at a notebook's end that does not hold; the words say what should, and what came instead."""
+
+
+def require(holds: bool, otherwise: str) -> None:
+    """Check what must hold for every input, also under ``python -O``.
+
+    Raises
+    ------
+    CheckError: it does not; ``otherwise`` says so in words.
+    """
+    if not holds:
+        raise CheckError(otherwise)

@@ -50,6 +50,7 @@ def record(
     n: int | None = None,
     *,
     notebook: str | None = None,
+    directory: Path | None = None,
 ) -> dict[str, object]:
     """Add a headline number of the running notebook; the same key again replaces it.
 
@@ -63,6 +64,7 @@ def record(
     low, high: interval around the value, both or neither.
     n: number of observations behind the value.
     notebook: whose number it is; the running notebook by default.
+    directory: where the run keeps its numbers; this run's by default.
 
     Raises
     ------
@@ -89,7 +91,7 @@ def record(
     }
     if low is not None and entry["low"] > entry["high"]:
         raise InputError(f"summary {key}: low {entry['low']} is above high {entry['high']}")
-    path = SUMMARY_DIR / f"{notebook or current_notebook()}.json"
+    path = (directory or SUMMARY_DIR) / f"{notebook or current_notebook()}.json"
     entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_json(path, entries | {key: entry})
     return entry

@@ -10,15 +10,29 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 from specsync_lib.errors import InputError
 
+# What decides that a drafted frame stands; judge/rules.py has the same names, and a test keeps them equal.
+RULES = ("exact", "mouth", "lenient", "gate", "draft", "judge")
+# The languages of Whisper base's vocabulary (openai-whisper, tokenizer.LANGUAGES but for the last one, large-v3's).
+LANGUAGES = (
+    "auto", "en", "zh", "de", "es", "ru", "ko", "fr", "ja", "pt", "tr", "pl", "ca", "nl", "ar", "sv", "it", "id",
+    "hi", "fi", "vi", "he", "uk", "el", "ms", "cs", "ro", "da", "hu", "ta", "no", "th", "ur", "hr", "bg", "lt", "la",
+    "mi", "ml", "cy", "sk", "te", "fa", "lv", "bn", "sr", "az", "sl", "kn", "et", "mk", "br", "eu", "is", "hy", "ne",
+    "mn", "bs", "kk", "sq", "sw", "gl", "mr", "pa", "si", "km", "sn", "yo", "so", "af", "oc", "ka", "be", "tg", "sd",
+    "gu", "am", "yi", "lo", "uz", "fo", "ht", "ps", "tk", "nn", "mt", "sa", "lb", "my", "bo", "tl", "mg", "as", "tt",
+    "haw", "ln", "ha", "ba", "jw", "su",
+)  # fmt: skip
+DEVICES = ("auto", "cpu", "cuda")
 DECIMAL_PATTERN = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 INTEGER_PATTERN = re.compile(r"[+-]?[0-9]{1,18}")
 SHOWN_CHARACTERS = 60
+HELP_COLUMNS = 100
 
 Value = str | int | float
 
@@ -35,25 +49,43 @@ class Range:
 
 
 @dataclass(frozen=True)
+class FolderName:
+    """The name of one folder on any system: no path, no hidden file, no device."""
+
+    PATTERN = re.compile(r"[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?", re.IGNORECASE)
+    # Windows keeps these for devices, in any folder and with any ending.
+    DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{k}" for port in ("com", "lpt") for k in range(10))})
+
+    def __contains__(self, value: str) -> bool:
+        return self.PATTERN.fullmatch(value) is not None and value.lower() not in self.DEVICES
+
+
+@dataclass(frozen=True)
 class Parameter:
     """One notebook parameter: the same name means the same thing in every notebook that declares it.
 
-    ``allowed`` is a tuple of choices, a Range, or for free text the words that describe it. ``profiles`` holds the
-    values that a profile puts in place of the default.
+    ``allowed`` is a tuple of choices, a Range, a FolderName, or for free text the words that describe it. ``words``
+    describes choices that are too many to list. ``profiles`` holds the values that a profile puts in place of the
+    default.
     """
 
     name: str
     type: type[str] | type[int] | type[float]
     default: Value
-    allowed: tuple[str, ...] | Range | str
+    allowed: tuple[str, ...] | Range | FolderName | str
     help: str
+    words: str = ""
     profiles: Mapping[str, Value] = field(default_factory=dict)
 
     def allowed_text(self) -> str:
         """The allowed values in words."""
+        if self.words:
+            return self.words
         match self.allowed:
             case Range(low, high):
                 return f"{'a whole' if self.type is int else 'a'} number from {low} to {high}"
+            case FolderName():
+                return "1 to 64 letters, digits, - and _, with a letter or a digit at both ends"
             case str(words):
                 return words
             case choices:
@@ -68,7 +100,8 @@ class Parameter:
         """
         value = self._typed(text)
         if value is None or not self._allows(value):
-            raise InputError(f"parameter {self.name}: got {shown(text)}; allowed: {self.allowed_text()}")
+            hint = "" if self.words or not isinstance(self.allowed, tuple) else did_you_mean(text, self.allowed)
+            raise InputError(f"parameter {self.name}: got {shown(text)}; {hint}allowed: {self.allowed_text()}")
         return value
 
     def _typed(self, text: str) -> Value | None:
@@ -102,28 +135,78 @@ PARAMETERS: dict[str, Parameter] = {
             "the path of a sound or video file on this machine",
             "the recording to lip-sync; without it a human recording from the held-out corpus is taken",
         ),
+        Parameter("track", int, 0, Range(0, 999), "the file's sound track, from 1; 0 takes the best that decodes"),
+        Parameter("start_s", float, 0.0, Range(0, 3600), "where the excerpt to work on begins, in seconds"),
+        Parameter("duration_s", float, 0.0, Range(0, 3600), "how long the excerpt is, in seconds; 0 goes to the end"),
+        Parameter("max_seconds", float, 3600.0, Range(0.1, 3600), "longest recording accepted, in seconds"),
+        Parameter(
+            "language",
+            str,
+            "auto",
+            LANGUAGES,
+            "what is spoken; auto lets Whisper tell. Draft and judge learnt English, and so did the referee: in any "
+            "other language the video is made, and no number that would need the truth",
+            words="auto, or a code that Whisper knows, such as en, de, ja",
+        ),
         Parameter(
             "transcript",
             str,
             "",
-            "the recording's words, on one line",
-            "the recording's words; without it the corpus' own text or Whisper's words are taken",
+            "the words, on one line",
+            "what is said in the recording (in the excerpt, where one is taken); without it the corpus' own text or "
+            "Whisper's words are taken",
         ),
-        Parameter("threshold", float, 0.85, Range(0, 1), "confidence at or above which a drafted frame is kept"),
+        Parameter(
+            "transcript_file",
+            str,
+            "",
+            "the path of a text file in UTF-8",
+            "the same, from a file; give one of the two",
+        ),
+        Parameter(
+            "rule",
+            str,
+            "exact",
+            RULES,
+            "what the video shows. exact: the plan that the judge alone would have written. mouth: exact on groups of "
+            "mouth shapes. lenient: a frame stands where the judge's best names it within one frame. gate: frames at "
+            "or above the threshold stand unasked, the judge writes the others. draft: the draft, no judge. judge: "
+            "the judge, nothing is drafted",
+        ),
+        Parameter(
+            "threshold",
+            float,
+            0.85,
+            Range(0, 1),
+            "confidence, recalibrated to the judge, at or above which a frame is sure; it acts in rule=gate "
+            "alone. Given without a rule it selects gate",
+        ),
+        Parameter(
+            "device", str, "auto", DEVICES, "what computes; auto takes a GPU where there is one that CUDA can use"
+        ),
+        Parameter(
+            "name",
+            str,
+            "",
+            FolderName(),
+            "keeps this run's video, plots and report in plots/runs/NAME; the report shows named runs side by side",
+        ),
         Parameter("seed", int, 0, Range(0, 2**32 - 1), "start of every random generator"),
         Parameter("profile", str, "default", PROFILES, "how much is computed: smoke is a check, full is for papers"),
-        Parameter("max_seconds", float, 3600.0, Range(0.1, 3600), "longest recording accepted, in seconds"),
-        Parameter("track", int, 0, Range(0, 999), "the file's sound track, from 1; 0 takes the best that decodes"),
     )
 }
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a run was asked for: every parameter's value, and whether finished notebooks count."""
+    """What a run was asked for: every parameter's value, and whether finished notebooks count.
+
+    ``notes`` are lines to show before it begins, on what follows from the parameters and may surprise.
+    """
 
     values: dict[str, Value]
     given: frozenset[str]
+    notes: tuple[str, ...] = ()
     fresh: bool = False
     benchmark: bool = False
 
@@ -133,7 +216,7 @@ def check(assignments: Sequence[str], profile: str | None = None) -> tuple[dict[
 
     Raises
     ------
-    InputError: unknown or repeated name, wrong type, not finite, out of range, empty.
+    InputError: unknown or repeated name, wrong type, not finite, out of range, empty, two that exclude each other.
     """
     texts: dict[str, str] = {} if profile is None else {"profile": profile}
     for assignment in assignments:
@@ -141,16 +224,39 @@ def check(assignments: Sequence[str], profile: str | None = None) -> tuple[dict[
         if not equals:
             raise InputError(f"parameter {shown(assignment)}: write it as name=value, for example -p threshold=0.9")
         if name not in PARAMETERS:
-            close = difflib.get_close_matches(name, PARAMETERS, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
+            hint = did_you_mean(name, PARAMETERS)
             raise InputError(f"parameter {shown(name)} is unknown; {hint}known: {', '.join(PARAMETERS)}")
         if name in texts:
             raise InputError(f"parameter {name}: given twice, {shown(texts[name])} and {shown(text)}; give it once")
         texts[name] = text
     given = {name: PARAMETERS[name].parse(text) for name, text in texts.items()}
+    if {"transcript", "transcript_file"} <= given.keys():
+        raise InputError("parameters transcript and transcript_file: both are given; give the words once")
+    if "threshold" in given and "rule" not in given:
+        given["rule"] = "gate"
     chosen = given.get("profile", PARAMETERS["profile"].default)
     defaults = {name: parameter.profiles.get(chosen, parameter.default) for name, parameter in PARAMETERS.items()}
-    return defaults | given, frozenset(given)
+    values = defaults | given
+    if values["rule"] != "gate":
+        values["threshold"] = PARAMETERS["threshold"].default  # it does nothing, so nothing runs again for it
+    return values, frozenset(texts)
+
+
+def did_you_mean(text: str, known: Iterable[str]) -> str:
+    """A hint at the nearest of the known words, empty where none is near."""
+    close = difflib.get_close_matches(text, known, n=1)
+    return f"did you mean {close[0]}? " if close else ""
+
+
+def rule_notes(values: Mapping[str, Value], given: frozenset[str]) -> tuple[str, ...]:
+    """What a threshold does, where it was given: one line."""
+    if "threshold" not in given:
+        return ()
+    if "rule" not in given:
+        return (f"threshold={values['threshold']:g} selects rule=gate; give a rule to choose another",)
+    if values["rule"] != "gate":
+        return (f"threshold does nothing in rule={values['rule']}; it acts in rule=gate alone",)
+    return ()
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -163,11 +269,17 @@ class _OneLineParser(argparse.ArgumentParser):
 def _help_epilog() -> str:
     lines = ["parameters (-p name=value):"]
     for parameter in PARAMETERS.values():
-        lines.append(f"  {parameter.name:12} {parameter.help}")
         default = f"; default {parameter.default}" if parameter.default != "" else ""
-        lines.append(f"  {'':12} {parameter.allowed_text()}{default}")
-        lines += [f"  {'':12} --profile {name}: {value}" for name, value in parameter.profiles.items()]
+        text = [parameter.help, f"[{parameter.allowed_text()}{default}]"]
+        text += [f"--profile {name}: {value}" for name, value in parameter.profiles.items()]
+        wrapped = [line for part in text for line in textwrap.wrap(part, HELP_COLUMNS)]
+        lines += [f"  {parameter.name if not row else '':15} {line}" for row, line in enumerate(wrapped)]
     lines += [
+        "",
+        "a recording of your own, with a rule:",
+        "  ./run_all.sh -p audio=my.wav                                    the judge's own plan",
+        "  ./run_all.sh -p audio=my.wav -p threshold=0.6 -p name=bold      sure frames stand unasked",
+        "  ./run_all.sh -p audio=my.wav -p threshold=0.95 -p name=careful  the two side by side in the report",
         "",
         "other modes:",
         "  ./run_all.sh test [pytest arguments]   the same set-up, then the whole test suite",
@@ -206,7 +318,8 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     options = parser.parse_args(list(arguments))
     assignments = [*options.assignments, *(f"profile={name}" for name in options.profile)]
     values, given = check(assignments)
-    return Options(values, given, fresh=options.fresh or options.benchmark, benchmark=options.benchmark)
+    fresh = options.fresh or options.benchmark
+    return Options(values, given, rule_notes(values, given), fresh=fresh, benchmark=options.benchmark)
 
 
 def main(arguments: Sequence[str]) -> int:

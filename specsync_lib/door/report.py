@@ -3,7 +3,9 @@
 import fnmatch
 import json
 import math
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,14 +22,16 @@ from nbformat import NotebookNode
 
 from specsync_lib import files, summary
 from specsync_lib.claims import CLAIMED_THRESHOLD
+from specsync_lib.door import compare
+from specsync_lib.door.compare import POSTER_NAME, VIDEO_NAME
+from specsync_lib.door.origins import Origin, origin
+from specsync_lib.door.project import Project
 from specsync_lib.door.words import CAPTIONS, CLAIMS, LATENCY_READINGS, PROFILE_NOTES, READINGS, SETUP_NAMES
 from specsync_lib.files import atomic_path, write_text
-from specsync_lib.paths import PLOTS_DIR, RUN_DIR
+from specsync_lib.paths import NOTEBOOKS_DIR, PLOTS_DIR, RUN_DIR
 from specsync_lib.provenance import versions
 
 TEMPLATES = Path(__file__).with_name("templates")
-VIDEO_NAME = "lipsync_720p30.mp4"
-POSTER_NAME = "poster.jpg"
 ACCEPTANCE_TABLE_NAME = "acceptance_efficiency.csv"
 ACCEPTANCE_COLUMNS = [f"{name}{end}" for name in ("acceptance", "coverage") for end in ("", "_low", "_high")]
 SIGNIFICANT_DIGITS = 3
@@ -77,14 +81,24 @@ def reading(key: str) -> str:
     return READINGS.get(key, key)
 
 
-def claim_rows(numbers: Summary) -> list[dict[str, Any]]:
-    """The claims with every recorded number that bears on them; ``missing`` names what is not built."""
+def claim_rows(numbers: Summary, no_truth: str = "") -> list[dict[str, Any]]:
+    """The claims with every recorded number that bears on them.
+
+    ``here`` are this run's on this machine, ``elsewhere`` those of committed files by machine and date; ``missing``
+    says what is not built, or why it is withheld: ``no_truth`` says why there is no truth to compare with.
+    """
     rows = []
     for claim in CLAIMS:
-        keys = [key for pattern in claim.keys for key in fnmatch.filter(numbers, pattern)]
-        readings = [(key, reading(key), numbers[key]) for key in dict.fromkeys(keys)]
-        missing = [what for pattern, what in claim.awaits.items() if not fnmatch.filter(numbers, pattern)]
-        rows.append({"claim": claim, "readings": readings, "missing": ", ".join(missing)})
+        keys = dict.fromkeys(key for pattern in claim.keys for key in fnmatch.filter(numbers, pattern))
+        readings: dict[Origin | None, list] = {}
+        for key in keys:
+            readings.setdefault(origin(numbers[key]["source"]), []).append((key, reading(key), numbers[key]))
+        here = readings.pop(None, [])
+        awaited = [what for pattern, what in claim.awaits.items() if not fnmatch.filter(numbers, pattern)]
+        missing = f"not built yet: {', '.join(awaited)}" if awaited else ""
+        if claim.needs_truth and no_truth and not here:
+            missing = f"withheld: {no_truth}"
+        rows.append({"claim": claim, "here": here, "elsewhere": sorted(readings.items()), "missing": missing})
     return rows
 
 
@@ -95,7 +109,9 @@ def cost_facts(run_dir: Path) -> list[tuple[str, str]]:
         return []
     cost = json.loads(path.read_text(encoding="utf-8"))
     minutes, seconds = divmod(round(cost["wall_s"]), 60)
+    rule = [("asked for", compare.chosen(cost["parameters"]))] if "parameters" in cost else []
     return [
+        *rule,
         ("profile", PROFILE_NOTES[cost["profile"]]),
         ("notebooks ran for", f"{minutes} min {seconds:02} s, at most {cost['peak_rss_gib']:.1f} GiB of memory"),
     ]
@@ -105,7 +121,8 @@ def recording_facts(run_dir: Path) -> dict[str, Any]:
     """The report's first sentence (whose voice this is) and what is known of the recording and the run."""
     path = run_dir / "input.json"
     if not path.exists():
-        return {"human": False, "sentence": "No recording has been read yet.", "facts": [("recording", "none yet")]}
+        sentence = "No recording has been read yet."
+        return {"human": False, "sentence": sentence, "facts": [("recording", "none yet")], "no_truth": ""}
     facts = json.loads(path.read_text(encoding="utf-8"))
     name = facts["name"]
     if not facts["is_default"]:
@@ -117,17 +134,35 @@ def recording_facts(run_dir: Path) -> dict[str, Any]:
             f"Input: the shipped synthetic clip {name} REPLACED the human recording, because the human speech corpus "
             "could not be fetched here (it comes through apt)."
         )
+    words = [("words", f"“{facts['transcript']}”"), ("words from", facts["transcript_source"])]
+    part = ("excerpt", f"from {facts['start_s']:g} s, {facts['duration_s']:.3f} s long")
     return {
         "human": facts["human"] or not facts["is_default"],
         "sentence": sentence,
         "facts": [
             ("recording", name),
-            ("words", f"“{facts['transcript']}”"),
-            ("words from", facts["transcript_source"]),
+            *([part] if facts["is_excerpt"] else []),
+            *language_facts(facts),
+            *(words if facts["transcript"] else []),
             ("source", facts["source"]),
             *cost_facts(run_dir),
         ],
+        "no_truth": facts["why_no_truth"],
     }
+
+
+def language_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is spoken, what that means for the models, and whether there is a truth."""
+    found = []
+    if facts["language"]:
+        source = "as given" if facts["language_given"] else f"Whisper's probability {facts['probability']:.2f}"
+        learnt = "" if facts["language"] == "en" else "; draft and judge learnt English"
+        found.append(("language", f"{facts['language']}, {source}{learnt}"))
+    elif not facts["has_speech"]:
+        found.append(("language", "no speech is heard"))
+    if not facts["has_truth"]:
+        found.append(("truth", f"none: {facts['why_no_truth']}"))
+    return found
 
 
 def makers(run_dir: Path) -> dict[str, str]:
@@ -219,20 +254,32 @@ def without_widgets(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
-def notebook_pages(executed: Path, folder: Path) -> list[dict[str, str]]:
-    """Write each executed notebook as one page; returns their names, titles and questions."""
+def notebook_titles(executed: Path) -> list[dict[str, str]]:
+    """The page, title and question of each executed notebook."""
+    found = []
+    for path in sorted(executed.glob("*.ipynb")):
+        title, question = opening(nbformat.read(path, as_version=4), path.stem)
+        found.append({"page": f"{path.stem}.html", "title": title, "question": question})
+    return found
+
+
+def write_notebook_pages(executed: Path, plots_dir: Path) -> None:
+    """Write each executed notebook as one page of the report under ``plots_dir``, and remove pages without one."""
     exporter = OfflineExporter()
-    pages = []
+    folder = plots_dir / "report"
+    # Notebooks name files from notebooks/, in this run's folder or in that of the run that they were copied from.
+    here = re.escape(os.path.relpath(plots_dir, NOTEBOOKS_DIR))
+    files_of_a_run = re.compile(rf'"(?:{here}|\.\./plots)/(?:runs/[\w-]+/)?')
+    kept = {folder / "index.html"}
     for path in sorted(executed.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        title, question = opening(notebook, path.stem)
+        title, _ = opening(notebook, path.stem)
         body, _ = exporter.from_notebook_node(without_widgets(notebook), {"metadata": {"name": title}})
-        # Notebooks name files from notebooks/; the pages lie one level deeper.
-        body = body.replace('"../plots/', '"../')
         page = folder / f"{path.stem}.html"
-        write_text(page, body)
-        pages.append({"page": page.name, "title": title, "question": question})
-    return pages
+        write_text(page, files_of_a_run.sub('"../', body))
+        kept.add(page)
+    for page in set(folder.glob("*.html")) - kept:
+        page.unlink()
 
 
 def write_poster(video: Path, folder: Path) -> str:
@@ -246,32 +293,55 @@ def write_poster(video: Path, folder: Path) -> str:
     return POSTER_NAME
 
 
-def build(run_dir: Path = RUN_DIR, plots_dir: Path = PLOTS_DIR) -> Path:
+def build(run_dir: Path = RUN_DIR, plots_dir: Path = PLOTS_DIR, runs: Sequence[Project] = ()) -> Path:
     """Write the report from what the notebooks left; a part that is missing says so. Returns the opening page."""
+    (plots_dir / "report").mkdir(parents=True, exist_ok=True)
+    write_notebook_pages(run_dir / "executed", plots_dir)
+    return write_opening(run_dir, plots_dir, runs)
+
+
+def build_all(project: Project) -> Path:
+    """Write a run's report, and the opening page of every other run of its recording anew, so that all show all.
+
+    Returns this run's opening page.
+    """
+    runs = compare.alike(project)
+    index = build(project.run, project.plots, runs)
+    for other in runs[1:]:
+        if (other.plots / "report" / "index.html").exists():
+            write_opening(other.run, other.plots, compare.alike(other))
+    return index
+
+
+def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) -> Path:
+    """Write the opening page and the merged summary; ``runs`` are those to show side by side, this one first."""
     folder, video = plots_dir / "report", plots_dir / VIDEO_NAME
-    folder.mkdir(parents=True, exist_ok=True)
     numbers = summary.merged(run_dir / "summary")
     files.write_json(folder / "summary.json", numbers)
-    pages = notebook_pages(run_dir / "executed", folder)
-    for page in set(folder.glob("*.html")) - {folder / page["page"] for page in pages}:
-        page.unlink()
+    source = recording_facts(run_dir)
+    side_by_side = compare.columns(runs, folder)
     points = acceptance_points(plots_dir)
     thresholds = points["threshold"] if points else []
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"value": display_value, "interval": display_interval}
+    environment.filters |= {"value": display_value, "interval": display_interval, "reading": reading}
     text = environment.get_template("index.html.j2").render(
-        source=recording_facts(run_dir),
+        source=source,
         video=f"../{VIDEO_NAME}" if video.exists() else "",
         poster=write_poster(video, folder) if video.exists() else "",
-        claims=claim_rows(numbers),
+        claims=claim_rows(numbers, source["no_truth"]),
+        runs=side_by_side,
+        run_keys=sorted({key for column in side_by_side for key in column.numbers}),
+        shown_seconds=compare.SHOWN_SECONDS,
+        strip=(compare.STRIP_WIDTH, compare.STRIP_HEIGHT, compare.BAND_HEIGHT),
         summary=numbers,
+        origins={key: origin(entry["source"]) for key, entry in numbers.items()},
         acceptance=points,
         acceptance_judge=REASONER if "reasoner.accuracy" in numbers else "the forced alignment of the known words",
         start_row=min(range(len(thresholds)), key=lambda row: abs(thresholds[row] - CLAIMED_THRESHOLD), default=0),
         figures=figures(run_dir, plots_dir),
-        notebooks=pages,
+        notebooks=notebook_titles(run_dir / "executed"),
         versions=versions().to_numpy().tolist(),
         built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )

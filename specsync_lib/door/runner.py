@@ -3,24 +3,39 @@
 A notebook is finished for as long as its key (its own cells, the parameters it declares, the library, the committed
 data, the recording, the assets and every earlier notebook) and the hashes of its outputs are those of its stamp. An
 interrupted run therefore repeats only the notebook that it was in.
+
+A named run has its own folders, ``runs/NAME`` under both. What another run on this machine finished with the same key
+is copied from there, so that two runs that differ in a threshold hear the recording once.
 """
 
 import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 
 from specsync_lib.door.locks import exclusive
 from specsync_lib.door.parameters import PARAMETERS, Options, Value, parse_arguments
+from specsync_lib.door.project import Project
 from specsync_lib.errors import InputError
 
+# A cell's time: for what does not depend on the recording, and for each second of it. (The longest cell takes about 5 s
+# a second on two cores.)
 CELL_TIMEOUT_S = {"smoke": 600, "default": 1800, "full": 4 * 3600}
+CELL_TIMEOUT_PER_S = 120
+HEARTBEAT_S = 60
+LARGEST_TRANSCRIPT_BYTES = 2**20
+# What files.atomic_path leaves behind where the process was killed: .stem.xxxxxxxx.suffix
+LEFT_BEHIND = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
 SAMPLING_S = 0.25
 DOOR = Path("specsync_lib", "door")  # a notebook's results can not depend on it
 SOURCE_SUFFIXES = frozenset({".py", ".mplstyle"})
@@ -29,39 +44,6 @@ INTERRUPTED_EXIT_CODE = 130
 
 class NotebookError(RuntimeError):
     """A notebook that failed: one line with the notebook, the cell, the exception and where the traceback lies."""
-
-
-@dataclass(frozen=True)
-class Project:
-    """The folders of a run."""
-
-    root: Path
-    notebooks: Path
-    run: Path
-    plots: Path
-
-    @classmethod
-    def here(cls) -> "Project":
-        """This checkout, with the redirections that ``provenance`` knows."""
-        from specsync_lib import paths
-
-        return cls(paths.PROJECT_ROOT, paths.NOTEBOOKS_DIR, paths.RUN_DIR, paths.PLOTS_DIR)
-
-    def executed(self, name: str) -> Path:
-        return self.run / "executed" / f"{name}.ipynb"
-
-    def unfinished(self, name: str) -> Path:
-        return self.run / "unfinished" / f"{name}.ipynb"
-
-    def stamp(self, name: str) -> Path:
-        return self.run / "stamps" / f"{name}.json"
-
-    def summary(self, name: str) -> Path:
-        return self.run / "summary" / f"{name}.json"
-
-    def ordered_notebooks(self) -> list[Path]:
-        """The notebooks of the main job: 01_... to 09_..., in order."""
-        return sorted(self.notebooks.glob("0*.ipynb"))
 
 
 @dataclass
@@ -159,7 +141,7 @@ def cells_hash(notebook: Path) -> str:
 
 def snapshot(project: Project) -> dict[Path, tuple[int, int, int]]:
     """What identifies every file that a notebook may have made: inode, time and size by path."""
-    folders = {project.run: {"stamps", "unfinished", "executed"}, project.plots: {"report"}}
+    folders = {project.run: {"stamps", "unfinished", "executed", "runs"}, project.plots: {"report", "runs"}}
     found = {}
     for folder, excluded in folders.items():
         for path in folder.rglob("*"):
@@ -203,6 +185,54 @@ def forget(project: Project, name: str) -> None:
         path.unlink(missing_ok=True)
 
 
+def adopt(source: Project, project: Project, name: str, key: str) -> Finished:
+    """Copy a notebook's outputs from another run that finished it with the same key."""
+    from specsync_lib.files import atomic_path
+
+    finished = read_stamp(source, name)
+    paths = {}
+    for output in finished.outputs:
+        path = Path(os.path.normpath(source.root / output))  # a run's folders may lie outside the project
+        plotted = path.is_relative_to(source.plots)
+        old, new = (source.plots, project.plots) if plotted else (source.run, project.run)
+        paths[path] = new / path.relative_to(old)
+    for path, target in paths.items():
+        with atomic_path(target) as temporary:
+            if path == source.summary(name):
+                temporary.write_text(json.dumps(moved_sources(path, source, project), indent=2), encoding="utf-8")
+            else:
+                shutil.copyfile(path, temporary)
+    outputs = {stored_name(target, project): file_hash(target) for target in paths.values()}
+    return write_stamp(project, name, Finished(key, outputs, finished.wall_s, finished.peak_rss_gib, resumed=True))
+
+
+def moved_sources(path: Path, source: Project, project: Project) -> dict[str, dict[str, object]]:
+    """The numbers of a summary file, their sources in the folders of the run that they are copied to."""
+    folders = ((source.plots, project.plots), (source.run, project.run))
+    moved = [(f"{stored_name(old, source)}/", f"{stored_name(new, project)}/") for old, new in folders]
+    numbers = json.loads(path.read_text(encoding="utf-8"))
+    for entry in numbers.values():
+        old, new = next((pair for pair in moved if entry["source"].startswith(pair[0])), ("", ""))
+        entry["source"] = new + entry["source"].removeprefix(old)
+    return numbers
+
+
+def write_stamp(project: Project, name: str, finished: Finished) -> Finished:
+    """Keep a notebook's stamp."""
+    from specsync_lib.files import write_json
+
+    write_json(project.stamp(name), {name: value for name, value in vars(finished).items() if name != "resumed"})
+    return finished
+
+
+def sweep(project: Project) -> None:
+    """Remove the hidden beginnings of files that a killed run left."""
+    for folder in (project.run, project.plots):
+        for path in folder.rglob(".*"):
+            if path.is_file() and LEFT_BEHIND.fullmatch(path.name):
+                path.unlink()
+
+
 def resident_gib() -> float:
     """Memory of this process and its descendants, shared pages counted for each."""
     import psutil
@@ -230,8 +260,10 @@ def end_processes(processes: Sequence) -> None:
         process.kill()
 
 
-def watched(work: Callable[[], None]) -> float:
+def watched(work: Callable[[], None], beat: Callable[[float], None] = lambda seconds: None) -> float:
     """Run ``work`` in a thread and return the peak of the resident memory in GiB; what it raises is raised here.
+
+    ``beat`` is called with the seconds so far, many times a minute.
 
     The main thread stays free for Ctrl-C (nbclient would swallow it): then the processes that were started for
     ``work`` are ended and KeyboardInterrupt goes on.
@@ -248,11 +280,12 @@ def watched(work: Callable[[], None]) -> float:
 
     before = set(psutil.Process().children(recursive=True))
     thread = threading.Thread(target=guarded, daemon=True)
-    peak = 0.0
+    peak, start = 0.0, time.monotonic()
     thread.start()
     try:
         while thread.is_alive():
             peak = max(peak, resident_gib())
+            beat(time.monotonic() - start)
             thread.join(SAMPLING_S)
     except KeyboardInterrupt:
         end_processes([child for child in psutil.Process().children(recursive=True) if child not in before])
@@ -267,6 +300,40 @@ def one_line(text: str, limit: int = 400) -> str:
     """Text on one line."""
     line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+class Relay:
+    """Shows the progress lines that a notebook prints (``progress.say``), and that it is alive where it prints none."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self._unfinished = ""
+        self._spoken_s = 0.0
+        self._now_s = 0.0
+
+    def write(self, text: str) -> None:
+        """Take what a cell printed; papermill calls this."""
+        from specsync_lib.progress import MARK
+
+        *lines, self._unfinished = (self._unfinished + text).split("\n")
+        for line in lines:
+            if line.startswith(MARK):
+                self._show(line.removeprefix(MARK))
+
+    def flush(self) -> None:
+        """For papermill, which wants a file."""
+
+    def beat(self, seconds: float) -> None:
+        """The notebook has run for so long."""
+        self._now_s = seconds
+        if seconds - self._spoken_s >= HEARTBEAT_S:
+            self._show(f"still at work, {seconds / 60:.0f} min so far")
+
+    def _show(self, line: str) -> None:
+        from tqdm import tqdm
+
+        self._spoken_s = self._now_s
+        tqdm.write(f"{self.title}: {line}", file=sys.stderr)
 
 
 def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, timeout_s: float, title: str) -> float:
@@ -294,9 +361,12 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, whatever the user's own folder holds
         # Judge and generator share the cores: OpenMP's threads must not spin while they wait for each other.
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
+        "SPECSYNC_RUN_DIR": str(project.run),
+        "SPECSYNC_PLOTS_DIR": str(project.plots),
     }
     os.environ.update(environment)
     os.environ.pop("JUPYTER_PATH", None)
+    relay = Relay(title)
 
     def run() -> None:
         papermill.execute_notebook(
@@ -308,12 +378,13 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
             cwd=project.notebooks,
             execution_timeout=timeout_s,
             config=Config(KernelManager={"transport_encryption": "auto" if zmq.has("curve") else "disabled"}),
+            stdout_file=relay,
             progress_bar={"desc": title, "mininterval": 0.2 if sys.stderr.isatty() else 10},
         )
 
     where = f"the executed copy with the traceback is {stored_name(unfinished, project)}"
     try:
-        peak_rss_gib = watched(run)
+        peak_rss_gib = watched(run, relay.beat)
     except PapermillExecutionError as error:
         if error.ename == InputError.__name__:
             raise InputError(one_line(error.evalue)) from error
@@ -331,10 +402,11 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
 
 @dataclass(frozen=True)
 class Inputs:
-    """What lies outside the project and decides its results."""
+    """What lies outside the project and decides its results: hashes, and how long the recording is."""
 
     recording: str
     assets: str
+    seconds: Fraction = Fraction(0)
 
 
 def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterator[tuple[str, Finished]]:
@@ -369,25 +441,29 @@ def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterato
             print(f"{title}: unchanged since it ran, kept", flush=True)
         else:
             forget(project, name)
-            finished = run_one(notebook, parameters[notebook], project, key, title)
+            others = [] if options.fresh else [other for other in project.runs() if other.name != project.name]
+            twin = next((other for other in others if still_valid(read_stamp(other, name), key, other)), None)
+            if twin is None:
+                finished = run_one(notebook, parameters[notebook], project, key, title, inputs.seconds)
+            else:
+                finished = adopt(twin, project, name, key)
+                print(f"{title}: the same as in {twin.title}, copied", flush=True)
         upstream = [*upstream, key]
         yield name, finished
 
 
-def run_one(notebook: Path, parameters: Mapping[str, Value], project: Project, key: str, title: str) -> Finished:
-    """Execute one notebook and stamp it."""
-    from specsync_lib.files import write_json
-
+def run_one(
+    notebook: Path, parameters: Mapping[str, Value], project: Project, key: str, title: str, seconds: Fraction
+) -> Finished:
+    """Execute one notebook over a recording of so many seconds and stamp it."""
     before, start = snapshot(project), time.perf_counter()
     timeout_s = CELL_TIMEOUT_S[parameters.get("profile", PARAMETERS["profile"].default)]
+    timeout_s += CELL_TIMEOUT_PER_S * float(seconds)
     peak_rss_gib = execute(notebook, parameters, project, timeout_s, title)
     wall_s = time.perf_counter() - start
     made = [path for path, facts in snapshot(project).items() if before.get(path) != facts]
     outputs = {stored_name(path, project): file_hash(path) for path in (*made, project.executed(notebook.stem))}
-    finished = Finished(key, outputs, round(wall_s, 3), round(peak_rss_gib, 3))
-    content = {name: value for name, value in vars(finished).items() if name != "resumed"}
-    write_json(project.stamp(notebook.stem), content)
-    return finished
+    return write_stamp(project, notebook.stem, Finished(key, outputs, round(wall_s, 3), round(peak_rss_gib, 3)))
 
 
 def drop_departed(project: Project) -> None:
@@ -398,37 +474,73 @@ def drop_departed(project: Project) -> None:
             forget(project, stamp.stem)
 
 
-def external_inputs(options: Options) -> Inputs:
-    """Hashes of the recording and of the assets that decide whether human speech is there."""
-    from specsync_lib.speech import corpus
-
-    human = corpus.default_is_human()
-    path = Path(options.values["audio"] or corpus.default_recording().path)
-    return Inputs(recording=file_hash(path), assets=f"human speech {human}")
-
-
-def check_recording(options: Options) -> Options:
-    """Decode the user's recording once, before anything runs; its path becomes absolute.
-
-    What was damaged or out of the ordinary is told in one line.
+def heard(options: Options) -> tuple[str, Fraction]:
+    """The recording's hash and its length in seconds; a warning about it is one line.
 
     Raises
     ------
-    InputError: it can not be used.
+    InputError: the recording can not be used, or the excerpt does not lie in it.
     """
-    given = options.values["audio"]
-    if not given:
-        return options
-    from specsync_lib.speech.audio import load_audio, local_file
+    from specsync_lib.speech import corpus
+    from specsync_lib.speech.audio import local_file
+    from specsync_lib.speech.excerpt import load_excerpt
 
-    recording = load_audio(given, max_seconds=options.values["max_seconds"], track=options.values["track"])
+    path = options.values["audio"] or corpus.default_recording().path
+    recording = load_excerpt(path, **excerpt_of(options))
     if recording.warning:
         print(f"specsync: {recording.warning}", file=sys.stderr)
-    values = options.values | {"audio": str(local_file(given)[0].absolute())}
-    return Options(values, options.given, options.fresh, options.benchmark)
+    return file_hash(local_file(path)[0]), recording.duration
 
 
-def record_cost(project: Project, finished: Mapping[str, Finished], options: Options) -> None:
+def excerpt_of(options: Options) -> dict[str, Value]:
+    """What of the recording is taken: the options of ``load_excerpt``."""
+    return {name: options.values[name] for name in ("track", "start_s", "duration_s", "max_seconds")}
+
+
+def resolved(options: Options) -> Options:
+    """The options with what this machine knows: paths become absolute, a transcript's file its text, auto a device.
+
+    Raises
+    ------
+    InputError: the transcript's file can not be read, or there is no such device.
+    """
+    from specsync_lib.devices import resolve
+    from specsync_lib.speech.audio import local_file
+
+    values = dict(options.values)
+    if values["transcript_file"]:
+        values["transcript"] = read_transcript(values["transcript_file"])
+    if values["audio"]:
+        values["audio"] = str(local_file(values["audio"])[0].absolute())
+    values["device"] = resolve(values["device"])
+    return replace(options, values=values)
+
+
+def read_transcript(given: str) -> str:
+    """The text of a transcript's file.
+
+    Raises
+    ------
+    InputError: it can not be read, is no text in UTF-8, is empty or far too long.
+    """
+    name = repr(given)
+    path = Path(given).expanduser()
+    try:
+        if not path.is_file():
+            raise InputError(f"transcript_file {name} is not a file: give a text file with the words")
+        if path.stat().st_size > LARGEST_TRANSCRIPT_BYTES:
+            raise InputError(f"transcript_file {name} is larger than 1 MiB: give the words of this recording alone")
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"transcript_file {name} is not text in UTF-8: save it as such") from error
+    except OSError as error:
+        raise InputError(f"transcript_file {name} cannot be read ({error.strerror}): check the path") from error
+    if not text or "\0" in text:
+        raise InputError(f"transcript_file {name} holds no words: write what is said in it, or leave it out")
+    return text
+
+
+def record_cost(project: Project, finished: Mapping[str, Finished], options: Options, recording: str) -> None:
     """Wall time and peak memory of the notebooks, each as of when it ran, into the summary and a JSON."""
     from specsync_lib import provenance, summary
     from specsync_lib.files import write_json
@@ -440,6 +552,8 @@ def record_cost(project: Project, finished: Mapping[str, Finished], options: Opt
         "label": "measured",
         "what": "the notebooks' run: wall time, and peak resident memory of all its processes together",
         "profile": options.values["profile"],
+        "parameters": options.values,
+        "recording": recording,
         "wall_s": round(wall_s, 1),
         "peak_rss_gib": round(peak_rss_gib, 3),
         "notebooks": {name: {"wall_s": one.wall_s, "peak_rss_gib": one.peak_rss_gib} for name, one in finished.items()},
@@ -449,21 +563,42 @@ def record_cost(project: Project, finished: Mapping[str, Finished], options: Opt
     if options.benchmark:
         write_json(project.root / "data" / "measurements" / "cpu_report.json", content)
     source = {"label": "measured", "source": path, "n": len(finished), "notebook": "run"}
+    source["directory"] = project.run / "summary"
     summary.record("report.wall_s", wall_s, "s", **source)
     summary.record("report.peak_rss_gib", peak_rss_gib, "GiB", **source)
 
 
-def run(options: Options, project: Project) -> None:
+@contextmanager
+def parts_named(plots: Path) -> Iterator[None]:
+    """Name the videos that a stopped or failed block leaves unfinished: each plays up to its last committed frame."""
+    try:
+        yield
+    except (KeyboardInterrupt, NotebookError):
+        for part in sorted(plots.glob("*.part.mp4")):
+            print(f"\nspecsync: {part} plays up to its last committed frame", file=sys.stderr)
+        raise
+
+
+def run(options: Options, nameless: Project) -> None:
     """The main job after the check of its arguments."""
     from specsync_lib import assets
     from specsync_lib.door import report
+    from specsync_lib.speech import corpus
 
-    with exclusive(project.run / "run.lock", "a run"):
+    for note in options.notes:
+        print(f"specsync: {note}", file=sys.stderr)
+    recording = heard(options) if options.values["audio"] else None  # refused before anything is fetched or forgotten
+    options = resolved(options)
+    project = nameless.named(options.values["name"])
+    with exclusive(nameless.run / "run.lock", "a run"), parts_named(project.plots):
+        sweep(nameless)
         assets.fetch()
+        digest, seconds = recording or heard(options)
+        inputs = Inputs(digest, f"human speech {corpus.default_is_human()}", seconds)
         drop_departed(project)
-        finished = dict(run_notebooks(project, options, external_inputs(options)))
-        record_cost(project, finished, options)
-        index = report.build(project.run, project.plots)
+        finished = dict(run_notebooks(project, options, inputs))
+        record_cost(project, finished, options, digest)
+        index = report.build_all(project)
     print(f"report: {index}")
     video = project.plots / "lipsync_720p30.mp4"
     if video.exists():
@@ -471,15 +606,16 @@ def run(options: Options, project: Project) -> None:
 
 
 def terminated(signal_number: int, frame: object) -> None:
-    """SIGTERM stops a run as Ctrl-C does."""
+    """SIGTERM, and a terminal that closes, stop a run as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str]) -> int:
     """Check, run, and turn what went wrong into one line and an exit code."""
-    signal.signal(signal.SIGTERM, terminated)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, terminated)
     try:
-        run(check_recording(parse_arguments(arguments)), Project.here())
+        run(parse_arguments(arguments), Project.here())
     except InputError as error:
         print(f"specsync: {one_line(str(error))}", file=sys.stderr)
         return InputError.EXIT_CODE

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 class Claim:
     """A claim of the source report, the summary keys (shell patterns) that bear on it, and those that must be there.
 
-    ``awaits`` maps a pattern to what has to be built before its numbers exist.
+    ``awaits`` maps a pattern to what has to be built before its numbers exist; ``needs_truth``: without a truth this
+    run has none of them.
     """
 
     question: str
     claimed: str
     keys: tuple[str, ...]
     awaits: Mapping[str, str]
+    needs_truth: bool = False
 
 
 # latency.SETUP.what or latency.SETUP.what_REGION, as notebook 05 records them
@@ -44,13 +46,27 @@ CLAIMS = (
         (
             *(f"latency.{setup}.{name}{region}" for setup, region in HEADLINE_SETUPS for name in LATENCY_READINGS),
             "simulate.max_relative_error",
+            "run.serial_*",
+            "run.speculative_*",
+            "run.sound_to_frame_*",
+            "run.same_plan",
         ),
         {"latency.*": "the asynchronous pipeline"},
     ),
     Claim(
         "Most drafted frames are accepted at confidence 0.85",
         "88 %",
-        ("draft.acceptance_*", "draft.coverage_*", "acceptance.*", "reasoner.*"),
+        (
+            "run.acceptance",
+            "run.coverage",
+            "run.passes_a_second",
+            "run.agreement_with_judge",
+            "run.lip_error_*",
+            "draft.acceptance_*",
+            "draft.coverage_*",
+            "acceptance.*",
+            "reasoner.*",
+        ),
         {"reasoner.*": "the language model as judge"},
     ),
     Claim(
@@ -79,6 +95,7 @@ CLAIMS = (
         "near-perfect; no number given",
         ("sync.*",),
         {"sync.jitter_ratio": "the generated video against truth (a smoke run measures none)"},
+        needs_truth=True,
     ),
     Claim(
         "Audio envelopes project to Wan latents",
@@ -94,6 +111,16 @@ CLAIMS = (
     ),
 )
 READINGS = {
+    "run.acceptance": "this recording: drafted frames that the rule lets stand",
+    "run.coverage": "this recording: frames at or above the threshold",
+    "run.passes_a_second": "this recording: passes of the judge a second of speech",
+    "run.agreement_with_judge": "this recording: frames as the judge alone would have them",
+    "run.lip_error_mm_vs_judge": "this recording: lips, error of their gap against the judge's plan",
+    "run.serial_p50_ms": "this recording: serial, median",
+    "run.speculative_p50_ms": "this recording: speculative, median",
+    "run.sound_to_frame_p50_ms": "this recording: from sound to its frame, median",
+    "run.sound_to_frame_p99_ms": "this recording: from sound to its frame, p99",
+    "run.same_plan": "this recording: the plan of both pipelines is the same (1: yes)",
     "report.wall_s": "notebooks, wall time",
     "report.peak_rss_gib": "notebooks, peak memory",
     "features.rtf": "features, real-time factor",

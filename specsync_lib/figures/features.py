@@ -1,5 +1,6 @@
 """The pictures of notebook 01: everything that can be heard on one time axis, and how fast it is heard."""
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -52,7 +53,7 @@ def feature_table(
     energy: np.ndarray,
     components: np.ndarray,
     phones: Sequence[Phone],
-    plan: SyncPlan,
+    plan: SyncPlan | None,
 ) -> pd.DataFrame:
     """All features on the log-mel's clock: one row per 10 ms, the numbers behind :func:`draw_features`.
 
@@ -61,22 +62,25 @@ def feature_table(
     samples, mel, energy, components
         [n] at 16 kHz, [mel_frames, 80], [mel_frames, bands] dB, [positions, count].
     phones, plan
-        The truth; both cover the recording.
+        The truth; both cover the recording. None where there is none.
 
     Returns
     -------
-    Columns time_s, wave_low, wave_high, phone, viseme, openness, energy_<i>_db, component_<i>, mel_<i>.
+    Columns time_s, wave_low, wave_high, phone, viseme, openness (these three only with a truth), energy_<i>_db,
+    component_<i>, mel_<i>.
     """
     count = len(mel)
     hops = samples[: count * units.HOP_SAMPLES].reshape(count, units.HOP_SAMPLES)
     rows = np.arange(count)
-    frames = np.minimum(rows * units.VIDEO_FPS // units.MEL_FRAMES_PER_SECOND, len(plan) - 1)
-    labels = np.array([phone.label if phone else "" for phone in phone_at_frames(phones, len(plan))])
-    truth = {"phone": labels[frames], "viseme": np.array(plan.names)[frames], "openness": plan.openness[frames]}
+    truth = {}
+    if plan is not None:
+        frames = np.minimum(rows * units.VIDEO_FPS // units.MEL_FRAMES_PER_SECOND, len(plan) - 1)
+        labels = np.array([phone.label if phone else "" for phone in phone_at_frames(phones, len(plan))])
+        truth = {"phone": labels[frames], "viseme": np.array(plan.names)[frames], "openness": plan.openness[frames]}
     positions = np.minimum(rows // units.ENCODER_POSITION_MEL_FRAMES, len(components) - 1)
     parts = [
         pd.DataFrame({"time_s": rows / units.MEL_FRAMES_PER_SECOND, "wave_low": hops.min(1), "wave_high": hops.max(1)}),
-        pd.DataFrame(truth),
+        pd.DataFrame(truth, index=rows),
         pd.DataFrame(energy, columns=[f"energy_{band}_db" for band in range(energy.shape[1])]),
         pd.DataFrame(components[positions]).add_prefix("component_"),
         pd.DataFrame(mel).add_prefix("mel_"),
@@ -84,8 +88,11 @@ def feature_table(
     return pd.concat(parts, axis=1)
 
 
-def draw_features(table: pd.DataFrame, words: Sequence[Word], component_share: float) -> Figure:
-    """Waveform with words, log-mel, band energies, encoder components and truth's plan over one time axis."""
+def draw_features(table: pd.DataFrame, words: Sequence[Word], component_share: float, no_truth: str = "") -> Figure:
+    """Waveform with words, log-mel, band energies, encoder components and truth's plan over one time axis.
+
+    ``no_truth`` says why there is none, where the table has none.
+    """
     # The narrow right column holds colour scales and legends, so that all time axes end at the same place.
     fig, grid = plt.subplots(
         5, 2, figsize=(12, 11), sharex="col", height_ratios=[1, 1.6, 1.4, 1.2, 1.8], width_ratios=[60, 1]
@@ -104,7 +111,10 @@ def draw_features(table: pd.DataFrame, words: Sequence[Word], component_share: f
     components = table.filter(regex=r"^component_")
     _draw_map(axes[3], keys[3], components, end_s, "component", "standard deviations", limit=2.5)
     axes[3].set_title(f"Whisper base encoder: first principal components, {component_share:.0%} of variance (measured)")
-    _draw_plan(axes[4], keys[4], table)
+    if no_truth:
+        _draw_absence(axes[4], no_truth)
+    else:
+        _draw_plan(axes[4], keys[4], table)
     axes[4].set(xlim=(0, end_s), xlabel="time (s)")
     return fig
 
@@ -164,6 +174,13 @@ def _draw_plan(ax: Axes, key: Axes, table: pd.DataFrame) -> None:
     )
     ax.set_yticks(range(len(units.VISEMES)), units.VISEMES, fontsize=7.5)
     key.legend(*ax.get_legend_handles_labels(), loc="center left", fontsize=8)
+
+
+def _draw_absence(ax: Axes, no_truth: str) -> None:
+    text = "\n".join(textwrap.wrap(f"No truth: {no_truth}", 110))
+    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, fontsize=9)
+    ax.set(yticks=[], title="Truth: forced alignment to phones and visemes")
+    ax.grid(visible=False)
 
 
 def latency_quantiles(latency_ms: pd.Series) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from whisper import _ALIGNMENT_HEADS
-from whisper.audio import N_FRAMES, N_SAMPLES, log_mel_spectrogram
+from whisper.audio import N_FRAMES, N_SAMPLES, log_mel_spectrogram, pad_or_trim
 from whisper.model import ModelDimensions, Whisper
 
 from specsync_lib import units
@@ -20,6 +20,9 @@ from specsync_lib.errors import InputError
 
 # Long recordings are encoded in 30 s windows that overlap; each hands over in the middle of the overlap.
 ENCODER_OVERLAP_MEL_FRAMES = 500
+# The language is told from the 30 s after the first sound of a tenth of the peak, and half a second before it.
+FIRST_SOUND, BEFORE_SOUND_S = 0.1, 0.5
+COMPRESSION_RATIO_THRESHOLD = 2.4  # openai-whisper, transcribe: above it a decoding has failed
 
 
 def load_whisper() -> Whisper:
@@ -195,6 +198,11 @@ def transcribe(model: Whisper, samples: Float[np.ndarray, " n"], language: str |
     -------
     The words in order, times within the recording; empty where Whisper hears no speech.
     """
+    return _words(_segments(model, samples, language), len(samples) / units.SAMPLE_RATE_HZ)
+
+
+def _segments(model: Whisper, samples: np.ndarray, language: str | None) -> list[dict]:
+    """Whisper's own segments, but for those that are failures by its own rule."""
     heard = model.transcribe(
         samples.astype(np.float32),
         language=language,
@@ -204,8 +212,11 @@ def transcribe(model: Whisper, samples: Float[np.ndarray, " n"], language: str |
         condition_on_previous_text=False,
         verbose=None,
     )
-    end_s = len(samples) / units.SAMPLE_RATE_HZ
-    words = [word for segment in heard["segments"] for word in segment["words"]]
+    # In noise it may write one syllable a hundred times.
+    return [one for one in heard["segments"] if one["compression_ratio"] <= COMPRESSION_RATIO_THRESHOLD]
+
+
+def _words(segments: list[dict], end_s: float) -> list[Word]:
     return [
         Word(
             text=word["word"].strip(),
@@ -213,5 +224,50 @@ def transcribe(model: Whisper, samples: Float[np.ndarray, " n"], language: str |
             end_s=min(float(word["end"]), end_s),
             probability=float(word["probability"]),
         )
-        for word in words
+        for segment in segments
+        for word in segment["words"]
     ]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What Whisper makes of a recording.
+
+    Attributes
+    ----------
+    words
+        In order; none where it hears no speech.
+    text
+        The same on one line, as it is written: "$5.99" is one sum, though its two words have their own times.
+    language
+        Whisper's code of what is spoken: its own finding, or the given one.
+    probability
+        Whisper's for that language, whoever named it; means nothing without words (about 0.5 in noise).
+    language_given
+        Whether the language was given.
+    """
+
+    words: list[Word]
+    text: str
+    language: str
+    probability: float
+    language_given: bool
+
+
+def hear(model: Whisper, samples: Float[np.ndarray, " n"], language: str = "auto") -> Heard:
+    """Words, and the language that they are in: Whisper's own detection, or a code that it knows."""
+    probabilities = language_probabilities(model, samples)
+    spoken = max(probabilities, key=probabilities.get) if language == "auto" else language
+    segments = _segments(model, samples, spoken)
+    words = _words(segments, len(samples) / units.SAMPLE_RATE_HZ)
+    text = " ".join("".join(segment["text"] for segment in segments).split())
+    return Heard(words, text, spoken, probabilities[spoken], language != "auto")
+
+
+def language_probabilities(model: Whisper, samples: Float[np.ndarray, " n"]) -> dict[str, float]:
+    """Whisper's probability of each language that it knows, by code: its detection over 30 s from the first sound."""
+    level = np.abs(samples)
+    first = int(np.argmax(level >= FIRST_SOUND * level.max()) - BEFORE_SOUND_S * units.SAMPLE_RATE_HZ)
+    begun = torch.from_numpy(samples[max(first, 0) :]).float()
+    mel = log_mel_spectrogram(pad_or_trim(begun), model.dims.n_mels)
+    return model.detect_language(mel.to(model.device))[1]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specsync_lib.door.parameters import parse_arguments
-from specsync_lib.door.runner import check_recording
+from specsync_lib.door.runner import heard, resolved
 from specsync_lib.errors import InputError
 from specsync_lib.speech.audio import Recording, load_audio, write_flac
 
@@ -211,12 +211,15 @@ def test_damaged_files_give_a_recording_or_one_line(tmp_path_factory, data):
 def test_the_door_tells_what_is_odd_and_passes_the_whole_path_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "cut.wav").write_bytes(wav(PCM16)[:22_000])
-    checked = check_recording(parse_arguments(["-p", "audio=~/cut.wav", "-p", "track=1"]))
-    assert checked.values["audio"] == str(tmp_path / "cut.wav")
+    options = parse_arguments(["-p", "audio=~/cut.wav", "-p", "track=1", "-p", "device=cpu"])
+    assert resolved(options).values["audio"] == str(tmp_path / "cut.wav")
+    digest, seconds = heard(options)
+    assert len(digest) == 64
+    assert 0.6 < seconds < 0.7
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("specsync: '~/cut.wav': it is truncated")
     with pytest.raises(InputError, match="has no track 2, it has 1 sound track: 1"):
-        check_recording(parse_arguments(["-p", "audio=~/cut.wav", "-p", "track=2"]))
+        heard(parse_arguments(["-p", "audio=~/cut.wav", "-p", "track=2"]))
 
 
 def test_there_are_enough_bad_inputs():

@@ -1,6 +1,8 @@
 """The door: run_all.sh, the installer behind it, and the files that name the same dependencies."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 import yaml
 
 from specsync_lib.door import install
+from specsync_lib.door.parameters import RULES
 from specsync_lib.errors import InputError
 from specsync_lib.paths import PROJECT_ROOT
 
@@ -216,3 +219,42 @@ def test_committed_notebooks_hold_no_outputs():
         assert not any(cell.outputs for cell in cells), path.name
         assert all(cell.execution_count is None for cell in cells), path.name
         assert len(cells) <= 30, path.name
+
+
+def linked(text: str) -> set[str]:
+    """The files that a page of Markdown names: link targets, and paths in backticks under the project's folders."""
+    named = set(re.findall(r"\]\((?!#|https?:)([^)#]+)\)", text))
+    named |= set(re.findall(r"`((?:data|docs|notebooks|kernels|workbench)/[\w./*-]+)`", text))
+    rooms = "speech|draft|judge|face|pipeline|measures|figures|door"
+    return named | {f"specsync_lib/{path}" for path in re.findall(rf"`((?:{rooms})/[\w.]*)`", text)}
+
+
+def test_every_file_that_the_readme_and_the_limits_name_is_there():
+    for page in ("README.md", "docs/limits.md"):
+        named = linked((PROJECT_ROOT / page).read_text(encoding="utf-8"))
+        assert len(named) > 10
+        missing = [name for name in named if not name.startswith("data/run") and not list(PROJECT_ROOT.glob(name))]
+        assert [name for name in missing if not (PROJECT_ROOT / page).parent.joinpath(name).exists()] == []
+
+
+def test_the_readme_shows_how_to_run_ones_own_recording_on_its_first_screens():
+    lines = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    first = "\n".join(lines[:80])
+    for sign in ("./run_all.sh ", "./run_all.sh test", "docs/overview.png", "-p audio=my.wav", "rule=", "threshold="):
+        assert sign in first
+    for rule in RULES:
+        assert f"`{rule}`" in first
+
+
+def test_the_numbers_of_the_readme_are_those_of_its_files():
+    text = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+    data = PROJECT_ROOT / "data"
+
+    def read(name):
+        return json.loads((data / name).read_text(encoding="utf-8"))
+
+    draft = read("models/draft/metrics.json")
+    assert f"{100 * draft['accuracy']:.1f} % of frames" in text
+    assert f"{100 * draft['accuracy_unseen_speaker']:.1f} %" in text
+    claim = read("measurements/claim.json")["summary"]["latent.claim_r"]
+    assert f"r = {claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]" in text

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specsync_lib.door.parameters import PARAMETERS, PROFILES, Range, check, parse_arguments
+from specsync_lib.door.parameters import LANGUAGES, PARAMETERS, PROFILES, RULES, Range, check, parse_arguments
 from specsync_lib.door.runner import declared_parameters
 from specsync_lib.errors import InputError
-from specsync_lib.paths import NOTEBOOKS_DIR
+from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
 
 NUMERIC = [parameter for parameter in PARAMETERS.values() if parameter.type is not str]
 NOTEBOOKS = sorted(NOTEBOOKS_DIR.glob("0*.ipynb"))
@@ -94,6 +94,13 @@ def test_the_ends_of_a_range_are_allowed_and_what_lies_past_them_is_not(paramete
         (["audio="], "got ''; allowed: the path of a sound or video file"),
         (["audio=a\nb.wav"], r"got 'a\nb.wav'"),
         (["transcript=   "], "parameter transcript: got '   '"),
+        (["transcript=a", "transcript_file=a.txt"], "both are given; give the words once"),
+        (["rule=exat"], "did you mean exact? allowed: one of exact, mouth, lenient, gate, draft, judge"),
+        (["language=German"], "allowed: auto, or a code that Whisper knows, such as en, de, ja"),
+        (["language=EN"], "got 'EN'"),
+        (["device=gpu"], "allowed: one of auto, cpu, cuda"),
+        (["start_s=-1"], "got '-1'"),
+        (["duration_s=3601"], "got '3601'"),
     ],
 )
 def test_a_refusal_names_the_parameter_and_what_is_allowed(assignments, says):
@@ -121,12 +128,12 @@ def test_values_keep_equals_signs_spaces_and_quotes():
 def test_a_profile_moves_defaults_and_not_what_was_given():
     assert parse_arguments([]).values["profile"] == "default"
     for profile in PROFILES:
-        values = parse_arguments(["--profile", profile, "-p", "threshold=0.5"]).values
+        values = parse_arguments(["--profile", profile, "-p", "threshold=0.5", "-p", "rule=gate"]).values
         assert values["profile"] == profile
         assert values["threshold"] == 0.5
         expected = {name: one.profiles.get(profile, one.default) for name, one in PARAMETERS.items()}
-        assert {name: values[name] for name in values if name not in ("profile", "threshold")} == {
-            name: value for name, value in expected.items() if name not in ("profile", "threshold")
+        assert {name: values[name] for name in values if name not in ("profile", "threshold", "rule")} == {
+            name: value for name, value in expected.items() if name not in ("profile", "threshold", "rule")
         }
 
 
@@ -146,3 +153,65 @@ def test_a_notebook_declares_known_parameters_with_their_own_defaults(notebook):
     known = {name: PARAMETERS[name].default for name in declared if name in PARAMETERS}
     assert declared == known
     assert {name: type(value) for name, value in declared.items()} == {name: PARAMETERS[name].type for name in declared}
+
+
+ODD_NAMES = [
+    "..", ".", "../up", "a/b", "a\\b", "/etc", ".hidden", "-y", "a.", "con", "LPT1", "a b", "é", "$(x)", "a\n", "_",
+    "a" * 65,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_that_is_no_plain_folder_is_refused(name):
+    with pytest.raises(InputError, match="parameter name: got "):
+        check([f"name={name}"])
+
+
+@given(name=st.text(min_size=1, max_size=70))
+def test_whatever_the_name_its_folder_lies_in_runs(name):
+    try:
+        values, _ = check([f"name={name}"])
+    except InputError:
+        return
+    folder = PROJECT_ROOT / "plots" / "runs" / values["name"]
+    assert folder.parent == PROJECT_ROOT / "plots" / "runs"
+    assert folder.resolve().parent.name == "runs"
+
+
+def test_the_languages_are_those_of_whisper_base():
+    from whisper.tokenizer import LANGUAGES as WHISPERS
+
+    assert ("auto", *list(WHISPERS)[:99]) == LANGUAGES  # the last one came with large-v3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule", "note"),
+    [
+        ([], "exact", None),
+        (["threshold=0.6"], "gate", "threshold=0.6 selects rule=gate"),
+        (["threshold=0.6", "rule=gate"], "gate", None),
+        *(
+            (["threshold=0.6", f"rule={rule}"], rule, f"does nothing in rule={rule}")
+            for rule in RULES
+            if rule != "gate"
+        ),
+        *(([f"rule={rule}"], rule, None) for rule in RULES),
+    ],
+)
+def test_a_threshold_acts_in_gate_alone_and_says_so(arguments, rule, note):
+    options = parse_arguments([word for assignment in arguments for word in ("-p", assignment)])
+    assert options.values["rule"] == rule
+    assert options.values["threshold"] == (0.6 if rule == "gate" and arguments[0] != "rule=gate" else 0.85)
+    assert len(options.notes) == (note is not None)
+    assert all(note in line and "\n" not in line for line in options.notes)
+
+
+def test_the_rules_are_those_that_the_judge_knows():
+    """The door reads nothing but the standard library; tests/judge/test_rules.py holds the judge to the same names."""
+    assert RULES == ("exact", "mouth", "lenient", "gate", "draft", "judge")
+
+
+def test_the_threshold_does_not_reach_what_only_listens():
+    """Notebooks 01 and 02 must not run again for another rule or threshold."""
+    for notebook in NOTEBOOKS[:2]:
+        assert not {"rule", "threshold", "name"} & declared_parameters(notebook).keys()

@@ -13,6 +13,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from specsync_lib.door import report, words
+from specsync_lib.door.origins import origin
+from specsync_lib.door.project import Project
 from specsync_lib.face.video import write_video
 from specsync_lib.measures import face
 from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
@@ -28,6 +30,15 @@ def write_input(run, **changed):
         "transcript_source": "corpus",
         "human": True,
         "is_default": True,
+        "is_excerpt": False,
+        "start_s": 0.0,
+        "duration_s": 7.5,
+        "has_speech": True,
+        "language": "en",
+        "probability": 0.99,
+        "language_given": False,
+        "has_truth": True,
+        "why_no_truth": "",
     }
     (run / "input.json").write_text(json.dumps(facts | changed))
 
@@ -63,11 +74,11 @@ def test_numbers_stand_in_their_rows_with_label_and_interval(folders):
     html = report.build(run, plots).read_text(encoding="utf-8")
     rows = {row["claim"].question: row for row in report.claim_rows(report.summary.merged(run / "summary"))}
     drafted = rows["The mouth can be drafted from audio alone"]
-    assert [key for key, _, _ in drafted["readings"]] == ["draft.accuracy"]
+    assert [key for key, _, _ in drafted["here"]] == ["draft.accuracy"]
     assert drafted["missing"] == ""
     kernel = rows["The kernel costs next to nothing"]
-    assert [key for key, _, _ in kernel["readings"]] == ["kernel.graph_p99_ms"]
-    assert kernel["missing"] == "the compiled kernel on a GPU"
+    assert [key for key, _, _ in kernel["here"]] == ["kernel.graph_p99_ms"]
+    assert kernel["missing"] == "not built yet: the compiled kernel on a GPU"
     assert "85.1 %" in html
     assert "[84.0 to 86.0]" in html
     assert "0.0234 ms" in html
@@ -91,6 +102,114 @@ def test_every_number_and_figure_of_the_notebooks_has_words():
     assert {"step_counts", "acceptance_efficiency"} <= stems
     assert stems - set(words.CAPTIONS) == set()
     assert set(words.CAPTIONS) - stems == set()  # no caption outlives its figure
+
+
+H200_KERNEL = "data/measurements/kernel_project_latents_h200.json"
+
+
+def test_a_committed_number_is_never_this_runs(folders):
+    run, plots = folders
+    numbers = {
+        "kernel.graph_p99_ms": entry(0.0234, "ms") | {"source": H200_KERNEL},
+        "kernel.sm120_max_shared_kib": entry(96, "KiB") | {"source": "data/run/kernel_aot.csv"},
+        "reasoner.accuracy": entry(0.856) | {"source": "data/measurements/referee.json"},
+    }
+    (run / "summary" / "02.json").write_text(json.dumps(numbers))
+    rows = {row["claim"].question: row for row in report.claim_rows(report.summary.merged(run / "summary"))}
+    kernel = rows["The kernel costs next to nothing"]
+    ((made, readings),) = kernel["elsewhere"]
+    assert [key for key, _, _ in readings] == ["kernel.graph_p99_ms"]
+    assert str(made) == "on 2026-11-22, on NVIDIA H200"
+    assert kernel["here"] == []
+    tuned = rows["The kernel is tuned for sm_120 by Triton"]
+    assert [key for key, _, _ in tuned["here"]] == ["kernel.sm120_max_shared_kib"]
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    heads = re.findall(r"<th>([^<]*)", html[html.index('<table class="claims">') :])[:4]
+    assert heads[2:] == ["This run, this machine", "Measured elsewhere"]
+    assert "on 2026-11-29, on AMD EPYC (2 cores)" in html
+    here = "".join(re.findall(r'<td class="here">(.*?)</td>', html, re.DOTALL))
+    assert "0.0234" not in here
+    assert "85.6" not in here
+
+
+def test_every_committed_measurement_tells_its_machine_and_day():
+    """Named by path alone, so that a file that says neither shows up here, once and for all."""
+    silent = {"claim.json", "stages_h200_reference.json"}
+    for path in sorted((PROJECT_ROOT / "data" / "measurements").glob("*.json")):
+        made = origin(path.relative_to(PROJECT_ROOT).as_posix())
+        assert made is not None
+        if path.name not in silent:
+            assert re.fullmatch(r"20\d\d-\d\d-\d\d", made.date), path.name
+            assert "does not name" not in made.machine, path.name
+    for source in ("plots/a.csv", "data/run/a.json", "data/run/measurements/a.json", "/elsewhere/a.json"):
+        assert origin(source) is None
+
+
+@pytest.mark.parametrize(
+    ("language", "why", "says"),
+    [
+        (
+            "de",
+            "no referee for this language (de)",
+            "de, Whisper&#39;s probability 0.93; draft and judge learnt English",
+        ),
+        (None, "nobody gave the words, and Whisper hears no speech", "no speech is heard"),
+    ],
+)
+def test_without_a_truth_what_needs_it_is_withheld(folders, language, why, says):
+    run, plots = folders
+    spoken = {"language": language, "probability": language and 0.93, "has_speech": language is not None}
+    write_input(run, has_truth=False, why_no_truth=why, transcript="", is_default=False, **spoken)
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    assert f"withheld: {why}" in html
+    assert says in html
+    assert "“”" not in html
+    still_to_come = [claim for claim in words.CLAIMS if not claim.needs_truth]
+    assert html.count('class="missing">not built yet:') == len(still_to_come) < len(words.CLAIMS)
+
+
+def make_run(project, committed, rule, threshold=0.85, recording="hash"):
+    """What a finished run leaves, as far as the comparison reads it."""
+    for folder in (project.run / "summary", project.run / "executed", project.plots / "report"):
+        folder.mkdir(parents=True)
+    write_input(project.run)
+    parameters = {"rule": rule, "threshold": threshold, "track": 0, "start_s": 0.0, "duration_s": 0.0}
+    cost = {"profile": "smoke", "wall_s": 1.0, "peak_rss_gib": 1.0, "parameters": parameters, "recording": recording}
+    (project.run / "benchmark.json").write_text(json.dumps(cost))
+    plan = pd.DataFrame({"frame": range(len(committed)), "committed": committed, "openness": 0.5, "by": "judge"})
+    plan.loc[: len(committed) // 2, "by"] = "draft"
+    plan.to_csv(project.run / "committed_plan.csv", index=False)
+    numbers = {"run.acceptance": entry(0.5 + threshold / 10)}
+    (project.run / "summary" / "04.json").write_text(json.dumps(numbers))
+
+
+def test_runs_of_one_recording_stand_side_by_side_on_each_of_their_pages(tmp_path):
+    nameless = Project(tmp_path, tmp_path / "notebooks", tmp_path / "run", tmp_path / "plots")
+    bold, careful, other = (nameless.named(name) for name in ("bold", "careful", "other"))
+    make_run(bold, ["sil"] * 60, "gate", 0.3)
+    make_run(careful, ["sil"] * 45 + ["aa"] * 15, "gate", 0.95)
+    make_run(other, ["sil"] * 60, "exact", recording="another recording")
+    first = report.build_all(bold).read_text(encoding="utf-8")
+    frames = (np.full((720, 1280, 3), 20 * k, np.uint8) for k in range(9))
+    write_video(careful.plots / "lipsync_720p30.mp4", frames, np.zeros(4800, np.float32))
+    second = report.build_all(careful).read_text(encoding="utf-8")
+    assert "bold" in first
+    again = (bold.plots / "report" / "index.html").read_text(encoding="utf-8")
+    for page, here, there in ((again, "bold", "careful"), (second, "careful", "bold")):
+        table = page[page.index('<table class="runs">') : page.index("</table>")]
+        assert table.index(f">{here}</a>") < table.index(f">{there}</a>")
+        assert "rule gate, threshold 0.3" in table
+        assert "rule gate, threshold 0.95" in table
+        assert "15 of 60 (25.0 %)" in table
+        assert "53.0 %" in table
+        assert "59.5 %" in table
+        assert table.count("<polygon") == 2
+        assert {'<rect class="draft"', '<rect class="judge"'} <= set(re.findall(r'<rect class="\w+"', table))
+        assert "other" not in table
+    assert 'src="../../careful/lipsync_720p30.mp4"' in again
+    assert 'href="../../careful/report/index.html"' in again
+    alone = report.build_all(other).read_text(encoding="utf-8")
+    assert 'class="runs"' not in alone
 
 
 @pytest.mark.parametrize(

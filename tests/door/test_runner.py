@@ -35,7 +35,8 @@ def write_notebook(project, name, source, parameters="seed = 0"):
 @pytest.fixture
 def project(tmp_path):
     project = Project(tmp_path, tmp_path / "notebooks", tmp_path / "data" / "run", tmp_path / "plots")
-    for folder in (project.notebooks, project.run, project.plots, tmp_path / "specsync_lib", tmp_path / "kernels"):
+    door = tmp_path / "specsync_lib" / "door"
+    for folder in (project.notebooks, project.run, project.plots, door, tmp_path / "kernels"):
         folder.mkdir(parents=True)
     (tmp_path / "pyproject.toml").write_text("[project]")
     (tmp_path / "specsync_lib" / "units.py").write_text("FPS = 30")
@@ -96,7 +97,7 @@ BOTH, SECOND = ["01_first", "02_second"], ["02_second"]
         (lambda p: p.executed("02_second").unlink(), SECOND),
         (lambda p: (p.run / "first.txt").unlink(), ["01_first"]),
         (lambda p: p.stamp("02_second").write_text("{half"), SECOND),
-        (lambda p: (p.root / "specsync_lib" / "report.py").write_text("# the door's own"), []),
+        (lambda p: (p.root / "specsync_lib" / "door" / "report.py").write_text("# the door's own"), []),
         (lambda p: (p.root / "specsync_lib" / "test_units.py").write_text(""), []),
         (lambda p: (p.run / "notes.txt").write_text("not an output"), []),
     ],

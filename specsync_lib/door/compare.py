@@ -1,0 +1,141 @@
+"""Named runs side by side: their videos, their plans and their numbers."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from specsync_lib import summary
+from specsync_lib.door.project import Project
+from specsync_lib.units import VIDEO_FPS
+
+VIDEO_NAME = "lipsync_720p30.mp4"
+POSTER_NAME = "poster.jpg"
+PLAN_NAME = "committed_plan.csv"
+SHOWN_SECONDS = 20
+STRIP_WIDTH, STRIP_HEIGHT, BAND_HEIGHT = 600, 84, 14
+NUMBER_PATTERNS = ("run.", "video.", "sync.", "report.")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring frames that the same part decided: who, and where in the strip."""
+
+    by: str
+    x: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Column:
+    """One run as a column of the comparison; an address is relative to the page that shows it."""
+
+    title: str
+    chosen: str
+    page: str
+    video: str
+    poster: str
+    openness: str
+    stretches: Sequence[Stretch]
+    numbers: dict[str, dict[str, Any]]
+    differing: str
+
+
+def settings_of(project: Project) -> dict[str, Any]:
+    """What a finished run was asked for, and the recording's hash; empty for one that has not finished."""
+    try:
+        return json.loads((project.run / "benchmark.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def alike(project: Project) -> list[Project]:
+    """The finished runs of the same excerpt of the same recording, this one first."""
+
+    def heard(one: Project) -> tuple:
+        asked = settings_of(one)
+        parameters = asked.get("parameters", {})
+        return asked.get("recording"), *(parameters.get(name) for name in ("track", "start_s", "duration_s"))
+
+    others = [one for one in project.runs() if one.name != project.name and heard(one) == heard(project)]
+    return [project, *others] if heard(project)[0] else [project]
+
+
+def columns(runs: Sequence[Project], folder: Path) -> list[Column]:
+    """The columns of the runs, for a page in ``folder``; none where there is nothing to compare."""
+    if len(runs) < 2:
+        return []
+    plans = [read_plan(project) for project in runs]
+    return [
+        Column(
+            title=project.title,
+            chosen=chosen(settings_of(project).get("parameters", {})),
+            page=address(project.plots / "report" / "index.html", folder),
+            video=address(project.plots / VIDEO_NAME, folder) if (project.plots / VIDEO_NAME).exists() else "",
+            poster=address(project.plots / "report" / POSTER_NAME, folder),
+            openness=openness_points(plan),
+            stretches=stretches(plan),
+            numbers=numbers_of(project),
+            differing=differing(plan, plans[0]),
+        )
+        for project, plan in zip(runs, plans, strict=True)
+    ]
+
+
+def chosen(parameters: dict[str, Any]) -> str:
+    """Rule and, where it acts, threshold."""
+    if parameters.get("rule") == "gate":
+        return f"rule gate, threshold {parameters['threshold']:g}"
+    return f"rule {parameters.get('rule', 'unknown')}"
+
+
+def address(path: Path, folder: Path) -> str:
+    """A file's address from a page in ``folder``."""
+    return quote(Path(os.path.relpath(path, folder)).as_posix())
+
+
+def read_plan(project: Project) -> pd.DataFrame | None:
+    """The committed plan of a run: columns frame, committed, openness, by and more; None where there is none."""
+    path = project.run / PLAN_NAME
+    return pd.read_csv(path, keep_default_na=False) if path.is_file() else None
+
+
+def openness_points(plan: pd.DataFrame | None) -> str:
+    """The mouth's opening over the first seconds as the points of an SVG polygon; empty without a plan."""
+    if plan is None:
+        return ""
+    shown = plan["openness"].iloc[: SHOWN_SECONDS * VIDEO_FPS].astype(float)
+    step, base = STRIP_WIDTH / len(shown), STRIP_HEIGHT - BAND_HEIGHT
+    points = [f"{(k + 0.5) * step:.1f},{base * (1 - value):.1f}" for k, value in enumerate(shown)]
+    return " ".join([f"0,{base}", *points, f"{STRIP_WIDTH},{base}"])
+
+
+def stretches(plan: pd.DataFrame | None) -> list[Stretch]:
+    """Who decided, over the same seconds."""
+    if plan is None:
+        return []
+    by = plan["by"].iloc[: SHOWN_SECONDS * VIDEO_FPS]
+    step = STRIP_WIDTH / len(by)
+    groups = by.groupby((by != by.shift()).cumsum())
+    return [Stretch(group.iloc[0], group.index[0] * step, len(group) * step) for _, group in groups]
+
+
+def differing(plan: pd.DataFrame | None, first: pd.DataFrame | None) -> str:
+    """How many committed frames differ from the first run's, in words."""
+    if plan is None or first is None:
+        return "no committed plan"
+    if len(plan) != len(first):
+        return f"{len(plan)} frames, not {len(first)}"
+    count = int((plan["committed"].to_numpy() != first["committed"].to_numpy()).sum())
+    return f"{count} of {len(plan)} ({100 * count / len(plan):.1f} %)"
+
+
+def numbers_of(project: Project) -> dict[str, dict[str, Any]]:
+    """The summary's entries that belong to one recording."""
+    merged = summary.merged(project.run / "summary")
+    return {key: entry for key, entry in merged.items() if key.startswith(NUMBER_PATTERNS)}

@@ -1,0 +1,304 @@
+"""Runs with a name: folders of their own, nothing made twice, and a stop at any moment leaves whole files."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import nbformat
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specsync_lib.door import runner
+from specsync_lib.door.parameters import parse_arguments
+from specsync_lib.door.runner import Project, read_stamp, read_transcript, run_notebooks, still_valid
+from specsync_lib.errors import InputError
+from specsync_lib.files import atomic_path
+from specsync_lib.paths import PROJECT_ROOT
+from tests.door.test_runner import INPUTS, write_notebook
+
+
+@pytest.fixture
+def project(tmp_path):
+    project = Project(tmp_path, tmp_path / "notebooks", tmp_path / "data" / "run", tmp_path / "plots")
+    for folder in (project.notebooks, project.run, project.plots, tmp_path / "specsync_lib", tmp_path / "kernels"):
+        folder.mkdir(parents=True)
+    (tmp_path / "pyproject.toml").write_text("[project]")
+    write_notebook(project, "01_first", "")
+    write_notebook(project, "02_second", "", "threshold = 0.85")
+    return project
+
+
+@pytest.fixture
+def executions(monkeypatch):
+    """Replace the kernel by a function that writes a file, a figure and a number; returns what it was called for."""
+    calls = []
+
+    def execute(notebook, parameters, project, timeout_s, title):
+        name = notebook.stem
+        calls.append((project.name, name))
+        for folder in (project.plots, project.run / "summary", project.run / "executed"):
+            folder.mkdir(parents=True, exist_ok=True)
+        (project.run / f"{name}.txt").write_text(json.dumps(dict(parameters)))
+        (project.plots / f"{name}.png").write_text(name)
+        source = os.path.relpath(project.plots / f"{name}.png", project.root)
+        project.summary(name).write_text(json.dumps({f"draft.of_{name}": {"value": 1, "source": source}}))
+        project.executed(name).write_text("executed")
+        return 0.5
+
+    monkeypatch.setattr(runner, "execute", execute)
+    return calls
+
+
+def run(project, *arguments):
+    options = parse_arguments([word for argument in arguments for word in ("-p", argument)])
+    return dict(run_notebooks(project.named(options.values["name"]), options, INPUTS))
+
+
+def test_a_named_run_keeps_its_files_and_leaves_the_others_alone(project, executions):
+    run(project)
+    run(project, "name=bold", "threshold=0.3")
+    assert (project.plots / "02_second.png").exists()
+    assert (project.plots / "runs" / "bold" / "02_second.png").exists()
+    assert json.loads((project.run / "02_second.txt").read_text()) == {"threshold": 0.85}
+    assert json.loads((project.run / "runs" / "bold" / "02_second.txt").read_text()) == {"threshold": 0.3}
+    # nothing of a named run counts as an output of the one without a name
+    stamps = [read_stamp(project, name) for name in ("01_first", "02_second")]
+    assert not any("runs/" in output for stamp in stamps for output in stamp.outputs)
+    executions.clear()
+    run(project)
+    run(project, "name=bold", "threshold=0.3")
+    assert executions == []
+    assert [one.name for one in project.runs()] == ["", "bold"]
+    assert project.named("bold").nameless() == project
+
+
+def test_what_another_run_finished_with_the_same_key_is_copied(project, executions):
+    run(project, "name=bold", "threshold=0.3")
+    run(project, "name=careful", "threshold=0.95")
+    assert executions == [("bold", "01_first"), ("bold", "02_second"), ("careful", "02_second")]
+    careful = project.named("careful")
+    stamp = read_stamp(careful, "01_first")
+    assert still_valid(stamp, stamp.key, careful)
+    assert all(output.startswith(("data/run/runs/careful/", "plots/runs/careful/")) for output in stamp.outputs)
+    assert (careful.plots / "01_first.png").read_text() == "01_first"
+    (entry,) = json.loads(careful.summary("01_first").read_text()).values()
+    assert entry["source"] == "plots/runs/careful/01_first.png"
+    executions.clear()
+    run(project, "name=again", "threshold=0.95")
+    assert executions == []
+    (project.named("bold").plots / "01_first.png").write_text("edited")
+    run(project, "name=careful", "threshold=0.95")  # a copy does not hang on its origin
+    assert executions == []
+
+
+def test_a_run_outside_the_project_is_copied_too(project, executions, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    moved = dataclasses.replace(project, run=outside / "run", plots=outside / "plots")
+    run(moved, "name=bold")
+    run(moved, "name=careful")
+    assert executions == [("bold", "01_first"), ("bold", "02_second")]
+    assert (outside / "plots" / "runs" / "careful" / "01_first.png").read_text() == "01_first"
+    stamp = read_stamp(moved.named("careful"), "02_second")
+    assert still_valid(stamp, stamp.key, moved.named("careful"))
+
+
+def test_fresh_copies_nothing(project, executions):
+    run(project, "name=bold")
+    options = parse_arguments(["-p", "name=careful", "--fresh"])
+    dict(run_notebooks(project.named("careful"), options, INPUTS))
+    assert executions[2:] == [("careful", "01_first"), ("careful", "02_second")]
+
+
+def test_a_cells_time_grows_with_the_recording(project, monkeypatch):
+    times = {}
+
+    def execute(notebook, parameters, project, timeout_s, title):
+        times[seconds] = timeout_s
+        project.executed(notebook.stem).parent.mkdir(exist_ok=True)
+        project.executed(notebook.stem).write_text("")
+        return 0.0
+
+    monkeypatch.setattr(runner, "execute", execute)
+    (project.notebooks / "02_second.ipynb").unlink()
+    for seconds in (0, 10, 600, 3600):
+        inputs = runner.Inputs(f"recording of {seconds} s", "", Fraction(seconds))
+        write_notebook(project, "01_first", "", "audio = ''")
+        dict(run_notebooks(project, parse_arguments([]), inputs))
+    assert times[0] == 1800
+    # Judge and generator take about 5 s a second on two cores; a machine of a tenth of that must finish too.
+    assert all(times[seconds] >= 50 * seconds for seconds in times)
+
+
+@settings(max_examples=50)
+@given(stem=st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True), suffix=st.sampled_from([".mp4", ".csv", ".json"]))
+def test_what_a_killed_run_left_is_swept_and_nothing_else(tmp_path_factory, stem, suffix):
+    folder = tmp_path_factory.mktemp("swept")
+    project = Project(folder, folder, folder / "run", folder / "plots")
+    for kept in (folder / "run" / f"{stem}{suffix}", folder / "plots" / ".gitkeep"):
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text("")
+    left = atomic_path(folder / "plots" / "runs" / "a" / f"{stem}{suffix}")
+    left.__enter__()
+    runner.sweep(project)
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == sorted([".gitkeep", f"{stem}{suffix}"])
+
+
+SLOW = """
+import time
+from pathlib import Path
+from specsync_lib.files import atomic_path
+for k in range(40):
+    with atomic_path(Path('../data/run') / f'part_{k}.txt') as path:
+        with path.open('w') as file:
+            for line in range(20):
+                file.write('x' * 1000)
+                file.flush()
+                time.sleep(0.0015)
+"""
+DRIVER = """
+import sys
+from pathlib import Path
+from specsync_lib.door import runner
+from specsync_lib.door.parameters import parse_arguments
+root = Path(sys.argv[1])
+project = runner.Project(root, root / 'notebooks', root / 'data' / 'run', root / 'plots')
+def run(options, nameless):
+    with runner.exclusive(project.run / 'run.lock', 'a run'):
+        runner.sweep(project)
+        for name, finished in runner.run_notebooks(project, options, runner.Inputs('', '')):
+            print(name, 'kept' if finished.resumed else 'ran', flush=True)
+runner.run = run
+sys.exit(runner.main([]))
+"""
+
+
+def kernels_of(folder):
+    """Processes that a run in this folder started and that are still there."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if "ipykernel" in " ".join(process.cmdline()) and process.cwd() == str(folder):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
+def test_a_run_stopped_at_any_moment_leaves_whole_files_and_goes_on(project, how, after_s):
+    write_notebook(project, "01_first", "open('../data/run/first.txt', 'w').write('first')")
+    write_notebook(project, "02_second", SLOW, "threshold = 0.85")
+    command = [sys.executable, "-c", DRIVER, str(project.root)]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "01_first ran\n"
+    deadline = time.monotonic() + 60
+    while not (project.run / "part_0.txt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(after_s)
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode == (-how if how == signal.SIGKILL else 130)
+    deadline = time.monotonic() + 30
+    while kernels_of(project.notebooks) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not kernels_of(project.notebooks)
+    parts = list(project.run.glob("part_*.txt"))
+    assert parts
+    assert {path.stat().st_size for path in parts} == {20_000}
+    assert not project.stamp("02_second").exists()
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert again.stdout.splitlines()[-2:] == ["01_first kept", "02_second ran"], again.stderr
+    files = [path for path in project.run.rglob("*") if path.is_file()]
+    assert not [path for path in files if path.name.startswith(".")]
+    assert len(list(project.run.glob("part_*.txt"))) == 40
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), runner.NotebookError("04: died"), InputError("no")])
+def test_the_part_of_a_video_that_a_stopped_run_leaves_is_named(tmp_path, capsys, error):
+    (tmp_path / "lipsync_720p30.part.mp4").write_bytes(b"")
+    (tmp_path / "other.mp4").write_bytes(b"")
+    with pytest.raises(type(error)), runner.parts_named(tmp_path):
+        raise error
+    lines = capsys.readouterr().err.split("\n")
+    named = [line for line in lines if "lipsync_720p30.part.mp4 plays up to its last committed frame" in line]
+    assert len(named) == (not isinstance(error, InputError))
+    assert not [line for line in lines if "other.mp4" in line]
+
+
+def test_progress_lines_reach_the_terminal_and_nothing_else_does(project, capfd):
+    source = "from specsync_lib.progress import say\nprint('not for you')\nsay('about 3 min')\nprint('» half', end='')"
+    write_notebook(project, "01_first", source)
+    (project.notebooks / "02_second.ipynb").unlink()
+    run(project)
+    lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
+    assert [line for line in lines if line.startswith("[1/1] 01_first: about")] == ["[1/1] 01_first: about 3 min"]
+    assert not [line for line in lines if "not for you" in line]
+
+
+def test_a_long_silence_says_that_it_is_alive(capsys):
+    relay = runner.Relay("[4/5] 04")
+    for seconds in (0, 30, 59, 61, 100, 121, 150):
+        relay.beat(seconds)
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_kernel_writes_into_its_own_runs_folders(project):
+    source = "from specsync_lib import paths\nopen(paths.RUN_DIR / 'here.txt', 'w').write(str(paths.PLOTS_DIR))"
+    write_notebook(project, "01_first", source)
+    (project.notebooks / "02_second.ipynb").unlink()
+    run(project, "name=bold")
+    bold = project.named("bold")
+    assert (bold.run / "here.txt").read_text() == str(bold.plots)
+    assert nbformat.read(bold.executed("01_first"), as_version=4).cells
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "is not a file"),
+        (b"", "holds no words"),
+        (b" \n\t ", "holds no words"),
+        (b"a\0b", "holds no words"),
+        ("größe".encode("latin-1"), "is not text in UTF-8"),
+        (b"a" * (2**20 + 1), "is larger than 1 MiB"),
+    ],
+)
+def test_a_transcript_file_that_holds_no_text_is_one_line(tmp_path, content, says):
+    path = tmp_path / "words.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=says) as refusal:
+        read_transcript(str(path))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_transcript_file_gives_its_text(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_bytes("\ufeffHello,\r\nworld.\n".encode())
+    assert read_transcript(str(path)).split() == ["Hello,", "world."]
+    options = runner.resolved(parse_arguments(["-p", f"transcript_file={path}", "-p", "device=cpu"]))
+    assert options.values["transcript"].split() == ["Hello,", "world."]
+
+
+def test_a_gpu_that_is_not_there_is_one_line_and_exit_code_2(monkeypatch, capsys):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert runner.main(["-p", "device=cuda"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("specsync: parameter device: cuda was asked for, but torch ")
+    assert runner.resolved(parse_arguments([])).values["device"] == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert runner.resolved(parse_arguments([])).values["device"] == "cuda"
+    assert runner.resolved(parse_arguments(["-p", "device=cpu"])).values["device"] == "cpu"
