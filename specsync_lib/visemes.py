@@ -124,16 +124,23 @@ _OPENNESS = np.array([VISEME_OPENNESS[viseme] for viseme in VISEMES], dtype=np.f
 OPENNESS_KERNEL = np.array([0.25, 0.5, 0.25], dtype=np.float32)
 
 
-def openness_of(visemes: np.ndarray) -> np.ndarray:
-    """Openness [frames] float32 in [0, 1] of a viseme sequence [frames]: table value, smoothed over three frames.
+def expected_openness(probabilities: np.ndarray) -> np.ndarray:
+    """Openness [frames] float32 in [0, 1] expected under distributions over the visemes [frames, 15].
 
-    The ends repeat their value. Frames of PP stay at 0, because the lips must meet however short the closure is.
+    Each frame's expected table value, smoothed over three frames; the ends repeat theirs. A frame is shut by as much as
+    it is PP, because the lips must meet however short the closure is: a frame that is surely PP stays at 0. It is what
+    the draft's openness head was taught, so that the openness of draft, judge and truth (one-hot rows) is one measure.
     """
-    visemes = np.asarray(visemes)
-    if visemes.size == 0:
+    probabilities = np.asarray(probabilities, np.float32)
+    if not len(probabilities):
         return np.zeros(0, dtype=np.float32)
-    openness = np.convolve(np.pad(_OPENNESS[visemes], 1, mode="edge"), OPENNESS_KERNEL, mode="valid")
-    return np.where(visemes == VISEME_INDEX["PP"], 0.0, openness).clip(0.0, 1.0).astype(np.float32)
+    openness = np.convolve(np.pad(probabilities @ _OPENNESS, 1, mode="edge"), OPENNESS_KERNEL, mode="valid")
+    return (openness * (1 - probabilities[:, VISEME_INDEX["PP"]])).clip(0.0, 1.0).astype(np.float32)
+
+
+def openness_of(visemes: np.ndarray) -> np.ndarray:
+    """`expected_openness` of a viseme sequence [frames], every frame sure."""
+    return expected_openness(np.eye(len(VISEMES), dtype=np.float32)[np.asarray(visemes, int)])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ PACKAGES = ("specsync_lib", "kernels", "workbench")
 
 def room(module: str) -> str:
     """ground, a room, door, kernels, workbench.train or workbench.measure."""
+    if module == "specsync_lib":
+        return "package"  # its one call is the pipeline's, imported when it is called
     package, _, rest = module.partition(".")
     first = rest.partition(".")[0]
     if package == "workbench":
@@ -34,6 +36,8 @@ def allowed(here: str) -> set[str]:
         return {"kernels"}
     if here == "ground":
         return {"ground"}
+    if here == "package":
+        return {"ground", "pipeline"}
     if here == "door":
         return {"ground", "speech", "door"}
     library = {"ground", "kernels", *ROOMS}
@@ -125,7 +129,9 @@ def test_every_room_says_what_it_is_for_and_imports_nothing():
     ]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert ast.get_docstring(tree), path
-        assert len(tree.body) == 1, f"{path}: holds more than its docstring"
+        calls = [node.name for node in tree.body[1:] if isinstance(node, ast.FunctionDef)]
+        whole = path.parent.name == "specsync_lib"  # the one call for a notebook of one's own
+        assert calls == ["run"] * whole and len(tree.body) == 1 + whole, f"{path}: holds more than its docstring"
         if path.parent.name in (*ROOMS, "door"):
             assert 3 <= len(ast.get_docstring(tree).splitlines()) <= 7, path
 

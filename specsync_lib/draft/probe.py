@@ -21,8 +21,7 @@ from specsync_lib import units
 from specsync_lib.draft.plan import MODEL_DIR, DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path
-from specsync_lib.units import VISEMES
-from specsync_lib.visemes import VISEME_OPENNESS
+from specsync_lib.visemes import expected_openness
 
 LAYER = 4  # of 6; the best of 2, 3 and 4 for the same and for unseen speakers (model card)
 CONTEXT_POSITIONS = 2
@@ -139,12 +138,11 @@ def teacher_logits(
 def teacher_plan(name: str) -> Callable[[Float[np.ndarray, " n"]], DraftPlan]:
     """A committed probe on Whisper's encoder as a drafter; its openness is what its visemes make it expect."""
     encoder, probe = load_encoder(), load_probe(MODEL_DIR / f"{name}.safetensors")
-    openness = np.array([VISEME_OPENNESS[viseme] for viseme in VISEMES], dtype=np.float32)
 
     def plan(samples: np.ndarray) -> DraftPlan:
         logits = teacher_logits(encoder, probe, samples)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
-        return DraftPlan(probabilities, probabilities.max(axis=1), (probabilities @ openness).clip(0, 1))
+        return DraftPlan(probabilities, probabilities.max(axis=1), expected_openness(probabilities))
 
     return plan

@@ -28,6 +28,7 @@ Lipman et al., "Flow matching for generative modeling", 2023; Meng et al., "SDEd
 let denoising generative models denoise", 2025 (predict the clean data); Wan Team, 2025.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -239,14 +240,21 @@ class FaceGenerator:
         self.vae, self.transformer = vae, transformer
         self.device = vae.post_quant_conv.weight.device
         self.reference = reference
+        with self._memory():
+            self.still, self._first = still_latents(vae, reference, self.device)
         self.reset()
+
+    def fresh(self) -> "FaceGenerator":
+        """Another clip of the same person by the same models."""
+        other = copy.copy(self)
+        other.reset()
+        return other
 
     def reset(self) -> None:
         """Back to before the first chunk."""
         with self._memory(), torch.no_grad():
-            self.still, first = still_latents(self.vae, self.reference, self.device)
             self._decoder = wan.ChunkDecoder(self.vae)
-            self._decoder.push(wan.denormalise_latents(first[None, :, None], self.vae))
+            self._decoder.push(wan.denormalise_latents(self._first[None, :, None], self.vae))
         self.last = self.still
         self.chunks = 0
         self._said = SyncPlan(np.zeros(0, np.int8), np.zeros(0, np.float32)), np.zeros((0, IDLE_FEATURES), np.float32)

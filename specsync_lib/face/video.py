@@ -1,6 +1,7 @@
 """Frames and sound to an MP4 whose clocks agree, and back: streamed, atomic, exact in its frame count."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,8 @@ from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path
 
+# Of a part file: every frame a fragment of its own, on the disk as soon as the next one comes.
+PART_OPTIONS = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
 AUDIO_BLOCK_SAMPLES = 1024  # one AAC frame; anything else would make the encoder re-block and lose the exact end
 
 
@@ -51,6 +54,135 @@ class VideoInfo:
         return float(1000 * (self.audio_end_s - self.video_end_s))
 
 
+class GrowingVideo:
+    """An MP4 that is written while its frames are made, and gets its name when all of them are there.
+
+    Frames go into a *part file* beside the target, ``name.part.mp4``: H.264 alone, in fragments of one frame, so that
+    it can be played whenever the writing stops. :meth:`finish` copies the pictures, adds the sound and moves the whole
+    to the target; :meth:`stop` closes the part file and leaves it to its last frame. A process that is killed leaves it
+    without the last frame at most. Nothing partial ever has the target's name. Memory does not grow with its length.
+
+    Parameters
+    ----------
+    path : path
+        Ends in ``.mp4``.
+    crf, preset
+        libx264's quality (lower is better) and effort.
+
+    Raises
+    ------
+    InputError
+        A wrong suffix, or a file that cannot be written.
+    """
+
+    def __init__(
+        self, path: str | Path, *, fps: int = units.VIDEO_FPS, crf: int = 18, preset: str = "veryfast"
+    ) -> None:
+        self.path, self.fps, self.frame_count = Path(path), fps, 0
+        if self.path.suffix.lower() != ".mp4":
+            raise InputError(f"{path}: videos are MP4 files; give a name that ends in .mp4")
+        self.part = self.path.with_name(f"{self.path.stem}.part.mp4")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._disk():
+            self._container = av.open(str(self.part), "w", options=PART_OPTIONS)
+        # no frame waits for a later one inside the encoder
+        options = {"crf": str(crf), "preset": preset, "tune": "zerolatency"}
+        self._picture = self._container.add_stream("libx264", rate=fps, options=options)
+        self._picture.pix_fmt = "yuv420p"
+        self._picture.codec_context.time_base = Fraction(1, fps)
+        self._picture.codec_context.color_range = 1  # limited ("mpeg") range, what every player assumes for yuv420p
+        self._size: tuple[int, int] | None = None
+
+    def push(self, frame: np.ndarray) -> None:
+        """The next frame [height, width, 3] uint8, of an even size that does not change.
+
+        Raises
+        ------
+        InputError
+            Another frame than that, or the disk is full.
+        """
+        if self._size is None:
+            self._size = self._picture.height, self._picture.width = _even_size(frame, self.path)
+        if frame.shape != (*self._size, 3) or frame.dtype != np.uint8:
+            raise InputError(
+                f"{self.path}: frame {self.frame_count} is {frame.dtype} {frame.shape}, the first "
+                f"{(*self._size, 3)}; keep one size"
+            )
+        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        image.pts, image.time_base = self.frame_count, Fraction(1, self.fps)
+        with self._disk():
+            self._container.mux(self._picture.encode(image))
+        self.frame_count += 1
+
+    def stop(self) -> Path | None:
+        """Close the part file, which then plays to the last frame pushed; None, and no file, without a frame."""
+        if self._container is not None:
+            container, self._container = self._container, None
+            with self._disk():
+                if self.frame_count:
+                    container.mux(self._picture.encode(None))
+                container.close()
+        if not self.frame_count:
+            self.part.unlink(missing_ok=True)
+        return self.part if self.frame_count else None
+
+    def finish(self, samples: np.ndarray, sample_rate_hz: int = units.SAMPLE_RATE_HZ) -> VideoInfo:
+        """Give the frames their sound, mono in [-1, 1], and the file its name; the part file goes.
+
+        Raises
+        ------
+        InputError
+            Another number of frames than ``round(duration x fps)``, sound that is not finite, or a full disk.
+        """
+        expected = _frames_of(samples, self.fps, sample_rate_hz, self.path)
+        if self.frame_count != expected:
+            raise InputError(f"{self.path}: {self.frame_count} frames for sound of {expected}; render the whole plan")
+        if self.stop() is None:
+            raise InputError(f"{self.path}: no frame to encode; check the renderer")
+        with (
+            self._disk(),
+            atomic_path(self.path) as temporary,
+            av.open(str(self.part)) as made,
+            av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container,
+        ):
+            _with_sound(made, container, samples, sample_rate_hz)
+        self.part.unlink()
+        return video_info(self.path)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.error.FFmpegError, OSError) as error:
+            why = error.strerror or str(error)
+            raise InputError(
+                f"{self.path}: cannot be written ({why}); free some room or give another folder"
+            ) from error
+
+
+def _with_sound(made, container, samples: np.ndarray, sample_rate_hz: int) -> None:
+    """Copy the pictures of one container into another, and encode sound beside them."""
+    picture = container.add_stream_from_template(made.streams.video[0])
+    sound = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
+    sound.bit_rate = 128_000
+    blocks = _audio_frames(np.asarray(samples, np.float32), sample_rate_hz)
+    block = next(blocks, None)
+    for packet in made.demux(video=0):
+        if packet.dts is None:  # the end
+            continue
+        end_s = (packet.pts + packet.duration) * packet.time_base
+        packet.stream = picture
+        container.mux(packet)
+        # sound follows the picture closely, so the muxer never has to hold much of either
+        while block is not None and block.pts < end_s * sample_rate_hz:
+            container.mux(sound.encode(block))
+            block = next(blocks, None)
+    while block is not None:
+        container.mux(sound.encode(block))
+        block = next(blocks, None)
+    container.mux(sound.encode(None))
+
+
 def write_video(
     path: str | Path,
     frames: Iterable[np.ndarray],
@@ -79,40 +211,27 @@ def write_video(
     InputError
         No samples, NaN, frames too few, too many or of changing or odd size, a wrong suffix. Nothing is left behind.
     """
-    path, samples = Path(path), np.asarray(samples, np.float32)
-    if path.suffix.lower() != ".mp4":
-        raise InputError(f"{path}: write_video makes MP4 files; give a name that ends in .mp4")
+    expected = _frames_of(samples, fps, sample_rate_hz, path)
+    video = GrowingVideo(path, fps=fps, crf=crf, preset=preset)
+    try:
+        for frame in frames:
+            if video.frame_count == expected:
+                raise InputError(f"{path}: more than the {expected} frames that the sound lasts; cut the frames to fit")
+            video.push(frame)
+        if video.frame_count < expected:
+            raise InputError(f"{path}: frames ran out after {video.frame_count} of {expected}; render the whole plan")
+        return video.finish(samples, sample_rate_hz)
+    finally:
+        video.stop()
+        video.part.unlink(missing_ok=True)
+
+
+def _frames_of(samples: np.ndarray, fps: int, sample_rate_hz: int, path: str | Path) -> int:
+    """How many frames a sound lasts."""
+    samples = np.asarray(samples)
     if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():
         raise InputError(f"{path}: sound must be a finite mono signal, got shape {samples.shape}; check the recording")
-    expected = (2 * len(samples) * fps + sample_rate_hz) // (2 * sample_rate_hz)
-    iterator = iter(frames)
-    first = next(iterator, None)
-    if first is None:
-        raise InputError(f"{path}: no frame to encode, {expected} needed; check the renderer")
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
-        picture = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": preset})
-        picture.height, picture.width = _even_size(first, path)
-        picture.pix_fmt = "yuv420p"
-        picture.codec_context.time_base = Fraction(1, fps)
-        picture.codec_context.color_range = 1  # 1: limited ("mpeg") range, what every player assumes for yuv420p
-        sound = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
-        sound.bit_rate = 128_000
-        blocks = _audio_frames(samples, sample_rate_hz)
-        block = next(blocks, None)
-        for index, frame in enumerate(_checked(first, iterator, expected, path)):
-            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            image.pts, image.time_base = index, Fraction(1, fps)
-            container.mux(picture.encode(image))
-            # sound follows the picture closely, so the muxer never has to hold much of either
-            while block is not None and block.pts * fps < (index + 1) * sample_rate_hz:
-                container.mux(sound.encode(block))
-                block = next(blocks, None)
-        while block is not None:
-            container.mux(sound.encode(block))
-            block = next(blocks, None)
-        container.mux(picture.encode(None))
-        container.mux(sound.encode(None))
-    return video_info(path)
+    return (2 * len(samples) * fps + sample_rate_hz) // (2 * sample_rate_hz)
 
 
 def _even_size(frame: np.ndarray, path: Path) -> tuple[int, int]:
@@ -121,24 +240,6 @@ def _even_size(frame: np.ndarray, path: Path) -> tuple[int, int]:
             f"{path}: frames must be uint8 [even height, even width, 3], got {frame.dtype} {frame.shape}; resize them"
         )
     return frame.shape[0], frame.shape[1]
-
-
-def _checked(first: np.ndarray, rest: Iterator[np.ndarray], expected: int, path: Path) -> Iterator[np.ndarray]:
-    """Yield the frames; refuse a count or a size that does not fit the sound."""
-    count = 0
-    frame: np.ndarray | None = first
-    while frame is not None:
-        if frame.shape != first.shape or frame.dtype != np.uint8:
-            raise InputError(
-                f"{path}: frame {count} is {frame.dtype} {frame.shape}, the first {first.shape}; keep one size"
-            )
-        if count == expected:
-            raise InputError(f"{path}: more than the {expected} frames that the sound lasts; cut the frames to fit")
-        yield frame
-        count += 1
-        frame = next(rest, None)
-    if count < expected:
-        raise InputError(f"{path}: frames ran out after {count} of {expected}; render the whole plan")
 
 
 def _audio_frames(samples: np.ndarray, sample_rate_hz: int) -> Iterator[av.AudioFrame]:

@@ -21,6 +21,9 @@ def sheet_frames(words: pd.DataFrame, frames: int, count: int) -> pd.DataFrame:
     return sheet.assign(frame=np.minimum(middle.astype(int), frames - 1))
 
 
+SHEET_ROWS = {"draft": "draft alone", "accepted": "committed", "target": "truth's render"}
+
+
 def draw_contact_sheet(sheet: pd.DataFrame, pictures: dict[str, list[np.ndarray]]) -> Figure:
     """Faces of every role (row) at every chosen frame (column), under the word that is being said.
 
@@ -29,8 +32,8 @@ def draw_contact_sheet(sheet: pd.DataFrame, pictures: dict[str, list[np.ndarray]
     sheet : DataFrame
         Columns word, frame and one column per role with the viseme of that frame.
     pictures : dict of lists
-        Per role ("draft": what is generated from it, "target": truth's render) one picture [height, width, 3] per row
-        of ``sheet``.
+        Per role ("draft", "accepted": what is generated from the draft alone and from the committed plan, "target":
+        truth's render) one picture [height, width, 3] per row of ``sheet``.
     """
     columns = max(1, len(sheet))
     fig, axes = plt.subplots(
@@ -43,7 +46,7 @@ def draw_contact_sheet(sheet: pd.DataFrame, pictures: dict[str, list[np.ndarray]
         for ax, face, (_, entry) in zip(row, faces, sheet.iterrows(), strict=False):
             ax.imshow(face)
             ax.set_xlabel(entry[role], labelpad=2, color=ROLE_COLOURS[role] if role != "target" else "black")
-        row[0].set_ylabel("truth's render" if role == "target" else "generated")
+        row[0].set_ylabel(SHEET_ROWS[role])
     for ax, (_, entry) in zip(axes[0], sheet.iterrows(), strict=False):
         ax.set_title(f"{entry['word'].strip()}\n{entry['frame'] / VIDEO_FPS:.2f} s", fontsize="medium")
     return fig
@@ -55,12 +58,12 @@ def draw_aperture(table: pd.DataFrame, words: pd.DataFrame, ax: Axes) -> None:
     Parameters
     ----------
     table : DataFrame
-        Columns time_s, generated_mm, truth_mm (both read off the pictures), plan_mm (the draft's plan on the mesh).
+        Columns time_s, generated_mm, truth_mm (both read off the pictures), plan_mm (the committed plan on the mesh).
     """
     curves = {
         "truth_mm": ("truth's render", "target", "-", 1.8),
-        "plan_mm": ("the draft's plan on the head", "baseline", ":", 1.2),
-        "generated_mm": ("generated from the draft", "draft", "--", 1.6),
+        "plan_mm": ("the committed plan on the head", "baseline", ":", 1.2),
+        "generated_mm": ("generated", "accepted", "--", 1.6),
     }
     for column, (name, role, line, width) in curves.items():
         ax.plot(

@@ -18,20 +18,24 @@ from matplotlib.patches import Patch
 from specsync_lib.figures.style import ROLE_COLOURS, ROLE_MARKERS, labelled
 from specsync_lib.measures.latency_tables import COMPARED, FEWEST_FOR_P99, MODE_NAMES, OTHER_STEPS, PARTS, simulated_run
 from specsync_lib.pipeline.answers import Answers
-from specsync_lib.pipeline.outcome import PipelineReport
 from specsync_lib.pipeline.simulate import CHUNK_MS, LABEL
 from specsync_lib.pipeline.stage_times import Setup
 from specsync_lib.pipeline.trace import STAGES
+from specsync_lib.units import VIDEO_FPS
 
-POLICY_ROLES = {"hold": "accepted", "midflight": "corrected", "rollback": "rejected", "lenient": "draft"}
+POLICY_ROLES = {"hold": "accepted", "midflight": "corrected", "rollback": "rejected", "overrule": "draft"}
 POLICY_NAMES = {
     "hold": "last step waits for a pass",
     "midflight": "corrected mid-flight",
     "rollback": "always rolled back",
-    "lenient": "lenient: the draft stands",
+    "overrule": "overrule: the draft stands",
 }
 GANTT_ROLES = {"draft": "draft", "plan": "target", "verify": "target", "step": "accepted", "render": "coverage"}
 GANTT_NAMES = {"plan": "write the plan", "step": "denoise", "render": "decode"}
+AGE_ROLES = {
+    "chunk_wait_ms": "baseline", "look_ahead_ms": "draft", "judge_ms": "target", "generation_ms": "accepted",
+    "decoding_ms": "coverage",
+}  # fmt: skip
 # The judge's word: colour and legend by how the pipeline took it.
 VERDICT_ROLES = {
     "guessed": ("draft", "the probe's guess"),
@@ -101,9 +105,8 @@ def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
 # --- who hides behind whom --------------------------------------------------------------------------------------------
 
 
-def draw_gantt(report: PipelineReport, ax: Axes, *, first: int = 0, chunks: int = 4, label: str = "measured") -> None:
-    """Some chunks of a run as bars over time, one row a stage; the number in a bar is its chunk."""
-    table = report.trace.table()
+def draw_gantt(table: pd.DataFrame, ax: Axes, *, first: int = 0, chunks: int = 4, title: str) -> None:
+    """Some chunks of a run's trace (`Trace.table`) as bars over time, one row a stage; a bar's number is its chunk."""
     shown = table[table["chunk"].between(first, first + chunks - 1)]
     origin_s = shown["start_s"].min()
     handles: dict[str, Artist] = {}
@@ -135,7 +138,7 @@ def draw_gantt(report: PipelineReport, ax: Axes, *, first: int = 0, chunks: int 
             (handles["out"],) = ax.plot(1000 * (row.end_s - origin_s), place, "s", **style)
     ax.set_yticks(range(len(STAGES)), STAGES)
     ax.invert_yaxis()
-    ax.set(title=labelled(report.mode, label))
+    ax.set(title=title)
     ax.grid(axis="y", visible=False)
     ax.legend(handles=list(handles.values()), loc="upper left", bbox_to_anchor=(1, 1))
 
@@ -148,6 +151,20 @@ def _dropped(table: pd.DataFrame, job: tuple) -> bool:
         return True
     undone = [kind for kind in kinds if kind in ("step", "rewind")][:1] == ["rewind"]
     return undone if job.what.startswith("step") else job.what == "render" and "rewind" in kinds
+
+
+def draw_ages(ages: pd.DataFrame, ax: Axes, *, title: str) -> None:
+    """The parts of every frame's age (`outcome.frame_ages`) over its place in the recording, stacked."""
+    times_s = (ages["frame"] + 0.5) / VIDEO_FPS
+    ax.stackplot(
+        times_s,
+        [ages[part] for part in AGE_ROLES],
+        colors=[ROLE_COLOURS[role] for role in AGE_ROLES.values()],
+        labels=[part.removesuffix("_ms").replace("_", " ") for part in AGE_ROLES],
+        step="mid",
+    )
+    ax.set(title=title, ylabel="age of a frame (ms)", xlim=(0, times_s.max()), ylim=(0, None))
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
 # --- late verdicts ----------------------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def verify_chunk(
     draft: DraftPlan,
     options: VerifyOptions = EXACT,
     context: ChunkContext = NO_CONTEXT,
-    on_pass: Callable[[Int[np.ndarray, " t"], int], None] | None = None,
+    on_pass: Callable[[Int[np.ndarray, " t"], int, Float[np.ndarray, "t v"]], None] | None = None,
 ) -> ChunkVerdict:
     """Let a judge decide one chunk of the draft, and leave the judge's stream standing behind the committed tokens.
 
@@ -148,7 +148,8 @@ def verify_chunk(
     ----------
     stream : has read the chunk's context.
     draft : the chunk's rows.
-    on_pass : told before every pass what the chunk looks like by now, and how many passes there were.
+    on_pass : told before every pass what the chunk looks like by now, how many passes there were, and the judge's rows
+        so far (NaN where no pass read a frame).
 
     Raises
     ------
@@ -166,13 +167,14 @@ def verify_chunk(
         return ChunkVerdict(np.zeros(0, np.int64), none, none, none, q[0].numpy(), 0, 0, 0, ())
     faults: list[str] = []
     told: list[np.ndarray] = []  # before every pass
+    said = np.full(draft.probabilities.shape, np.nan, np.float32)
     open_from = 0
 
     def one_pass(drafts: list[np.ndarray], plan: np.ndarray, first: int) -> list[np.ndarray] | None:
         """The judge's rows for drafts of the frames from ``first`` on, if it can be believed; plan: all frames."""
         nonlocal open_from
         if on_pass:
-            on_pass(plan, len(told))
+            on_pass(plan, len(told), said.copy())
         told.append(plan)
         try:
             if first > open_from:
@@ -186,7 +188,9 @@ def verify_chunk(
         if fault:
             faults.append(fault)
             return None
-        return [np.asarray(rows, dtype=np.float32) for rows in scored]
+        rows = [np.asarray(one, dtype=np.float32) for one in scored]
+        said[first:] = rows[0]
+        return rows
 
     def score(tokens: Tensor, fixed: Tensor) -> Tensor:
         first, plan = int(fixed[0]), tokens[0].numpy().copy()

@@ -252,7 +252,7 @@ class Scene:
 
 
 def lips_over_time(report: SyncReport, plan_mm: np.ndarray) -> pd.DataFrame:
-    """Columns time_s, generated_mm, truth_mm, plan_mm of a report on squares; ``plan_mm``: the draft's plan, a mesh."""
+    """Columns time_s, generated_mm, truth_mm, plan_mm of a report on squares; ``plan_mm``: the plan, a mesh."""
     tracks, mm_per_px = report.tracks, PICTURE_MM / report.lips.picture_px
     columns = {"generated_mm": "gap_px", "truth_mm": "reference_gap_px"}
     read = {name: tracks[column] * mm_per_px for name, column in columns.items()}

@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from specsync_lib.measures.intervals import resamples
 from specsync_lib.pipeline.outcome import PipelineReport
+from specsync_lib.pipeline.sound import LOOK_AHEAD_S
 from specsync_lib.units import FRAMES_PER_CHUNK, VIDEO_FPS
 
 QUANTILES = np.linspace(0, 100, 21)
@@ -108,6 +109,34 @@ def paced_numbers(report: PipelineReport) -> dict[str, list[float]]:
         "latency_ms": [round(float(value), 3) for value in table["latency_ms"]],
         "committed_s": [round(float(value), 5) for value in table["committed_s"] - table["heard_s"].iloc[0]],
     }
+
+
+def sound_to_frame_ms(latency_ms: Sequence[float]) -> Float[np.ndarray, " frames"]:
+    """How old each frame of whole chunks is when it can be shown, from the sound at its centre, by sum: the rest of the
+    chunk that had to be spoken, the draft's look-ahead, and the chunk's latency."""
+    centres_s = (np.arange(FRAMES_PER_CHUNK) + 0.5) / VIDEO_FPS
+    came_ms = 1e3 * (FRAMES_PER_CHUNK / VIDEO_FPS - centres_s + LOOK_AHEAD_S)
+    return (np.asarray(latency_ms, float)[:, None] + came_ms).ravel()
+
+
+def who_waits(trace: pd.DataFrame, ages: pd.DataFrame) -> pd.Series:
+    """Who waits for whom in a run, by its trace (`Trace.table`) and ages (`outcome.frame_ages`): means of a chunk.
+
+    In ms, how long judge and generator worked, how long frames waited for the judge alone, and the share of the judge's
+    work that was hidden behind others'.
+    """
+    chunks = ages["chunk"].nunique()
+    busy = trace.groupby("stage")["duration_ms"].sum().reindex(["judge", "generator"]) / chunks
+    waited = ages.groupby("chunk")["judge_ms"].first().mean()
+    judge = busy.fillna(0.0)["judge"]
+    return pd.Series(
+        {
+            "judge works": judge,
+            "generator works": busy["generator"],
+            "waits for the judge": waited,
+            "hidden share of the judge": max(0.0, 1 - waited / judge) if judge else float("nan"),
+        }
+    )
 
 
 def percentile_interval(

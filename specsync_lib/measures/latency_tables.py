@@ -10,7 +10,14 @@ import numpy as np
 import pandas as pd
 
 from specsync_lib.claims import claims
-from specsync_lib.measures.latency import Interval, buffer_for, percentile_interval, playout
+from specsync_lib.measures.latency import (
+    Interval,
+    buffer_for,
+    percentile_interval,
+    playout,
+    sound_to_frame_ms,
+    who_waits,
+)
 from specsync_lib.pipeline.answers import WAYS, Answers, ChunkPattern, random_pattern
 from specsync_lib.pipeline.outcome import PipelineReport
 from specsync_lib.pipeline.simulate import CHUNK_MS, LABEL, REASONING_TOKENS, late_verdicts, simulate, summary_row
@@ -292,12 +299,56 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
                 best = runs[first_measured(EXACT, runs)]
                 saved, key = 1 - best["p50_ms"] / runs["serial"]["p50_ms"], f"latency.{setup}.reduction{suffix}"
                 numbers.append(shared | {"key": key, "value": saved, "unit": "fraction", "n": best["n"]})
+                ages_ms = sound_to_frame_ms(best["latency_ms"])
+                for share in (50, 99) if best["n"] >= FEWEST_FOR_P99 else (50,):
+                    key = f"latency.{setup}.sound_to_frame_p{share}_ms{suffix}"
+                    age_ms = float(np.percentile(ages_ms, share))
+                    numbers.append(shared | {"key": key, "value": age_ms, "unit": "ms", "n": len(ages_ms)})
             if "paced" in result:
                 committed_s = np.asarray(result["paced"]["committed_s"])
                 jitter = delivery_table({"speculative": committed_s})["delivery_jitter_p99_ms"].item()
                 key = f"latency.{setup}.delivery_jitter_p99_ms{suffix}"
                 numbers.append(shared | {"key": key, "value": jitter, "unit": "ms", "n": len(committed_s)})
     return numbers
+
+
+def run_table(chunks: pd.DataFrame, ages: pd.DataFrame, trace: pd.DataFrame) -> pd.DataFrame:
+    """Runs over one recording in ms, a row a run: a chunk's own latency, a frame's age, and who waited for whom.
+
+    Parameters: the tables that `pipeline.system.write_latency` wrote, with their column ``run``.
+    """
+    rows = {}
+    for name, part in chunks.groupby("run", sort=False):
+        age, latency = ages[ages["run"] == name], part["own_latency_ms"]
+        rows[name] = {
+            "chunks": len(part), "p50_ms": latency.median(), "p99_ms": np.percentile(latency, 99),
+            "worst_ms": latency.max(), "sound_to_frame_p50_ms": age["age_ms"].median(),
+            "sound_to_frame_p99_ms": np.percentile(age["age_ms"], 99), "sound_to_frame_worst_ms": age["age_ms"].max(),
+            **who_waits(trace[trace["run"] == name], age),
+        }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("run").reset_index()
+
+
+def measured_elsewhere(directory: Path | None = None) -> pd.DataFrame:
+    """Committed measurements of whole pipelines: setup, label, machine, date, and in ms the medians of serial and
+    speculative and a frame's age (by sum)."""
+    rows = []
+    for path in measured_files(directory):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        facts = content.get("machine") or content["provenance"]
+        machine = facts.get("gpu") or f"{facts['cpu']}, {facts['cores']} cores"
+        for region, result in content["regions"].items():
+            runs = result["runs"]
+            if {"serial", "speculative"} <= set(runs):
+                best = runs[first_measured(EXACT, runs)]
+                p50, p99 = np.percentile(sound_to_frame_ms(best["latency_ms"]), [50, 99])
+                rows.append({
+                    "setup": f"{content['setup']} {region}", "label": content["label"], "machine": machine,
+                    "date": facts.get("date", "not recorded")[:10], "chunks": best["n"],
+                    "serial_p50_ms": runs["serial"]["p50_ms"], "speculative_p50_ms": best["p50_ms"],
+                    "sound_to_frame_p50_ms": p50, "sound_to_frame_p99_ms": p99 if best["n"] >= FEWEST_FOR_P99 else None,
+                })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def late_tables(

@@ -13,7 +13,9 @@ from typing import Literal, NamedTuple
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
 
-Kind = Literal["drafted", "judged", "overruled", "unverified", "rolled back", "committed"]
+Kind = Literal["drafted", "judged", "overruled", "unverified", "unasked", "rolled back", "committed"]
+
+DECISIONS = ("judged", "unverified", "unasked")
 
 
 class Entry(NamedTuple):
@@ -22,8 +24,10 @@ class Entry(NamedTuple):
     kind
         drafted: ``tokens`` are the chunk's draft. judged: a verdict counted; ``corrections`` are the frames (counted in
         the chunk) whose token it changes, with the new token. overruled: a verdict came too late and changes nothing.
-        unverified: the draft was committed to without a verdict. rolled back: what was generated so far was dropped.
-        committed: the chunk's frames went out.
+        unverified: the draft was committed to without a verdict. unasked: the same, because it was sure. rolled back:
+        what was generated so far was dropped. committed: the chunk's frames went out.
+    by
+        Who decided each frame (`stages.By`), where the entry is a decision.
     """
 
     at_s: float
@@ -31,6 +35,7 @@ class Entry(NamedTuple):
     chunk: int
     tokens: tuple[int, ...] = ()
     corrections: tuple[tuple[int, int], ...] = ()
+    by: tuple[str, ...] = ()
 
 
 def corrections(draft: Sequence[int], tokens: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -62,7 +67,11 @@ def read_log(path: str | Path) -> tuple[Entry, ...]:
     """The entries of a file that :meth:`CommitLog.write` wrote."""
     rows = [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
     return tuple(
-        Entry(**row | {"tokens": tuple(row["tokens"]), "corrections": tuple(map(tuple, row["corrections"]))})
+        Entry(
+            **row
+            | {name: tuple(row[name]) for name in ("tokens", "by")}
+            | {"corrections": tuple(map(tuple, row["corrections"]))}
+        )
         for row in rows
     )
 
@@ -83,7 +92,7 @@ def replay(entries: Iterable[Entry]) -> list[tuple[int, ...]]:
         if entry.kind == "drafted":
             _require(chunk not in drafts and chunk >= len(plan), entry, "drafted twice")
             drafts[chunk] = list(entry.tokens)
-        elif entry.kind in ("judged", "unverified"):
+        elif entry.kind in DECISIONS:
             _require(chunk in drafts and chunk not in decided, entry, "decided without a draft, or twice")
             decided.add(chunk)
             for frame, token in entry.corrections:

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from specsync_lib.errors import InputError
 from specsync_lib.pipeline.commit_log import CommitLog, corrections
 from specsync_lib.pipeline.sound import ChunkAudio
 from specsync_lib.pipeline.stages import (
+    By,
     Commit,
     Draft,
     How,
+    Plan,
     Policy,
     Request,
     Settled,
@@ -31,20 +33,15 @@ from specsync_lib.pipeline.stages import (
     Tokens,
     Verdict,
     Work,
+    plan_of,
 )
 from specsync_lib.pipeline.trace import Trace, TraceEvent
 
 VERDICTS_REMEMBERED = 256  # chunks whose verdict is kept, to tell a duplicate from a contradiction
 LONGEST_LINE = 300
-
-
-# --- what the stages exchange -----------------------------------------------------------------------------------------
-
-
-# --- policy -----------------------------------------------------------------------------------------------------------
-
-
-# --- what comes out ---------------------------------------------------------------------------------------------------
+OPENNESS_SLACK = 1e-3  # the same rows of two passes differ by less
+# Of chunks that went out unasked a judge is told these at most, 12.8 s: more than its window holds.
+CONTEXT_CHUNKS = 32
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class Job:
     attempt: int
     ready_s: float
     run: Callable[[], object]
-    tokens: Tokens = ()
+    plan: Plan | None = None
 
 
 @dataclass(slots=True)
@@ -69,14 +66,17 @@ class _Chunk:
     drafted_s: float = inf
     asked: bool = False
     guess: Tokens | None = None  # the judge's, not final
+    told: np.ndarray | None = None  # the openness that it expects by now
     abstained: bool = False
     verdict: Tokens | None = None
     judged_s: float = float("nan")
     passes: int = 0
+    judged: Tokens = ()  # the judge's own best
     decided: Tokens | None = None
+    by: tuple[By, ...] = ()
     decided_s: float = inf
     work: Work | None = None
-    used: Tokens = ()  # the plan of the last step
+    used: Plan | None = None  # the plan of the last step
     frames: np.ndarray | None = None
     attempt: int = 1
     failures: int = 0
@@ -84,12 +84,18 @@ class _Chunk:
     steps_here: int = 0  # in this attempt
     begun_s: float = inf
     rendered_s: float = inf
+    unasked: bool = False
     committed: bool = False
 
     @property
     def context(self) -> Tokens:
         """The tokens that later chunks are judged on: the judge's own where it gave some, else those that stand."""
         return self.verdict if self.verdict is not None else self.decided
+
+    @property
+    def plan(self) -> Plan:
+        """The best that is known by now."""
+        return plan_of(self.draft, self.decided or self.guess or self.draft.tokens, self.told)
 
 
 def kept(frames: object) -> object:
@@ -144,11 +150,13 @@ class Conductor:
         self._heard = self._drafted = self._committed = 0  # how many chunks
         self._to_ask = self._settled = 0  # the next chunk for the judge; the first that is not yet its context
         self._audio_ended = False
-        self._judge_lost = False
+        self._judge_lost = False  # or not wanted
         self._stop_at = (inf, "")  # the first chunk that cannot be, and why
         self._committed_s = -inf
         self._busy: set[Station] = set()
         self._verdicts: dict[int, Tokens] = {}
+        if policy.gate == 0:
+            self._without_judge()
 
     # --- sound
 
@@ -219,6 +227,11 @@ class Conductor:
         chunk.draft, chunk.drafted_s = result, now_s
         self._drafted += 1
         self.log.add(now_s, "drafted", job.chunk, tokens=result.tokens)
+        gate = self.policy.gate
+        if gate is not None:
+            sure = result.confidence if result.recalibrated is None else result.recalibrated
+            if gate == 0 or np.min(sure) >= gate:  # NaN is not sure
+                self._stand(chunk, now_s, "unasked")
 
     def _judge_job(self) -> Job | None:
         if self._judge_lost:
@@ -231,9 +244,8 @@ class Conductor:
         chunk.asked = True
         self._to_ask += 1
         index = chunk.audio.index
-        settled = tuple(
-            Settled(one.audio, one.draft, one.context) for one in map(self._chunks.get, range(self._settled, index))
-        )
+        since = range(max(self._settled, index - CONTEXT_CHUNKS), index)
+        settled = tuple(Settled(one.audio, one.draft, one.context) for one in map(self._chunks.get, since))
         self._settled = index
         self._forget()
         ready_s = max(chunk.drafted_s, self._context_s(index - 1))
@@ -254,7 +266,7 @@ class Conductor:
 
     def _silenced(self, chunk: _Chunk) -> bool:
         """Decided by silence: a verdict could not change anything."""
-        return chunk.decided is not None and self.policy.late != "lenient"
+        return chunk.decided is not None and (chunk.unasked or self.policy.late != "overrule")
 
     def _judge_done(self, job: Job, error: str | None) -> None:
         if error is not None:
@@ -266,13 +278,13 @@ class Conductor:
         if chunk is None or chunk.draft is None or index >= self._stop_at[0]:
             return None
         if chunk.work is None and chunk.decided is None:
-            if self.policy.late != "lenient" and float(np.mean(chunk.draft.confidence)) < self.policy.start_confidence:
+            if self.policy.late != "overrule" and float(np.mean(chunk.draft.confidence)) < self.policy.start_confidence:
                 return None
-            if self.policy.late == "lenient":
-                self._stand(chunk, self._now)
-        wanted = chunk.decided or chunk.guess or chunk.draft.tokens
+            if self.policy.late == "overrule":
+                self._stand(chunk, self._now, "unverified")
+        wanted = chunk.plan
         steps_left = 0 if chunk.work is None else chunk.work.steps_left
-        changed = chunk.work is not None and chunk.used != wanted
+        changed = chunk.work is not None and self._differs(chunk.used, wanted)
         generator, audio, draft = self.stages.generator, chunk.audio, chunk.draft
         if changed and not (self.policy.late == "midflight" and steps_left >= self.policy.min_steps_left):
             if self.policy.late == "midflight" and self.policy.min_steps_left == 1 and chunk.steps_here:
@@ -299,6 +311,12 @@ class Conductor:
         ready_s = max(chunk.rendered_s, chunk.decided_s)
         return self._generation(chunk, "commit", ready_s, lambda: generator.commit(work))
 
+    def _differs(self, used: Plan, wanted: Plan) -> bool:
+        """Whether what is generated under one plan has to be mended for another: mouths that open a little otherwise
+        wait for the next step, if there is one, unless frames were promised to be of one plan from the start."""
+        opens = float(np.abs(used.openness - wanted.openness).max(initial=0))
+        return used.tokens != wanted.tokens or (self.policy.late == "rollback" and opens > OPENNESS_SLACK)
+
     def _held(self, chunk: _Chunk, steps_left: int) -> bool:
         """Whether the next job waits for the judge's first pass."""
         if chunk.decided is not None or (chunk.guess is not None and chunk.passes > 0):
@@ -310,9 +328,9 @@ class Conductor:
         )
 
     def _generation(
-        self, chunk: _Chunk, what: str, ready_s: float, run: Callable[[], object], tokens: Tokens = ()
+        self, chunk: _Chunk, what: str, ready_s: float, run: Callable[[], object], plan: Plan | None = None
     ) -> Job:
-        return Job("generator", what, chunk.audio.index, chunk.attempt, ready_s, run, tokens)
+        return Job("generator", what, chunk.audio.index, chunk.attempt, ready_s, run, plan)
 
     def _rewinding(self, chunk: _Chunk) -> Job:
         """The last step is undone; what was decoded of it is dropped."""
@@ -343,9 +361,9 @@ class Conductor:
                 self._roll_back(chunk, "generation failed")
             return
         if kind == "begin":
-            chunk.work, chunk.used, chunk.begun_s = result, job.tokens, min(chunk.begun_s, now_s)
+            chunk.work, chunk.used, chunk.begun_s = result, job.plan, min(chunk.begun_s, now_s)
         elif kind == "step":
-            chunk.used = job.tokens
+            chunk.used = job.plan
             chunk.steps += 1
             chunk.steps_here += 1
         elif kind == "rewind":
@@ -357,7 +375,7 @@ class Conductor:
 
     def _commit(self, chunk: _Chunk, now_s: float) -> None:
         drafted = chunk.draft.tokens
-        how: How = "unverified"
+        how: How = "unasked" if chunk.unasked else "unverified"
         if chunk.verdict is not None:
             how = "overruled" if chunk.verdict != chunk.decided else "accepted"
             if how == "accepted" and chunk.decided != drafted:
@@ -367,7 +385,9 @@ class Conductor:
                 index=chunk.audio.index, tokens=chunk.decided, drafted=drafted, how=how, frames=chunk.frames,
                 heard_s=chunk.audio.heard_s, drafted_s=chunk.drafted_s, judged_s=chunk.judged_s,
                 decided_s=chunk.decided_s, begun_s=chunk.begun_s, rendered_s=chunk.rendered_s, committed_s=now_s,
-                attempts=chunk.attempt, steps=chunk.steps, passes=chunk.passes,
+                attempts=chunk.attempt, steps=chunk.steps, passes=chunk.passes, by=chunk.by,
+                openness=chunk.used.openness, confidence=chunk.draft.confidence,
+                recalibrated=chunk.draft.recalibrated, judged=chunk.judged,
             )
         )  # fmt: skip
         self.log.add(now_s, "committed", chunk.audio.index)
@@ -379,7 +399,7 @@ class Conductor:
 
     def _forget(self) -> None:
         """Drop what neither the generator nor the judge will ask for again."""
-        keep_from = min(self._committed, self._settled)
+        keep_from = min(self._committed, max(self._settled, self._to_ask - CONTEXT_CHUNKS))
         for index in [index for index in self._chunks if index < keep_from]:
             del self._chunks[index]
 
@@ -415,21 +435,23 @@ class Conductor:
         if verdict.final and isinstance(verdict.tokens, Sequence) and not len(verdict.tokens):
             chunk.abstained = True
             return "abstaining"
-        if not _is_tokens(verdict.tokens, chunk.audio.frames):
+        if not is_sound(verdict, chunk.audio.frames):
             return "malformed"
         tokens = tuple(int(token) for token in verdict.tokens)
         if not verdict.final:
-            chunk.guess, chunk.passes = tokens, int(verdict.passes)
+            chunk.guess, chunk.told, chunk.passes = tokens, verdict.openness, int(verdict.passes)
             return "not final" if verdict.passes else "guessed"
         self._verdicts[index] = tokens
         self._verdicts.pop(index - VERDICTS_REMEMBERED, None)
         chunk.verdict, chunk.judged_s, chunk.passes = tokens, now_s, int(verdict.passes)
+        chunk.judged = tuple(int(token) for token in verdict.judged) or tokens
         changes = corrections(chunk.draft.tokens, tokens)
         if chunk.decided is not None:
             self.log.add(now_s, "overruled", index, corrections=changes)
             return "late"
-        self.log.add(now_s, "judged", index, corrections=changes)
-        chunk.decided, chunk.decided_s = tokens, now_s
+        chunk.decided, chunk.decided_s, chunk.told = tokens, now_s, verdict.openness
+        chunk.by = tuple(verdict.by) or ("judge",) * len(tokens)
+        self.log.add(now_s, "judged", index, corrections=changes, by=chunk.by)
         return "rejecting" if changes else "accepting"
 
     def tick(self, now_s: float) -> None:
@@ -437,7 +459,7 @@ class Conductor:
         now_s = self.advance(now_s)
         if self.ended:
             return
-        if not self._judge_lost and self._drafted - self._settled > self.policy.judge_backlog + self.ahead:
+        if not self._judge_lost and self._drafted - self._to_ask > self.policy.judge_backlog + self.ahead:
             self._lose_judge(f"the judge is more than {self.policy.judge_backlog} chunks behind")
         for index in range(self._committed, self._drafted):
             chunk = self._chunks[index]
@@ -459,17 +481,17 @@ class Conductor:
             self._end("cancelled")
 
     def _deadline(self, chunk: _Chunk) -> float:
-        if self.policy.late == "lenient" or chunk.audio.index >= self._stop_at[0]:
+        if self.policy.late == "overrule" or chunk.audio.index >= self._stop_at[0]:
             return inf
         return chunk.audio.heard_s + self.policy.deadline_s
 
     def _silence(self, chunk: _Chunk, now_s: float) -> None:
         """No verdict will decide this chunk."""
         index = chunk.audio.index
-        if self.policy.late == "lenient":
+        if self.policy.late == "overrule":
             return  # decided when it is begun
         if self.policy.on_silence == "draft":
-            self._stand(chunk, now_s)
+            self._stand(chunk, now_s, "unverified")
         elif index < self._stop_at[0]:
             why = f"no verdict within {self.policy.deadline_s:g} s"
             if self._judge_lost:
@@ -478,17 +500,22 @@ class Conductor:
                 why = "the judge could not decide it"
             self._fail_from(index, f"chunk {index}: {why}; the policy is to stop")
 
-    def _stand(self, chunk: _Chunk, now_s: float) -> None:
+    def _stand(self, chunk: _Chunk, now_s: float, why: Literal["unverified", "unasked"]) -> None:
         """The draft stands, without a verdict."""
-        chunk.decided, chunk.decided_s = chunk.draft.tokens, now_s
-        self.log.add(now_s, "unverified", chunk.audio.index)
+        chunk.decided, chunk.decided_s, chunk.unasked = chunk.draft.tokens, now_s, why == "unasked"
+        chunk.by = ("draft" if chunk.unasked else "policy",) * len(chunk.decided)
+        self.log.add(now_s, why, chunk.audio.index, by=chunk.by)
 
     def _lose_judge(self, why: str) -> None:
-        self._judge_lost = True
-        self._settled = self._to_ask = inf  # nothing waits for the judge any more
+        self._without_judge()
         self.notes.append(why)
         self.trace.add(TraceEvent("judge", "lost", self._committed, self._now, self._now, note=why))
         self._forget()
+
+    def _without_judge(self) -> None:
+        """Nothing waits for the judge (any more)."""
+        self._judge_lost = True
+        self._settled = self._to_ask = inf
 
     def _fail_from(self, index: int, line: str) -> None:
         """Chunks before this one are still committed; then the stream ends."""
@@ -514,6 +541,20 @@ def _is_tokens(tokens: object, frames: int) -> bool:
         return False
     return len(values) == frames and all(
         isinstance(value, int | np.integer) and 0 <= value < len(units.VISEMES) for value in values
+    )
+
+
+def is_sound(verdict: object, frames: int) -> bool:
+    """Whether a verdict has a viseme for each of so many frames, and one value a frame of what comes with them."""
+    if not isinstance(verdict, Verdict):
+        return False
+    openness = verdict.openness
+    return (
+        _is_tokens(verdict.tokens, frames)
+        and len(verdict.by) in (0, frames)
+        and set(verdict.by) <= set(get_args(By))
+        and (not len(verdict.judged) or _is_tokens(verdict.judged, frames))
+        and (openness is None or (np.shape(openness) == (frames,) and bool(np.isfinite(openness).all())))
     )
 
 

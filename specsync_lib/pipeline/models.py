@@ -21,34 +21,35 @@ from specsync_lib.draft.probe import Probe, teacher_logits
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
 from specsync_lib.face.wan_mini import Size, new_transformer, new_vae
+from specsync_lib.judge.policy import AcceptancePolicy, LiveConfidence, load_policy
 from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.rules import EXACT, VerifyOptions
 from specsync_lib.judge.script import ChunkEvidence, HeardWord, chunk_evidence, energy_digits, timed_words
 from specsync_lib.judge.verify import ChunkContext, verify_chunk
 from specsync_lib.paths import MODELS_DIR
-from specsync_lib.pipeline.sound import ChunkAudio
-from specsync_lib.pipeline.stages import Draft, Request, Stages, Tokens, Verdict
+from specsync_lib.pipeline.sound import ChunkAudio, samples_for_chunk
+from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Verdict
 from specsync_lib.speech.log_mel import StreamingLogMel
 from specsync_lib.tensors import read_object
-from specsync_lib.visemes import SyncPlan, openness_of
+from specsync_lib.visemes import SyncPlan, expected_openness
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel
     from whisper.model import AudioEncoder
 
     from kernels.project_latents import ProjectionWeights
 
+# Rows that the frames ahead listen to and that are not there yet: those of their own time, and one for its rounding.
+AHEAD_MEL_FRAMES = 1 + generation.PLAN_AHEAD_FRAMES * units.MEL_FRAMES_PER_SECOND // units.VIDEO_FPS
 SHORTEST_LISTEN_SAMPLES = 2 * units.STFT_SAMPLES  # a shorter recording is padded with silence for Whisper
 
 
-def plan_of(draft: Draft, tokens: Tokens) -> SyncPlan:
-    """The plan of a whole chunk of 12 frames: a frame that stands keeps its drafted openness, a corrected one takes
-    what its viseme makes one expect; surplus frames are silent."""
-    visemes = np.array(tokens, np.int8)
-    stands = visemes == np.array(draft.tokens)
-    openness = np.where(stands, draft.openness, openness_of(visemes))
-    pad = units.FRAMES_PER_CHUNK - len(visemes)
-    return SyncPlan(np.pad(visemes, (0, pad)), np.pad(openness, (0, pad)).clip(0, 1))
+def whole_chunk(plan: Plan, ahead: Plan | None = None) -> SyncPlan:
+    """A plan of 12 frames: surplus ones are silent, and what is known of the next chunk follows."""
+    pad = (0, units.FRAMES_PER_CHUNK - len(plan.tokens))
+    visemes, openness = np.pad(np.array(plan.tokens, np.int8), pad), np.pad(plan.openness, pad)
+    if ahead is not None:
+        visemes, openness = np.append(visemes, ahead.tokens), np.append(openness, ahead.openness)
+    return SyncPlan(visemes, openness)
 
 
 class SpeechDrafter:
@@ -58,12 +59,20 @@ class SpeechDrafter:
     ----------
     kernel
         ``(mel rows [n, 80], chunk, first_mel_frame) -> (DraftPlan of 12 frames, latents or None)``; see `kernel_of`.
+    policy
+        Gives every frame its recalibrated confidence; None: it has none.
     """
 
-    def __init__(self, kernel: Callable[[torch.Tensor, int, int], tuple[DraftPlan, torch.Tensor | None]]) -> None:
+    def __init__(
+        self,
+        kernel: Callable[[torch.Tensor, int, int], tuple[DraftPlan, torch.Tensor | None]],
+        policy: AcceptancePolicy | None = None,
+    ) -> None:
         self._kernel = kernel
+        self._confidence = None if policy is None else LiveConfidence(policy)
         self._mel, self._normaliser = StreamingLogMel(), CausalNormaliser()
         self._rows = np.zeros((0, units.MEL_BANDS), np.float32)
+        self._loudness = np.zeros(0, np.float32)  # of the same rows, before they were normalised
         self._first_row = 0  # absolute index of the first row kept
 
     def draft(self, audio: ChunkAudio) -> Draft:
@@ -72,17 +81,36 @@ class SpeechDrafter:
         if audio.ended:
             new.append(self._mel.flush())
         self._rows = np.concatenate([self._rows, *map(self._normaliser.push, new)])
+        self._loudness = np.concatenate([self._loudness, *(rows.mean(axis=1) for rows in new)])
         first = chunk_mel_frames(audio.index).start
-        self._rows, self._first_row = self._rows[first - self._first_row :], first
+        self._rows, self._loudness = (kept[first - self._first_row :] for kept in (self._rows, self._loudness))
+        self._first_row = first
         plan, latents = self._kernel(torch.from_numpy(self._rows), audio.index, first)
-        part = slice(audio.frames)
+        plan = DraftPlan(*(values[: audio.frames] for values in vars(plan).values()))
+        tokens = tuple(plan.probabilities.argmax(axis=1))
         return Draft(
-            tuple(plan.probabilities[part].argmax(axis=1)),
-            plan.confidence[part],
-            plan.openness[part],
-            plan.probabilities[part],
+            tokens,
+            plan.confidence,
+            plan.openness,
+            plan.probabilities,
             latents,
+            None if audio.ended else self._ahead(audio.index + 1),
+            self._recalibrated(plan, audio),
         )
+
+    def _ahead(self, chunk: int) -> Plan:
+        """The first frames of a chunk that is yet to be heard, as if what is heard last went on."""
+        rows = np.concatenate([self._rows, np.repeat(self._rows[-1:], AHEAD_MEL_FRAMES, axis=0)])
+        plan, _ = self._kernel(torch.from_numpy(rows), chunk, self._first_row)
+        few = slice(generation.PLAN_AHEAD_FRAMES)
+        return Plan(tuple(plan.probabilities[few].argmax(axis=1)), plan.openness[few])
+
+    def _recalibrated(self, plan: DraftPlan, audio: ChunkAudio) -> np.ndarray | None:
+        if self._confidence is None:
+            return None
+        centres = [units.centre_mel_frame(audio.first_frame + frame) for frame in range(audio.frames)]
+        energy = self._loudness[(np.array(centres) - self._first_row).clip(max=len(self._loudness) - 1)]
+        return self._confidence.of(plan, energy)
 
 
 def kernel_of(weights: "ProjectionWeights | LatentDrafter", backend: str = "torch"):
@@ -90,7 +118,7 @@ def kernel_of(weights: "ProjectionWeights | LatentDrafter", backend: str = "torc
     if isinstance(weights, LatentDrafter):
 
         def with_latents(mel: torch.Tensor, chunk: int, first_mel_frame: int):
-            drafted = weights.draft(mel, chunk, first_mel_frame=first_mel_frame)
+            drafted = weights.draft(mel.to(weights.z0.device), chunk, first_mel_frame=first_mel_frame)
             return drafted.plan, drafted.latents
 
         return with_latents
@@ -107,6 +135,24 @@ def kernel_of(weights: "ProjectionWeights | LatentDrafter", backend: str = "torc
         return DraftPlan(logits.softmax(dim=1).numpy(), confidence.numpy(), openness.numpy()), None
 
     return plan_only
+
+
+class RestDrafter:
+    """Proposes nothing: silence, and the latents of a face at rest.
+
+    Parameters
+    ----------
+    still
+        [16, h, w] `generation.FaceGenerator.still`.
+    """
+
+    def __init__(self, still: torch.Tensor) -> None:
+        self._latents = still.unsqueeze(1).expand(-1, units.SLOTS_PER_CHUNK, -1, -1)
+
+    def draft(self, audio: ChunkAudio) -> Draft:
+        """The same for every chunk."""
+        nothing = np.zeros(audio.frames, np.float32)
+        return Draft((0,) * audio.frames, nothing, nothing, latents=self._latents, rest=True)
 
 
 class Listener:
@@ -133,28 +179,33 @@ class Listener:
         self._words = timed_words(words, 1 << 30)
         self._samples = np.zeros(0, np.float32)
         self._first_chunk = 0  # the chunk that the first sample kept belongs to
+        self._next_chunk = 0
 
-    def hear(self, chunks: Sequence[ChunkAudio]) -> list[ChunkEvidence]:
-        """Evidence of the next chunks, one after the other, in one pass of the encoder."""
-        self._samples = np.concatenate([self._samples, *[chunk.samples for chunk in chunks]])
-        oldest = max(self._first_chunk, chunks[0].index - self._back_chunks)
+    def hear(self, chunk: ChunkAudio) -> ChunkEvidence:
+        """Evidence of the next chunk: what one hears when it is complete, whenever one is asked and of whatever else.
+
+        A chunk that does not follow the last one begins anew, with nothing before it.
+        """
+        if chunk.index != self._next_chunk:
+            # its samples begin with what the chunk before listened ahead
+            ahead = samples_for_chunk(chunk.index - 1) - chunk.index * units.CHUNK_SAMPLES if chunk.index else 0
+            self._samples, self._first_chunk = np.zeros(ahead, np.float32), chunk.index
+        self._next_chunk = chunk.index + 1
+        self._samples = np.concatenate([self._samples, chunk.samples])
+        oldest = max(self._first_chunk, chunk.index - self._back_chunks)
         self._samples = self._samples[(oldest - self._first_chunk) * units.CHUNK_SAMPLES :]
         self._first_chunk = oldest
-        frames = (chunks[-1].index - oldest) * units.FRAMES_PER_CHUNK + chunks[-1].frames
+        frames = (chunk.index - oldest) * units.FRAMES_PER_CHUNK + chunk.frames
         padded = np.pad(self._samples, (0, max(0, SHORTEST_LISTEN_SAMPLES - len(self._samples))))
         logits = torch.from_numpy(teacher_logits(self._encoder, self._probe, padded)[:frames])
         energy = energy_digits(padded, frames)
         # Frames are counted from the recording's start, a whole number of chunks before the window.
         shift = oldest * units.FRAMES_PER_CHUNK
-        probe = logits.softmax(dim=1).numpy()
-        evidence = []
-        for chunk in chunks:
-            rows = slice(chunk.first_frame - shift, chunk.first_frame - shift + chunk.frames)
-            (one,) = chunk_evidence((), energy[rows], probe[rows])
-            beyond = chunk.first_frame + chunk.frames
-            near = tuple(w for w in self._words if w.first_frame < beyond + 3 and w.last_frame >= chunk.first_frame)
-            evidence.append(ChunkEvidence(chunk.first_frame, near, one.energy, one.probe))
-        return evidence
+        rows = slice(chunk.first_frame - shift, chunk.first_frame - shift + chunk.frames)
+        (one,) = chunk_evidence((), energy[rows], logits.softmax(dim=1).numpy()[rows])
+        beyond = chunk.first_frame + chunk.frames
+        near = tuple(w for w in self._words if w.first_frame < beyond + 3 and w.last_frame >= chunk.first_frame)
+        return ChunkEvidence(chunk.first_frame, near, one.energy, one.probe)
 
 
 class ReasonerJudge:
@@ -170,7 +221,8 @@ class ReasonerJudge:
     """
 
     def __init__(self, reasoner: Reasoner, listener: Listener, options: VerifyOptions = EXACT) -> None:
-        self._stream, self._listener, self._options = reasoner.stream(), listener, options
+        self._reasoner, self._listener, self._options = reasoner, listener, options
+        self._stream = reasoner.stream()
         self._best_of_last: int | None = None  # the judge's best viseme for the last frame that it read
         self._read = 0  # the next chunk to read
         self.faults: list[str] = []
@@ -183,25 +235,38 @@ class ReasonerJudge:
         index, draft = request.audio.index, request.draft
         evidence = self._read_up_to(request)
         one_pass = self._options.rule == "lenient"
+
+        def tell(tokens: np.ndarray, passes: int, rows: np.ndarray) -> None:
+            rows = np.where(np.isnan(rows), evidence.probe, rows)
+            deliver(Verdict(index, tokens.tolist(), passes, False, expected_openness(rows)))
+
         context = ChunkContext(
             guess=None if one_pass else evidence.probe,
             witness=evidence.probe,
             before=request.settled[-1].tokens[-1] if request.settled else None,
+            recalibrated=draft.recalibrated,
             best_before=self._best_of_last,
         )
-        tell = None if one_pass else lambda tokens, passes: deliver(Verdict(index, tokens.tolist(), passes, False))
         plan = DraftPlan(draft.probabilities, draft.confidence, draft.openness)
-        verdict = verify_chunk(self._stream, plan, self._options, context, tell)
+        verdict = verify_chunk(self._stream, plan, self._options, context, None if one_pass else tell)
         self._best_of_last = verdict.best_of_last
         self.faults += [f"chunk {index}: {fault}" for fault in verdict.faults]
-        deliver(Verdict(index, () if verdict.fallbacks else verdict.tokens.tolist(), verdict.passes))
+        if verdict.fallbacks:
+            deliver(Verdict(index, (), verdict.passes))
+            return
+        # sure frames that no pass read have no rows; they stand, and keep their own openness
+        rows = np.where(np.isnan(verdict.rows), draft.probabilities, verdict.rows)
+        openness, judged = expected_openness(rows), rows.argmax(axis=1)
+        let_stand = (verdict.tokens == np.array(draft.tokens)) & (verdict.tokens != judged)
+        by = tuple(np.where(verdict.verified & ~let_stand, "judge", "draft").tolist())
+        deliver(Verdict(index, verdict.tokens.tolist(), verdict.passes, True, openness, by, judged.tolist()))
 
-    def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
+    def plan(self, request: Request, reasoning_tokens: int = 0) -> Verdict:
         """The chunk's tokens, one pass each, after so many tokens of reasoning."""
         self._read_up_to(request)
-        tokens, _ = self._stream.plan(request.audio.frames, reasoning_tokens)
+        tokens, rows = self._stream.plan(request.audio.frames, reasoning_tokens)
         self._stream.commit(tokens)
-        return tuple(tokens.tolist())
+        return Verdict(request.audio.index, tokens.tolist(), len(tokens), openness=expected_openness(rows))
 
     def _read_up_to(self, request: Request) -> ChunkEvidence:
         """Take in the chunks that went by without a request, with what went out for them, and this one's evidence.
@@ -209,11 +274,13 @@ class ReasonerJudge:
         What the stream holds of a chunk that it judged itself stays: its own tokens.
         """
         missed = [settled for settled in request.settled if settled.audio.index >= self._read]
-        *before, evidence = self._listener.hear([*[settled.audio for settled in missed], request.audio])
-        for settled, one in zip(missed, before, strict=True):
+        if (missed[0].audio.index if missed else request.audio.index) > self._read:
+            self._stream = self._reasoner.stream()  # more went by than it could remember
+        for settled in missed:
             self._best_of_last = None  # nobody judged it
-            self._stream.read(one)
+            self._stream.read(self._listener.hear(settled.audio))
             self._stream.commit(np.array(settled.tokens))
+        evidence = self._listener.hear(request.audio)
         self._stream.read(evidence)
         self._read = request.audio.index + 1
         return evidence
@@ -225,7 +292,6 @@ class FaceWork:
 
     chunk: generation.ChunkInProgress
     draft: Draft
-    tokens: Tokens
     slots: int = 0
     decoded: generation.Decoded | None = None
 
@@ -242,25 +308,37 @@ class FaceStage:
     ----------
     noise_level
         How much of the drafted latents is drowned; chunks without drafted latents start from noise alone.
+    idle
+        [frames, IDLE_FEATURES] what the head does besides speaking (`generation.idle_rows`), its last row for ever
+        after; None: it stands still.
     """
 
     def __init__(
-        self, face: generation.FaceGenerator, *, steps: int = 2, noise_level: float = 0.6, seed: int = 0
+        self,
+        face: generation.FaceGenerator,
+        *,
+        steps: int = 2,
+        noise_level: float = 0.6,
+        seed: int = 0,
+        idle: np.ndarray | None = None,
     ) -> None:
-        self._face, self._steps, self._noise_level, self._seed = face, steps, noise_level, seed
+        self._face, self._steps, self._noise_level, self._seed, self._idle = face, steps, noise_level, seed, idle
 
-    def begin(self, audio: ChunkAudio, draft: Draft, tokens: Tokens) -> FaceWork:
+    def begin(self, audio: ChunkAudio, draft: Draft, plan: Plan) -> FaceWork:
         """Start a chunk from its drafted latents."""
         noise = torch.Generator().manual_seed(self._seed + audio.index)
         level = 1.0 if draft.latents is None else self._noise_level
-        chunk = self._face.begin(plan_of(draft, tokens), draft.latents, level, self._steps, noise)
-        return FaceWork(chunk, draft, tokens)
+        whole = whole_chunk(plan, draft.ahead)
+        rows = None
+        if self._idle is not None:
+            frames = audio.first_frame + np.arange(len(whole))
+            rows = self._idle[frames.clip(max=len(self._idle) - 1)]
+        chunk = self._face.begin(whole, draft.latents, level, self._steps, noise, rows)
+        return FaceWork(chunk, draft)
 
-    def step(self, work: FaceWork, tokens: Tokens) -> None:
-        """One denoising step, under a new plan if the tokens changed."""
-        changed = tokens != work.tokens
-        work.tokens = tokens
-        work.chunk.step(plan_of(work.draft, tokens) if changed else None)
+    def step(self, work: FaceWork, plan: Plan) -> None:
+        """One denoising step, under what is known by now."""
+        work.chunk.step(whole_chunk(plan, work.draft.ahead))
 
     def rewind(self, work: FaceWork) -> None:
         """Back before the last step."""
@@ -286,28 +364,37 @@ class Models:
     encoder: "AudioEncoder"
     probe: Probe
     reasoner: Reasoner
-    vae: "AutoencoderKLWan"
-    transformer: "WanTransformer3DModel"
-    reference: np.ndarray
+    face: generation.FaceGenerator
     steps: int = 2
     noise_level: float = 0.6
     label: str = "measured"
+    policy: AcceptancePolicy | None = None
 
     def stages(
         self,
         *,
         words: Sequence[HeardWord] = (),
-        options: VerifyOptions = EXACT,
+        options: VerifyOptions | None = EXACT,
+        drafted: bool = True,
         seed: int = 0,
+        idle: np.ndarray | None = None,
     ) -> Stages:
-        """The stages of one stream."""
-        face = generation.FaceGenerator(self.vae, self.transformer, self.reference)
-        listener = Listener(self.encoder, self.probe, words)
-        return Stages(
-            SpeechDrafter(self.kernel),
-            ReasonerJudge(self.reasoner, listener, options),
-            FaceStage(face, steps=self.steps, noise_level=self.noise_level, seed=seed),
-        )
+        """The stages of one stream.
+
+        Parameters
+        ----------
+        options
+            How the judge verifies; None: it is never asked to.
+        drafted
+            False: nothing is proposed, latents start from the resting face.
+        idle
+            As for `FaceStage`.
+        """
+        face = self.face.fresh()
+        drafter = SpeechDrafter(self.kernel, self.policy) if drafted else RestDrafter(face.still)
+        judge = ReasonerJudge(self.reasoner, Listener(self.encoder, self.probe, words), options or EXACT)
+        face_stage = FaceStage(face, steps=self.steps, noise_level=self.noise_level, seed=seed, idle=idle)
+        return Stages(drafter, judge, face_stage)
 
 
 # --- the embedded row ------------------------------------------------------------------------------------------------
@@ -324,8 +411,10 @@ def load_models(
     steps: int = 2,
     noise_level: float = 0.6,
     seed: int = 0,
+    device: str = "cpu",
+    reference: np.ndarray | None = None,
 ) -> Models:
-    """The embedded row on the CPU: draft, Whisper base's first layers, SmolLM2 and wan-mini, in float32.
+    """The embedded row: draft, Whisper base's first layers, SmolLM2 and wan-mini, in float32.
 
     Parameters
     ----------
@@ -334,6 +423,8 @@ def load_models(
         shapes with random weights, label "real-shape": what it costs, not what it shows.
     reasoner, adapter
         As for `reasoner.load_reasoner`.
+    reference
+        [px, px, 3] uint8, another person at rest for wan-mini; None: the basis' own.
 
     Raises
     ------
@@ -347,32 +438,36 @@ def load_models(
     draft = load_draft()
     if face == "wan-mini":
         basis, label = load_latent_basis(), "measured"
-        vae, transformer = wan.load_vae("wan-mini"), wan.load_transformer("wan-mini")
+        vae, transformer = wan.load_vae("wan-mini", device=device), wan.load_transformer("wan-mini", device=device)
         side_px = basis.z0.shape[-1] * units.PIXELS_PER_LATENT
         basis.check(vae, side_px)
-        still = wan.denormalise_latents(basis.z0[None, :, None].expand(-1, -1, units.SLOTS_PER_CHUNK, -1, -1), vae)
-        with torch.no_grad():
-            reference = wan.to_frames(wan.decode_clip(vae, still))[0, -1].numpy()
+        if reference is None:
+            still = basis.z0.to(device)[None, :, None].expand(-1, -1, units.SLOTS_PER_CHUNK, -1, -1)
+            with torch.no_grad():
+                reference = (
+                    wan.to_frames(wan.decode_clip(vae, wan.denormalise_latents(still, vae)))[0, -1].cpu().numpy()
+                )
     elif face == "shape":
         basis, label = _random_basis(draft, seed), "real-shape"
         config = read_object(MODELS_DIR / "wan_mini" / "vae" / "config.json")
-        vae = new_vae(config["base_dim"], seed, config["num_res_blocks"]).eval().requires_grad_(False)
+        vae = new_vae(config["base_dim"], seed, config["num_res_blocks"]).eval().requires_grad_(False).to(device)
         vae.register_to_config(latents_mean=[0.0] * units.LATENT_CHANNELS, latents_std=[1.0] * units.LATENT_CHANNELS)
-        transformer = new_transformer(Size(), seed).eval().requires_grad_(False)
+        transformer = new_transformer(Size(), seed).eval().requires_grad_(False).to(device)
         reference = np.full((REGION_PX, REGION_PX, 3), 128, np.uint8)
     else:
         raise InputError(f"face is {face!r}: expected 'wan-mini' or 'shape'")
+    generator = generation.FaceGenerator(wan.lean_decoder(vae), transformer, reference)
+    drafter = LatentDrafter(basis, draft, backend="torch", z0=generator.still.cpu(), device=device)
     return Models(
-        kernel_of(LatentDrafter(basis, draft, backend="torch")),
-        load_encoder(),
-        load_probe(DRAFT_DIR / "teacher.safetensors"),
-        load_reasoner(reasoner, adapter),
-        wan.lean_decoder(vae),
-        transformer,
-        reference,
+        kernel_of(drafter),
+        load_encoder().to(device),
+        load_probe(DRAFT_DIR / "teacher.safetensors").to(device),
+        load_reasoner(reasoner, adapter, device=device, dtype=torch.float32),
+        generator,
         steps,
         noise_level,
         label,
+        load_policy(),
     )
 
 

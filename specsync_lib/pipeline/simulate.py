@@ -28,7 +28,7 @@ from specsync_lib.pipeline.run import run_speculative
 from specsync_lib.pipeline.serial import run_serial
 from specsync_lib.pipeline.sound import pieces
 from specsync_lib.pipeline.stage_times import Setup, measured_files, measured_setups
-from specsync_lib.pipeline.stages import Policy, Request, Stages, Tokens, Verdict
+from specsync_lib.pipeline.stages import Plan, Policy, Request, Stages, Verdict
 from specsync_lib.pipeline.synthetic import (
     StageTimes,
     SyntheticDrafter,
@@ -49,7 +49,7 @@ LATE_POLICIES = {
     "hold": POLICIES["speculative"],
     "midflight": POLICIES["speculative_eager"],
     "rollback": Policy(late="rollback"),
-    "lenient": Policy(late="lenient"),
+    "overrule": Policy(late="overrule"),
 }
 REASONING_TOKENS = 32
 REPEATS = 5  # of every measured chunk, in that check
@@ -117,10 +117,10 @@ class SimulatedJudge(SyntheticJudge):
             spent = share
             deliver(Verdict(index, said, done, final=done == answer.passes))
 
-    def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
+    def plan(self, request: Request, reasoning_tokens: int = 0) -> Verdict:
         self._spend(self._setup.plan.draw_s(self._rng))
         self._spend(sum(self._setup.token.draw_s(self._rng) for _ in range(reasoning_tokens)))
-        return self.answer(request)
+        return Verdict(request.audio.index, self.answer(request), request.audio.frames)
 
 
 class SimulatedGenerator(SyntheticGenerator):
@@ -136,10 +136,10 @@ class SimulatedGenerator(SyntheticGenerator):
         self._spend(self._setup.begin.draw_s(self._rng))
         return super().begin(*given)
 
-    def step(self, work: SyntheticWork, tokens: Tokens) -> None:
+    def step(self, work: SyntheticWork, plan: Plan) -> None:
         last = self._setup.last_step if work.steps_left == 1 else None
         self._spend((last or self._setup.step).draw_s(self._rng))
-        super().step(work, tokens)
+        super().step(work, plan)
 
     def rewind(self, work: SyntheticWork) -> None:
         self._spend(self._setup.rewind.draw_s(self._rng))
@@ -268,7 +268,7 @@ def expected_ms(setup: Setup, rate: float, mode: Literal["serial", "speculative"
     ends = setup.draft.median_ms + setup.commit.median_ms
     if mode == "serial":
         return ends + setup.plan.median_ms + generation
-    if policy == "lenient":
+    if policy == "overrule":
         return ends + generation
     guessed, final = setup.verify_ms(1).median_ms, setup.verify_ms(2).median_ms
     starts = np.cumsum([0.0, *setup.job_ms])  # of every job, and the end

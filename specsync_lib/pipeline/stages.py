@@ -10,10 +10,15 @@ from jaxtyping import Float, UInt8
 
 from specsync_lib.errors import InputError
 from specsync_lib.pipeline.sound import ChunkAudio
+from specsync_lib.visemes import VISEME_INDEX, openness_of
 
 Tokens = tuple[int, ...]  # a viseme a frame, index into units.VISEMES
 Station = Literal["draft", "judge", "generator"]
 STATIONS: tuple[Station, ...] = ("draft", "judge", "generator")
+# Who decided a frame. judge: its token is the judge's word on it (the draft's too, where the two agree under an exact
+# rule); draft: the drafted token stands by its own confidence, or because a rule that is not exact lets it; policy:
+# nobody answered in time, or too late.
+By = Literal["draft", "judge", "policy"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,9 @@ class Draft:
     """What the kernel proposes for a chunk.
 
     tokens: the most probable viseme of each frame; confidence, openness: [frames] in [0, 1]; probabilities:
-    [frames, 15]; latents: the drafted latents in whatever form the generator takes, or None.
+    [frames, 15]; latents: the drafted latents in whatever form the generator takes, or None; ahead: some
+    frames after the chunk, drafted from what was heard by now, which nothing commits; recalibrated: [frames]
+    the probability that the judge lets a frame stand; rest: nothing is proposed (silence, latents at rest).
     """
 
     tokens: Tokens
@@ -29,9 +36,34 @@ class Draft:
     openness: Float[np.ndarray, " frames"]
     probabilities: Float[np.ndarray, "frames 15"] | None = None
     latents: object = None
+    ahead: "Plan | None" = None
+    recalibrated: Float[np.ndarray, " frames"] | None = None
+    rest: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", tuple(int(token) for token in self.tokens))
+
+
+class Plan(NamedTuple):
+    """What a chunk is generated under: a viseme a frame and how far it opens; [frames] each."""
+
+    tokens: Tokens
+    openness: Float[np.ndarray, " frames"]
+
+
+def plan_of(draft: Draft, tokens: Tokens, told: Float[np.ndarray, " frames"] | None = None) -> Plan:
+    """The plan of a chunk: a frame that stands keeps its drafted openness, another takes what the judge ``told``.
+
+    ``told``: the openness expected under the judge's distribution (`visemes.expected_openness`); None: under its tokens
+    alone. Where nothing was drafted all of it is the judge's. Silence between silence is shut, whoever named it: in
+    sound without speech the draft's openness means nothing.
+    """
+    visemes = np.array(tokens)
+    openness = openness_of(visemes) if told is None else np.asarray(told, np.float32)
+    if not draft.rest:
+        openness = np.where(visemes == np.array(draft.tokens), draft.openness, openness)
+    near = np.pad(visemes == VISEME_INDEX["sil"], 1, mode="edge")
+    return Plan(tokens, np.where(near[:-2] & near[1:-1] & near[2:], 0.0, openness).clip(0, 1))
 
 
 class Settled(NamedTuple):
@@ -62,13 +94,18 @@ class Verdict:
 
     passes: forward passes so far; 0 for what is guessed before the first. Not final: what the judge thinks now, of
     which nothing is decided; an unfinished chunk is generated under it, because it is a better guess than the draft.
-    Final and without tokens: the judge cannot say, and the policy for silence applies at once.
+    Final and without tokens: the judge cannot say, and the policy for silence applies at once. openness: [frames]
+    expected under the judge's distribution; None: of the tokens. by: who decided each frame; (): the judge all of them.
+    judged: the judge's own best token of each frame, where the rule lets others stand; (): ``tokens``.
     """
 
     chunk: int
     tokens: Sequence[int]
     passes: int = 1
     final: bool = True
+    openness: Float[np.ndarray, " frames"] | None = None
+    by: tuple[By, ...] = ()
+    judged: Sequence[int] = ()
 
 
 class Drafter(Protocol):
@@ -89,7 +126,7 @@ class Judge(Protocol):
         """
         ...
 
-    def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
+    def plan(self, request: Request, reasoning_tokens: int = 0) -> Verdict:
         """Write the chunk's tokens one by one, after ``reasoning_tokens`` tokens of reasoning."""
         ...
 
@@ -109,11 +146,11 @@ class Generator(Protocol):
     Nothing but ``commit`` may change what later chunks see, so that work can be dropped at any time.
     """
 
-    def begin(self, audio: ChunkAudio, draft: Draft, tokens: Tokens) -> Work:
+    def begin(self, audio: ChunkAudio, draft: Draft, plan: Plan) -> Work:
         """Start a chunk under a plan; the same arguments after the same commits give the same frames."""
         ...
 
-    def step(self, work: Work, tokens: Tokens) -> None:
+    def step(self, work: Work, plan: Plan) -> None:
         """One denoising step under a plan, which may differ from the step before."""
         ...
 
@@ -146,7 +183,7 @@ class Policy:
     late
         A rejection that comes when the chunk is already being generated. ``midflight``: the next denoising step takes
         the judge's plan; where none is left the last one is undone and taken again, and where ``min_steps_left`` asks
-        for more steps than that the chunk is generated again. ``rollback``: it is always generated again. ``lenient``:
+        for more steps than that the chunk is generated again. ``rollback``: it is always generated again. ``overrule``:
         the draft it was begun on stands, and only the context of the next chunk takes the correction; the chunk never
         waits for its verdict.
     on_silence
@@ -163,13 +200,16 @@ class Policy:
         How often a chunk whose generation raised is begun again before the stream ends with one line.
     judge_backlog
         The judge counts as lost when it falls this many chunks behind.
+    gate
+        A chunk all of whose frames have this recalibrated confidence or more (the draft's own where it has none) is
+        committed unasked and is the judge's context; None: every chunk is asked, 0: none.
 
     Raises
     ------
     InputError: a value outside its range.
     """
 
-    late: Literal["midflight", "rollback", "lenient"] = "midflight"
+    late: Literal["midflight", "rollback", "overrule"] = "midflight"
     on_silence: Literal["stop", "draft"] = "stop"
     deadline_s: float = 30.0
     min_steps_left: int = 1
@@ -177,10 +217,11 @@ class Policy:
     hold_before: Literal["nothing", "decode", "last step"] = "nothing"
     generator_retries: int = 1
     judge_backlog: int = 64
+    gate: float | None = None
 
     def __post_init__(self) -> None:
-        if self.late not in ("midflight", "rollback", "lenient"):
-            raise InputError(f"policy: late is {self.late!r}: expected midflight, rollback or lenient")
+        if self.late not in ("midflight", "rollback", "overrule"):
+            raise InputError(f"policy: late is {self.late!r}: expected midflight, rollback or overrule")
         if self.on_silence not in ("stop", "draft"):
             raise InputError(f"policy: on_silence is {self.on_silence!r}: expected stop or draft")
         if self.hold_before not in ("nothing", "decode", "last step"):
@@ -189,6 +230,8 @@ class Policy:
             raise InputError(f"policy: deadline_s is {self.deadline_s}: expected a positive time")
         if not 0 <= self.start_confidence <= 1:
             raise InputError(f"policy: start_confidence is {self.start_confidence}: expected 0 to 1")
+        if self.gate is not None and not 0 <= self.gate <= 1:
+            raise InputError(f"policy: gate is {self.gate}: expected 0 to 1, or None")
         for name, least in (("min_steps_left", 1), ("generator_retries", 0), ("judge_backlog", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"policy: {name} is {getattr(self, name)}: expected at least {least}")
@@ -196,12 +239,14 @@ class Policy:
     @property
     def exact(self) -> bool:
         """Whether every committed plan is the judge's own."""
-        return self.late != "lenient" and self.on_silence == "stop"
+        return self.late != "overrule" and self.on_silence == "stop" and self.gate is None
 
     @property
     def guarantee(self) -> str:
         """What a committed chunk is, in words."""
-        if self.late == "lenient":
+        if self.gate == 0:
+            return "the committed plan is the draft's own; no judge was asked"
+        if self.late == "overrule":
             return (
                 "committed as drafted unless the verdict came before generation began; rejections are marked overruled"
             )
@@ -209,24 +254,29 @@ class Policy:
             "rollback": "frames are those of a generation under that plan from the start",
             "midflight": "frames took that plan at the latest in their last step",
         }[self.late]
-        plan = "the committed plan is the judge's own"
+        plan = "the committed plan is what the judge decided"
+        if self.gate is not None:
+            plan += f", but for chunks that went out unasked (every frame's confidence at least {self.gate:g})"
         if self.on_silence == "draft":
             plan += f", but for chunks marked unverified (no verdict within {self.deadline_s:g} s)"
         return f"{plan}; {frames}"
 
 
-How = Literal["accepted", "corrected", "unverified", "overruled"]
+How = Literal["accepted", "corrected", "unverified", "overruled", "unasked", "written"]
 
 
 @dataclass(frozen=True)
 class Commit:
     """A chunk that went out; nothing about it changes any more.
 
-    how: accepted (the judge's tokens are the draft's), corrected (they are not, and the judge's went out), unverified
-    (no verdict in time), overruled (the draft went out although the judge's verdict came, too late, and differs).
-    frames: uint8 [frames, height, width, 3]. Times are the clock's; heard_s is the arrival of the chunk's last sample;
-    decided_s when the tokens were fixed; judged_s NaN without a verdict by then. steps: denoising steps run, dropped
-    ones included; attempts: generations begun or rewound; accepted_frames: drafted tokens that stand.
+    how: accepted (the judge let the draft stand), corrected (it did not in every frame), unverified (no verdict in
+    time), overruled (the draft went out although the judge's verdict came, too late, and differs), unasked (the draft
+    was sure enough), written (the judge wrote it, nothing was drafted). frames: uint8 [frames, height, width, 3].
+    Times are the clock's; heard_s is the arrival of the chunk's last sample; decided_s when the tokens were fixed;
+    judged_s NaN without a verdict by then. steps: denoising steps run, dropped ones included; attempts: generations
+    begun or rewound; by: who decided each frame; openness: [frames], what they took in their last step; confidence,
+    recalibrated: [frames], the draft's (None: nobody asked); judged: the judge's own best tokens, () without a word
+    of it; accepted_frames: drafted tokens that stand.
     """
 
     index: int
@@ -244,6 +294,11 @@ class Commit:
     attempts: int = 1
     steps: int = 0
     passes: int = 0
+    by: tuple[By, ...] = ()
+    openness: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    recalibrated: np.ndarray | None = None
+    judged: Tokens = ()
 
     @property
     def accepted_frames(self) -> int:

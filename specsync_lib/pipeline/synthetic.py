@@ -14,7 +14,7 @@ import numpy as np
 from specsync_lib import units
 from specsync_lib.pipeline.clock import Clock
 from specsync_lib.pipeline.sound import ChunkAudio
-from specsync_lib.pipeline.stages import Draft, Request, Stages, Tokens, Verdict
+from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Tokens, Verdict
 
 Duration = float | Callable[[], float]
 
@@ -104,11 +104,11 @@ class SyntheticJudge:
             spend(self._clock, self._times.verify_s)
         deliver(Verdict(request.audio.index, tokens, passes))
 
-    def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
+    def plan(self, request: Request, reasoning_tokens: int = 0) -> Verdict:
         """Token by token."""
         for _ in range(reasoning_tokens + request.audio.frames):
             spend(self._clock, self._times.token_s)
-        return self.answer(request)
+        return Verdict(request.audio.index, self.answer(request), request.audio.frames)
 
     def answer(self, request: Request) -> Tokens:
         """The target's tokens after everything that is settled."""
@@ -135,17 +135,17 @@ class SyntheticGenerator:
         self._clock, self._times, self._size_px = clock, times, size_px
         self._past = 0
 
-    def begin(self, audio: ChunkAudio, draft: Draft, tokens: Tokens) -> SyntheticWork:
+    def begin(self, audio: ChunkAudio, draft: Draft, plan: Plan) -> SyntheticWork:
         """Start a chunk."""
         spend(self._clock, self._times.begin_s)
-        digest = extend(self._past, (audio.index % 251, *tokens))
+        digest = extend(self._past, (audio.index % 251, *plan.tokens))
         return SyntheticWork(self._times.steps, self._times.render_parts, digest)
 
-    def step(self, work: SyntheticWork, tokens: Tokens) -> None:
+    def step(self, work: SyntheticWork, plan: Plan) -> None:
         """One step."""
         spend(self._clock, self._times.step_s)
         work.steps_left -= 1
-        work.digest_before, work.digest = work.digest, extend(work.digest, tokens)
+        work.digest_before, work.digest = work.digest, extend(work.digest, plan.tokens)
 
     def rewind(self, work: SyntheticWork) -> None:
         """Back before the last step."""

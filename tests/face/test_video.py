@@ -1,6 +1,9 @@
 """The MP4 writer: exact counts and clocks, all or nothing, constant memory."""
 
 import itertools
+import signal
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 
 from specsync_lib import units
 from specsync_lib.errors import InputError
-from specsync_lib.face.video import video_info, write_video
+from specsync_lib.face.video import GrowingVideo, video_info, write_video
 
 FRAME = np.random.default_rng(0).integers(0, 255, (36, 64, 3), dtype=np.uint8)
 
@@ -55,7 +58,7 @@ def failing_frames():
     "frames, error, words",
     [
         (failing_frames, RuntimeError, "fell over"),
-        (lambda: iter([]), InputError, "no frame"),
+        (lambda: iter([]), InputError, "ran out after 0 of 30"),
         (lambda: itertools.repeat(FRAME, 29), InputError, "ran out after 29 of 30"),
         (lambda: itertools.repeat(FRAME, 31), InputError, "more than the 30"),
         (lambda: itertools.chain([FRAME], itertools.repeat(FRAME[:18], 29)), InputError, "frame 1 is"),
@@ -108,6 +111,44 @@ def test_memory_does_not_grow_with_length(tmp_path):
 
     write_video(tmp_path / "v.mp4", frames(), samples, preset="ultrafast")
     assert peak - before < 250 * 2**20
+
+
+def test_a_video_plays_while_it_grows_and_when_it_is_stopped(tmp_path):
+    video = GrowingVideo(tmp_path / "v.mp4")
+    for count in range(1, 25):
+        video.push(FRAME)
+        if count % 12 == 0:  # the last frame waits for the next one, or for the end
+            assert video_info(video.part).frame_count >= count - 1
+    assert video.stop() == video.stop() == tmp_path / "v.part.mp4"
+    assert video_info(video.part).frame_count == 24 and not video.path.exists()
+    assert GrowingVideo(tmp_path / "none.mp4").stop() is None and not (tmp_path / "none.part.mp4").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_process_leaves_what_it_had_and_nothing_under_the_name(tmp_path, how):
+    code = (
+        "import sys, time, numpy as np; from specsync_lib.face.video import GrowingVideo\n"
+        "video = GrowingVideo(sys.argv[1])\n"
+        "for k in range(48): video.push(np.zeros((36, 64, 3), np.uint8))\n"
+        "print('pushed', flush=True); time.sleep(60)"
+    )
+    path = tmp_path / "v.mp4"
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"pushed\n"
+        process.send_signal(how)
+        process.wait()
+    assert [one.name for one in tmp_path.iterdir()] == ["v.part.mp4"]
+    assert video_info(tmp_path / "v.part.mp4").frame_count == 47
+    samples = noise(16000)
+    assert write_video(path, repeated(samples), samples).frame_count == 30  # the next run goes on
+    assert [one.name for one in tmp_path.iterdir()] == ["v.mp4"]
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    (tmp_path / "v.part.mp4").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"v\.mp4: cannot be written \(No space left") as raised:
+        write_video(tmp_path / "v.mp4", repeated(noise(16000)), noise(16000))
+    assert "\n" not in str(raised.value) and list(tmp_path.iterdir()) == []
 
 
 def test_info_names_a_file_that_is_no_video(tmp_path):

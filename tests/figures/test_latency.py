@@ -1,6 +1,7 @@
 """The latency report's tables and pictures: verdicts follow from files, labels are on everything, sliders move."""
 
 import json
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -92,23 +93,34 @@ def test_near_perfect_lips_are_in_step_steady_and_follow():
     assert verdict() == latency_tables.NOT_MEASURED
 
 
+FEW = ("reduction", "sound_to_frame_p50_ms")  # what also few chunks can say
+
+
 def test_headline_numbers_are_fit_for_the_summary(tmp_path, rng, pattern, monkeypatch):
     monkeypatch.setattr("specsync_lib.summary.SUMMARY_DIR", tmp_path / "summary")
     write_measured(tmp_path, "h200", rng, pattern, paced=False)
     of_few = {number["key"] for number in latency_tables.headline_numbers(tmp_path)}
-    assert of_few == {f"latency.h200.{name}" for name in ("serial_p50_ms", "speculative_p50_ms", "reduction")}
+    assert of_few == {f"latency.h200.{name}" for name in ("serial_p50_ms", "speculative_p50_ms", *FEW)}
     (tmp_path / "pipeline_h200.json").unlink()
     write_measured(tmp_path, "h200x2", rng, pattern, chunks=100)
     numbers = {number["key"]: number for number in latency_tables.headline_numbers(tmp_path)}
     assert set(numbers) == {
         f"latency.h200x2.{name}"
-        for name in ("serial_p50_ms", "speculative_p50_ms", "speculative_p99_ms", "reduction", "delivery_jitter_p99_ms")
-    }
+        for name in (
+            "serial_p50_ms", "speculative_p50_ms", "speculative_p99_ms", "delivery_jitter_p99_ms", *FEW,
+            "sound_to_frame_p99_ms",
+        )
+    }  # fmt: skip
     for key, number in numbers.items():
         assert KEY_PATTERN.fullmatch(key)
         record(**number, notebook="test")
     assert numbers["latency.h200x2.reduction"]["value"] > 0.5
     assert numbers["latency.h200x2.delivery_jitter_p99_ms"]["value"] == 0
+    # of frames whose chunks take about as long: the first one of a chunk waits for the other eleven
+    ages, chunk = (
+        numbers[f"latency.h200x2.{name}"]["value"] for name in ("sound_to_frame_p99_ms", "speculative_p50_ms")
+    )
+    assert ages > chunk + 52.5 + 350 and numbers["latency.h200x2.sound_to_frame_p99_ms"]["n"] == 1200
 
 
 def answers(pattern):
@@ -118,7 +130,7 @@ def answers(pattern):
 
 def test_the_comparison_has_every_label_and_adds_up(tmp_path, rng, pattern, monkeypatch):
     write_measured(tmp_path, "h200x2", rng, pattern)
-    monkeypatch.setattr(latency_figures, "measured_files", lambda: sorted(tmp_path.glob("pipeline_*.json")))
+    monkeypatch.setattr(latency_tables, "measured_files", lambda: sorted(tmp_path.glob("pipeline_*.json")))
     table = latency_tables.comparison_table(stage_times.reference_setup(), answers(pattern), rng)
     assert set(table["label"]) == {"claimed", "simulated", "real-shape"}
     totals = table.groupby(["setup", "label", "mode"]).agg({"ms": "sum", "p50_ms": "first"})
@@ -135,12 +147,12 @@ def test_the_comparison_has_every_label_and_adds_up(tmp_path, rng, pattern, monk
 
 
 def test_the_gantt_shows_what_was_dropped(rng):
-    late = simulate.replace(stage_times.reference_setup(), steps=1)
+    late = replace(stage_times.reference_setup(), steps=1)
     eager = POLICIES["speculative_eager"]
     report = simulate.simulate(late, "speculative", [ChunkPattern(2, (3,))], rng, chunks=3, policy=eager)
     assert report.counts["rewound"]
     fig, ax = plt.subplots()
-    latency_figures.draw_gantt(report, ax, chunks=3, label="simulated")
+    latency_figures.draw_gantt(report.trace.table(), ax, chunks=3, title="speculative, simulated")
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert {"dropped", "verify", "denoise", "decode", "verdict: rejects", "frames out"} <= set(names)
     assert "simulated" in ax.get_title(loc="left") + ax.get_title()

@@ -38,7 +38,7 @@ def test_a_chunk_is_what_token_by_token_writing_with_forced_tokens_gives(seed, f
     changes = np.log(rng.dirichlet(np.ones(len(VISEMES)), len(VISEMES)))
     options = VerifyOptions("gate", 0.5, branches=room and Branches(changes, room))
     context = ChunkContext(guess=guess, recalibrated=recalibrated, before=0)
-    verdict = verify_chunk(stream, plan, options, context, lambda tokens, passes: told.append(tokens))
+    verdict = verify_chunk(stream, plan, options, context, lambda tokens, *_: told.append(tokens))
     assert verdict.tokens.tolist() == written_given(judges, drafted_by(plan), sure) == stream.tokens
     assert verdict.by == tuple("draft" if each else "judge" for each in sure) and not verdict.fallbacks
     assert verdict.passes == stream.passes == len(told) <= (~sure).sum()  # never a pass for forced frames alone

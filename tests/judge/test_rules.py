@@ -155,7 +155,7 @@ def test_several_plans_a_pass_commit_what_plain_decoding_does(seed, frames, kind
     stream = ToyStream(judges)
     guess = None if seed % 2 else rng.dirichlet(np.full(len(VISEMES), 0.3), frames).astype(np.float32)
     context = ChunkContext(guess=guess, before=0)
-    tell = lambda tokens, passes: seen.append(tokens)  # noqa: E731
+    tell = lambda tokens, *_: seen.append(tokens)  # noqa: E731
     verdict = verify_chunk(stream, plan, VerifyOptions(branches=branches), context, tell)
     assert verdict.tokens.tolist() == judges.plan()[0].tolist() == stream.tokens
     assert len(seen) == verdict.passes == stream.passes <= frames and verdict.verified.all() and not verdict.faults
@@ -193,7 +193,7 @@ def test_a_bad_pass_over_several_plans_decides_nothing(toy, fault):
 def test_between_passes_one_can_see_what_the_judge_thinks(toy):
     judges, plan = toy
     seen = []
-    verdict = verify_chunk(ToyStream(judges), plan, on_pass=lambda tokens, passes: seen.append((tokens, passes)))
+    verdict = verify_chunk(ToyStream(judges), plan, on_pass=lambda tokens, passes, _: seen.append((tokens, passes)))
     assert [passes for _, passes in seen] == list(range(verdict.passes)) and verdict.passes > 1
     assert all(len(tokens) == FRAMES_PER_CHUNK for tokens, _ in seen)
     right = [bool((tokens == verdict.tokens).all()) for tokens, _ in seen] + [True]

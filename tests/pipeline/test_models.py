@@ -10,13 +10,15 @@ import torch
 from whisper.model import AudioEncoder
 
 from specsync_lib import units
-from specsync_lib.draft.plan import draft_plan, load_draft
-from specsync_lib.draft.probe import Probe
+from specsync_lib.draft.plan import MODEL_DIR, draft_plan, load_draft
+from specsync_lib.draft.probe import Probe, load_encoder, load_probe
 from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.judge.branches import Branches
+from specsync_lib.judge.loading import load_reasoner
 from specsync_lib.judge.rules import EXACT, VerifyOptions
 from specsync_lib.judge.script import energy_digits
+from specsync_lib.paths import CLIPS_DIR
 from specsync_lib.pipeline.clock import RealClock
 from specsync_lib.pipeline.models import (
     FaceStage,
@@ -26,14 +28,15 @@ from specsync_lib.pipeline.models import (
     SpeechDrafter,
     kernel_of,
     load_models,
-    plan_of,
+    whole_chunk,
 )
 from specsync_lib.pipeline.run import run_speculative
 from specsync_lib.pipeline.serial import run_serial
 from specsync_lib.pipeline.simulate import check_measured
 from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler, pieces
-from specsync_lib.pipeline.stages import Draft, Policy, Request, Settled, Stages
+from specsync_lib.pipeline.stages import Draft, Policy, Request, Settled, Stages, plan_of
 from specsync_lib.pipeline.synthetic import StageTimes, SyntheticGenerator
+from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.whisper_base import Word
 from specsync_lib.units import CHUNK_SAMPLES
 from tests.toys.generation import toy_models, toy_reference
@@ -78,10 +81,11 @@ class ToyStream:
         return [self.score(branch) for branch in branches]
 
     def plan(self, frames, reasoning_tokens=0):
-        tokens = []
+        tokens, rows = [], []
         for place in range(frames):
-            tokens.append(int(self._row([*self.fixed, *tokens], place).argmax()))
-        return np.array(tokens, dtype=int), np.zeros((frames, 15))
+            rows.append(self._row([*self.fixed, *tokens], place))
+            tokens.append(int(rows[-1].argmax()))
+        return np.array(tokens, dtype=int), np.array(rows, np.float32)
 
     def commit(self, tokens):
         self.fixed += [int(token) for token in tokens]
@@ -156,14 +160,16 @@ def test_slots_decoded_before_the_commit_are_the_commits():
     (audio, *_), rng = chunks(), np.random.default_rng(1)
     for _ in range(2):
         draft = random_draft(rng)
-        work = stage.begin(audio, draft, draft.tokens)
-        stage.step(work, draft.tokens)
-        dropped = stage.begin(audio, draft, draft.tokens)  # decoded and thrown away: leaves no trace
-        stage.step(dropped, draft.tokens)
+        work = stage.begin(audio, draft, plan_of(draft, draft.tokens))
+        stage.step(work, plan_of(draft, draft.tokens))
+        dropped = stage.begin(audio, draft, plan_of(draft, draft.tokens))  # decoded and thrown away: leaves no trace
+        stage.step(dropped, plan_of(draft, draft.tokens))
         stage.render(dropped)
         parts = [stage.render(work) for _ in range(3)]
         stage.commit(work)
-        chunk = whole.begin(plan_of(draft, draft.tokens), None, 1.0, 1, torch.Generator().manual_seed(audio.index))
+        chunk = whole.begin(
+            whole_chunk(plan_of(draft, draft.tokens)), None, 1.0, 1, torch.Generator().manual_seed(audio.index)
+        )
         chunk.step()
         assert parts[0] is parts[1] is None
         assert np.array_equal(parts[2], whole.commit(chunk))
@@ -176,14 +182,14 @@ def test_a_step_that_was_taken_back_leaves_no_trace():
     first, other = (random_draft(np.random.default_rng(seed)) for seed in (3, 4))
     for rewound in (False, True):
         stage = FaceStage(FaceGenerator(VAE, TRANSFORMER, toy_reference()))
-        work = stage.begin(audio, first, first.tokens)
-        stage.step(work, first.tokens)
+        work = stage.begin(audio, first, plan_of(first, first.tokens))
+        stage.step(work, plan_of(first, first.tokens))
         if rewound:
-            stage.step(work, first.tokens)
+            stage.step(work, plan_of(first, first.tokens))
             stage.render(work)
             stage.rewind(work)
             assert work.steps_left == 1
-        stage.step(work, other.tokens)
+        stage.step(work, plan_of(first, other.tokens))
         pictures.append([stage.render(work) for _ in range(3)][-1])
         stage.commit(work)
     assert np.array_equal(*pictures)
@@ -197,24 +203,46 @@ def random_draft(rng, frames=12):
 def test_a_corrected_frame_takes_its_visemes_openness_and_others_keep_theirs():
     draft = random_draft(np.random.default_rng(2), frames=9)
     tokens = ((draft.tokens[0] + 1) % 15, *draft.tokens[1:])
-    plan = plan_of(draft, tokens)
+    plan = whole_chunk(plan_of(draft, tokens))
     assert len(plan) == 12 and plan.visemes.tolist() == [*tokens, 0, 0, 0]
     assert np.array_equal(plan.openness[1:9], draft.openness[1:]) and plan.openness[0] != draft.openness[0]
     assert (plan.openness[9:] == 0).all()
 
 
+def test_silence_between_silence_is_shut_whatever_the_draft_opens():
+    draft = Draft((0, 0, 0, 10, 0, 0), np.ones(6, np.float32), np.full(6, 0.2, np.float32))
+    np.testing.assert_allclose(plan_of(draft, draft.tokens).openness, [0, 0, 0.2, 0.2, 0.2, 0], atol=1e-6)
+    told = plan_of(replace(draft, rest=True), (0, 0, 0, 0, 10, 10), np.full(6, 0.5))
+    assert told.openness.tolist() == [0, 0, 0, 0.5, 0.5, 0.5]  # all the judge's
+
+
+def test_evidence_does_not_depend_on_what_is_asked_beside_it():
+    """Alone, after others, or after a gap: chunk 3 is heard as it was when it came."""
+    sound = np.random.default_rng(5).normal(0, 0.1, 20 * CHUNK_SAMPLES).astype(np.float32)
+    every, parts = toy_listener(back_chunks=2), chunks(sound)
+    frozen = [every.hear(chunk) for chunk in parts]
+    longer = np.concatenate([sound, sound])  # the same past, another future
+    for one, two in zip(frozen[:19], map(toy_listener(back_chunks=2).hear, chunks(longer)[:19]), strict=False):
+        assert np.array_equal(one.probe, two.probe) and np.array_equal(one.energy, two.energy)
+    late = toy_listener(back_chunks=2)
+    late.hear(parts[0])
+    again = [late.hear(chunk) for chunk in parts[10:16]]  # 1 to 9 went by unheard
+    for one, two in zip(frozen[13:16], again[3:], strict=True):  # as soon as its window is whole again
+        np.testing.assert_allclose(one.probe, two.probe, atol=1e-4)
+        assert one.first_frame == two.first_frame
+
+
 def test_the_judge_hears_only_what_has_been_said():
-    heard = [toy_listener().hear(chunks()[: count + 1])[count] for count in range(3)]
     other = SPEECH.copy()
     other[3 * CHUNK_SAMPLES :] = 0  # the future of chunk 1
-    again = [toy_listener().hear(chunks(other)[: count + 1])[count] for count in range(3)]
+    heard, again = ([*map(toy_listener().hear, chunks(sound)[:3])] for sound in (SPEECH, other))
     for one, two in zip(heard[:2], again[:2], strict=True):
         assert np.array_equal(one.probe, two.probe) and np.array_equal(one.energy, two.energy)
 
 
 def test_evidence_is_of_the_chunks_own_frames():
     listener = toy_listener(back_chunks=1, words=[Word("now", 0.45, 0.7, 1.0)])
-    evidence = [one for chunk in chunks() for one in listener.hear([chunk])]
+    evidence = [listener.hear(chunk) for chunk in chunks()]
     assert [one.first_frame for one in evidence] == [0, 12, 24, 36]
     assert [len(one) for one in evidence] == [12, 12, 12, 8]
     assert [[word.text for word in one.words] for one in evidence] == [["now"], ["now"], [], []]
@@ -261,7 +289,7 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
     monkeypatch.setattr(
         pipeline_cpu,
         "load_models",
-        lambda *_, **__: ToyModels(None, None, None, ToyReasoner(), VAE, TRANSFORMER, toy_reference()),
+        lambda *_, **__: ToyModels(None, None, None, ToyReasoner(), FaceGenerator(VAE, TRANSFORMER, toy_reference())),
     )
     monkeypatch.setattr(pipeline_cpu, "usable_cores", lambda: 1)
     monkeypatch.setattr(
@@ -291,3 +319,41 @@ def test_the_measurement_ends_with_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline_cpu, "load_models", absent)
     assert pipeline_cpu.main(["--out", str(tmp_path / "x.json")]) == InputError.EXIT_CODE
     assert capsys.readouterr().err == "wan-mini: no such weights\n"
+
+
+@pytest.fixture(scope="module")
+def heard(weights):
+    """Plans of the real draft and judge for a sound, with stages that cost nothing in place of the face."""
+    encoder, probe, reasoner = load_encoder(), load_probe(MODEL_DIR / "teacher.safetensors"), load_reasoner()
+
+    def plans(samples: np.ndarray, run, **options):
+        stages = Stages(
+            SpeechDrafter(kernel_of(weights)),
+            ReasonerJudge(reasoner, Listener(encoder, probe)),
+            SyntheticGenerator(RealClock(), StageTimes()),
+        )
+        return run(pieces(samples.astype(np.float32), pace="fast"), stages, Policy(deadline_s=600), **options)
+
+    return plans
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_exact_commits_what_the_real_judge_writes_on_a_committed_clip(heard, ahead):
+    samples = load_audio(CLIPS_DIR / "closures.flac").samples[: 8 * CHUNK_SAMPLES]
+    alone, exact = heard(samples, run_serial), heard(samples, run_speculative, ahead=ahead)
+    assert exact.plan.tolist() == alone.plan.tolist() and len(set(exact.plan.tolist())) > 5
+    assert exact.counts.get("corrected", 0) > 0 and {by for commit in exact.commits for by in commit.by} == {"judge"}
+    opened = [np.concatenate([commit.openness for commit in report.commits]) for report in (exact, alone)]
+    assert np.abs(np.subtract(*opened)).mean() < 0.05
+
+
+@pytest.mark.slow
+def test_the_mouth_stays_shut_in_silence_and_in_music(heard):
+    seconds = np.arange(3 * CHUNK_SAMPLES) / units.SAMPLE_RATE_HZ
+    chord = 0.1 * sum(np.sin(2 * np.pi * pitch * seconds) for pitch in (220.0, 277.2, 329.6))
+    for samples in (0 * seconds, 1e-4 * np.random.default_rng(0).normal(size=len(seconds)), chord):
+        commits = heard(samples, run_speculative).commits
+        opened = np.concatenate([commit.openness for commit in commits])
+        assert (np.concatenate([commit.tokens for commit in commits]) == 0).mean() > 0.95
+        assert (opened < 0.02).mean() > 0.9

@@ -6,7 +6,7 @@ contradicted. ``check_commits`` holds for all of them; the tests add what their 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from specsync_lib import units
 from specsync_lib.pipeline.clock import VirtualClock
-from specsync_lib.pipeline.commit_log import replay
+from specsync_lib.pipeline.commit_log import DECISIONS, replay
 from specsync_lib.pipeline.outcome import PipelineReport
 from specsync_lib.pipeline.run import Pipeline
 from specsync_lib.pipeline.serial import run_serial
@@ -27,6 +27,7 @@ from specsync_lib.pipeline.synthetic import (
     SyntheticGenerator,
     SyntheticJudge,
     SyntheticTarget,
+    extend,
     synthetic_stages,
 )
 
@@ -104,6 +105,10 @@ MALFORMED: list[Callable] = [
     lambda index, frames: Verdict(None, (0,) * frames),
     lambda index, frames: Verdict(-1, (0,) * frames),
     lambda index, frames: None,
+    lambda index, frames: Verdict(index, (0,) * frames, by=("judge",) * (frames + 1)),
+    lambda index, frames: Verdict(index, (0,) * frames, by=("nobody",) * frames),
+    lambda index, frames: Verdict(index, (0,) * frames, openness=np.full(frames, np.nan)),
+    lambda index, frames: Verdict(index, (0,) * frames, judged=(15,) * frames),
 ]
 
 
@@ -115,16 +120,16 @@ class WatchedGenerator(SyntheticGenerator):
         self._fails, self._rng = fails, rng
         self.plans: list[list] = []
 
-    def begin(self, audio, draft, tokens):
+    def begin(self, audio, draft, plan):
         self._maybe_fail()
-        work = super().begin(audio, draft, tokens)
-        work.plans = [tokens]
+        work = super().begin(audio, draft, plan)
+        work.plans = [plan.tokens]
         return work
 
-    def step(self, work, tokens):
+    def step(self, work, plan):
         self._maybe_fail()
-        super().step(work, tokens)
-        work.plans.append(tokens)
+        super().step(work, plan)
+        work.plans.append(plan.tokens)
 
     def rewind(self, work):
         self._maybe_fail()
@@ -183,7 +188,7 @@ def frames_of_chunks(pieces: list[AudioPiece]) -> list[int]:
     return [chunk.frames for chunk in chunks + assembler.finish(0.0)]
 
 
-def play(situation: Situation, seed: int) -> Played:
+def play(situation: Situation, seed: int, drafter: type[SyntheticDrafter] = SyntheticDrafter) -> Played:
     pieces = sound(situation, np.random.default_rng(seed))
     rng = np.random.default_rng(seed + 1)
     clock = VirtualClock(rng)
@@ -195,7 +200,7 @@ def play(situation: Situation, seed: int) -> Played:
     )  # fmt: skip
     errors = {index: rng.permutation(12)[:2] for index in range(40) if rng.random() < situation.draft_errors}
     stages = Stages(
-        SyntheticDrafter(clock, times, target, lambda index: errors.get(index, ())),
+        drafter(clock, times, target, lambda index: errors.get(index, ())),
         ScheduledJudge(situation, clock, target, rng),
         generator := WatchedGenerator(clock, times, situation.generator_fails, rng),
     )
@@ -221,6 +226,14 @@ def check_commits(played: Played, situation: Situation) -> None:
     assert all(one.committed_s <= two.committed_s for one, two in pairwise(commits))
     # the committed plan is the replay of drafts, accepted and corrected tokens
     assert replay(report.log.entries) == [commit.tokens for commit in commits]
+    # every frame has its decider: the judge's word, or the draft's token
+    decided = {entry.chunk: entry.by for entry in report.log.entries if entry.kind in DECISIONS}
+    for commit in commits:
+        assert commit.by == decided[commit.index] and len(commit.by) == len(commit.tokens) == len(commit.openness)
+        for by, token, drafted, judged in zip(
+            commit.by, commit.tokens, commit.drafted, commit.judged or commit.tokens, strict=True
+        ):
+            assert token == (judged if by == "judge" else drafted)
     # the generator's past is what was committed, each chunk under a plan that allows it
     assert len(played.generator.plans) - len(commits) in ((0, 1) if situation.cancelled else (0,))
     for commit, plans in zip(commits, played.generator.plans, strict=False):
@@ -241,7 +254,7 @@ def check_timing(played: Played, situation: Situation) -> None:
     one_try_s = times.begin_s + times.steps * times.step_s + times.render_s + times.commit_s
     before_s = 0.0
     for commit in played.report.commits:
-        if policy.late != "lenient":
+        if policy.late != "overrule":
             assert commit.decided_s <= max(commit.heard_s + policy.deadline_s, commit.drafted_s) + EPSILON_S
         ready_s = max(commit.decided_s, commit.drafted_s, before_s)
         # whatever runs when the decision comes is finished first; a failed try is repeated
@@ -292,9 +305,36 @@ def test_an_exact_pipeline_commits_the_targets_own_plan(situation, seed):
         assert all(commit.how in ("accepted", "corrected") for commit in played.report.commits)
 
 
+class UnsureDrafter(SyntheticDrafter):
+    """Sure of some chunks."""
+
+    def draft(self, audio):
+        draft = super().draft(audio)
+        sure = audio.index * 7919 % 5 < 2
+        return replace(draft, confidence=np.full(audio.frames, 0.9 if sure else 0.2, np.float32))
+
+
+@sweep
+@given(situations, st.sampled_from([0.0, 0.5, 0.95]), seeds)
+def test_a_gate_commits_sure_chunks_unasked_and_the_judges_word_on_them_elsewhere(situation, gate, seed):
+    """Given what was committed before, whoever decided that, a chunk is the sure draft or the target's."""
+    situation = replace(situation, policy=replace(situation.policy, gate=gate))
+    for number in range(SCHEDULES_EACH):
+        played = play(situation, seed + number, UnsureDrafter)
+        check_commits(played, situation)
+        check_timing(played, situation)
+        target, context = SyntheticTarget(seed + number), 0
+        for commit in played.report.commits:
+            unasked = gate == 0 or (commit.confidence >= gate).all()
+            assert (commit.how == "unasked") == unasked and (commit.passes == 0) == unasked
+            assert set(commit.by) == {"draft" if unasked else "judge"}
+            assert commit.tokens == (commit.drafted if unasked else target.tokens(context, len(commit.tokens)))
+            context = extend(context, commit.tokens)
+
+
 lax_policies = st.builds(
     Policy,
-    late=st.sampled_from(["midflight", "rollback", "lenient"]),
+    late=st.sampled_from(["midflight", "rollback", "overrule"]),
     on_silence=st.just("draft"),
     deadline_s=st.sampled_from([0.01, 0.5, 2.0]),
     hold_before=st.sampled_from(["nothing", "last step"]),

@@ -69,12 +69,12 @@ def test_speculative_commits_what_serial_commits(late):
     assert no_threads_left()
 
 
-def test_lenient_commits_the_draft_and_says_so():
+def test_overruling_commits_the_draft_and_says_so():
     slow_judge = StageTimes(verify_s=0.02)
-    report = run_speculative(fast(), stages(slow_judge), Policy(late="lenient"))
+    report = run_speculative(fast(), stages(slow_judge), Policy(late="overrule"))
     assert report.ended == "complete"
     assert all(commit.tokens == commit.drafted for commit in report.commits)
-    assert not Policy(late="lenient").exact and "overruled" in report.guarantee
+    assert not Policy(late="overrule").exact and "overruled" in report.guarantee
 
 
 def test_reasoning_tokens_cost_time_and_change_nothing_here():
@@ -291,8 +291,8 @@ def test_cancels_leave_no_gpu_memory():
         pytest.skip("needs a CUDA device")
 
     class OnGpu(SyntheticGenerator):
-        def begin(self, audio, draft, tokens):
-            work = super().begin(audio, draft, tokens)
+        def begin(self, audio, draft, plan):
+            work = super().begin(audio, draft, plan)
             work.latents = torch.zeros(1 << 20, device="cuda")
             return work
 
@@ -454,11 +454,11 @@ class OutOfMemory(SyntheticGenerator):
         super().__init__(RealClock, QUICK, (16, 16))
         self._at, self._calls = at, 0
 
-    def step(self, work, tokens):
+    def step(self, work, plan):
         self._calls += 1
         if self._calls in self._at:
             raise MemoryError("CUDA out of memory\nTried to allocate 20 GiB")
-        super().step(work, tokens)
+        super().step(work, plan)
 
 
 def test_out_of_memory_once_costs_a_retry():

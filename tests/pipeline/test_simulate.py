@@ -62,7 +62,7 @@ def test_simulation_and_closed_form_agree_whatever_the_times(setup, rate, policy
     by_hand = simulate.expected_ms(setup, answers.rejection_rate(pattern), "speculative", policy)
     assert found["mean_ms"] == pytest.approx(by_hand, rel=1e-6, abs=1e-3)
     assert found["n"] == CHUNKS
-    if policy != "lenient":
+    if policy != "overrule":
         assert found["plan_error"] == 0
     serial = simulate.summary_row(simulate.simulate(setup, "serial", pattern, rng, chunks=CHUNKS))
     assert serial["mean_ms"] == pytest.approx(simulate.expected_ms(setup, rate, "serial"), rel=1e-6, abs=1e-3)
@@ -355,9 +355,7 @@ def test_the_last_part_of_the_frames_takes_what_it_takes_where_nothing_works_bes
 
 def test_the_last_of_a_chunks_steps_and_renders_takes_its_own_time():
     setup = stage_times.reference_setup(steps=3)
-    late = simulate.replace(
-        setup, last_step=stage_times.exactly(50.0), last_render=stage_times.exactly(70.0), render_parts=2
-    )
+    late = replace(setup, last_step=stage_times.exactly(50.0), last_render=stage_times.exactly(70.0), render_parts=2)
     other = setup.job_ms[1] * 2 + setup.render.median_ms
     assert late.generation_ms == pytest.approx(other + 120.0)
     report = simulate.simulate(late, "serial", [ChunkPattern()], np.random.default_rng(0), chunks=2)

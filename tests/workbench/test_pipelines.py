@@ -281,8 +281,8 @@ def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path
     assert all(first < last for first, last in zip(serial["first_ms"], serial["latency_ms"], strict=True))
     policies = {(row["policy"], row["rate"]): row for row in result["policies"]}
     assert len(policies) == 12
-    assert all(row["plan_error"] == 0 for (policy, _), row in policies.items() if policy != "lenient")
-    assert policies["lenient", 0.5]["plan_error"] > 0
+    assert all(row["plan_error"] == 0 for (policy, _), row in policies.items() if policy != "overrule")
+    assert policies["overrule", 0.5]["plan_error"] > 0
     table = simulate.check_measured(simulate.np.random.default_rng(0), tmp_path)
     assert set(table["mode"]) == set(runs) and (table["measured_ms"] > 0).all()
 

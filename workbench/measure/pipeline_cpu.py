@@ -160,7 +160,7 @@ def run_once(mode: Mode, models: Models, samples: np.ndarray) -> PipelineReport:
 def summary(models: Models, options: argparse.Namespace, results: Results) -> dict:
     """Everything measured, as the JSON has it."""
     rng = np.random.default_rng(options.seed)
-    region = f"{models.reference.shape[0]}px"
+    region = f"{models.face.px}px"
     runs = {mode: run_numbers(reports) for mode, reports in results.reports.items()}
     for mode, numbers in runs.items():
         numbers |= intervals(numbers["latency_ms"], numbers["block"], rng)

@@ -10,7 +10,7 @@ import torch
 from specsync_lib.judge.branches import Branches
 from specsync_lib.pipeline.answers import ChunkPattern
 from specsync_lib.pipeline.sound import ChunkAudio
-from specsync_lib.pipeline.stages import Draft, Request, Tokens, Verdict
+from specsync_lib.pipeline.stages import Draft, Plan, Request, Tokens, Verdict
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 from workbench.measure import shape_reasoner
 from workbench.measure.shape_reasoner import KernelDraft, Listener, ShapeReasoner
@@ -112,11 +112,11 @@ class ShapeJudge(ShapeStage):
                     self._reasoner.score(self._padded(said))[0].cpu()
         deliver(Verdict(index, tokens, answer.passes))
 
-    def plan(self, request: Request, reasoning_tokens: int = 0) -> Tokens:
+    def plan(self, request: Request, reasoning_tokens: int = 0) -> Verdict:
         with self._running():
             self._hear(request.audio)
             self._reasoner.plan(reasoning_tokens)[0].cpu()
-        return self._tokens(request)
+        return Verdict(request.audio.index, self._tokens(request), request.audio.frames)
 
     def _hear(self, audio: ChunkAudio) -> torch.Tensor:
         self._listener.push(audio.samples)
@@ -143,18 +143,18 @@ class ShapeGenerator(ShapeStage):
         self._frames = torch.empty(decoder.picture_shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         self._after: list[torch.Tensor] = []
 
-    def begin(self, audio: ChunkAudio, draft: Draft, tokens: Tokens) -> ShapeWork:
+    def begin(self, audio: ChunkAudio, draft: Draft, plan: Plan) -> ShapeWork:
         with self._running():
-            self._follow(tokens)
+            self._follow(plan.tokens)
             self._denoiser.start(draft.latents)
-        return ShapeWork(self._denoiser.steps, tokens)
+        return ShapeWork(self._denoiser.steps, plan.tokens)
 
-    def step(self, work: ShapeWork, tokens: Tokens) -> None:
+    def step(self, work: ShapeWork, plan: Plan) -> None:
         with self._running():
-            if tokens != work.tokens:
-                self._follow(tokens)
+            if plan.tokens != work.tokens:
+                self._follow(plan.tokens)
             self._denoiser.step(self._denoiser.steps - work.steps_left)
-        work.steps_left, work.tokens = work.steps_left - 1, tokens
+        work.steps_left, work.tokens = work.steps_left - 1, plan.tokens
 
     def rewind(self, work: ShapeWork) -> None:
         with self._running():

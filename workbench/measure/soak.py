@@ -39,12 +39,12 @@ class FailingGenerator(SyntheticGenerator):
 
     _steps = 0
 
-    def step(self, work, tokens) -> None:
+    def step(self, work, plan) -> None:
         """One step, or the failure."""
         self._steps += 1
         if self._steps % FAILS_EVERY == 0:
             raise MemoryError("out of memory, as a test")
-        super().step(work, tokens)
+        super().step(work, plan)
 
 
 def soak(chunks: int) -> dict:

@@ -1,0 +1,489 @@
+"""The whole system on one recording: sound in; video, committed plan, another face's curves and the run's facts out.
+
+    system = load_system()                                # models, a person, a device: once
+    run = system.run(samples, "gate", 0.6, video="plots/talk.mp4")
+    write_run(run, "data/run")
+
+A run is the pipeline under a *rule*: ``exact`` (what the judge alone would have written), ``mouth`` (exact on lip
+shapes), ``lenient`` (within a frame), ``gate`` (sure frames are not asked about), ``draft`` (no judge), ``judge`` (the
+judge writes, one stage after the other, nothing is drafted). Each chunk's sound comes when the chunk before is out, so
+that every latency is a chunk's own; frames are laid into the picture and encoded as they are committed.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from specsync_lib import provenance, units
+from specsync_lib.errors import InputError
+from specsync_lib.face import generation, wan
+from specsync_lib.face.compositing import FACE_BOX, composite, cut, idle_tracks, inside, reader_box, speaking_tracks
+from specsync_lib.face.compositing import resting_frames as resting
+from specsync_lib.face.video import GrowingVideo, VideoInfo
+from specsync_lib.files import atomic_path, write_json
+from specsync_lib.judge.rules import PROMISES, RUN_RULES, RunRule
+from specsync_lib.judge.verify import run_options
+from specsync_lib.pipeline.models import Models, load_models
+from specsync_lib.pipeline.outcome import PipelineReport, frame_ages
+from specsync_lib.pipeline.run import run_speculative
+from specsync_lib.pipeline.serial import run_serial
+from specsync_lib.pipeline.sound import AudioPiece, samples_for_chunk
+from specsync_lib.pipeline.stages import Commit, Policy
+from specsync_lib.speech.level import at_level
+from specsync_lib.units import FRAMES_PER_CHUNK, VIDEO_FPS, VISEMES
+from specsync_lib.visemes import SyncPlan
+
+if TYPE_CHECKING:
+    from specsync_lib.face.head.head import Head
+    from specsync_lib.face.head.motion import FaceTracks
+
+DEFAULT_RULE: RunRule = "exact"
+DEFAULT_THRESHOLD = 0.85  # of the gate
+# A judge that fails, or takes this long, costs its chunk the verdict and not the run its video.
+POLICY = Policy(on_silence="draft", deadline_s=120.0, hold_before="last step")
+COMPARED_CHUNKS = 25  # 10 s: how much of a recording is kept as pictures, whatever its length
+NOTED_FAULTS = 5  # of a judge's passes
+PLAN_COLUMNS = (
+    "time_s", "frame", "chunk", "draft", "confidence", "recalibrated", "judge", "committed", "openness", "by", "passes",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SystemRun:
+    """What a run did.
+
+    Attributes
+    ----------
+    rule, threshold, device, label : how it was run; threshold is None but for the gate, label "measured" or
+        "real-shape".
+    report : the pipeline's own; its commits carry no frames.
+    video : what was written; None where nothing was.
+    shown, under : squares [side, side, 3] (`compositing.reader_box`) of the first COMPARED_CHUNKS: with the generated
+        face, and the resting head beneath.
+    idle : what the head did besides speaking.
+    seconds : of sound.
+    """
+
+    rule: RunRule
+    threshold: float | None
+    device: str
+    label: str
+    report: PipelineReport
+    video: VideoInfo | None
+    shown: list[np.ndarray]
+    under: list[np.ndarray]
+    idle: "FaceTracks"
+    seconds: float
+
+    @property
+    def plan(self) -> SyncPlan:
+        """The committed plan."""
+        commits = self.report.commits
+        openness = np.concatenate([np.zeros(0, np.float32), *[commit.openness for commit in commits]])
+        return SyncPlan(self.report.plan, openness)
+
+    @property
+    def guarantee(self) -> str:
+        """What rule and policy together promise, in words."""
+        unverified = self.report.counts.get("unverified", 0)
+        kept = f"; {unverified} of {len(self.report.commits)} chunks went out unverified, as drafted" * (unverified > 0)
+        return PROMISES[self.rule] + kept
+
+    def frames(self) -> pd.DataFrame:
+        """PLAN_COLUMNS, a row a frame; draft and confidence are empty where nothing was drafted, judge where it gave no
+        opinion."""
+        rows = [row for commit in self.report.commits for row in _frame_rows(commit, len(self.report.commits))]
+        return pd.DataFrame(rows, columns=list(PLAN_COLUMNS))
+
+    def ages(self) -> pd.DataFrame:
+        """`outcome.frame_ages`."""
+        return frame_ages(self.report, round(self.seconds * units.SAMPLE_RATE_HZ))
+
+    def tracks(self) -> "FaceTracks":
+        """The committed plan as units and pose, on this run's idle motion."""
+        from specsync_lib.face.head.motion import face_tracks
+
+        return speaking_tracks(face_tracks(self.plan), self.idle)
+
+    def facts(self) -> dict:
+        """What ``run.json`` holds; ``same_plan`` is for who compares runs."""
+        chunks, ages = self.report.chunks(), self.ages()
+        return {
+            "rule": self.rule,
+            "threshold": self.threshold,
+            "confidence": "recalibrated: the probability that the judge lets a frame stand" if self.threshold else None,
+            "guarantee": self.guarantee,
+            "device": self.device,
+            "label": self.label,
+            "models": {"draft": "sync kernel", "judge": "none" if self.rule == "draft" else "smollm2 + adapter",
+                       "face": "wan-mini"},
+            "seconds": self.seconds,
+            "frames": self.report.frame_count,
+            "chunks": len(chunks),
+            "wall_s": round(self.report.wall_s, 3),
+            "counts": self.report.counts,
+            "frames_by": dict(sorted(self.frames()["by"].value_counts().items())),
+            "passes": int(chunks["passes"].sum()),
+            "notes": list(self.report.notes),
+            "latency_ms": quantiles(self.report.own_latency_s() * 1e3),
+            "sound_to_frame_ms": {name: quantiles(ages[name]) for name in ages.columns if name.endswith("_ms")},
+            "same_plan": None,
+            "machine": provenance.machine(),
+        }  # fmt: skip
+
+
+def quantiles(values) -> dict[str, float | int]:
+    """p50, p99, worst and how many."""
+    p50, p99, worst = np.percentile(values, [50, 99, 100]) if len(values) else (0.0, 0.0, 0.0)
+    return {"p50": round(float(p50), 3), "p99": round(float(p99), 3), "worst": round(float(worst), 3), "n": len(values)}
+
+
+def _frame_rows(commit: Commit, chunks: int) -> Iterator[tuple]:
+    names = lambda tokens: [VISEMES[token] for token in tokens] or [""] * len(commit.tokens)  # noqa: E731
+    drafted = () if commit.how == "written" else commit.drafted
+    sure = commit.confidence if drafted else np.full(len(commit.tokens), np.nan)
+    recalibrated = np.full(len(commit.tokens), np.nan) if commit.recalibrated is None else commit.recalibrated
+    first = commit.index * FRAMES_PER_CHUNK
+    for k, (draft, judge, committed) in enumerate(
+        zip(names(drafted), names(commit.judged), names(commit.tokens), strict=True)
+    ):
+        yield (
+            (first + k) / VIDEO_FPS, first + k, commit.index, draft, sure[k], recalibrated[k], judge, committed,
+            commit.openness[k], commit.by[k], commit.passes,
+        )  # fmt: skip
+
+
+class System:
+    """Models and a person on a device; every `run` is a new stream.
+
+    Parameters
+    ----------
+    models : from `load_models`, on the face that ``head`` shows at rest.
+    head : draws what lies around the generated square.
+    seed : of the idle motion and of the noise.
+    """
+
+    def __init__(self, models: Models, head: "Head", device: str, seed: int = 0) -> None:
+        self.models, self.head, self.device, self.seed = models, head, device, seed
+
+    def run(
+        self,
+        samples: np.ndarray,
+        rule: RunRule = DEFAULT_RULE,
+        threshold: float | None = None,
+        *,
+        video: str | Path | None = None,
+        under: list[np.ndarray] | None = None,
+        progress: bool = True,
+        say: Callable[[str], None] = print,
+    ) -> SystemRun:
+        """Run the pipeline over a recording.
+
+        Parameters
+        ----------
+        samples : [n] floats, 16 kHz mono in [-1, 1]; heard at level, and put into the video as they are.
+        rule, threshold : as `checked_rule` gives them.
+        video : where the MP4 goes; None: no picture around the face is drawn.
+        under : another run's squares, to lay this one's faces on.
+        progress : whether to show a bar.
+        say : where lines for a person go.
+
+        Raises
+        ------
+        InputError: the pipeline ended early; the line names the part file, which plays what was committed.
+        """
+        frames = units.frame_count(len(samples))
+        if not frames:
+            raise InputError(f"recording of {len(samples)} samples: shorter than half a video frame; give a longer one")
+        idle = idle_tracks(frames, self.seed)
+        canvas = _Canvas(self.head, idle, video, under)
+        bar = tqdm(total=frames, desc=f"{rule}, {self.device}", unit="frame", disable=not progress)
+
+        def take(commit: Commit) -> None:
+            canvas.lay(commit)
+            bar.update(len(commit.tokens))
+            kept.append(replace(commit, frames=np.empty((0, *commit.frames.shape[1:]), np.uint8)))
+
+        kept: list[Commit] = []
+        try:
+            report = self._pipeline(at_level(samples), rule, threshold, idle, canvas, take)
+            report = replace(report, commits=tuple(kept))
+            if report.ended != "complete":
+                raise InputError(f"the run ended after {report.frame_count} frames: {report.error}")
+            info = canvas.finish(samples)
+        except BaseException as error:
+            if line := canvas.stopped():
+                say(line)
+                error.add_note(line)
+            raise
+        finally:
+            bar.close()
+        threshold = threshold if rule == "gate" else None
+        seconds = len(samples) / units.SAMPLE_RATE_HZ
+        label = self.models.label
+        return SystemRun(rule, threshold, self.device, label, report, info, canvas.shown, canvas.under, idle, seconds)
+
+    def _pipeline(
+        self, samples: np.ndarray, rule: RunRule, threshold: float | None, idle: "FaceTracks", canvas: "_Canvas", take
+    ) -> PipelineReport:
+        stages = self.models.stages(
+            options=run_options(rule, threshold),
+            drafted=rule != "judge",
+            seed=self.seed,
+            idle=generation.idle_rows(idle),
+        )
+        source = _chunkwise(samples, canvas.draw)
+        if rule == "judge":
+            report = run_serial(source, stages, POLICY, on_commit=take, keep_commits=False)
+        else:
+            policy = replace(POLICY, gate={"draft": 0.0, "gate": threshold}.get(rule))
+            report = run_speculative(source, stages, policy, ahead=1, on_commit=take, keep_commits=False)
+        return replace(report, notes=(*report.notes, *stages.judge.faults[:NOTED_FAULTS]))
+
+    def expected_s(
+        self, samples: np.ndarray, rule: RunRule, threshold: float | None = None, video: bool = True
+    ) -> float:
+        """How long a run will take here, by its first chunk, which is also what warms the models up."""
+        first = samples[: samples_for_chunk(0)]
+        self._expected(first, rule, threshold, video)  # the first call of anything is slow
+        frames = units.frame_count(len(first))
+        return self._expected(first, rule, threshold, video) * units.frame_count(len(samples)) / frames
+
+    def _expected(self, samples: np.ndarray, rule: RunRule, threshold: float | None, video: bool) -> float:
+        idle = idle_tracks(units.frame_count(len(samples)), self.seed)
+        canvas = _Canvas(self.head, idle, None, None, drawn=video)
+        started = time.perf_counter()
+        self._pipeline(at_level(samples), rule, threshold, idle, canvas, canvas.lay)
+        return time.perf_counter() - started
+
+
+class _Canvas:
+    """Frames on their way out: the head around the face, drawn before a chunk is heard, and the video."""
+
+    def __init__(
+        self, head: "Head", idle: "FaceTracks", video: str | Path | None, under: list[np.ndarray] | None, drawn=False
+    ) -> None:
+        self.shown: list[np.ndarray] = []
+        self.under: list[np.ndarray] = [] if under is None else under
+        self._laid_on = under is not None
+        self._video = None if video is None else GrowingVideo(video)
+        self._resting = resting(head, idle) if video is not None or drawn else None
+        self._drawn: deque[np.ndarray] = deque()  # by the thread that feeds the sound, taken by the one that lays
+        self._box, self._inner = reader_box(), inside(FACE_BOX, reader_box())
+
+    def draw(self, frames: int) -> None:
+        """So many more frames of the resting head."""
+        if self._resting is not None:
+            self._drawn.extend(islice(self._resting, frames))
+
+    def lay(self, commit: Commit) -> None:
+        """A chunk's faces into their frames."""
+        for index, face in enumerate(commit.frames, start=commit.index * FRAMES_PER_CHUNK):
+            keep = index < COMPARED_CHUNKS * FRAMES_PER_CHUNK
+            if self._resting is not None:
+                under = self._drawn.popleft()
+                picture = composite(under, face, FACE_BOX)
+                if self._video is not None:
+                    self._video.push(picture)
+                if keep:
+                    self.under.append(under[self._box.slices].copy())
+                    self.shown.append(picture[self._box.slices].copy())
+            elif self._laid_on and index < len(self.under):
+                self.shown.append(composite(self.under[index], face, self._inner))
+
+    def finish(self, samples: np.ndarray) -> VideoInfo | None:
+        """The whole video."""
+        return None if self._video is None else self._video.finish(samples)
+
+    def stopped(self) -> str | None:
+        """Where what was committed can be seen, as one line."""
+        part = None if self._video is None else self._video.stop()
+        if part is None:
+            return None
+        frames = self._video.frame_count
+        return f"stopped: {part} plays the {frames} frames ({frames / VIDEO_FPS:.1f} s) that were committed"
+
+
+def _chunkwise(samples: np.ndarray, draw: Callable[[int], None]) -> Iterator[AudioPiece]:
+    """A recording chunk by chunk, each as soon as there is room, with what must be drawn before it."""
+    first = chunk = 0
+    left = units.frame_count(len(samples))
+    while first < len(samples):
+        end = samples_for_chunk(chunk)
+        # what is left when the sound ends here comes in one or two chunks
+        count = left if end >= len(samples) else FRAMES_PER_CHUNK
+        draw(count)
+        yield AudioPiece(first, samples[first:end])
+        first, chunk, left = end, chunk + 1, left - count
+
+
+def checked_rule(rule: str | None, threshold: float | None) -> tuple[RunRule, float | None, str | None]:
+    """A run's rule and threshold, and a line for the reader where one was chosen or has no use.
+
+    Raises
+    ------
+    InputError: an unknown rule, or a threshold outside [0, 1].
+    """
+    if rule is not None and rule not in RUN_RULES:
+        raise InputError(f"rule is {rule!r}: expected one of {', '.join(RUN_RULES)}")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"threshold is {threshold}: expected a share from 0 to 1")
+    if rule is None and threshold is not None:
+        return "gate", threshold, f"a threshold and no rule: rule=gate, threshold={threshold:g}"
+    rule = rule or DEFAULT_RULE
+    if rule == "gate":
+        return rule, DEFAULT_THRESHOLD if threshold is None else threshold, None
+    line = None if threshold is None else f"warning: rule={rule} has no use for threshold={threshold:g}; it is ignored"
+    return rule, None, line
+
+
+def picked_device(device: str) -> str:
+    """ "cpu" or "cuda"; auto takes a GPU where there is one.
+
+    Raises
+    ------
+    InputError: an unknown device, or cuda without a GPU.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device is {device!r}: expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device is cuda: no CUDA GPU is visible here; give cpu, or auto")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def load_system(device: str = "auto", seed: int = 0, head: "Head | None" = None) -> System:
+    """The embedded models on a device, and the reference head.
+
+    Raises
+    ------
+    InputError: weights are absent or unfit, or there is no such device.
+    """
+    from specsync_lib.face.head.head import Head
+
+    device = picked_device(device)
+    head = Head(seed=seed) if head is None else head
+    reference = cut(head.render(np.zeros(52, np.float32)), FACE_BOX, wan.MODELS["wan-mini"].region_px)
+    return System(load_models(device=device, reference=reference, seed=seed), head, device, seed)
+
+
+def write_run(run: SystemRun, folder: str | Path, **facts: object) -> None:
+    """``committed_plan.csv``, ``arkit.csv`` (52 face units, a row a frame at 30 fps) and ``run.json`` of a run.
+
+    Parameters
+    ----------
+    facts : replace or join `SystemRun.facts`.
+    """
+    from specsync_lib.face.head.mesh import unit_names
+
+    folder = Path(folder)
+    tables = {
+        "committed_plan.csv": run.frames().round(5),
+        "arkit.csv": pd.DataFrame(run.tracks().units, columns=list(unit_names())).round(5),
+    }
+    for name, table in tables.items():
+        with atomic_path(folder / name) as path:
+            table.to_csv(path, index=False)
+    write_json(folder / "run.json", run.facts() | facts)
+
+
+def write_latency(runs: Mapping[str, SystemRun], folder: str | Path) -> None:
+    """``run_chunks.csv``, ``run_ages.csv`` and ``run_trace.csv`` of named runs, in column ``run``, and the first one's
+    trace for Perfetto, ``latency_trace.json``."""
+    tables = {
+        "run_chunks.csv": {
+            name: one.report.chunks().assign(own_latency_ms=1e3 * one.report.own_latency_s())
+            for name, one in runs.items()
+        },
+        "run_ages.csv": {name: one.ages() for name, one in runs.items()},
+        "run_trace.csv": {name: one.report.trace.table() for name, one in runs.items()},
+    }
+    for name, parts in tables.items():
+        with atomic_path(Path(folder) / name) as path:
+            pd.concat(parts, names=["run"]).droplevel(1).reset_index().round(6).to_csv(path, index=False)
+    next(iter(runs.values())).report.trace.write_perfetto(Path(folder) / "latency_trace.json")
+
+
+def agreement(one: SystemRun, other: SystemRun) -> tuple[float, int]:
+    """Share of frames whose committed viseme is the same in two runs, and of how many.
+
+    One may have heard a shorter excerpt: its chunks that heard the same are compared.
+    """
+    frames = min(one.report.frame_count, other.report.frame_count)
+    if one.seconds != other.seconds:
+        heard = round(min(one.seconds, other.seconds) * units.SAMPLE_RATE_HZ)
+        whole = sum(samples_for_chunk(chunk) <= heard for chunk in range(frames // FRAMES_PER_CHUNK + 1))
+        frames = min(frames, whole * FRAMES_PER_CHUNK)
+    return float((one.report.plan[:frames] == other.report.plan[:frames]).mean()), frames
+
+
+def run(
+    audio: str | Path | np.ndarray,
+    rule: str | None = None,
+    threshold: float | None = None,
+    *,
+    out: str | Path = "specsync_run",
+    device: str = "auto",
+    seed: int = 0,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> SystemRun:
+    """The system on a recording, for a notebook of one's own: ``specsync_lib.run``.
+
+    Parameters
+    ----------
+    audio : a sound or video file, or [n] samples at 16 kHz, mono, in [-1, 1].
+    rule : exact (the default), mouth, lenient, gate, draft or judge.
+    threshold : of the gate; given without a rule it selects the gate.
+    out : folder for ``talk.mp4``, ``committed_plan.csv``, ``arkit.csv`` and ``run.json``.
+    device : auto, cpu or cuda.
+    start_s, duration_s : an excerpt; None: to the end.
+
+    Raises
+    ------
+    InputError: one line that says what to change.
+
+    Examples
+    --------
+    >>> import specsync_lib
+    >>> run = specsync_lib.run("talk.wav", rule="gate", threshold=0.6, out="gate_060")  # doctest: +SKIP
+    >>> run.frames().query("by == 'draft'")  # doctest: +SKIP
+    """
+    from specsync_lib.speech.audio import load_audio
+
+    rule, threshold, line = checked_rule(rule, threshold)
+    if line:
+        say(line)
+    samples = np.asarray(audio, np.float32) if isinstance(audio, np.ndarray) else load_audio(audio).samples
+    samples = excerpt(samples, start_s, duration_s)
+    system = load_system(device, seed)
+    expected_s = system.expected_s(samples, rule, threshold)
+    seconds = len(samples) / units.SAMPLE_RATE_HZ
+    say(f"{seconds:.1f} s of sound: about {expected_s:.0f} s expected on this machine ({system.device}), by one chunk")
+    done = system.run(samples, rule, threshold, video=Path(out) / "talk.mp4", progress=progress, say=say)
+    write_run(done, out)
+    return done
+
+
+def excerpt(samples: np.ndarray, start_s: float, duration_s: float | None) -> np.ndarray:
+    """Part of a recording.
+
+    Raises
+    ------
+    InputError: it lies outside the recording.
+    """
+    rate, seconds = units.SAMPLE_RATE_HZ, len(samples) / units.SAMPLE_RATE_HZ
+    if not 0 <= start_s < seconds or (duration_s is not None and not duration_s > 0):
+        raise InputError(f"excerpt from {start_s} s for {duration_s} s: the recording has {seconds:.2f} s")
+    first = round(start_s * rate)
+    return samples[first:] if duration_s is None else samples[first : first + round(duration_s * rate)]

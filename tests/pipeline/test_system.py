@@ -1,0 +1,239 @@
+"""The whole system on toy models: rules and their files, deciders, ages, interruptions, memory."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+
+import specsync_lib
+from specsync_lib import units
+from specsync_lib.errors import InputError
+from specsync_lib.face.generation import FaceGenerator
+from specsync_lib.face.video import video_info
+from specsync_lib.judge.policy import FRAME_FEATURES, AcceptancePolicy, Logistic
+from specsync_lib.pipeline import system as whole
+from specsync_lib.pipeline.clock import RealClock
+from specsync_lib.pipeline.models import Models, kernel_of
+from specsync_lib.pipeline.outcome import AGE_PARTS
+from specsync_lib.pipeline.sound import LOOK_AHEAD_S
+from specsync_lib.pipeline.synthetic import StageTimes, synthetic_stages
+from specsync_lib.units import CHUNK_SAMPLES
+from tests.pipeline.test_models import SPEECH, ToyReasoner, toy_listener
+from tests.toys.generation import toy_models, toy_reference
+
+FRAMES = units.frame_count(len(SPEECH))  # 3 chunks and 8 frames
+
+
+class ToyHead:
+    """A grey picture that brightens with every frame."""
+
+    def __init__(self):
+        self.drawn = 0
+
+    def render(self, weights, pose=None):
+        self.drawn += 1
+        return np.full((720, 1280, 3), self.drawn % 200, np.uint8)
+
+
+class BrokenReasoner(ToyReasoner):
+    """A judge that cannot be asked."""
+
+    def stream(self):
+        stream = super().stream()
+        stream.fail = True
+        return stream
+
+
+def log_odds_policy() -> AcceptancePolicy:
+    """A frame is let stand with its own confidence."""
+    weights = tuple(float(name == "log_odds") for name in FRAME_FEATURES)
+    return AcceptancePolicy(Logistic(weights, 0.0), Logistic(weights, 0.0), Logistic((0.0,), 0.0))
+
+
+@pytest.fixture(scope="module")
+def system(weights):
+    listener = toy_listener()
+    face = FaceGenerator(*toy_models(), toy_reference())
+    models = Models(
+        kernel_of(weights), listener._encoder, listener._probe, ToyReasoner(), face, policy=log_odds_policy()
+    )
+    return whole.System(models, ToyHead(), "cpu")
+
+
+@pytest.fixture(scope="module")
+def weights():
+    from specsync_lib.draft.plan import load_draft
+
+    return load_draft()
+
+
+@pytest.fixture(scope="module")
+def runs(system, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    video = {"exact": folder / "talk.mp4"}
+    quiet = {"progress": False}
+    done = {"exact": system.run(SPEECH, "exact", video=video["exact"], **quiet)}
+    under = done["exact"].under
+    rules = (("judge", None), ("draft", None), ("lenient", None), ("gate", 0.3), ("gate", 0.95), ("mouth", None))
+    for rule, threshold in rules:
+        name = rule if threshold is None else f"{rule} {threshold}"
+        done[name] = system.run(SPEECH, rule, threshold, under=under, **quiet)
+    return done
+
+
+def test_exact_commits_what_the_judge_alone_writes(runs):
+    assert runs["exact"].report.plan.tolist() == runs["judge"].report.plan.tolist()
+    assert whole.agreement(runs["exact"], runs["judge"]) == (1.0, FRAMES)
+    assert {how for run in ("exact", "judge") for how in runs[run].report.counts} <= {
+        "accepted", "corrected", "written", "rewound", "corrected mid-flight", "samples filled", "samples dropped",
+        *(f"verdicts {kind}" for kind in ("accepting", "rejecting", "not final", "guessed")),
+    }  # fmt: skip
+    assert set(runs["exact"].frames()["by"]) == {"judge"}
+
+
+def test_a_video_has_every_frame_its_sound_and_no_part_left(runs):
+    info = runs["exact"].video
+    assert info.frame_count == FRAMES and info.strictly_rising and (info.width_px, info.height_px) == (1280, 720)
+    assert abs(info.av_end_difference_ms) <= 1000 / units.VIDEO_FPS
+    assert [path.name for path in info.path.parent.iterdir()] == ["talk.mp4"]
+    assert len(runs["exact"].shown) == len(runs["judge"].shown) == FRAMES
+    assert not np.array_equal(runs["draft"].shown[20], runs["judge"].shown[20])
+
+
+def test_the_table_says_who_decided_what(runs):
+    for name, run in runs.items():
+        table = run.frames()
+        assert tuple(table.columns) == whole.PLAN_COLUMNS and table["frame"].tolist() == list(range(FRAMES))
+        assert table["openness"].between(0, 1).all()
+        stands, own = table["committed"] == table["draft"], table["committed"] == table["judge"]
+        assert stands[table["by"] == "draft"].all()
+        if name not in ("mouth",):  # a mouth's token need not be the likeliest of all
+            assert own[table["by"] == "judge"].all()
+    draft, judge = runs["draft"].frames(), runs["judge"].frames()
+    assert set(draft["by"]) == {"draft"} and (draft["judge"] == "").all() and not draft["passes"].any()
+    assert (judge["draft"] == "").all() and judge["confidence"].isna().all() and set(judge["by"]) == {"judge"}
+
+
+def test_thresholds_of_the_gate_decide_differently(runs):
+    low, high = (runs[f"gate {threshold}"].frames() for threshold in (0.3, 0.95))
+    assert (low["by"] == "draft").mean() > (high["by"] == "draft").mean()
+    for table, threshold in ((low, 0.3), (high, 0.95)):
+        sure = table["recalibrated"] >= threshold
+        assert (table["committed"] == table["draft"])[sure].all()
+
+
+def test_a_judge_that_fails_costs_its_verdicts_and_not_the_video(system):
+    broken = whole.System(replace(system.models, reasoner=BrokenReasoner()), system.head, "cpu")
+    run = broken.run(SPEECH, "exact", progress=False)
+    assert set(run.frames()["by"]) == {"policy"} and run.report.counts["unverified"] == 4
+    assert "4 of 4 chunks went out unverified" in run.guarantee and "NaN" in run.facts()["notes"][0]
+    assert (run.frames()["committed"] == run.frames()["draft"]).all()
+
+
+def test_ages_add_up_to_what_the_sound_took_and_the_latency(runs):
+    for name in ("exact", "judge", "draft"):
+        ages, run = runs[name].ages(), runs[name]
+        assert len(ages) == FRAMES
+        np.testing.assert_allclose(ages[list(AGE_PARTS)].sum(axis=1), ages["age_ms"])
+        latency_ms = ages[["judge_ms", "generation_ms", "decoding_ms"]].sum(axis=1).groupby(ages["chunk"]).first()
+        assert (latency_ms >= 1e3 * run.report.own_latency_s() - 1e-6).all()
+        first = ages.iloc[0]
+        assert first["chunk_wait_ms"] == pytest.approx(400 - 1000 / 60)
+        assert first["look_ahead_ms"] == pytest.approx(1e3 * LOOK_AHEAD_S)
+        assert ages["chunk_wait_ms"].iloc[-1] == pytest.approx(
+            1e3 * (len(SPEECH) / 16000 - (FRAMES - 0.5) / 30), abs=1e-6
+        )
+    assert (runs["draft"].ages()["judge_ms"] == 0).all() and (runs["judge"].ages()["judge_ms"] > 0).all()
+
+
+def test_files_of_a_run(runs, tmp_path):
+    whole.write_run(runs["exact"], tmp_path, same_plan=True)
+    whole.write_latency({"committed": runs["exact"], "judge": runs["judge"]}, tmp_path)
+    arkit, plan = (pd.read_csv(tmp_path / name, keep_default_na=False) for name in ("arkit.csv", "committed_plan.csv"))
+    assert arkit.shape == (FRAMES, 52) and arkit["jawOpen"].between(0, 1).all()
+    assert plan["committed"].tolist() == runs["exact"].plan.names
+    facts = pd.read_json(tmp_path / "run.json", typ="series")
+    assert facts["same_plan"] and facts["rule"] == "exact" and facts["sound_to_frame_ms"]["age_ms"]["n"] == FRAMES
+    assert set(pd.read_csv(tmp_path / "run_ages.csv")["run"]) == {"committed", "judge"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_run_names_the_file_that_plays_what_was_committed(system, tmp_path, monkeypatch, error):
+    lay, said = whole._Canvas.lay, []
+
+    def stumble(canvas, commit):
+        if commit.index == 2:
+            raise error
+        lay(canvas, commit)
+
+    monkeypatch.setattr(whole._Canvas, "lay", stumble)
+    with pytest.raises(error) as raised:
+        system.run(SPEECH, "draft", video=tmp_path / "talk.mp4", progress=False, say=said.append)
+    assert [path.name for path in tmp_path.iterdir()] == ["talk.part.mp4"]
+    assert video_info(tmp_path / "talk.part.mp4").frame_count == 24
+    assert said == raised.value.__notes__ and "talk.part.mp4 plays the 24 frames (0.8 s)" in said[0]
+
+
+def test_a_long_recording_runs_in_the_memory_of_a_short_one(system):
+    """200 s of 256 px: 1.2 GB of frames."""
+    models = replace(system.models)
+    stages = synthetic_stages(RealClock(), StageTimes(), size_px=(256, 256))
+    stages.judge.faults = []
+    object.__setattr__(models, "stages", lambda **_: stages)
+    long = whole.System(models, system.head, "cpu")
+    long.run(np.zeros(20 * CHUNK_SAMPLES, np.float32), progress=False)
+    before = psutil.Process().memory_info().rss
+    assert long.run(np.zeros(500 * CHUNK_SAMPLES, np.float32), progress=False).report.frame_count == 6000
+    assert psutil.Process().memory_info().rss - before < 100 * 2**20
+
+
+def test_rule_threshold_and_device_are_checked():
+    assert whole.checked_rule(None, None) == ("exact", None, None)
+    assert whole.checked_rule("gate", None) == ("gate", whole.DEFAULT_THRESHOLD, None)
+    assert whole.checked_rule(None, 0.6)[:2] == ("gate", 0.6) and "rule=gate" in whole.checked_rule(None, 0.6)[2]
+    assert whole.checked_rule("exact", 0.6)[:2] == ("exact", None) and "ignored" in whole.checked_rule("exact", 0.6)[2]
+    for rule, threshold, words in (
+        ("best", None, "exact, mouth, lenient"),
+        ("gate", 1.2, "0 to 1"),
+        (None, np.nan, "0 to 1"),
+    ):
+        with pytest.raises(InputError, match=words):
+            whole.checked_rule(rule, threshold)
+    with pytest.raises(InputError, match="auto, cpu or cuda"):
+        whole.picked_device("tpu")
+    with pytest.raises(InputError, match="shorter than half a video frame"):
+        whole.System(None, None, "cpu").run(np.zeros(100, np.float32))
+    with pytest.raises(InputError, match=r"the recording has 1\.00 s"):
+        whole.excerpt(np.zeros(16000), 2.0, None)
+    assert len(whole.excerpt(np.zeros(16000), 0.25, 0.5)) == 8000
+
+
+def test_one_call_is_the_system(system, tmp_path, monkeypatch):
+    monkeypatch.setattr(whole, "load_system", lambda device, seed: system)
+    said = []
+    run = specsync_lib.run(SPEECH, threshold=0.4, out=tmp_path, progress=False, say=said.append)
+    assert (
+        (run.rule, run.threshold) == ("gate", 0.4) and "rule=gate" in said[0] and "expected on this machine" in said[1]
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"talk.mp4", "committed_plan.csv", "arkit.csv", "run.json"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_a_gpu_commits_what_the_cpu_commits(system, runs, weights):
+    listener = toy_listener()
+    face = FaceGenerator(*(model.to("cuda") for model in toy_models()), toy_reference())
+    models = replace(
+        system.models,
+        kernel=kernel_of(weights.to("cuda")),
+        encoder=listener._encoder.to("cuda"),
+        probe=listener._probe.to("cuda"),
+        face=face,
+    )
+    on_gpu = whole.System(models, system.head, "cuda")
+    for rule in ("exact", "judge", "draft"):
+        run = on_gpu.run(SPEECH, rule, under=runs["exact"].under, progress=False)
+        assert run.report.plan.tolist() == runs[rule].report.plan.tolist()
+        assert np.abs(np.subtract(run.shown[30], runs[rule].shown[30], dtype=int)).max() < 30
