@@ -25,7 +25,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.units import SAMPLE_RATE_HZ
 
-UTTERANCES = 9000  # about 550 minutes
+UTTERANCES = 9000  # 602 minutes with the held-out voices
 HELD_OUT_VOICES = ("af_nova", "am_eric", "bf_lily", "bm_lewis", "zf_xiaoyi", "hm_psi")
 KIND_SHARES = {"held": 0.05, "pure": 0.45, "mixed": 0.50}
 ENGLISH_WEIGHT = 2.0  # of a voice that was made for English against one made for another language
@@ -44,10 +44,10 @@ def make_plan(folder: Path, utterances: int = UTTERANCES, seed: int = 0) -> None
     """Write plan.json (text, tokens, voices, speed of every utterance) and styles.safetensors."""
     from piper.phonemize_espeak import EspeakPhonemizer
 
-    from specsync_lib.alignment import in_dictionary, normalise_text
+    from specsync_lib.speech.alignment import in_dictionary, normalise_text
     from specsync_lib.assets import asset
-    from specsync_lib.corpus import human_prompts
-    from specsync_lib.draft_voices import common_words
+    from specsync_lib.speech.corpus import human_prompts
+    from workbench.train.speech import common_words
     from workbench.train.sentences import sentences
 
     kokoro = asset("kokoro")
@@ -107,8 +107,8 @@ def speak_shard(utterances: Sequence[dict], graph, styles: dict[str, np.ndarray]
     """Speak and align some utterances into one file: samples, labels, and a table of what was kept."""
     import soxr
 
-    from specsync_lib.alignment import align
-    from specsync_lib.voices import label_track
+    from specsync_lib.speech.alignment import align
+    from workbench.train.voices import label_track
 
     samples, labels, table = [], [], []
     for utterance in utterances:
@@ -170,14 +170,18 @@ def work(folder: Path, model: Path, worker: int, workers: int, device: str) -> N
 
 def speak(folder: Path, model: Path, workers: int) -> float:
     """Speak what the plan says in parallel; returns the minutes of speech in the folder."""
-    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    gpus = torch.cuda.device_count()
     command = [sys.executable, "-m", "workbench.train.kokoro", "work", str(folder), "--model", str(model)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Each process sees one GPU: as cuda:1 of two, kernels that do not set their device touched the other's memory.
+    environments = [
+        {**os.environ, "OMP_NUM_THREADS": "1"} | ({"CUDA_VISIBLE_DEVICES": str(worker % gpus)} if gpus else {})
+        for worker in range(workers)
+    ]
     began = time.monotonic()
     running = [
         subprocess.Popen(
-            [*command, "--worker", str(worker), "--workers", str(workers), "--device", devices[worker % len(devices)]],
-            env=environment,
+            [*command, "--worker", str(worker), "--workers", str(workers), "--device", "cuda" if gpus else "cpu"],
+            env=environments[worker],
         )
         for worker in range(workers)
     ]
