@@ -211,3 +211,54 @@ def test_weights_are_checked_by_name():
         reference.FrontWeights.from_tensors(tensors | {"extra": front.norm_w}, 100)
     with pytest.raises(ValueError, match=r"conv1_b: expected shape \[512\], got \[511\]"):
         reference.FrontWeights.from_tensors(tensors | {"conv1_b": front.conv1_b[1:]}, 100)
+
+
+# ------------------------------------------------------------------------------------------------------------- Triton
+
+CUDA = torch.cuda.is_available()
+# Triton's interpreter multiplies bf16 wrongly, so bf16 is tested compiled only. Largest |error| over (1 + largest).
+TRITON_TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2} | ({torch.bfloat16: 6e-2} if CUDA else {})
+
+
+def run_triton(mel, front, chunk_frames, dtype, device):
+    from kernels.causal_front.triton_impl import FrontPlan
+
+    plan = FrontPlan(front, dtype=dtype, device=device, captured=CUDA)
+    cache, outputs, frame = plan.new_cache("a"), [], 0
+    for frames in chunk_frames:
+        span = new_rows(frame, frames)
+        rows = mel[:, span.start : span.stop].to(device)
+        output, cache = plan.front_chunk(rows, cache, stream="a", first_frame=frame, frames=frames)
+        outputs.append(output)
+        frame += frames
+    names = ("hidden", "logits", "confidence", "openness")
+    return {n: torch.cat([getattr(one, n) for one in outputs], dim=1).float().cpu() for n in names}, plan, cache
+
+
+TRITON_CASES = [([12, 12, 12], 30, torch.float32), ([4, 8, 1, 12, 4], 17, torch.float32), ([12, 4, 8], 100, torch.float16)]
+TRITON_CASES += [([12] * 6, past, torch.bfloat16) for past in (30, 100, 200) if CUDA]
+
+
+@pytest.mark.parametrize("chunk_frames, past, dtype", TRITON_CASES)
+def test_triton_says_what_the_reference_says(device, chunk_frames, past, dtype):
+    front = weights(1, past=past)
+    mel = rows_for(chunk_frames)
+    mel[:, 30] = float("nan")
+    got, *_ = run_triton(mel, front, chunk_frames, dtype, device)
+    want = front_offline(mel.double(), front.to(torch.float64), chunk_frames)
+    for name, tensor in got.items():
+        expected = getattr(want, name)
+        error = (tensor - expected).abs().max() / (1 + expected.abs().max())
+        assert error < TRITON_TOLERANCE[dtype], (name, error)
+    assert torch.equal(got["confidence"] == 0, want.confidence == 0)
+
+
+def test_triton_refuses_an_older_cache(device):
+    front, mel = weights(1, past=17), rows_for([4, 4])
+    _, plan, cache = run_triton(mel[:, :18], front, [4], torch.float32, device)
+    with pytest.raises(ValueError, match="expected frame 4 next, got 0 with a cache at 0"):
+        plan.front_chunk(mel[:, :18].to(device), replace(cache, next_frame=0), stream="a", first_frame=0, frames=4)
+    with pytest.raises(ValueError, match="expected stream 'b'"):
+        plan.front_chunk(mel[:, 18:].to(device), cache, stream="b", first_frame=4, frames=4)
+    with pytest.raises(ValueError, match=r"expected shape \[1, 14, 80\], got"):
+        plan.front_chunk(mel[:, :3].to(device), cache, stream="a", first_frame=4, frames=4)
