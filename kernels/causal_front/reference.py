@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # The time base, as in specsync_lib.units (a test holds the two equal; kernels import nothing from above them).
@@ -301,14 +301,20 @@ def attend(
     return torch.where(any_seen, found, 0)
 
 
+def read_positions(first_frame: int, frames: int, device: torch.device) -> Int[Tensor, "frames 5"]:
+    """The positions that each frame reads, oldest first, on the device (:func:`last_position` and the four before)."""
+    frame = torch.arange(first_frame, first_frame + frames, device=device)
+    row = torch.div((2 * frame + 1) * MEL_FRAMES_PER_SECOND, 2 * VIDEO_FPS, rounding_mode="floor") + LOOK_AHEAD_MEL_FRAMES
+    last = torch.div(row - 2, 2, rounding_mode="floor")
+    return last[:, None] + torch.arange(1 - READ_POSITIONS, 1, device=device)
+
+
 def read(
-    outputs: Float[Tensor, "B P 512"], first_position: int, frames: range
+    outputs: Float[Tensor, "B P 512"], first_position: int, places: Int[Tensor, "frames 5"]
 ) -> Float[Tensor, "B frames 2560"]:
-    """Each frame's five positions, oldest first; positions before the stream are zeros."""
-    ends = torch.tensor([last_position(frame) for frame in frames])
-    place = ends[:, None] + torch.arange(1 - READ_POSITIONS, 1) - first_position  # [frames, 5]
+    """Each frame's five positions; positions before the stream are zeros."""
     padded = F.pad(outputs, (0, 0, READ_POSITIONS, 0))
-    return padded[:, (place + READ_POSITIONS).clamp(min=0).to(outputs.device)].flatten(2)
+    return padded[:, (places - first_position + READ_POSITIONS).clamp(min=0)].flatten(2)
 
 
 def hidden_features(
@@ -413,13 +419,10 @@ def front_chunk(
     normal = F.layer_norm(x, (WIDTH,), weights.norm_w, weights.norm_b, NORM_EPSILON)
     outputs = torch.cat([cache.tail, normal], dim=1)
     first_output = added.start - POSITION_TAIL
-    covered = range(first_frame, first_frame + frames)
-    ends = torch.tensor([last_position(frame) for frame in covered])
-    place = ends[:, None] + torch.arange(1 - READ_POSITIONS, 1)  # [frames, 5], absolute
-    index = (place - first_output + weights.past - POSITION_TAIL).to(x.device)
-    usable = (whole[:, index] | (place < 0).to(x.device)).all(dim=2)  # [B, frames]
+    place = read_positions(first_frame, frames, x.device)
+    usable = (whole[:, place - first_output + weights.past - POSITION_TAIL] | (place < 0)).all(dim=2)  # [B, frames]
     phase, left = places(first_frame, frames, x.device)
-    output = front_output(read(outputs, first_output, covered), usable, weights, phase, left)
+    output = front_output(read(outputs, first_output, place), usable, weights, phase, left)
     return output, replace(
         cache,
         next_frame=first_frame + frames,
@@ -461,10 +464,9 @@ def front_offline(
     for block in weights.blocks:
         x = after_attention(x, attend(*queries_keys_values(x, block), seen), block)
     normal = F.layer_norm(x, (WIDTH,), weights.norm_w, weights.norm_b, NORM_EPSILON)
-    ends = torch.tensor([last_position(frame) for frame in range(frames)])
-    place = ends[:, None] + torch.arange(1 - READ_POSITIONS, 1)
-    usable = (whole[:, place.clamp(min=0)] | (place < 0).to(x.device)).all(dim=2)
+    place = read_positions(0, frames, x.device)
+    usable = (whole[:, place.clamp(min=0)] | (place < 0)).all(dim=2)
     starts = [sum(chunk_frames[:index]) for index in range(len(chunk_frames))]
     spans = [places(*span, x.device) for span in zip(starts, chunk_frames, strict=True)]
     phase, left = (torch.cat(parts) for parts in zip(*spans, strict=True))
-    return front_output(read(normal, 0, range(frames)), usable, weights, phase, left)
+    return front_output(read(normal, 0, place), usable, weights, phase, left)

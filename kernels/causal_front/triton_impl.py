@@ -48,7 +48,9 @@ class Tile:
 
 
 # What bench_causal_front.py compares; the first is the default.
-TILES = (Tile(), Tile(depth=256, stages=2), Tile(depth=256, warps=8, stages=2), Tile(depth=512, warps=8, stages=1), Tile(columns=32))
+TILES = (
+    Tile(depth=512, stages=1), Tile(depth=512, warps=8, stages=1), Tile(depth=256, stages=2), Tile(),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -234,8 +236,8 @@ class FrontPlan:
         if key not in self.layouts:
             rows, added = reference.new_rows(first_frame, frames), reference.new_positions(first_frame, frames)
             skipped = 2 * added.start - 2 - (rows.start - ROW_TAIL)
-            ends = torch.tensor([reference.last_position(k) for k in range(first_frame, first_frame + frames)])
-            reads = (ends + 1 - READ_POSITIONS - (added.start - POSITION_TAIL)).to(self.device, torch.int32)
+            oldest = reference.read_positions(first_frame, frames, self.device)[:, 0]
+            reads = (oldest - (added.start - POSITION_TAIL)).int()
             phase, left = reference.places(first_frame, frames, self.device)
             phase_w, left_w, bias = self.places
             at = (skipped + torch.arange(MOST_ROWS, dtype=torch.int32, device=self.device)) * MEL_BANDS
