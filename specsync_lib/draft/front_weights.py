@@ -81,9 +81,9 @@ def quantise(difference: Float[Tensor, "rows *columns"], bits: int) -> tuple[Ten
     """Signed integers of 8 or 4 bits (two a byte, the even column low) and each row's step."""
     flat = difference.float().reshape(len(difference), -1)
     largest = 2 ** (bits - 1) - 1
-    step = (flat.abs().amax(dim=1) / largest).half().float().clamp(min=2**-24)
+    step = (flat.abs().amax(dim=1) / largest).clamp(min=2**-60)
     whole = (flat / step[:, None]).round().clamp(-largest, largest).to(torch.int8)
-    return (whole if bits == 8 else _packed(whole)), step.half()
+    return (whole if bits == 8 else _packed(whole)), step
 
 
 def _packed(whole: Int8[Tensor, "rows columns"]) -> UInt8[Tensor, "rows half"]:
@@ -119,6 +119,12 @@ def save_front(
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
 
 
+def stored_kept(path: Path) -> dict[int, Kept]:
+    """What the blocks of a stored front keep of Whisper's; empty where they are whole."""
+    with safe_open(path, "pt") as stored:
+        return {int(index): Kept(*map(tuple, parts)) for index, parts in json.loads(stored.metadata()["kept"]).items()}
+
+
 def load_front(path: Path, base: dict[str, Tensor] | None = None) -> FrontWeights:
     """The front of a file, float32.
 
@@ -143,8 +149,7 @@ def load_front(path: Path, base: dict[str, Tensor] | None = None) -> FrontWeight
         raise InputError(f"front {path}: not a safetensors file ({error}); restore it") from error
     if header.get("format") != FORMAT:
         raise InputError(f"front {path}: expected format {FORMAT!r}, got {header.get('format')!r}; restore the file")
-    kept = {int(index): Kept(*map(tuple, parts)) for index, parts in json.loads(header["kept"]).items()}
-    start = narrowed(base or whisper_tensors(int(header["blocks"])), kept)
+    start = narrowed(base or whisper_tensors(int(header["blocks"])), stored_kept(path))
     found = {"positions": start["positions"]}
     for name, tensor in tensors.items():
         plain = name.removesuffix(".whole").removesuffix(".step")

@@ -209,11 +209,14 @@ def heard_rows(samples: Tensor) -> Tensor:
 class Trainee:
     """A fit with its average and its optimiser."""
 
-    def __init__(self, name: str, base: dict[str, Tensor], out: Path, device: torch.device, seed: int) -> None:
+    def __init__(
+        self, name: str, base: dict[str, Tensor], out: Path, device: torch.device, seed: int, begin: Path | None = None
+    ) -> None:
         self.name, self.variant = name, VARIANTS[name.split("@")[0]]
         weights = fresh(base, self.variant, seed)
-        if self.variant.start:
-            begun = load_front(out / f"{self.variant.start}.safetensors", base)
+        path = begin / f"{name}.safetensors" if begin else out / f"{self.variant.start}.safetensors"
+        if begin or self.variant.start:
+            begun = load_front(path, base)
             weights = FrontWeights.from_tensors(begun.tensors(), self.variant.past)
         self.kept = kept_of(base, self.variant)
         self.fit, self.average = (Fit(weights, self.variant).to(device) for _ in range(2))
@@ -393,10 +396,11 @@ def run(options: argparse.Namespace) -> dict:
         options.speech, device, options.seed, minutes=options.minutes, voices=options.voices, human=not options.no_human
     )
     teachers = {}
-    for name in sorted({VARIANTS[n.split("@")[0]].teacher for n in names} - {None}):
+    wanted = {VARIANTS[name.split("@")[0]].teacher for name in names} - {None}
+    for name in sorted(wanted if not options.no_teacher else ()):
         path = options.out / f"{name}.safetensors"
         teachers[name] = Fit(load_front(path, base), VARIANTS[name]).to(device).eval().requires_grad_(False)
-    trainees = [Trainee(name, base, options.out, device, options.seed) for name in names]
+    trainees = [Trainee(name, base, options.out, device, options.seed, options.begin) for name in names]
     done = (0, 0.0)
     state_path = options.out / f"state_{options.name}.safetensors"
     if state_path.is_file():
@@ -453,6 +457,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--voices", type=int)
     parser.add_argument("--no-human", action="store_true", help="synthetic voices alone")
+    parser.add_argument("--begin", type=Path, help="folder of stored fits to start from, instead of Whisper")
+    parser.add_argument("--no-teacher", action="store_true", help="learn from truth alone")
     parser.add_argument("--resumable", action="store_true", help="keep the optimiser's state beside the fits")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)

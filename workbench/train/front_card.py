@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from kernels.causal_front.reference import FrontWeights, front_offline, new_rows
 from specsync_lib import units
 from specsync_lib.draft.front import whisper_range
-from specsync_lib.draft.front_weights import load_front, whisper_tensors
+from specsync_lib.draft.front_weights import load_front, save_front, stored_kept, whisper_tensors
 from specsync_lib.draft.plan import CausalNormaliser
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_json
@@ -180,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--speakers", type=Path, action="append", default=[])
     parser.add_argument("--noise", default="white,pink,babble", help="kinds, by commas; empty: none")
     parser.add_argument("--chunks", default="", help="further chunk lengths, by commas")
+    parser.add_argument("--store", type=Path, help="folder to write the calibrated fits to, in 4 bits")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
     try:
@@ -192,6 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, front in fits.items():
             found[name]["noise_alone_heard_as_silence"] = noise_alone(front)
         write_json(options.out, found)
+        for path in options.fits if options.store else ():
+            calibrated = replace(fits[path.stem], temperature=torch.tensor(found[path.stem]["temperature"]))
+            save_front(options.store / path.name, calibrated, base, bits=4, kept=stored_kept(path))
     except InputError as error:
         print(error, file=sys.stderr)
         return error.EXIT_CODE

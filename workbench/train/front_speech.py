@@ -163,7 +163,10 @@ class Corpus:
         spoken = (label_hop >= 0) & (label_hop <= count_hops) & ~column(alone)[:, None]
         label_index = column(columns["label_start"])[:, None] + label_hop
         labels = self.labels[label_index.clamp(0, len(self.labels) - 1)].long()
-        labels = torch.where(spoken, labels, VISEME_INDEX["sil"])
+        # A row without labels stays without, its silences too: labelled silence alone would teach that whoever sounds
+        # like these recordings is silent (a fit that never heard the English speaker lost 20 points on her by it).
+        unlabelled = (self.labels[column(columns["label_start"])] == UNKNOWN)[:, None] & ~column(alone)[:, None]
+        labels = torch.where(spoken | unlabelled, torch.where(unlabelled, UNKNOWN, labels), VISEME_INDEX["sil"])
         return Batch(clean, recorded, labels, column(trained_speaker))
 
     def record(self, clean: Tensor, known: Tensor) -> Tensor:
