@@ -8,6 +8,7 @@ through a buffer larger than the L2 cache. Weights are random: real-shape.
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -189,7 +190,9 @@ def run(commit: str, out: Path) -> None:
 
 def write(out: Path, commit: str, rows: list[dict]) -> None:
     """The rows so far, with where they come from."""
-    out.write_text(json.dumps({"provenance": timing.provenance(commit), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    command = " ".join(["python -m kernels.causal_front.bench_causal_front", *sys.argv[1:]])
+    provenance = timing.provenance(commit) | {"command": command, "label": "real-shape"}
+    out.write_text(json.dumps({"provenance": provenance, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
