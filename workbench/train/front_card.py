@@ -126,11 +126,11 @@ def score(said: Sequence, recordings: Sequence[Recording], temperature: float) -
     return {
         "accuracy": round(metric.value, 4), "accuracy_low": round(metric.low, 4), "accuracy_high": round(metric.high, 4),
         "coverage_at_085": round(float(sure.mean()), 4),
-        "right_at_085": round(float(right[sure].mean()) if sure.any() else float("nan"), 4),
+        "right_at_085": round(float(right[sure].mean()), 4) if sure.any() else None,
         "ece": round(calibration.value, 4),
         "silence_heard": round(float((heard[silent] == SILENT).mean()), 4) if silent.any() else None,
         "openness_in_silence_p95": round(float(np.quantile(opening[silent], 0.95)), 4) if silent.any() else None,
-        "openness_r": round(float(np.corrcoef(opening, aim)[0, 1]), 4),
+        "openness_r": round(float(np.corrcoef(opening, aim)[0, 1]), 4) if opening.std() and aim.std() else None,
         "frames": len(truth), "utterances": len(recordings),
     }  # fmt: skip
 
