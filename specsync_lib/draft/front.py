@@ -2,8 +2,8 @@
 
 log-mel → causal level and channel normalisation (``plan.CausalNormaliser``) → Whisper's first layers as a stream with a
 cache (``kernels/causal_front``). It hears everyone: trained on the voices of ``workbench/train/kokoro.py`` and, but for
-the fits named *unseen*, on the English corpus' training prompts. ``ears`` is the same with more blocks and a longer past:
-what a live judge hears, under the same clock and look-ahead.
+the fits named *unseen*, on the English corpus' training prompts. ``ears`` is the same with more blocks and a longer
+past: what a live judge hears, under the same clock and look-ahead.
 """
 
 from dataclasses import dataclass
@@ -142,5 +142,8 @@ def front_plan(
     if not parts:
         return DraftPlan(np.zeros((0, len(units.VISEMES)), np.float32), *np.zeros((2, 0), np.float32))
     return DraftPlan(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("probabilities", "confidence", "openness"))
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("probabilities", "confidence", "openness")
+        )
     )

@@ -77,8 +77,8 @@ def narrowed(base: dict[str, Tensor], kept: dict[int, Kept]) -> dict[str, Tensor
     return found
 
 
-def quantise(difference: Float[Tensor, "rows *columns"], bits: int) -> tuple[Tensor, Float[Tensor, " rows"]]:
-    """Signed integers of 8 or 4 bits (two a byte, the even column low) and each row's step."""
+def quantise(difference: Tensor, bits: int) -> tuple[Tensor, Float[Tensor, " rows"]]:
+    """[rows, ...] as signed integers of 8 or 4 bits (two a byte, the even column low) and each row's step."""
     flat = difference.float().reshape(len(difference), -1)
     largest = 2 ** (bits - 1) - 1
     step = (flat.abs().amax(dim=1) / largest).clamp(min=2**-60)
@@ -144,7 +144,7 @@ def load_front(path: Path, base: dict[str, Tensor] | None = None) -> FrontWeight
     try:
         with safe_open(path, "pt") as stored:
             header = stored.metadata() or {}
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118: not a dict
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"front {path}: not a safetensors file ({error}); restore it") from error
     if header.get("format") != FORMAT:
@@ -182,7 +182,8 @@ def _difference(path: Path, tensors: dict[str, Tensor], name: str, shape: torch.
     if step is None or step.shape != shape[:1] or whole.shape != (shape[0], columns):
         got = list(whole.shape), None if step is None else list(step.shape)
         raise InputError(
-            f"front {path}: {name}: expected rows {[shape[0], columns]} and steps {[shape[0]]}, got {got[0]} and {got[1]}"
+            f"front {path}: {name}: expected rows {[shape[0], columns]} and steps {[shape[0]]}, "
+            f"got {got[0]} and {got[1]}"
         )
     return restored(whole, step, shape)
 

@@ -14,7 +14,15 @@ from specsync_lib.draft.front import whisper_range
 from specsync_lib.speech.alignment import in_dictionary, normalise_text
 from specsync_lib.visemes import VISEME_INDEX
 from workbench.train import front, kokoro, sentences
-from workbench.train.front_speech import NOISE_KINDS, UNKNOWN, Corpus, frames_of_crop, make_noise, one_hot, openness_of_probabilities
+from workbench.train.front_speech import (
+    NOISE_KINDS,
+    UNKNOWN,
+    Corpus,
+    frames_of_crop,
+    make_noise,
+    one_hot,
+    openness_of_probabilities,
+)
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,10 @@ def fresh(base: dict[str, Tensor], variant: Variant, seed: int) -> FrontWeights:
 @cache
 def ends_of_frames(look_ahead: int) -> tuple[int, ...]:
     """The last position that each frame of a crop reads."""
-    return tuple((units.centre_mel_frame(k) + look_ahead - 2) // 2 for k in range(min(frames_of_crop(look_ahead), frames_of_crop())))
+    return tuple(
+        (units.centre_mel_frame(k) + look_ahead - 2) // 2
+        for k in range(min(frames_of_crop(look_ahead), frames_of_crop()))
+    )
 
 
 @cache
@@ -262,7 +265,9 @@ class Trainee:
                 }
 
 
-def loss_of(trainee: Trainee, logits: Tensor, opening: Tensor, labels: Tensor, taught: Tensor | None, counts: Tensor) -> Tensor:
+def loss_of(
+    trainee: Trainee, logits: Tensor, opening: Tensor, labels: Tensor, taught: Tensor | None, counts: Tensor
+) -> Tensor:
     """Truth where it is known, the teacher everywhere; openness follows whichever is there."""
     frames = logits.shape[1]
     labels = labels[:, :frames]
@@ -323,7 +328,9 @@ def train(
         chunk = int(corpus.rng.choice(CHUNKS))
         phase, place = int(corpus.rng.integers(chunk)), int(corpus.rng.integers(reference.WHEEL))
         for trainee in trainees:
-            counts = ~batch.trained_speaker if trainee.variant.family == "unseen" else torch.ones_like(batch.trained_speaker)
+            counts = (
+                ~batch.trained_speaker if trainee.variant.family == "unseen" else torch.ones_like(batch.trained_speaker)
+            )
             with half_precision(device):
                 logits, opening = trainee.fit(mel, chunk, phase, 0 if trainee.variant.full else place)
             taught = said.get(trainee.variant.teacher)
@@ -331,7 +338,9 @@ def train(
         step += 1
         if step % 200 == 0 or step in (1, 20):
             losses = {trainee.name: round(float(trainee.loss), 3) for trainee in trainees}
-            print(f"step {step}, {time.monotonic() - began:.0f} s, {corpus.total_minutes:.0f} min: {losses}", flush=True)
+            print(
+                f"step {step}, {time.monotonic() - began:.0f} s, {corpus.total_minutes:.0f} min: {losses}", flush=True
+            )
     return step, spent + time.monotonic() - began
 
 
@@ -352,7 +361,9 @@ def held_voices(fits: dict[str, Fit], corpus: Corpus) -> dict[str, dict]:
             recorded = batch.clean
             if condition != "clean":
                 kind = torch.full((len(recorded),), list(NOISE_KINDS).index(condition), device=corpus.device)
-                active = recorded.square().sum(dim=1, keepdim=True) / (recorded.abs() > 0).sum(dim=1, keepdim=True).clamp(min=1)
+                active = recorded.square().sum(dim=1, keepdim=True) / (recorded.abs() > 0).sum(
+                    dim=1, keepdim=True
+                ).clamp(min=1)
                 recorded = recorded + make_noise(recorded, kind, corpus.generator) * active.sqrt() * 10**-0.5
             mel = heard_rows(recorded)
             labels.append(batch.labels)

@@ -1,8 +1,8 @@
 """How well the fronts hear: ``data/models/draft_front/metrics.json`` from stored fits, on the path that users run.
 
 ``python -m workbench.train.front_card FITS --speakers DIR --out FILE``. Sets: *trained speaker* (the corpus' held-out
-prompts), *real speakers* (folders with a list.tsv: file, speaker, words; for development, never trained on). Truth is the forced
-alignment of the known words. Noise is added at 10 dB over the recording's active speech.
+prompts), *real speakers* (folders with a list.tsv: file, speaker, words; for development, never trained on). Truth is
+the forced alignment of the known words. Noise is added at 10 dB over the recording's active speech.
 """
 
 import argparse
@@ -124,7 +124,8 @@ def score(said: Sequence, recordings: Sequence[Recording], temperature: float) -
     calibration = expected_calibration_error(confidence, right, groups)
     sure, silent = confidence >= THRESHOLD, truth == SILENT
     return {
-        "accuracy": round(metric.value, 4), "accuracy_low": round(metric.low, 4), "accuracy_high": round(metric.high, 4),
+        "accuracy": round(metric.value, 4), "accuracy_low": round(metric.low, 4),
+        "accuracy_high": round(metric.high, 4),
         "coverage_at_085": round(float(sure.mean()), 4),
         "right_at_085": round(float(right[sure].mean()), 4) if sure.any() else None,
         "ece": round(calibration.value, 4),
@@ -135,7 +136,9 @@ def score(said: Sequence, recordings: Sequence[Recording], temperature: float) -
     }  # fmt: skip
 
 
-def evaluate(fits: dict[str, FrontWeights], folders: Sequence[Path], *, noise: Sequence[str], chunks: Sequence[int]) -> dict:
+def evaluate(
+    fits: dict[str, FrontWeights], folders: Sequence[Path], *, noise: Sequence[str], chunks: Sequence[int]
+) -> dict:
     """All sets under all conditions, for every fit."""
     real = [one for folder in folders for one in speakers(folder)]
     test, validation = trained_speaker("test"), trained_speaker("validation")
@@ -166,7 +169,10 @@ def noise_alone(front: FrontWeights, seconds: float = 10.0, seed: int = 0) -> di
     generator, found = torch.Generator().manual_seed(seed), {}
     length = round(seconds * units.SAMPLE_RATE_HZ)
     for kind in ("white", "pink"):
-        row = make_noise(torch.zeros(1, length), torch.tensor([list(NOISE_KINDS).index(kind)]), generator)[0].numpy() * 0.03
+        row = (
+            make_noise(torch.zeros(1, length), torch.tensor([list(NOISE_KINDS).index(kind)]), generator)[0].numpy()
+            * 0.03
+        )
         silence = SyncPlan(np.zeros(units.frame_count(length), np.int8), np.zeros(units.frame_count(length)))
         logits, _ = logits_of(front, [Recording(kind, kind, row.astype(np.float32), silence)])[0]
         found[kind] = round(float((logits.argmax(axis=1) == SILENT).mean()), 4)

@@ -141,7 +141,7 @@ class Corpus:
         return batch
 
     def _batch(self, columns, offset, trained_speaker, alone, voice_chance, *, record: bool = True) -> Batch:
-        device, count = self.device, len(offset)
+        device = self.device
         length = round(CROP_SECONDS * units.SAMPLE_RATE_HZ)
 
         def column(values: np.ndarray) -> Tensor:

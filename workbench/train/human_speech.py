@@ -1,6 +1,6 @@
 """Human prompts as shards beside the synthetic ones: the English corpus' training split, and other languages' prompts.
 
-``python -m workbench.train.human_speech FOLDER`` writes ``human_en.npz`` (labelled; its held-out prompts never enter) and
+``python -m workbench.train.human_speech FOLDER`` writes ``human_en.npz`` (labelled; held-out prompts never enter) and
 ``human_fr.npz``, ``human_it.npz``, ``human_ru.npz`` (without labels: only a teacher speaks there). Needs those assets.
 """
 

@@ -44,11 +44,11 @@ def make_plan(folder: Path, utterances: int = UTTERANCES, seed: int = 0) -> None
     """Write plan.json (text, tokens, voices, speed of every utterance) and styles.safetensors."""
     from piper.phonemize_espeak import EspeakPhonemizer
 
-    from specsync_lib.speech.alignment import in_dictionary, normalise_text
     from specsync_lib.assets import asset
+    from specsync_lib.speech.alignment import in_dictionary, normalise_text
     from specsync_lib.speech.corpus import human_prompts
-    from workbench.train.speech import common_words
     from workbench.train.sentences import sentences
+    from workbench.train.speech import common_words
 
     kokoro = asset("kokoro")
     vocabulary = json.loads((kokoro / "config.json").read_text(encoding="utf-8"))["vocab"]
@@ -74,7 +74,7 @@ def make_plan(folder: Path, utterances: int = UTTERANCES, seed: int = 0) -> None
         if not all(map(in_dictionary, normalise_text(text))):
             continue
         language = "en-gb-x-rp" if rng.random() < BRITISH_SHARE else "en-us"
-        phonemes = "".join(sum(phonemizer.phonemize(language, text), []))
+        phonemes = "".join(symbol for sentence in phonemizer.phonemize(language, text) for symbol in sentence)
         tokens = [vocabulary[symbol] for symbol in phonemes if symbol in vocabulary]
         if not TOKENS[0] <= len(tokens) <= TOKENS[1]:
             continue
@@ -84,7 +84,9 @@ def make_plan(folder: Path, utterances: int = UTTERANCES, seed: int = 0) -> None
         else:
             timbre = prosody = [(str(rng.choice(HELD_OUT_VOICES)) if kind == "held" else pick(), 1.0)]
         speed = round(float(rng.uniform(*SPEED)), 2)
-        plan.append({"text": text, "tokens": tokens, "kind": kind, "timbre": timbre, "prosody": prosody, "speed": speed})
+        plan.append(
+            {"text": text, "tokens": tokens, "kind": kind, "timbre": timbre, "prosody": prosody, "speed": speed}
+        )
         if len(plan) == utterances:
             break
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,13 +96,17 @@ def make_plan(folder: Path, utterances: int = UTTERANCES, seed: int = 0) -> None
 
 def style_of(utterance: dict, styles: dict[str, np.ndarray]) -> np.ndarray:
     """[1, 256] float32: the utterance's timbre and prosody at its length."""
-    row = int(np.clip(round((len(utterance["tokens"]) - STYLE_TOKENS.start) / STYLE_TOKENS.step), 0, len(STYLE_TOKENS) - 1))
+    row = int(
+        np.clip(round((len(utterance["tokens"]) - STYLE_TOKENS.start) / STYLE_TOKENS.step), 0, len(STYLE_TOKENS) - 1)
+    )
 
     def mixed(recipe: list, part: slice) -> np.ndarray:
         return sum(share * styles[voice][row, part].astype(np.float32) for voice, share in recipe)
 
     halves = (slice(0, TIMBRE_WIDTH), slice(TIMBRE_WIDTH, None))
-    return np.concatenate([mixed(utterance[name], part) for name, part in zip(("timbre", "prosody"), halves, strict=True)])[None]
+    return np.concatenate(
+        [mixed(utterance[name], part) for name, part in zip(("timbre", "prosody"), halves, strict=True)]
+    )[None]
 
 
 def speak_shard(utterances: Sequence[dict], graph, styles: dict[str, np.ndarray], path: Path) -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (word lists)
 """Sentences to be spoken: made by a small grammar, of random common words, and the corpus' own training transcripts.
 
 The grammar is ours; its words cover the sounds of English, so that no viseme is rare. All words are in the aligner's
