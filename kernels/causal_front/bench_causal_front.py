@@ -2,8 +2,8 @@
 
 ``python -m kernels.causal_front.bench_causal_front OUT.json --commit HASH``. Gate first: the kernels must say what the
 float64 reference says. Times are of one graph replay, by device events (the chip's time) and by the host's clock from
-the rows' copy to the results' arrival; warm, as a stream's chunks are not (a chunk comes every 400 ms), and after a sweep
-through a buffer larger than the L2 cache. Weights are random: real-shape.
+the rows' copy to the results' arrival; warm, as a stream's chunks are not (a chunk comes every 400 ms), and after a
+sweep through a buffer larger than the L2 cache. Weights are random: real-shape.
 """
 
 import argparse

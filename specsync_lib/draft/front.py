@@ -138,7 +138,7 @@ def front_plan(
     for first in range(0, frames, chunk_frames):
         count = min(chunk_frames, frames - first)
         span = new_rows(first, count)
-        parts.append(stream.draft(mel[span.start : span.stop], count, ended=first + count == frames).plan)
+        parts.append(stream.draft(mel[span.start : span.stop], count, ended=span.stop > len(mel)).plan)
     if not parts:
         return DraftPlan(np.zeros((0, len(units.VISEMES)), np.float32), *np.zeros((2, 0), np.float32))
     return DraftPlan(
