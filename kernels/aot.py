@@ -127,7 +127,7 @@ def front_jobs() -> list[dict]:
         half,
     )
     products = {
-        "conv1": (3 * front.MEL_BANDS, width, 45, {"GELU": True}, (half, half)),
+        "conv1": (front.CONV1_DEPTH, width, 45, {"GELU": True}, (half, half)),
         "conv2": (3 * width, width, 22, {"GELU": True, "RESIDUAL": 2}, (half, "*fp32")),
         "queries, keys, values": (width, 3 * width, 22, {"NORM": True}, ("*fp32", half)),
         "out": (width, width, 22, {"RESIDUAL": 1}, (half, "*fp32")),

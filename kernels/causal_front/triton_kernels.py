@@ -64,11 +64,11 @@ def linear_kernel(
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, K, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        a = tl.load(a_ptr + at[:, None] + k[None, :], mask=there[:, None] & (k < K)[None, :], other=0.0)
+        a = tl.load(a_ptr + at[:, None] + k[None, :], mask=there[:, None], other=0.0)
         if NORM:
             a = (a.to(tl.float32) - mean[:, None]) * scale[:, None]
             a = a * tl.load(norm_w_ptr + k)[None, :] + tl.load(norm_b_ptr + k)[None, :]
-        w = tl.load(w_ptr + n[None, :] * K + k[:, None], mask=(k < K)[:, None], other=0.0)
+        w = tl.load(w_ptr + n[None, :] * K + k[:, None])
         sums = tl.dot(a.to(operand), w, sums, input_precision=PRECISION)
     into = there[:, None] & (n < N)[None, :]
     sums += tl.load(bias_ptr + m[:, None] * BIAS_STRIDE + n[None, :], mask=into, other=0.0)

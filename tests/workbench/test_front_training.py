@@ -11,7 +11,7 @@ from kernels.causal_front.random_case import random_weights
 from specsync_lib import units
 from specsync_lib.draft import front_weights
 from specsync_lib.draft.front import whisper_range
-from specsync_lib.speech.alignment import in_dictionary, normalise_text
+from specsync_lib.speech.words import in_dictionary, normalise_text
 from specsync_lib.visemes import VISEME_INDEX
 from workbench.train import front, kokoro, sentences
 from workbench.train.front_speech import (

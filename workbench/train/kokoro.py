@@ -45,8 +45,8 @@ def make_plan(folder: Path, utterances: int = UTTERANCES, seed: int = 0) -> None
     from piper.phonemize_espeak import EspeakPhonemizer
 
     from specsync_lib.assets import asset
-    from specsync_lib.speech.alignment import in_dictionary, normalise_text
     from specsync_lib.speech.corpus import human_prompts
+    from specsync_lib.speech.words import in_dictionary, normalise_text
     from workbench.train.sentences import sentences
     from workbench.train.speech import common_words
 
