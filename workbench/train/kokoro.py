@@ -25,7 +25,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.units import SAMPLE_RATE_HZ
 
-UTTERANCES = 9000  # 602 minutes with the held-out voices
+UTTERANCES = 9000  # 577 minutes to train on, and the held-out voices
 HELD_OUT_VOICES = ("af_nova", "am_eric", "bf_lily", "bm_lewis", "zf_xiaoyi", "hm_psi")
 KIND_SHARES = {"held": 0.05, "pure": 0.45, "mixed": 0.50}
 ENGLISH_WEIGHT = 2.0  # of a voice that was made for English against one made for another language
