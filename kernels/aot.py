@@ -100,7 +100,56 @@ def jobs() -> list[dict]:
             {"kernel": kernel, "fn": fn, "config": "one warp", "slots": None, "constants": constants, "types": integers,
              "options": {"num_warps": verify.WARPS}}
         )  # fmt: skip
-    return found
+    return found + front_jobs()
+
+
+def front_jobs() -> list[dict]:
+    """The causal front's launches: Whisper base's sizes, two seconds of past for the draft and four for the ears."""
+    from kernels.causal_front import triton_impl as front
+    from kernels.causal_front import triton_kernels as kernels
+
+    width, ffn, hidden, half = front.WIDTH, 2048, 256, "*bf16"
+    integers = dict.fromkeys(
+        ("at_ptr", "place_ptr", "whole_ptr", "whole_rows_ptr", "whole_ring_ptr", "reads_ptr"), "*i32"
+    )
+    halves = dict.fromkeys(
+        (
+            "rows_ptr",
+            "w_ptr",
+            "qkv_ptr",
+            "keys_ptr",
+            "values_ptr",
+            "outputs_ptr",
+            "hidden_ptr",
+            "heads_ptr",
+            "kept_ptr",
+        ),
+        half,
+    )
+    products = {
+        "conv1": (front.CONV1_DEPTH, width, 45, {"GELU": True}, (half, half)),
+        "conv2": (3 * width, width, 22, {"GELU": True, "RESIDUAL": 2}, (half, "*fp32")),
+        "queries, keys, values": (width, 3 * width, 22, {"NORM": True}, ("*fp32", half)),
+        "out": (width, width, 22, {"RESIDUAL": 1}, (half, "*fp32")),
+        "up": (width, ffn, 22, {"NORM": True, "GELU": True}, ("*fp32", half)),
+        "down": (ffn, width, 22, {"RESIDUAL": 1}, (half, "*fp32")),
+        "hidden": (front.READ_POSITIONS * width, hidden, 12, {"GELU": True, "BIAS_STRIDE": hidden}, (half, half)),
+    }
+    found = [
+        {"kernel": f"front, {name}", "fn": kernels.linear_kernel, "config": tile.label,
+         "constants": front.linear_constants(k, n, m, "tf32", tile, **what),
+         "types": integers | halves | {"a_ptr": a, "out_ptr": out},
+         "options": {"num_warps": tile.warps, "num_stages": tile.stages}}
+        for tile in front.TILES for name, (k, n, m, what, (a, out)) in products.items()
+    ]  # fmt: skip
+    found += [
+        {"kernel": f"front, attention over {past}", "fn": kernels.attention_kernel,
+         "types": integers | halves | {"out_ptr": half},
+         "config": "one head a program",
+         "constants": front.attention_constants(width, past, ring, "tf32"), "options": {"num_warps": front.WARPS}}
+        for past, ring in ((100, 128), (200, 256))
+    ]  # fmt: skip
+    return [job | {"slots": None} for job in found]
 
 
 def compile_job(job: dict, arch: int) -> dict:

@@ -18,7 +18,7 @@ def test_every_config_compiles_for_every_chip(table):
 
 
 def test_products_run_on_the_tensor_cores(table):
-    products = table[table.kernel.str.startswith(("draft", "latents"))]
+    products = table[table.kernel.str.startswith(("draft", "latents", "front"))]
     assert (products.matrix_count > 0).all()
     tall = products[products.config.str.endswith("swap") & (products.kernel == "latents") & (products.arch == 90)]
     assert len(tall) and (tall.matrix == "wgmma.mma_async").all()

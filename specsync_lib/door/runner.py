@@ -10,6 +10,7 @@ is copied from there, so that two runs that differ in a threshold hear the recor
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -376,7 +377,7 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
             kernel_name="python3",
             language="python",
             cwd=project.notebooks,
-            execution_timeout=timeout_s,
+            execution_timeout=math.ceil(timeout_s),
             config=Config(KernelManager={"transport_encryption": "auto" if zmq.has("curve") else "disabled"}),
             stdout_file=relay,
             progress_bar={"desc": title, "mininterval": 0.2 if sys.stderr.isatty() else 10},

@@ -47,6 +47,16 @@ def deb(members: dict[str, bytes]) -> bytes:
     return parts
 
 
+def npm(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
 def pin(package: bytes, *, kind="wheel", members_sha256=None, **row) -> dict:
     rules = [
         {"from": "pkg/data/a.bin.1", "to": "a.bin"},
@@ -54,7 +64,7 @@ def pin(package: bytes, *, kind="wheel", members_sha256=None, **row) -> dict:
         {"from": "pkg/LICENSE", "to": "LICENSE"},
     ]
     row = {"default": True, "members_sha256": members_sha256 or listing_sha256(JOINED), **row}
-    name = "pkg-1-py3-none-any.whl" if kind == "wheel" else "pkg_1_all.deb"
+    name = {"wheel": "pkg-1-py3-none-any.whl", "deb": "pkg_1_all.deb", "npm": "pkg-1.tgz"}[kind]
     packages = [
         {"kind": kind, "name": "pkg", "version": "1", "file": name, "bytes": len(package), "sha256": sha256(package)}
         | {"members": rules}
@@ -79,6 +89,7 @@ def world(tmp_path, monkeypatch):
 
     monkeypatch.setattr(assets, "_download_wheel", client)
     monkeypatch.setattr(assets, "_download_deb", client)
+    monkeypatch.setattr(assets, "_download_npm", client)
     return rows, served
 
 
@@ -86,7 +97,7 @@ def cache_files() -> list[str]:
     return sorted(p.relative_to(cache_dir()).as_posix() for p in cache_dir().rglob("*") if p.is_file())
 
 
-@pytest.mark.parametrize(("kind", "pack"), [("wheel", wheel), ("deb", deb)])
+@pytest.mark.parametrize(("kind", "pack"), [("wheel", wheel), ("deb", deb), ("npm", npm)])
 def test_named_members_alone_are_extracted_and_joined(world, kind, pack):
     rows, served = world
     served["answer"] = pack({**MEMBERS, "pkg/__init__.py": b"raise SystemExit", "pkg/data/other": b"x"})
@@ -246,6 +257,12 @@ def test_without_apt_the_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(assets.shutil, "which", lambda _: None)
     with pytest.raises(InputError, match="has no apt-get"):
         assets._download_deb({"name": "pkg", "version": "1", "bytes": 1}, tmp_path)
+
+
+def test_without_npm_the_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(assets.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match="pkg is an npm package and this machine has no npm"):
+        assets._download_npm({"name": "pkg", "version": "1", "bytes": 1}, tmp_path)
 
 
 def test_the_pins_are_complete():

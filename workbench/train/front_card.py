@@ -1,0 +1,212 @@
+"""How well the fronts hear: ``data/models/draft_front/metrics.json`` from stored fits, on the path that users run.
+
+``python -m workbench.train.front_card FITS --speakers DIR --out FILE``. Sets: *trained speaker* (the corpus' held-out
+prompts), *real speakers* (folders with a list.tsv: file, speaker, words; for development, never trained on). Truth is
+the forced alignment of the known words. Noise is added at 10 dB over the recording's active speech.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from kernels.causal_front.reference import FrontWeights, front_offline, new_rows
+from specsync_lib import units
+from specsync_lib.draft.front import whisper_range
+from specsync_lib.draft.front_weights import load_front, save_front, stored_kept, whisper_tensors
+from specsync_lib.draft.plan import CausalNormaliser
+from specsync_lib.errors import InputError
+from specsync_lib.files import write_json
+from specsync_lib.measures.acceptance import expected_calibration_error
+from specsync_lib.measures.intervals import bootstrap_by_group
+from specsync_lib.speech.alignment import align, plan_from_phones
+from specsync_lib.speech.audio import load_audio
+from specsync_lib.speech.corpus import aligned, human_prompts
+from specsync_lib.speech.log_mel import log_mel
+from specsync_lib.visemes import SyncPlan
+from workbench.train.front_speech import NOISE_KINDS, make_noise
+
+THRESHOLD = 0.85
+NOISE_DB = 10.0
+TEMPERATURES = np.linspace(0.5, 2.5, 81)
+SILENT = units.VISEMES.index("sil")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording with its truth."""
+
+    name: str
+    speaker: str
+    samples: np.ndarray
+    truth: SyncPlan
+
+
+def speakers(folder: Path) -> list[Recording]:
+    """The recordings of a folder's list.tsv (file, speaker, words); those whose words do not align are left out."""
+    found = []
+    with (folder / "list.tsv").open(encoding="utf-8") as rows:
+        for name, speaker, words in csv.reader(rows, delimiter="\t"):
+            samples = load_audio(folder / name).samples
+            try:
+                phones = align(samples, words)
+            except InputError as error:
+                print(f"{name} left out: {error}", file=sys.stderr)
+                continue
+            found.append(Recording(name, speaker, samples, plan_from_phones(phones, units.frame_count(len(samples)))))
+    return found
+
+
+def trained_speaker(split: str) -> list[Recording]:
+    """The corpus' prompts of a split."""
+    return [Recording(p.name, "trained", load_audio(p.path).samples, aligned(p)) for p in human_prompts(split)]
+
+
+def noisy(recordings: Sequence[Recording], kind: str, seed: int = 0) -> list[Recording]:
+    """The same under noise; babble is made of the other recordings."""
+    generator = torch.Generator().manual_seed(seed)
+    length = max(len(one.samples) for one in recordings)
+    rows = torch.stack([torch.from_numpy(np.resize(one.samples, length)) for one in recordings])
+    noise = make_noise(rows, torch.full((len(rows),), list(NOISE_KINDS).index(kind)), generator).numpy()
+    found = []
+    for one, row in zip(recordings, noise, strict=True):
+        spoken = np.repeat(one.truth.visemes != SILENT, 534)[: len(one.samples)]
+        spoken = one.samples[: len(spoken)][spoken]
+        level = np.sqrt(np.square(spoken if len(spoken) else one.samples).mean()) * 10 ** (-NOISE_DB / 20)
+        samples = (one.samples + level * row[: len(one.samples)]).astype(np.float32)
+        found.append(replace(one, samples=samples))
+    return found
+
+
+@torch.inference_mode()
+def logits_of(front: FrontWeights, recordings: Sequence[Recording], chunk: int = units.FRAMES_PER_CHUNK) -> list:
+    """Per recording: logits at temperature 1 [frames, 15] and openness [frames]; the stream's, all at once."""
+    found = []
+    plain = replace(front, temperature=torch.tensor(1.0))
+    for one in recordings:
+        mel = torch.from_numpy(CausalNormaliser().push(log_mel(one.samples)))
+        frames = len(one.truth)
+        whole = -(-frames // chunk) * chunk
+        needed = len(new_rows(0, whole))
+        mel = torch.cat([mel, mel[-1:].expand(max(0, needed - len(mel)), -1)])[:needed]
+        said = front_offline(whisper_range(mel)[None], plain, [chunk] * (whole // chunk))
+        found.append((said.logits[0, :frames].numpy(), said.openness[0, :frames].numpy()))
+    return found
+
+
+def temperature_of(said: Sequence, recordings: Sequence[Recording]) -> float:
+    """The temperature at which truth is likeliest."""
+    logits = torch.from_numpy(np.concatenate([logits for logits, _ in said]))
+    truth = torch.from_numpy(np.concatenate([one.truth.visemes for one in recordings])).long()
+    costs = [F.cross_entropy(logits / temperature, truth).item() for temperature in TEMPERATURES]
+    return float(TEMPERATURES[int(np.argmin(costs))])
+
+
+def score(said: Sequence, recordings: Sequence[Recording], temperature: float) -> dict:
+    """Strict accuracy with its interval by utterance; coverage, right and calibration at the threshold; pauses."""
+    logits = np.concatenate([logits for logits, _ in said]) / temperature
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    confidence, heard = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    truth = np.concatenate([one.truth.visemes for one in recordings])
+    opening = np.concatenate([openness for _, openness in said])
+    aim = np.concatenate([one.truth.openness for one in recordings])
+    groups = np.repeat(np.arange(len(recordings)), [len(one.truth) for one in recordings])
+    right = heard == truth
+    metric = bootstrap_by_group(right, groups)
+    calibration = expected_calibration_error(confidence, right, groups)
+    sure, silent = confidence >= THRESHOLD, truth == SILENT
+    return {
+        "accuracy": round(metric.value, 4), "accuracy_low": round(metric.low, 4),
+        "accuracy_high": round(metric.high, 4),
+        "coverage_at_085": round(float(sure.mean()), 4),
+        "right_at_085": round(float(right[sure].mean()), 4) if sure.any() else None,
+        "ece": round(calibration.value, 4),
+        "silence_heard": round(float((heard[silent] == SILENT).mean()), 4) if silent.any() else None,
+        "openness_in_silence_p95": round(float(np.quantile(opening[silent], 0.95)), 4) if silent.any() else None,
+        "openness_r": round(float(np.corrcoef(opening, aim)[0, 1]), 4) if opening.std() and aim.std() else None,
+        "frames": len(truth), "utterances": len(recordings),
+    }  # fmt: skip
+
+
+def evaluate(
+    fits: dict[str, FrontWeights], folders: Sequence[Path], *, noise: Sequence[str], chunks: Sequence[int]
+) -> dict:
+    """All sets under all conditions, for every fit."""
+    real = [one for folder in folders for one in speakers(folder)]
+    test, validation = trained_speaker("test"), trained_speaker("validation")
+    sets = {"real_speakers": real, "trained_speaker": test}
+    sets |= {f"{name}_{kind}": noisy(sets[name], kind) for name in list(sets) for kind in noise}
+    found = {}
+    for name, front in fits.items():
+        calibrating = [*real, *validation]
+        temperature = temperature_of(logits_of(front, calibrating), calibrating)
+        found[name] = {"temperature": round(temperature, 4)}
+        for title, recordings in sets.items():
+            found[name][title] = score(logits_of(front, recordings), recordings, temperature)
+        for chunk in chunks:
+            for title in ("real_speakers", "trained_speaker"):
+                said = logits_of(front, sets[title], chunk)
+                found[name][f"{title}_chunks_of_{chunk}"] = score(said, sets[title], temperature)
+        by_speaker = {}
+        for speaker in sorted({one.speaker for one in real}):
+            chosen = [one for one in real if one.speaker == speaker]
+            by_speaker[speaker] = score(logits_of(front, chosen), chosen, temperature)["accuracy"]
+        found[name]["by_speaker"] = by_speaker
+        print(name, json.dumps({k: v for k, v in found[name].items() if k in ("temperature", *sets)}), flush=True)
+    return found
+
+
+def noise_alone(front: FrontWeights, seconds: float = 10.0, seed: int = 0) -> dict[str, float]:
+    """Share of frames heard as silence in noise without speech, by kind (not babble: that is speech)."""
+    generator, found = torch.Generator().manual_seed(seed), {}
+    length = round(seconds * units.SAMPLE_RATE_HZ)
+    for kind in ("white", "pink"):
+        row = (
+            make_noise(torch.zeros(1, length), torch.tensor([list(NOISE_KINDS).index(kind)]), generator)[0].numpy()
+            * 0.03
+        )
+        silence = SyncPlan(np.zeros(units.frame_count(length), np.int8), np.zeros(units.frame_count(length)))
+        logits, _ = logits_of(front, [Recording(kind, kind, row.astype(np.float32), silence)])[0]
+        found[kind] = round(float((logits.argmax(axis=1) == SILENT).mean()), 4)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate the fits of a folder."""
+    parser = argparse.ArgumentParser(prog="python -m workbench.train.front_card", description=__doc__.split("\n")[0])
+    parser.add_argument("fits", type=Path, nargs="+", help="stored fronts")
+    parser.add_argument("--speakers", type=Path, action="append", default=[])
+    parser.add_argument("--noise", default="white,pink,babble", help="kinds, by commas; empty: none")
+    parser.add_argument("--chunks", default="", help="further chunk lengths, by commas")
+    parser.add_argument("--store", type=Path, help="folder to write the calibrated fits to, in 4 bits")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    try:
+        base = whisper_tensors(4)
+        fits = {path.stem: load_front(path, base) for path in options.fits}
+        found = evaluate(
+            fits, options.speakers, noise=[kind for kind in options.noise.split(",") if kind],
+            chunks=[int(chunk) for chunk in options.chunks.split(",") if chunk],
+        )  # fmt: skip
+        for name, front in fits.items():
+            found[name]["noise_alone_heard_as_silence"] = noise_alone(front)
+        write_json(options.out, found)
+        for path in options.fits if options.store else ():
+            calibrated = replace(fits[path.stem], temperature=torch.tensor(found[path.stem]["temperature"]))
+            save_front(options.store / path.name, calibrated, base, bits=4, kept=stored_kept(path))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return error.EXIT_CODE
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
