@@ -23,6 +23,7 @@ from nbformat import NotebookNode
 from specsync_lib import files, summary
 from specsync_lib.claims import CLAIMED_THRESHOLD
 from specsync_lib.door import compare
+from specsync_lib.door import opening as opening_page
 from specsync_lib.door.compare import POSTER_NAME, VIDEO_NAME
 from specsync_lib.door.origins import Origin, origin
 from specsync_lib.door.project import Project
@@ -40,7 +41,7 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PROGRESS_BAR = "%|"  # in the text form of tqdm's widgets
 WIDGET_NOTE = (
     '<p class="not-interactive">A slider lives here in JupyterLab (./run_all.sh lab); '
-    '<a href="index.html#slider">the report\'s opening page</a> has one that works without a kernel.</p>'
+    '<a href="index.html#recording">the report\'s opening page</a> has one that works without a kernel.</p>'
 )
 
 Entry = Mapping[str, Any]
@@ -184,18 +185,29 @@ def figures(run_dir: Path, plots_dir: Path) -> list[dict[str, str]]:
     return found
 
 
-def acceptance_points(plots_dir: Path) -> dict[str, list[float | None]] | None:
-    """The acceptance table by column for the slider, None for "no frame"; None when there is no table."""
+def acceptance_points(plots_dir: Path) -> tuple[dict[str, list[float | None]], str] | None:
+    """The acceptance table by column for the slider, None for "no frame", and in words what is accepted over whose
+    confidence: the one that a gate's threshold meets, where the table has it. None when there is no table."""
     path = plots_dir / ACCEPTANCE_TABLE_NAME
     if not path.exists():
         return None
     table = pd.read_csv(path)
     if not {"threshold", *ACCEPTANCE_COLUMNS} <= set(table.columns):
         return None
-    rounded = table[["threshold", *ACCEPTANCE_COLUMNS]].astype(float).round(5)
-    return {
+    met = {f"recalibrated_{name}" for name in ACCEPTANCE_COLUMNS} <= set(table.columns)
+    prefix = "recalibrated_" * met
+    lenient = f"{prefix}within_one_frame" in table
+    read = [
+        f"{prefix}{name.replace('acceptance', 'within_one_frame') if lenient else name}" for name in ACCEPTANCE_COLUMNS
+    ]
+    rounded = table[["threshold", *read]].astype(float).round(5)
+    rounded.columns = ["threshold", *ACCEPTANCE_COLUMNS]
+    columns = {
         name: [value if math.isfinite(value) else None for value in column.tolist()] for name, column in rounded.items()
     }
+    frame = "within one frame" if lenient else "in the same frame"
+    whose = "the recalibrated confidence" if met else "the draft's own confidence"
+    return columns, f"{frame}, over {whose}"
 
 
 class _MathMLRenderer(IPythonRenderer):
@@ -320,7 +332,7 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
     files.write_json(folder / "summary.json", numbers)
     source = recording_facts(run_dir)
     side_by_side = compare.columns(runs, folder)
-    points = acceptance_points(plots_dir)
+    points, confidence = acceptance_points(plots_dir) or (None, "")
     thresholds = points["threshold"] if points else []
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
@@ -330,6 +342,10 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
         source=source,
         video=f"../{VIDEO_NAME}" if video.exists() else "",
         poster=write_poster(video, folder) if video.exists() else "",
+        variants=opening_page.variants(run_dir, plots_dir),
+        verdicts=opening_page.verdicts(plots_dir),
+        recording=opening_page.recording_points(run_dir),
+        headline=opening_page.headline(numbers),
         claims=claim_rows(numbers, source["no_truth"]),
         runs=side_by_side,
         run_keys=sorted({key for column in side_by_side for key in column.numbers}),
@@ -338,6 +354,7 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
         summary=numbers,
         origins={key: origin(entry["source"]) for key, entry in numbers.items()},
         acceptance=points,
+        acceptance_confidence=confidence,
         acceptance_judge=REASONER if "reasoner.accuracy" in numbers else "the forced alignment of the known words",
         start_row=min(range(len(thresholds)), key=lambda row: abs(thresholds[row] - CLAIMED_THRESHOLD), default=0),
         figures=figures(run_dir, plots_dir),

@@ -360,10 +360,10 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "SPECSYNC_NOTEBOOK": name,
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, whatever the user's own folder holds
-        # Judge and generator share the cores: OpenMP's threads must not spin while they wait for each other.
-        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
         "SPECSYNC_RUN_DIR": str(project.run),
         "SPECSYNC_PLOTS_DIR": str(project.plots),
+        # Judge and generator share the cores: OpenMP's threads must not spin while they wait for each other.
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
     }
     os.environ.update(environment)
     os.environ.pop("JUPYTER_PATH", None)

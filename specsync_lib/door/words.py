@@ -178,6 +178,11 @@ READINGS = {
     "kernel.speedup_vs_compile": "times as fast as torch.compile",
     "kernel.speedup_vs_eager": "times as fast as torch eager",
 }
+VARIANTS = {  # of the recording's video, as notebook 04 writes them
+    "lipsync_draft.mp4": "draft alone",
+    "lipsync_committed.mp4": "committed",
+    "lipsync_judge.mp4": "judge alone",
+}
 PROFILE_NOTES = {
     "smoke": "smoke: the smallest sizes, a check that everything runs and no measurement",
     "default": "default",
@@ -237,10 +242,25 @@ CAPTIONS = {
     "kernel_latency": ("Kernel latency", "Cold cache, over slots and regions, against torch on the same buffers."),
     "kernel_roofline": ("Roofline", "Achieved bandwidth beside what a device copy of as many bytes reaches."),
     "kernel_versions": ("Version by version", "What each change to the kernel bought; the line is the byte floor."),
-    "latency_comparison": ("Latency", "Where the time goes with and without background verification."),
+    "recording_strips": (
+        "This recording, frame by frame",
+        "Draft, judge, what the gate commits at the run's threshold, and truth where the words are known.",
+    ),
+    "recording_acceptance": (
+        "This recording beside the corpus",
+        "Acceptance and coverage over thresholds; one recording has no interval.",
+    ),
+    "latency_comparison": (
+        "Latency",
+        "Where the time goes with and without background verification; the other regions are in the table.",
+    ),
+    "run_latency": (
+        "How old every frame is",
+        "From the sound at a frame's centre to that frame in memory, by parts: this recording, this machine.",
+    ),
     "latency_gantt": (
         "Who hides behind whom",
-        "A live run over stages that only wait: the times mean nothing, the overlap does.",
+        "Three chunks of this run, serial and under its rule: what every stage did and when.",
     ),
     "late_verdicts": ("Late verdicts", "What a rejection that comes late costs, in latency and in wrong frames."),
     "live_delivery": ("At the pace of speech", "How long after its sound each chunk of a live stream is out."),

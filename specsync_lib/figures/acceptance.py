@@ -6,18 +6,17 @@ function that moves them. A static figure drops it; the slider keeps it, so that
 A frame table has one row a frame: utterance, frame, confidence, draft and truth (viseme names), accepted.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch, Rectangle
 
 from specsync_lib.claims import CLAIMED_ACCEPTANCE, CLAIMED_THRESHOLD
+from specsync_lib.figures.drawing import Drawing
 from specsync_lib.figures.style import ROLE_COLOURS, ROLE_MARKERS, labelled
 from specsync_lib.measures.acceptance import accepted_run_lengths, at_threshold, confusion_matrix
 from specsync_lib.units import VIDEO_FPS, VISEMES
@@ -31,14 +30,6 @@ GROUP_MARGIN_MM = 0.25  # around the mouths of a group
 FAR_APART_MM = 6.0  # from here on the distances of mouths are drawn alike
 # Share of a strip's width under which two letters would run into their neighbours.
 NARROWEST_NAMED_RUN = 1 / 80
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """What of a drawing depends on the threshold."""
-
-    artists: Sequence[Artist]
-    move: Callable[[float], None]
 
 
 def draw_acceptance(

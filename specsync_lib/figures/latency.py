@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from specsync_lib.figures.drawing import Drawing
 from specsync_lib.figures.style import ROLE_COLOURS, ROLE_MARKERS, labelled
 from specsync_lib.measures.latency_tables import COMPARED, FEWEST_FOR_P99, MODE_NAMES, OTHER_STEPS, PARTS, simulated_run
 from specsync_lib.pipeline.answers import Answers
@@ -23,6 +24,8 @@ from specsync_lib.pipeline.stage_times import Setup
 from specsync_lib.pipeline.trace import STAGES
 from specsync_lib.units import VIDEO_FPS
 
+HEADLINE_REGION = "384px"
+SCREEN_IN = (13, 7.3)  # 16 to 9: a figure that is read without scrolling
 POLICY_ROLES = {"hold": "accepted", "midflight": "corrected", "rollback": "rejected", "overrule": "draft"}
 POLICY_NAMES = {
     "hold": "last step waits for a pass",
@@ -49,17 +52,26 @@ VERDICT_ROLES = {
 
 
 def comparison_figure(table: pd.DataFrame) -> Figure:
-    """`draw_comparison` of the setups with the usual number of steps; those on a CPU, ten times slower, on an axis of
-    their own."""
+    """`draw_comparison` on one screen: of the full-size setups those of the headline's region, with the usual number of
+    steps; those on a CPU, ten times slower, on an axis of their own. The other regions are in the table."""
     table = table[~table["setup"].str.contains(OTHER_STEPS)]
     on_cpu = table["setup"].str.startswith("cpu")
-    groups = [part for part in (table[~on_cpu], table[on_cpu]) if len(part)]
+    headline = table["setup"].str.contains(HEADLINE_REGION) | (table["label"] == "claimed")
+    groups = [part for part in (table[~on_cpu & headline], table[on_cpu]) if len(part)]
     counts = [len(part[["setup", "label"]].drop_duplicates()) for part in groups]
-    figure = plt.figure(figsize=(11, 1.6 * len(groups) + 1 + 1.3 * sum(counts)))
-    axes = figure.subplots(len(groups), 1, height_ratios=[count + 0.4 for count in counts], squeeze=False)[:, 0]
+    figure = plt.figure(figsize=SCREEN_IN, layout="constrained")
+    axes = figure.subplots(len(groups), 1, height_ratios=[count + 0.6 for count in counts], squeeze=False)[:, 0]
     for part, ax in zip(groups, axes, strict=True):
         draw_comparison(part, ax)
+        ax.get_legend().remove()
+    shown = [part for part in PARTS if part in set(pd.concat(groups)["part"])]
+    figure.legend(*stage_handles(shown), loc="outside lower center", ncols=len(shown))
     return figure
+
+
+def stage_handles(parts: Sequence[str]) -> tuple[list[Patch], list[str]]:
+    """Legend of what a latency is made of; where a bar's numbers come from stands at its setup."""
+    return [Patch(color=ROLE_COLOURS[PARTS[part]]) for part in parts], list(parts)
 
 
 def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
@@ -93,12 +105,7 @@ def draw_comparison(table: pd.DataFrame, ax: Axes) -> None:
     longest = table[[column for column in ("p50_ms", "p50_high_ms") if column in table]].max().max()
     ax.set(xlim=(0, 1.6 * longest), xlabel="median latency of a chunk, last sample to frames (ms)")
     shown = [part for part in PARTS if part in set(table["part"])]
-    labels = {part: sorted(set(table.loc[table["part"] == part, "label"])) for part in shown}
-    ax.legend(
-        [Patch(color=ROLE_COLOURS[PARTS[part]]) for part in shown],
-        [f"{part} ({', '.join(labels[part])})" for part in shown],
-        loc="upper left", bbox_to_anchor=(1, 1),
-    )  # fmt: skip
+    ax.legend(*stage_handles(shown), loc="upper left", bbox_to_anchor=(1, 1))
     ax.grid(axis="y", visible=False)
 
 
@@ -202,17 +209,14 @@ def draw_late_error(table: pd.DataFrame, ax: Axes, mm_per_wrong_frame: float | N
         lips.set_ylabel("mean lip error (mm)")
 
 
-# --- confidence threshold ---------------------------------------------------------------------------------------------
+# --- sliders ----------------------------------------------------------------------------------------------------------
 
 
-# --- the slider -------------------------------------------------------------------------------------------------------
-
-
-def draw_threshold(table: pd.DataFrame, threshold: float, ax: Axes) -> None:
+def draw_threshold(table: pd.DataFrame, threshold: float, ax: Axes) -> Drawing:
     """Mean latency over the confidence under which a chunk is not begun before its verdict, and the share begun."""
     style = {"color": ROLE_COLOURS["accepted"], "marker": ROLE_MARKERS["accepted"]}
     ax.plot(table["threshold"], table["mean_ms"], label=labelled("mean latency", LABEL), **style)
-    ax.axvline(threshold, color=ROLE_COLOURS["target"], ls=":")
+    line = ax.axvline(threshold, color=ROLE_COLOURS["target"], ls=":")
     ax.set(xlabel="threshold on a chunk's mean confidence", ylabel="mean latency (ms)", ylim=(0, None))
     shares = ax.twinx()
     shares.plot(table["threshold"], table["begun"], color=ROLE_COLOURS["coverage"], ls="--",
@@ -221,6 +225,34 @@ def draw_threshold(table: pd.DataFrame, threshold: float, ax: Axes) -> None:
     shares.grid(visible=False)
     handles = [*ax.get_legend_handles_labels()[0], *shares.get_legend_handles_labels()[0]]
     ax.legend(handles=handles, loc="lower left", fontsize="small")
+    return Drawing((line,), lambda threshold: line.set_xdata([threshold, threshold]))
+
+
+def draw_rejected(rows: pd.DataFrame, serial_ms: float, axes: Sequence[Axes]) -> Drawing:
+    """`draw_late_latency` with a line at a rejection rate, and beside it every policy's mean latency there as a bar; it
+    moves with the rate."""
+    draw_late_latency(rows, serial_ms, axes[0])
+    line = axes[0].axvline(0.0, color=ROLE_COLOURS["target"], ls=":")
+    policies = list(rows["policy"].unique())
+    names = ["serial", *[POLICY_NAMES[policy] for policy in policies]]
+    colours = [ROLE_COLOURS[role] for role in ("target", *[POLICY_ROLES[policy] for policy in policies])]
+    bars = axes[1].barh(names, [serial_ms] * len(names), color=colours)
+    texts = [axes[1].text(0, place, "", va="center") for place in range(len(names))]
+    title = axes[1].set_title(" ", loc="left")
+    axes[1].invert_yaxis()
+    longest = max(serial_ms, rows["mean_ms"].max())
+    axes[1].set(xlim=(0, 1.3 * longest), xlabel=f"mean latency (ms, {LABEL})")
+
+    def move(rate: float) -> None:
+        here = rows[np.isclose(rows["rate"], rate)].set_index("policy")["mean_ms"]
+        line.set_xdata([rate, rate])
+        title.set_text(f"{rate:.0%} rejected")
+        for bar, text, value in zip(bars, texts, [serial_ms, *here.loc[policies]], strict=True):
+            bar.set_width(value)
+            text.set(x=value, text=f" {value:,.0f} ms")
+
+    move(rows["rate"].min())
+    return Drawing((line, *bars, *texts, title), move)
 
 
 # --- delivery and motion jitter ---------------------------------------------------------------------------------------

@@ -1,13 +1,13 @@
-"""The threshold slider: moves a few artists over a picture drawn once, so that it follows the hand without a GPU.
+"""Sliders that follow the hand: every place of a knob has its picture ready, and the browser alone turns the pages.
 
-The Agg canvas keeps the still part of the figure as pixels; a move restores them, draws only the artists that depend on
-the threshold, and sends one PNG to an ``ipywidgets.Image``. It needs no interactive backend and runs headless.
+Pictures are drawn once, each as the still part of a figure with the few artists that move laid over it (the Agg canvas
+keeps the still part as pixels), and become the pages of an ``ipywidgets.Stack``. The knob's index is linked to the
+stack's in the browser (``jslink``), so that a move asks neither the kernel nor matplotlib for anything and works while
+the kernel computes. How fast is measured in a real browser: ``data/measurements/slider_browser.json``.
 """
 
 import io
-import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import ipywidgets
 import numpy as np
@@ -18,18 +18,76 @@ from PIL import Image
 
 from specsync_lib.claims import CLAIMED_THRESHOLD
 from specsync_lib.figures.acceptance import draw_acceptance, draw_numbers, draw_strip
-from specsync_lib.figures.latency import POLICY_NAMES, POLICY_ROLES, draw_late_latency, draw_threshold
-from specsync_lib.figures.style import ROLE_COLOURS
-from specsync_lib.files import write_json
-from specsync_lib.provenance import machine
+from specsync_lib.figures.drawing import Drawing
+from specsync_lib.figures.latency import draw_rejected, draw_threshold
+from specsync_lib.figures.recording import draw_recording, line_count
+from specsync_lib.rules_in_words import RULE_WORDS
 
-SLIDER_STEP = 0.005  # the spacing of measures.acceptance.THRESHOLDS
+SLIDER_STEP = 0.025
+THRESHOLDS = tuple(round(step * SLIDER_STEP, 3) for step in range(round(1 / SLIDER_STEP) + 1))
 DPI = 80
-SIZE_IN = (12, 7)
+COLOURS = 128  # of a page: a few hues and their blends into white; a third of the bytes of full colour
+WIDE = ipywidgets.Layout(width="60%")
+
+
+def pages(figure: Figure, drawings: Sequence[Drawing], places: Sequence[object]) -> list[bytes]:
+    """A PNG for each place: the figure with its drawings moved there."""
+    canvas = FigureCanvasAgg(figure)
+    moving = [artist for drawing in drawings for artist in drawing.artists]
+    for artist in moving:
+        artist.set_animated(True)  # left out of the full draw
+    canvas.draw()
+    still = canvas.copy_from_bbox(figure.bbox)
+    found = []
+    for place in places:
+        canvas.restore_region(still)
+        for drawing in drawings:
+            drawing.move(place)
+        for artist in moving:
+            artist.axes.draw_artist(artist)
+        png = io.BytesIO()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        picture.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(png, "png")
+        found.append(png.getvalue())
+    return found
+
+
+def page_stack(pictures: Sequence[bytes], first: int = 0) -> ipywidgets.Stack:
+    """Pictures of which one is seen."""
+    layout = {"max_width": "100%"}
+    images = [ipywidgets.Image(value=png, format="png", layout=layout) for png in pictures]
+    return ipywidgets.Stack(images, selected_index=first)
+
+
+def linked(knob: ipywidgets.Widget, stack: ipywidgets.Stack) -> ipywidgets.Stack:
+    """The stack, which from now on shows the page of the knob's choice, in the browser and here."""
+    stack.selected_index = knob.index
+    ipywidgets.jslink((knob, "index"), (stack, "selected_index"))
+    return stack
+
+
+def nearest(values: Sequence[float], wanted: float) -> int:
+    """Which value is nearest."""
+    return int(np.abs(np.asarray(values) - wanted).argmin())
+
+
+def threshold_slider(values: Sequence[float], wanted: float) -> ipywidgets.SelectionSlider:
+    """A slider over given thresholds that starts at the nearest to the wanted one."""
+    options = [(f"{value:.3g}", float(value)) for value in values]
+    start = float(values[nearest(values, wanted)])
+    return ipywidgets.SelectionSlider(
+        options=options, value=start, description="threshold", continuous_update=True, layout=WIDE
+    )
+
+
+def shown_page(stack: ipywidgets.Stack) -> bytes:
+    """The PNG that a stack, or a stack of stacks, shows."""
+    page = stack.children[stack.selected_index]
+    return shown_page(page) if isinstance(page, ipywidgets.Stack) else page.value
 
 
 class AcceptanceExplorer:
-    """A slider over the threshold, with both curves, one utterance's verdicts over time and the numbers.
+    """A slider over the threshold, with both curves, the numbers and one utterance's verdicts over time.
 
     Parameters
     ----------
@@ -37,97 +95,97 @@ class AcceptanceExplorer:
     frames : the frame table (see `specsync_lib.figures.acceptance`), any number of utterances.
     threshold : where the slider starts.
     judge : who accepts, for the legend.
+    utterance : whose strip is shown first; None: the first one's.
 
     Attributes
     ----------
     widget : what a notebook displays.
-    slider, utterance, image : its parts.
+    slider, utterance, curves, strip : its parts; another utterance has its strip's pages drawn.
     """
 
-    def __init__(self, table: pd.DataFrame, frames: pd.DataFrame, threshold: float, *, judge: str = "truth") -> None:
-        self._table, self._frames, self._judge = table, frames, judge
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        frames: pd.DataFrame,
+        threshold: float,
+        *,
+        judge: str = "truth",
+        utterance: str | None = None,
+    ) -> None:
+        self._frames = frames
         names = list(frames["utterance"].unique())
-        self.slider = ipywidgets.FloatSlider(
-            value=threshold,
-            min=0,
-            max=1,
-            step=SLIDER_STEP,
-            description="threshold",
-            readout_format=".3f",
-            continuous_update=True,
-            layout=ipywidgets.Layout(width="60%"),
+        self.slider = threshold_slider(THRESHOLDS, threshold)
+        self.utterance = ipywidgets.Dropdown(
+            options=names, value=names[0] if utterance is None else utterance, description="utterance"
         )
-        self.utterance = ipywidgets.Dropdown(options=names, value=names[0], description="utterance")
-        self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
-        self.widget = ipywidgets.VBox([ipywidgets.HBox([self.slider, self.utterance]), self.image])
-        self._draw_still()
-        self.slider.observe(lambda change: self._move(change["new"]), names="value")
-        self.utterance.observe(lambda change: self._draw_still(), names="value")
+        figure = Figure(figsize=(12, 4), dpi=DPI, layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[1.4, 1])
+        drawings = (
+            draw_acceptance(table, threshold, left, judge=judge),
+            draw_numbers(table, threshold, right, frames=frames),
+        )
+        self.curves = linked(self.slider, page_stack(pages(figure, drawings, THRESHOLDS)))
+        self.strip = linked(self.slider, page_stack(self._strip_pages()))
+        knobs = ipywidgets.HBox([self.slider, self.utterance])
+        self.widget = ipywidgets.VBox([knobs, self.curves, self.strip])
+        self.utterance.observe(lambda change: self._turn(), names="value")
 
-    def _draw_still(self) -> None:
-        """Draw the figure for the chosen utterance and keep its pixels without the artists that move."""
-        figure = Figure(figsize=SIZE_IN, dpi=DPI, layout="constrained")
-        self._canvas = FigureCanvasAgg(figure)
-        axes = figure.subplot_mosaic(
-            [["curves", "numbers"], ["strip", "strip"]], width_ratios=[1.4, 1], height_ratios=[1.3, 1]
-        )
+    def _strip_pages(self) -> list[bytes]:
+        figure = Figure(figsize=(12, 3), dpi=DPI, layout="constrained")
         chosen = self._frames[self._frames["utterance"] == self.utterance.value]
-        threshold = self.slider.value
-        self._drawings = (
-            draw_acceptance(self._table, threshold, axes["curves"], judge=self._judge),
-            draw_numbers(self._table, threshold, axes["numbers"], frames=self._frames),
-            draw_strip(chosen, threshold, axes["strip"]),
-        )
-        for artist in self._moving():
-            artist.set_animated(True)  # left out of the full draw
-        self._canvas.draw()
-        self._background = self._canvas.copy_from_bbox(figure.bbox)
-        self._move(threshold)
+        return pages(figure, [draw_strip(chosen, self.slider.value, figure.subplots())], THRESHOLDS)
 
-    def _moving(self) -> list:
-        return [artist for drawing in self._drawings for artist in drawing.artists]
-
-    def _move(self, threshold: float) -> None:
-        self._canvas.restore_region(self._background)
-        for drawing in self._drawings:
-            drawing.move(threshold)
-        for artist in self._moving():
-            artist.axes.draw_artist(artist)
-        png = io.BytesIO()
-        # Level 1: encoding is most of a move, and a smaller file saves nothing on the way to a local browser.
-        Image.fromarray(np.asarray(self._canvas.buffer_rgba())).convert("RGB").save(png, "png", compress_level=1)
-        self.image.value = png.getvalue()
+    def _turn(self) -> None:
+        for image, png in zip(self.strip.children, self._strip_pages(), strict=True):
+            image.value = png
 
 
-def measure_redraw(explorer: AcceptanceExplorer, path: str | Path, *, moves: int, rng: np.random.Generator) -> dict:
-    """Time slider moves to random thresholds, from setting the value to the new picture, and write them as JSON.
+class RecordingExplorer:
+    """One recording under a rule and, for the gate, a threshold: strips over time and what the choice costs.
 
-    Returns
-    -------
-    The JSON's content: moves, p50_ms, p95_ms, max_ms, png_kib (mean size), label "measured", machine.
+    Parameters
+    ----------
+    frames, sweep : from `measures.recording`.
+    words : columns word, start_s, end_s; None: the words are not known.
+    rule, threshold : where the knobs start.
+    predicted_on : the machine whose stage times the predicted latency rests on.
+
+    Attributes
+    ----------
+    widget : what a notebook displays.
+    rule, slider, picture : its parts.
     """
-    steps = round(1 / SLIDER_STEP)
-    # Never the same place twice in a row: an unchanged value is no move.
-    places = (round(explorer.slider.value / SLIDER_STEP) + rng.integers(1, steps + 1, moves).cumsum()) % (steps + 1)
-    elapsed_ms, sizes = np.empty(moves), np.empty(moves)
-    for k, place in enumerate(places):
-        start = time.perf_counter()
-        explorer.slider.value = place * SLIDER_STEP
-        elapsed_ms[k] = 1000 * (time.perf_counter() - start)
-        sizes[k] = len(explorer.image.value)
-    p50_ms, p95_ms, max_ms = (float(value) for value in np.percentile(elapsed_ms, [50, 95, 100]).round(2))
-    result = {
-        "what": "threshold slider, from setting the value to the encoded picture",
-        "label": "measured",
-        "moves": moves,
-        "p50_ms": p50_ms,
-        "p95_ms": p95_ms,
-        "max_ms": max_ms,
-        "png_kib": float((sizes.mean() / 1024).round(1)),
-        "machine": machine(),
-    }
-    write_json(Path(path), result)
-    return result
+
+    def __init__(
+        self,
+        frames: pd.DataFrame,
+        sweep: pd.DataFrame,
+        words: pd.DataFrame | None,
+        rule: str,
+        threshold: float,
+        *,
+        predicted_on: str,
+    ) -> None:
+        gates = sweep[sweep["rule"] == "gate"]
+        self.slider = threshold_slider(gates["threshold"].tolist(), threshold)
+        options = [(RULE_WORDS[name], name) for name in RULE_WORDS if name in set(sweep["rule"])]
+        self.rule = ipywidgets.Dropdown(options=options, value=rule, description="rule")
+        figure = Figure(figsize=(12, 1.25 + 1.75 * line_count(frames)), dpi=DPI, layout="constrained")
+        drawing = draw_recording(frames, sweep, words, figure, predicted_on=predicted_on)
+        pictures = dict(zip(sweep["variant"], pages(figure, [drawing], sweep["variant"]), strict=True))
+        by_rule = [
+            linked(self.slider, page_stack([pictures[name] for name in gates["variant"]]))
+            if name == "gate"
+            else page_stack([pictures[name]])
+            for _, name in options
+        ]
+        self.picture = linked(self.rule, ipywidgets.Stack(by_rule))
+        self.widget = ipywidgets.VBox([ipywidgets.HBox([self.rule, self.slider]), self.picture])
+
+    @property
+    def choice(self) -> tuple[str, float | None]:
+        """Rule and threshold, None but for the gate."""
+        return self.rule.value, self.slider.value if self.rule.value == "gate" else None
 
 
 class LatencyExplorer:
@@ -138,48 +196,32 @@ class LatencyExplorer:
     late : from `late_verdicts`, several setups in one table (column setup).
     serial_ms : each setup's serial latency.
     thresholds : from `threshold_table`, or None: then there is no such panel.
+    threshold : where its slider starts.
     """
 
     def __init__(
-        self, late: pd.DataFrame, serial_ms: Mapping[str, float], thresholds: pd.DataFrame | None = None
+        self,
+        late: pd.DataFrame,
+        serial_ms: Mapping[str, float],
+        thresholds: pd.DataFrame | None = None,
+        threshold: float = CLAIMED_THRESHOLD,
     ) -> None:
-        self._late, self._serial_ms, self._thresholds = late, serial_ms, thresholds
         rates = sorted(late["rate"].unique())
+        options = [(f"{rate:.0%}", rate) for rate in rates]
         self.setup = ipywidgets.Dropdown(options=list(serial_ms), description="setup")
-        self.rate = ipywidgets.SelectionSlider(
-            options=[(f"{rate:.0%}", rate) for rate in rates], value=rates[len(rates) // 2], description="rejected"
-        )
-        self.threshold = ipywidgets.FloatSlider(
-            value=CLAIMED_THRESHOLD, min=0, max=1, step=0.05, description="threshold"
-        )
-        self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
-        knobs = [self.setup, self.rate] + ([] if thresholds is None else [self.threshold])
-        self.widget = ipywidgets.VBox([ipywidgets.HBox(knobs), self.image])
-        for knob in knobs:
-            knob.observe(lambda change: self.draw(), names="value")
-        self.draw()
-
-    def draw(self) -> None:
-        """The picture for where the knobs stand."""
-        figure = Figure(figsize=(12, 4.2), dpi=80, layout="constrained")
-        canvas = FigureCanvasAgg(figure)
-        axes = figure.subplots(1, 2 if self._thresholds is None else 3)
-        rows = self._late[self._late["setup"] == self.setup.value]
-        serial_ms = self._serial_ms[self.setup.value]
-        draw_late_latency(rows, serial_ms, axes[0])
-        axes[0].axvline(self.rate.value, color=ROLE_COLOURS["target"], ls=":")
-        here = rows[np.isclose(rows["rate"], self.rate.value)]
-        names = ["serial", *[POLICY_NAMES[policy] for policy in here["policy"]]]
-        colours = [ROLE_COLOURS[role] for role in ("target", *[POLICY_ROLES[policy] for policy in here["policy"]])]
-        values = [serial_ms, *here["mean_ms"]]
-        axes[1].barh(names, values, color=colours)
-        for name, value in zip(names, values, strict=True):
-            axes[1].annotate(f" {value:,.0f} ms", (value, name), va="center")
-        axes[1].invert_yaxis()
-        axes[1].set(xlim=(0, 1.3 * max(values)), xlabel="mean latency (ms)", title=f"{self.rate.value:.0%} rejected")
-        if self._thresholds is not None:
-            draw_threshold(self._thresholds, self.threshold.value, axes[2])
-        canvas.draw()
-        png = io.BytesIO()
-        figure.savefig(png, format="png")
-        self.image.value = png.getvalue()
+        self.rate = ipywidgets.SelectionSlider(options=options, value=rates[len(rates) // 2], description="rejected")
+        by_setup = []
+        for setup, serial in serial_ms.items():
+            figure = Figure(figsize=(8.4, 4.2), dpi=DPI, layout="constrained")
+            drawing = draw_rejected(late[late["setup"] == setup], serial, figure.subplots(1, 2))
+            by_setup.append(linked(self.rate, page_stack(pages(figure, [drawing], rates))))
+        self.rejected = linked(self.setup, ipywidgets.Stack(by_setup))
+        knobs, panels = [self.setup, self.rate], [self.rejected]
+        if thresholds is not None:
+            places = thresholds["threshold"].tolist()
+            self.threshold = threshold_slider(places, threshold)
+            figure = Figure(figsize=(4.2, 4.2), dpi=DPI, layout="constrained")
+            drawing = draw_threshold(thresholds, threshold, figure.subplots())
+            self.begun = linked(self.threshold, page_stack(pages(figure, [drawing], places)))
+            knobs, panels = [*knobs, self.threshold], [*panels, self.begun]
+        self.widget = ipywidgets.VBox([ipywidgets.HBox(knobs), ipywidgets.HBox(panels)])

@@ -20,6 +20,7 @@ Sources: one-pass verification, Leviathan et al. 2211.17192; several drafts in o
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -115,6 +116,19 @@ class ReasonerStream:
         self._cached = TokenTree()
         self.passes = 0
         self.tokens_read = 0
+
+    def fork(self) -> "ReasonerStream":
+        """Another stream at the same place: what either reads or commits from now on, the other does not see.
+
+        Keys and values are shared until a pass replaces them, so a fork costs no memory of its own.
+        """
+        twin = copy(self)
+        twin._past, twin._lines = [*self._past], [*self._lines]
+        twin._fixed, twin._announced = [*self._fixed], {*self._announced}
+        if self._cache is not None:
+            twin._cache = copy(self._cache)
+            twin._cache.layers = [copy(layer) for layer in self._cache.layers]
+        return twin
 
     @property
     def open_frames(self) -> int:

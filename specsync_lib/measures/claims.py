@@ -49,8 +49,8 @@ def verdict_table(summary: Mapping[str, Mapping], directory: Path | None = None)
 
     Returns
     -------
-    Columns claim, claimed, found, label, verdict, source. Verdicts: holds, does not hold, exceeded, in part, or "not
-    measured yet" where the file is absent.
+    Columns claim, claimed, number, found, label, verdict, source; number is the one that the verdict rests on, found
+    says what it is of. Verdicts: holds, missed, exceeded, in part, or "not measured yet" where the file is absent.
     """
     said = claims()
     rows = [
@@ -65,7 +65,7 @@ def verdict_table(summary: Mapping[str, Mapping], directory: Path | None = None)
         _lip_sync_verdict(said["lip_sync"], summary),
         _sm120_verdict(said["sm_120"], summary),
     ]
-    return pd.DataFrame(rows, columns=["claim", "claimed", "found", "label", "verdict", "source"])
+    return pd.DataFrame(rows, columns=["claim", "claimed", "number", "found", "label", "verdict", "source"])
 
 
 def _said(claim: Mapping) -> str:
@@ -75,12 +75,12 @@ def _said(claim: Mapping) -> str:
     return f"{value:.0%}" if claim["unit"] == "fraction" else f"{value:g} {claim['unit']}"
 
 
-def _row(claim: Mapping, found: str, label: str, verdict: str, source: str) -> tuple:
-    return claim["what"], _said(claim), found, label, verdict, source
+def _row(claim: Mapping, number: str, found: str, label: str, verdict: str, source: str) -> tuple:
+    return claim["what"], _said(claim), number, found, label, verdict, source
 
 
 def _absent(claim: Mapping) -> tuple:
-    return _row(claim, NOT_MEASURED, "", NOT_MEASURED, "")
+    return _row(claim, "", NOT_MEASURED, "", NOT_MEASURED, "")
 
 
 def _latency_verdict(claim: Mapping, modes: Sequence[str], directory: Path | None) -> tuple:
@@ -90,7 +90,8 @@ def _latency_verdict(claim: Mapping, modes: Sequence[str], directory: Path | Non
     content, region, runs, path = measured
     found = runs[first_measured(modes, runs)]["p50_ms"]
     verdict = "holds" if abs(found / claim["value"] - 1) <= 0.1 else "exceeded" if found < claim["value"] else "missed"
-    return _row(claim, f"{found:,.0f} ms, {content['setup']}, {region}", content["label"], verdict, display_path(path))
+    where = f"median of a chunk, {content['setup']}, {region}"
+    return _row(claim, f"{found:,.0f} ms", where, content["label"], verdict, display_path(path))
 
 
 def _reduction_verdict(claim: Mapping, directory: Path | None) -> tuple:
@@ -100,7 +101,8 @@ def _reduction_verdict(claim: Mapping, directory: Path | None) -> tuple:
     content, region, runs, path = measured
     found = 1 - runs[first_measured(EXACT, runs)]["p50_ms"] / runs["serial"]["p50_ms"]
     verdict = "exceeded" if found > claim["value"] + 0.02 else "holds" if found >= claim["value"] - 0.02 else "missed"
-    return _row(claim, f"{found:.0%}, {content['setup']}, {region}", content["label"], verdict, display_path(path))
+    where = f"of the serial median, {content['setup']}, {region}"
+    return _row(claim, f"{found:.0%}", where, content["label"], verdict, display_path(path))
 
 
 def _acceptance_verdict(claim: Mapping, summary: Mapping[str, Mapping]) -> tuple:
@@ -110,12 +112,13 @@ def _acceptance_verdict(claim: Mapping, summary: Mapping[str, Mapping]) -> tuple
     ):
         if key in summary:
             entry, coverage = summary[key], summary.get(coverage_key)
-            kept = f" of the {coverage['value']:.0%} of frames kept" if coverage else ""
+            kept = f"of the {coverage['value']:.0%} of frames kept; " if coverage else ""
             if judge == "language model":
                 verdict = "holds" if entry["value"] >= claim["value"] else "missed"
             else:
                 verdict = "in part: the judge is another"
-            return _row(claim, f"{entry['value']:.0%}{kept}; judge: {judge}", entry["label"], verdict, entry["source"])
+            number = f"{entry['value']:.0%}"
+            return _row(claim, number, f"{kept}judge: {judge}", entry["label"], verdict, entry["source"])
     return _absent(claim)
 
 
@@ -127,7 +130,7 @@ def _kernel_verdict(claim: Mapping) -> tuple:
     found = rows["median_us"].item() / 1e3
     verdict = "exceeded" if found < claim["value"] / 10 else "holds" if found <= claim["value"] else "missed"
     source = "data/measurements/kernel_project_latents_h200.json"
-    return _row(claim, f"{found:.3f} ms, host call to result, H200, 720p", "measured", verdict, source)
+    return _row(claim, f"{found:.3f} ms", "host call to result, H200, 720p", "measured", verdict, source)
 
 
 def _summary_verdict(
@@ -137,15 +140,26 @@ def _summary_verdict(
     found = {key: summary[key] for key in keys if key in summary}
     if not found:
         return _absent(claim)
-    text = ", ".join(f"{key} {entry['value']:.3g} {entry['unit']}" for key, entry in found.items())
+    text = ", ".join(f"{_in_words(key)} {_with_unit(entry)}" for key, entry in found.items())
     within = all(
         abs(entry["value"]) <= next((limit for pattern, limit in limits.items() if fnmatch.fnmatch(key, pattern)), 0)
         for key, entry in found.items()
     )
-    entry = next(iter(found.values()))
+    entry = max(found.values(), key=lambda entry: abs(entry["value"]) if entry["unit"] == "ms" else -1)
+    number = _with_unit(entry)
     complete = len(found) == len(keys)
     verdict = ("holds" if within else "missed") if complete else f"in part: {NOT_MEASURED} are the others"
-    return _row(claim, text, entry["label"], verdict, entry["source"])
+    return _row(claim, number, text, entry["label"], verdict, entry["source"])
+
+
+def _in_words(key: str) -> str:
+    """A key's own part, without its unit."""
+    return key.partition(".")[2].removesuffix("_ms").replace("_", " ")
+
+
+def _with_unit(entry: Mapping) -> str:
+    """A recorded number; one that is a ratio has no unit."""
+    return f"{entry['value']:.3g} {'' if entry['unit'] in ('1', 'ratio') else entry['unit']}".rstrip()
 
 
 def _lip_sync_verdict(claim: Mapping, summary: Mapping[str, Mapping]) -> tuple:
@@ -156,10 +170,11 @@ def _lip_sync_verdict(claim: Mapping, summary: Mapping[str, Mapping]) -> tuple:
     timing = ("sync.av_offset_ms", "sync.jitter_ratio")
     found = _summary_verdict(claim, summary, timing, {"sync.*_ms": NOTICED_OFFSET_MS, "sync.*_ratio": STEADY_RATIO})
     lips = summary.get("sync.lip_r")
-    if found[4] != "holds" or lips is None:
+    if found[5] != "holds" or lips is None:
         return found
     verdict = "holds" if lips["value"] >= NEAR_PERFECT_R else "in part: in step and steady, the lips not near-perfect"
-    return _row(claim, f"{found[2]}, sync.lip_r {lips['value']:.3g}", lips["label"], verdict, lips["source"])
+    text = f"of the lips with truth's; {found[3]}"
+    return _row(claim, f"r = {lips['value']:.3g}", text, lips["label"], verdict, lips["source"])
 
 
 def _sm120_verdict(claim: Mapping, summary: Mapping[str, Mapping]) -> tuple:
@@ -167,5 +182,12 @@ def _sm120_verdict(claim: Mapping, summary: Mapping[str, Mapping]) -> tuple:
     if entry is None:
         return _absent(claim)
     fits = entry["value"] <= 99
-    found = f"compiles ahead of time, {entry['value']:.0f} of 99 KiB shared memory; run on sm_90 alone"
-    return _row(claim, found, entry["label"], "in part: never run there" if fits else "missed", entry["source"])
+    found = "of the 99 KiB of shared memory; compiled ahead of time, run on sm_90 alone"
+    return _row(
+        claim,
+        f"{entry['value']:.0f} KiB",
+        found,
+        entry["label"],
+        "in part: never run there" if fits else "missed",
+        entry["source"],
+    )

@@ -23,9 +23,9 @@ from specsync_lib.face import generation, wan
 from specsync_lib.face.wan_mini import Size, new_transformer, new_vae
 from specsync_lib.judge.policy import AcceptancePolicy, LiveConfidence, load_policy
 from specsync_lib.judge.reasoner import Reasoner
-from specsync_lib.judge.rules import EXACT, VerifyOptions
+from specsync_lib.judge.rules import EXACT, Stream, VerifyOptions
 from specsync_lib.judge.script import ChunkEvidence, HeardWord, chunk_evidence, energy_digits, timed_words
-from specsync_lib.judge.verify import ChunkContext, verify_chunk
+from specsync_lib.judge.verify import ChunkContext, ChunkVerdict, verify_chunk
 from specsync_lib.paths import MODELS_DIR
 from specsync_lib.pipeline.sound import ChunkAudio, samples_for_chunk
 from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Verdict
@@ -208,6 +208,58 @@ class Listener:
         return ChunkEvidence(chunk.first_frame, near, one.energy, one.probe)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is known of a chunk when its draft is verified.
+
+    before, best_before: as of `verify.ChunkContext`.
+    """
+
+    draft: Draft
+    evidence: ChunkEvidence
+    before: int | None = None
+    best_before: int | None = None
+
+
+def judged(
+    stream: Stream,
+    index: int,
+    asked: Asked,
+    options: VerifyOptions,
+    deliver: Callable[[Verdict], None] | None = None,
+) -> tuple[Verdict, ChunkVerdict]:
+    """The final verdict on a chunk whose evidence a stream has read, and how it came about.
+
+    The first pass of an exact rule verifies what the probe hears, which is known by then and was not when the draft
+    was made. ``deliver`` is told what is thought before every pass; of the lenient rule's only one nothing is told. A
+    chunk that could not be decided has a verdict without tokens.
+    """
+    draft, evidence = asked.draft, asked.evidence
+    one_pass = options.rule == "lenient"
+
+    def tell(tokens: np.ndarray, passes: int, rows: np.ndarray) -> None:
+        rows = np.where(np.isnan(rows), evidence.probe, rows)
+        deliver(Verdict(index, tokens.tolist(), passes, False, expected_openness(rows)))
+
+    context = ChunkContext(
+        guess=None if one_pass else evidence.probe,
+        witness=evidence.probe,
+        before=asked.before,
+        recalibrated=draft.recalibrated,
+        best_before=asked.best_before,
+    )
+    plan = DraftPlan(draft.probabilities, draft.confidence, draft.openness)
+    decided = verify_chunk(stream, plan, options, context, None if one_pass or deliver is None else tell)
+    if decided.fallbacks:
+        return Verdict(index, (), decided.passes), decided
+    # sure frames that no pass read have no rows; they stand, and keep their own openness
+    rows = np.where(np.isnan(decided.rows), draft.probabilities, decided.rows)
+    openness, best = expected_openness(rows), rows.argmax(axis=1)
+    let_stand = (decided.tokens == np.array(draft.tokens)) & (decided.tokens != best)
+    by = tuple(np.where(decided.verified & ~let_stand, "judge", "draft").tolist())
+    return Verdict(index, decided.tokens.tolist(), decided.passes, True, openness, by, best.tolist()), decided
+
+
 class ReasonerJudge:
     """A language model that verifies drafts in one or two passes, or writes plans token by token.
 
@@ -228,38 +280,15 @@ class ReasonerJudge:
         self.faults: list[str] = []
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
-        """One pass, and one more after most rejections; what it thinks before and in between is told at once.
-
-        The first pass of an exact rule verifies what the probe hears, which it knows by then and the draft did not.
-        """
-        index, draft = request.audio.index, request.draft
+        """One pass, and one more after most rejections (`judged`); what it thinks before and in between is told at
+        once."""
         evidence = self._read_up_to(request)
-        one_pass = self._options.rule == "lenient"
-
-        def tell(tokens: np.ndarray, passes: int, rows: np.ndarray) -> None:
-            rows = np.where(np.isnan(rows), evidence.probe, rows)
-            deliver(Verdict(index, tokens.tolist(), passes, False, expected_openness(rows)))
-
-        context = ChunkContext(
-            guess=None if one_pass else evidence.probe,
-            witness=evidence.probe,
-            before=request.settled[-1].tokens[-1] if request.settled else None,
-            recalibrated=draft.recalibrated,
-            best_before=self._best_of_last,
-        )
-        plan = DraftPlan(draft.probabilities, draft.confidence, draft.openness)
-        verdict = verify_chunk(self._stream, plan, self._options, context, None if one_pass else tell)
-        self._best_of_last = verdict.best_of_last
-        self.faults += [f"chunk {index}: {fault}" for fault in verdict.faults]
-        if verdict.fallbacks:
-            deliver(Verdict(index, (), verdict.passes))
-            return
-        # sure frames that no pass read have no rows; they stand, and keep their own openness
-        rows = np.where(np.isnan(verdict.rows), draft.probabilities, verdict.rows)
-        openness, judged = expected_openness(rows), rows.argmax(axis=1)
-        let_stand = (verdict.tokens == np.array(draft.tokens)) & (verdict.tokens != judged)
-        by = tuple(np.where(verdict.verified & ~let_stand, "judge", "draft").tolist())
-        deliver(Verdict(index, verdict.tokens.tolist(), verdict.passes, True, openness, by, judged.tolist()))
+        before = request.settled[-1].tokens[-1] if request.settled else None
+        index, asked = request.audio.index, Asked(request.draft, evidence, before, self._best_of_last)
+        verdict, decided = judged(self._stream, index, asked, self._options, deliver)
+        self._best_of_last = decided.best_of_last
+        self.faults += [f"chunk {index}: {fault}" for fault in decided.faults]
+        deliver(verdict)
 
     def plan(self, request: Request, reasoning_tokens: int = 0) -> Verdict:
         """The chunk's tokens, one pass each, after so many tokens of reasoning."""
@@ -403,6 +432,47 @@ REGION_PX = 256  # wan-mini's
 COEFFICIENTS = 64
 
 
+@dataclass(frozen=True)
+class Listeners:
+    """The embedded models that hear and judge, without a face."""
+
+    kernel: Callable
+    encoder: "AudioEncoder"
+    probe: Probe
+    reasoner: Reasoner
+    policy: AcceptancePolicy
+
+
+def load_listeners(
+    reasoner: str = "smollm2", adapter: str | None = "adapter", device: str = "cpu", weights: object = None
+) -> Listeners:
+    """The draft, Whisper base's first layers with their probe, SmolLM2 as judge, and the acceptance policy.
+
+    Parameters
+    ----------
+    reasoner, adapter
+        As for `reasoner.load_reasoner`.
+    weights
+        What drafts (see `kernel_of`); None: the shipped draft, which proposes a plan and no latents.
+
+    Raises
+    ------
+    InputError: weights are absent or do not fit.
+    """
+    from specsync_lib.draft.plan import MODEL_DIR as DRAFT_DIR
+    from specsync_lib.draft.plan import load_draft
+    from specsync_lib.draft.probe import load_encoder, load_probe
+    from specsync_lib.judge.loading import load_reasoner
+
+    return Listeners(
+        kernel_of(load_draft() if weights is None else weights),
+        load_encoder().to(device),
+        load_probe(DRAFT_DIR / "teacher.safetensors").to(device),
+        load_reasoner(reasoner, adapter, device=device, dtype=torch.float32),
+        load_policy(),
+    )
+
+
 def load_models(
     face: Literal["wan-mini", "shape"] = "wan-mini",
     *,
@@ -430,10 +500,7 @@ def load_models(
     ------
     InputError: weights are absent or do not fit.
     """
-    from specsync_lib.draft.plan import MODEL_DIR as DRAFT_DIR
     from specsync_lib.draft.plan import load_draft
-    from specsync_lib.draft.probe import load_encoder, load_probe
-    from specsync_lib.judge.loading import load_reasoner
 
     draft = load_draft()
     if face == "wan-mini":
@@ -458,16 +525,9 @@ def load_models(
         raise InputError(f"face is {face!r}: expected 'wan-mini' or 'shape'")
     generator = generation.FaceGenerator(wan.lean_decoder(vae), transformer, reference)
     drafter = LatentDrafter(basis, draft, backend="torch", z0=generator.still.cpu(), device=device)
+    ears = load_listeners(reasoner, adapter, device, drafter)
     return Models(
-        kernel_of(drafter),
-        load_encoder().to(device),
-        load_probe(DRAFT_DIR / "teacher.safetensors").to(device),
-        load_reasoner(reasoner, adapter, device=device, dtype=torch.float32),
-        generator,
-        steps,
-        noise_level,
-        label,
-        load_policy(),
+        ears.kernel, ears.encoder, ears.probe, ears.reasoner, generator, steps, noise_level, label, ears.policy
     )
 
 

@@ -185,6 +185,7 @@ class System:
         under: list[np.ndarray] | None = None,
         progress: bool = True,
         say: Callable[[str], None] = print,
+        watch: Callable[[Commit], None] | None = None,
     ) -> SystemRun:
         """Run the pipeline over a recording.
 
@@ -196,6 +197,7 @@ class System:
         under : another run's squares, to lay this one's faces on.
         progress : whether to show a bar.
         say : where lines for a person go.
+        watch : told of every commit; what it raises ends the run and is raised here.
 
         Raises
         ------
@@ -212,6 +214,8 @@ class System:
             canvas.lay(commit)
             bar.update(len(commit.tokens))
             kept.append(replace(commit, frames=np.empty((0, *commit.frames.shape[1:]), np.uint8)))
+            if watch is not None:
+                watch(commit)
 
         kept: list[Commit] = []
         try:

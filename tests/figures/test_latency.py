@@ -169,15 +169,28 @@ def test_sliders_change_the_picture(rng):
     assert len(chunks) == 10 and chunks["rejected"].isin([0, 1]).all()
     thresholds = latency_tables.threshold_table(chunks, setups[0], [0, 0.5, 1.0], rng, n=10)
     assert thresholds["begun"].iloc[0] == 1 and thresholds["begun"].iloc[-1] == 0
-    explorer = sliders.LatencyExplorer(late, serial_ms, thresholds)
-    pictures = [explorer.image.value]
-    explorer.rate.value = 0
-    pictures.append(explorer.image.value)
-    explorer.threshold.value = 0.3
-    pictures.append(explorer.image.value)
-    explorer.setup.value = setups[1].name
-    pictures.append(explorer.image.value)
-    assert len(set(pictures)) == 4
+    explorer = sliders.LatencyExplorer(late, serial_ms, thresholds, threshold=0.5)
+    by_setup = explorer.rejected.children
+    pages = [image.value for stack in by_setup for image in stack.children]
+    assert len(by_setup) == 2 and len(pages) == len(set(pages)) == 4  # every setup at every rate
+    assert [stack.selected_index for stack in by_setup] == [explorer.rate.index] * 2
+    begun = [image.value for image in explorer.begun.children]
+    assert len(begun) == len(set(begun)) == 3 and explorer.begun.selected_index == explorer.threshold.index == 1
+
+
+def test_the_comparison_fits_a_screen_and_its_legend_names_stages(tmp_path, rng, pattern, monkeypatch):
+    write_measured(tmp_path, "h200x2", rng, pattern)
+    monkeypatch.setattr(latency_tables, "measured_files", lambda: sorted(tmp_path.glob("pipeline_*.json")))
+    table = latency_tables.comparison_table(stage_times.reference_setup(), answers(pattern), rng)
+    figure = latency_figures.comparison_figure(table)
+    width, height = figure.get_size_inches()
+    assert width / height > 1.6
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == [part for part in latency_tables.PARTS if part in set(table["part"])]
+    setups = {text.get_text() for ax in figure.axes for text in ax.get_yticklabels()}
+    assert any("claimed" in setup for setup in setups) and any("simulated" in setup for setup in setups)
+    plt.close(figure)
 
 
 def test_a_pipeline_slower_than_speech_falls_behind_and_a_faster_one_does_not(rng, pattern):

@@ -57,6 +57,26 @@ def test_a_plan_and_its_score_agree_token_by_token(reasoner):
     assert written.text() == scored.text()
 
 
+def test_a_fork_goes_its_own_way_and_shares_what_was_read(reasoner):
+    first, second = recording(24)
+    trunk, alone = reasoner.stream(), reasoner.stream()
+    for stream in (trunk, alone):
+        stream.read(first)
+        stream.commit(stream.plan(len(first))[0])
+    twin = trunk.fork()
+    for stream in (trunk, twin, alone):
+        stream.read(second)
+    other = np.full(len(second), 3)
+    read = twin.tokens_read
+    twin.score(other)
+    assert twin.tokens_read - read < len(twin._text()) + sum(map(len, twin._lines)), "the past was read again"
+    twin.commit(other)
+    np.testing.assert_allclose(trunk.score(other), alone.score(other), atol=1e-5)
+    trunk.commit(trunk.plan(len(second))[0])
+    alone.commit(alone.plan(len(second))[0])
+    assert trunk.text() == alone.text() != twin.text()
+
+
 def test_scoring_costs_one_pass_and_writing_one_a_frame(reasoner):
     stream = reasoner.stream()
     chunk = recording(12)[0]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +61,9 @@ class ToyStream:
     def __init__(self):
         self.told, self.fixed, self.open = [], [], []
         self.fail = False
+
+    def fork(self):
+        return deepcopy(self)
 
     def read(self, evidence):
         assert not self.open

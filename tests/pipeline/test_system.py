@@ -103,6 +103,23 @@ def test_a_video_has_every_frame_its_sound_and_no_part_left(runs):
     assert not np.array_equal(runs["draft"].shown[20], runs["judge"].shown[20])
 
 
+def test_what_watches_can_end_a_run_and_the_next_one_is_whole(system, runs, tmp_path):
+    seen = []
+
+    def watch(commit):
+        seen.append(commit.index)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    for rule in ("exact", "judge"):
+        seen.clear()
+        with pytest.raises(KeyboardInterrupt):
+            system.run(SPEECH, rule, video=tmp_path / "cut.mp4", progress=False, say=lambda line: None, watch=watch)
+        assert seen == [0, 1] and not (tmp_path / "cut.mp4").exists()
+    again = system.run(SPEECH, "exact", progress=False, watch=lambda commit: seen.append(commit.index))
+    assert again.report.plan.tolist() == runs["exact"].report.plan.tolist() and seen[2:] == [0, 1, 2, 3]
+
+
 def test_the_table_says_who_decided_what(runs):
     for name, run in runs.items():
         table = run.frames()
