@@ -9,12 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-import psutil
-
 from specsync_lib.paths import PROJECT_ROOT
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
 REPORTED_PACKAGES = (
@@ -82,6 +80,8 @@ def gpu_models() -> list[str]:
 
 def machine() -> dict[str, object]:
     """Machine, versions, commit and date, as every JSON under ``data/measurements`` carries them."""
+    import psutil
+
     return {
         "cpu": cpu_model(),
         "cores": usable_cores(),
@@ -95,8 +95,10 @@ def machine() -> dict[str, object]:
     }
 
 
-def versions() -> pd.DataFrame:
+def versions() -> "pd.DataFrame":
     """Columns ``what``, ``version``: the last table of every notebook and of the report."""
+    import pandas as pd
+
     rows = [("python", platform.python_version())]
     rows += [(name, package_version(name)) for name in REPORTED_PACKAGES]
     rows += [("cpu", f"{cpu_model()} ({usable_cores()} cores usable)"), ("commit", commit())]
@@ -104,7 +106,7 @@ def versions() -> pd.DataFrame:
 
 
 def device_facts(device: "torch.device") -> dict[str, str]:
-    """What the run ran on. (provenance.machine needs packages that a bare training machine may lack.)"""
+    """What a training ran on, in few words; :func:`machine` says more and needs more packages."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -18,12 +18,15 @@ ARKit   Apple, ARFaceAnchor.BlendShapeLocation (developer.apple.com/documentatio
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from specsync_lib.errors import InputError
 from specsync_lib.units import VIDEO_FPS, VISEMES
+
+if TYPE_CHECKING:  # a training machine may lack it
+    import pandas as pd
 
 VISEME_INDEX = {viseme: index for index, viseme in enumerate(VISEMES)}
 
@@ -184,15 +187,17 @@ class SyncPlan:
         """Viseme name of each frame."""
         return [VISEMES[index] for index in self.visemes]
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "pd.DataFrame":
         """Columns frame, time_s (start of the frame), viseme (its name), openness."""
+        import pandas as pd
+
         frames = np.arange(len(self))
         return pd.DataFrame(
             {"frame": frames, "time_s": frames / VIDEO_FPS, "viseme": self.names, "openness": self.openness}
         )
 
     @classmethod
-    def from_frame(cls, table: pd.DataFrame) -> "SyncPlan":
+    def from_frame(cls, table: "pd.DataFrame") -> "SyncPlan":
         """The inverse of ``to_frame``; other columns are ignored.
 
         Raises
@@ -214,6 +219,8 @@ class SyncPlan:
         return cls(table["viseme"].map(VISEME_INDEX).to_numpy(np.int8), table["openness"].to_numpy(np.float32))
 
 
-def viseme_codes(names: pd.Series) -> np.ndarray:
+def viseme_codes(names: "pd.Series") -> np.ndarray:
     """Indices into ``units.VISEMES``; -1 for a name outside the set or a missing one."""
+    import pandas as pd
+
     return pd.Categorical(names, categories=VISEMES).codes

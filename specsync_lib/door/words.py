@@ -30,6 +30,8 @@ LATENCY_READINGS = {
     "lenient_p99_ms": "speculative, lenient judge, p99",
     "reduction": "saved by speculation",
     "delivery_jitter_p99_ms": "delivery jitter, p99",
+    "sound_to_frame_p50_ms": "from sound to its frame, median, by sum of the measured parts",
+    "sound_to_frame_p99_ms": "from sound to its frame, p99, by sum of the measured parts",
 }
 SETUP_NAMES = {
     "h200x2": "two H200s",

@@ -1,36 +1,23 @@
 """wan-mini: the suite's own small Wan, made anew or loaded as the face in use, with its draft and its step counts."""
 
-from typing import TYPE_CHECKING
-
-import torch
-from torch import nn
-
-from specsync_lib import units
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from specsync_lib.draft.latents import LatentDrafter, load_latent_basis
-from specsync_lib.draft.plan import load_draft, normalise
-from specsync_lib.face import generation, wan
-from specsync_lib.face.compositing import FACE_BOX, cut
-from specsync_lib.face.generation import FaceGenerator
+from specsync_lib import units
 from specsync_lib.face.vae import PAST_TAPS
-from specsync_lib.speech.log_mel import log_mel
 from specsync_lib.units import CHUNK_SAMPLES
 
 if TYPE_CHECKING:
-    from specsync_lib.face.head.head import Head
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-if TYPE_CHECKING:
-    from diffusers import WanTransformer3DModel
+    from specsync_lib.face.generation import FaceGenerator
+    from specsync_lib.face.head.head import Head
 
 
 def new_vae(base_dim: int, seed: int, num_res_blocks: int = 2) -> "AutoencoderKLWan":
@@ -65,6 +52,8 @@ class Size:
 def new_transformer(size: Size, seed: int) -> "WanTransformer3DModel":
     """A random transformer of wan-mini's kind that predicts the resting face: its output layer is zero."""
     from diffusers import WanTransformer3DModel
+
+    from specsync_lib.face import generation
 
     torch.manual_seed(seed)
     model = WanTransformer3DModel(
@@ -111,24 +100,32 @@ METHODS = (
 )
 
 
-def load_face(head: "Head", source: str = "wan-mini") -> FaceGenerator:
+def load_face(head: "Head", source: str = "wan-mini") -> "FaceGenerator":
     """The generator of a row of :data:`wan.MODELS` for the person that a head shows at rest.
 
     Raises
     ------
     InputError: the checkpoint is absent or unfit.
     """
+    from specsync_lib.face import wan
+    from specsync_lib.face.compositing import FACE_BOX, cut
+    from specsync_lib.face.generation import FaceGenerator
+
     reference = cut(head.render(np.zeros(52, np.float32)), FACE_BOX, wan.MODELS[source].region_px)
     return FaceGenerator(wan.lean_decoder(wan.load_vae(source)), wan.load_transformer(source), reference)
 
 
-def kernel_drafts(samples: np.ndarray, face: FaceGenerator) -> Drafts:
+def kernel_drafts(samples: np.ndarray, face: "FaceGenerator") -> Drafts:
     """The sync kernel's latents for every chunk of a recording, on the face that the generator shows.
 
     Raises
     ------
     InputError: the committed basis is absent, or belongs to another VAE, draft or size.
     """
+    from specsync_lib.draft.latents import LatentDrafter, load_latent_basis
+    from specsync_lib.draft.plan import load_draft, normalise
+    from specsync_lib.speech.log_mel import log_mel
+
     basis = load_latent_basis()
     basis.check(face.vae, face.px)
     drafter = LatentDrafter(basis, load_draft(), backend="torch", z0=face.still)

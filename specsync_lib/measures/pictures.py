@@ -1,19 +1,23 @@
-"""How near pictures are: PSNR and SSIM over boxes, the flash against the beep."""
+"""How near pictures are: PSNR and SSIM over boxes, seams and repairs, the flash against the beep."""
 
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from specsync_lib.errors import InputError
-from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.units import FRAMES_PER_CHUNK
 from specsync_lib.visemes import SyncPlan
+
+if TYPE_CHECKING:  # a training machine may lack it
+    import pandas as pd
+
+    from specsync_lib.face.generation import FaceGenerator
 
 
 def gaussian_window(x: Tensor) -> Tensor:
@@ -113,12 +117,13 @@ def seam_table(frames: np.ndarray) -> "pd.DataFrame":
         around = np.arange(border - FRAMES_PER_CHUNK, min(border + FRAMES_PER_CHUNK - 1, len(change)))
         inside = change[around[around != border - 1]].mean()
         rows.append({"border": border, "jump": change[border - 1], "inside": inside})
+
     table = pd.DataFrame(rows, columns=["border", "jump", "inside"])
     return table.assign(ratio=table["jump"] / np.maximum(table["inside"], 1e-6))
 
 
 def repair_table(
-    generator: FaceGenerator,
+    generator: "FaceGenerator",
     right: SyncPlan,
     wrong: SyncPlan,
     read: Callable[[np.ndarray], np.ndarray],
@@ -150,7 +155,6 @@ def repair_table(
         reading from that of a chunk which was right from its draft on), repaired (share of the never-switched chunk's
         error that is gone).
     """
-
     import pandas as pd
 
     def reading(first: SyncPlan, then: SyncPlan, draft: Tensor | None, switch: int) -> np.ndarray:

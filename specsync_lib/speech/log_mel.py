@@ -1,9 +1,9 @@
-"""What the draft and the reasoner hear: a streaming log-mel, its band energies, and Whisper's encoder and words."""
+"""What the draft and the reasoner hear: a streaming log-mel, and its band energies."""
 
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Float32
 from whisper.audio import mel_filters
@@ -11,6 +11,9 @@ from whisper.audio import mel_filters
 from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.units import centre_mel_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Whisper clamps its log-mel to (the clip's maximum - 8), which a stream cannot know. Here the maximum is a constant, in
 # decades of power: the median over the English corpus' 553 spoken prompts (measured 1.49; 5 to 95 %: 1.14 to 1.71).
@@ -121,7 +124,7 @@ def log_mel(samples: Float[np.ndarray, " n"]) -> Float32[np.ndarray, "mel_frames
     return np.concatenate([*[stream.push(piece) for piece in pieces], stream.flush()])
 
 
-def measure_stream(samples: Float[np.ndarray, " n"], passes: int) -> pd.DataFrame:
+def measure_stream(samples: Float[np.ndarray, " n"], passes: int) -> "pd.DataFrame":
     """Time the stream, one hop of 160 samples after the other, as live sound would come.
 
     Parameters
@@ -136,6 +139,8 @@ def measure_stream(samples: Float[np.ndarray, " n"], passes: int) -> pd.DataFram
     One row a hop: pass_index, hop, latency_ms (from the hop's arrival to its frame; the 12.5 ms of sound that a frame
     needs after its centre come on top).
     """
+    import pandas as pd
+
     hops = np.split(samples, range(units.HOP_SAMPLES, len(samples), units.HOP_SAMPLES))
     rows = []
     for pass_index in range(-1, passes):

@@ -199,8 +199,10 @@ def test_a_run_stopped_at_any_moment_leaves_whole_files_and_goes_on(project, how
     command = [sys.executable, "-c", DRIVER, str(project.root)]
     environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
-    )
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+        # A shell that starts its jobs in the background has them ignore Ctrl-C: what is started here must not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     assert process.stdout.readline() == "01_first ran\n"
     deadline = time.monotonic() + 60
     while not (project.run / "part_0.txt").exists() and time.monotonic() < deadline:
