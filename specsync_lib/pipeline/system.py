@@ -181,6 +181,7 @@ class System:
         rule: RunRule = DEFAULT_RULE,
         threshold: float | None = None,
         *,
+        heard: np.ndarray | None = None,
         video: str | Path | None = None,
         under: list[np.ndarray] | None = None,
         progress: bool = True,
@@ -191,7 +192,8 @@ class System:
 
         Parameters
         ----------
-        samples : [n] floats, 16 kHz mono in [-1, 1]; heard at level, and put into the video as they are.
+        samples : [n] floats, 16 kHz mono in [-1, 1]; put into the video as they are.
+        heard : what draft and judge hear of it, as long (`ears.listen`); by default all of it, at level.
         rule, threshold : as `checked_rule` gives them.
         video : where the MP4 goes; None: no picture around the face is drawn.
         under : another run's squares, to lay this one's faces on.
@@ -206,6 +208,9 @@ class System:
         frames = units.frame_count(len(samples))
         if not frames:
             raise InputError(f"recording of {len(samples)} samples: shorter than half a video frame; give a longer one")
+        heard = at_level(samples) if heard is None else heard
+        if len(heard) != len(samples):
+            raise InputError(f"recording of {len(samples)} samples: {len(heard)} are to be heard; give as many")
         idle = idle_tracks(frames, self.seed)
         canvas = _Canvas(self.head, idle, video, under)
         bar = tqdm(total=frames, desc=f"{rule}, {self.device}", unit="frame", disable=not progress)
@@ -219,7 +224,7 @@ class System:
 
         kept: list[Commit] = []
         try:
-            report = self._pipeline(at_level(samples), rule, threshold, idle, canvas, take)
+            report = self._pipeline(heard, rule, threshold, idle, canvas, take)
             report = replace(report, commits=tuple(kept))
             if report.ended != "complete":
                 raise InputError(f"the run ended after {report.frame_count} frames: {report.error}")

@@ -120,6 +120,14 @@ def test_what_watches_can_end_a_run_and_the_next_one_is_whole(system, runs, tmp_
     assert again.report.plan.tolist() == runs["exact"].report.plan.tolist() and seen[2:] == [0, 1, 2, 3]
 
 
+def test_what_is_heard_can_be_silence_where_nobody_speaks(system):
+    quiet = {"progress": False, "heard": np.zeros_like(SPEECH)}
+    silent, given = system.run(np.zeros_like(SPEECH), "exact", progress=False), system.run(SPEECH, "exact", **quiet)
+    assert (silent.plan.visemes == given.plan.visemes).all()
+    with pytest.raises(InputError, match="give as many"):
+        system.run(SPEECH, "exact", heard=SPEECH[1:], progress=False)
+
+
 def test_the_table_says_who_decided_what(runs):
     for name, run in runs.items():
         table = run.frames()
