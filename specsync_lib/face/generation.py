@@ -476,6 +476,3 @@ def generate_clip(
             chunk.step()
         yield from generator.commit(chunk)[:left]
         left -= FRAMES_PER_CHUNK
-
-
-# --- measures ---------------------------------------------------------------------------------------------------------

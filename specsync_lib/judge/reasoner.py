@@ -37,9 +37,6 @@ from specsync_lib.judge.token_tree import TokenTree
 WINDOW_TOKENS = 1024  # 12 s of speech, 60 MB of float32 cache for SmolLM2
 
 
-# ---------------------------------------------------------------------------------------------------- text as tokens
-
-
 # --------------------------------------------------------------------------------------------------------- the judge
 
 
@@ -303,6 +300,3 @@ class ReasonerStream:
         self.passes += 1
         self.tokens_read += ids.shape[1]
         return output.last_hidden_state[0, [place - first for place in places]]
-
-
-# ----------------------------------------------------------------------------------------------------------- loading

@@ -56,9 +56,6 @@ REPEATS = 5  # of every measured chunk, in that check
 TOLERANCE = 0.05  # how near the model must come to every measured median
 
 
-# --- what the judge says ----------------------------------------------------------------------------------------------
-
-
 # --- how long the stages take -----------------------------------------------------------------------------------------
 
 
@@ -332,9 +329,3 @@ def late_verdicts(
             by_hand = {"expected_ms": expected_ms(setup, rejection_rate(pattern), "speculative", policy)}
             rows.append({"setup": setup.name, "policy": policy, "rate": rate} | summary_row(report) | by_hand)
     return pd.DataFrame(rows).assign(label=LABEL)
-
-
-# --- other chips ------------------------------------------------------------------------------------------------------
-
-
-# --- what the claim would need ----------------------------------------------------------------------------------------

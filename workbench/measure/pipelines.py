@@ -65,12 +65,6 @@ SLOWER_IN_PARTS = 1.1  # at most, for decoding slot by slot to be worth it
 LEAST_S = 15  # less is no use to a case: its graphs are captured first
 
 
-# --- clock, timing, results -------------------------------------------------------------------------------------------
-
-
-# --- part one: every stage alone --------------------------------------------------------------------------------------
-
-
 # --- part two: both pipelines -----------------------------------------------------------------------------------------
 
 
@@ -117,14 +111,6 @@ def build_models(
     }
     listeners = Listener(shapes, encoder, generation, encode=False), Listener(shapes, encoder, reasoning)
     return Models(*listeners, reasoner, transformer, vae), facts
-
-
-def rehearsal_stages(pattern: Sequence[ChunkPattern], *, region: str = "32px", steps: int = 2) -> Stages:
-    """The three stages with tiny models on a CPU: real work, real threads, nothing worth looking at."""
-    device = torch.device("cpu")
-    torch.set_num_threads(1)  # judge and generator get a core each
-    models, _ = build_models(TINY, "tiny", device, device, fp8_method="dequantise")
-    return stages_of(TINY, models, region, steps, pattern)
 
 
 def stages_of(

@@ -91,9 +91,6 @@ def build_reasoner(
     return model
 
 
-# --- one call as one CUDA graph ---------------------------------------------------------------------------------------
-
-
 # --- sound ------------------------------------------------------------------------------------------------------------
 
 
@@ -397,6 +394,3 @@ class ShapeReasoner:
             self._next.tokens[0, :1].copy_(choice[-1:])
             place += step.tokens.shape[1]
         return self._planned, self._planned_probabilities
-
-
-# --- generation -------------------------------------------------------------------------------------------------------
