@@ -20,6 +20,7 @@ from specsync_lib.draft.plan import CausalNormaliser, DraftPlan
 from specsync_lib.draft.probe import Probe, teacher_logits
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
+from specsync_lib.face.decoders.rows import load_decoder
 from specsync_lib.face.wan_mini import Size, new_transformer, new_vae
 from specsync_lib.judge.policy import AcceptancePolicy, LiveConfidence, load_policy
 from specsync_lib.judge.reasoner import Reasoner
@@ -483,6 +484,7 @@ def load_models(
     seed: int = 0,
     device: str = "cpu",
     reference: np.ndarray | None = None,
+    decoder: str = "wan",
 ) -> Models:
     """The embedded row: draft, Whisper base's first layers, SmolLM2 and wan-mini, in float32.
 
@@ -495,6 +497,8 @@ def load_models(
         As for `reasoner.load_reasoner`.
     reference
         [px, px, 3] uint8, another person at rest for wan-mini; None: the basis' own.
+    decoder
+        A row of :data:`decoders.rows.ROWS`, for wan-mini's latents.
 
     Raises
     ------
@@ -523,7 +527,8 @@ def load_models(
         reference = np.full((REGION_PX, REGION_PX, 3), 128, np.uint8)
     else:
         raise InputError(f"face is {face!r}: expected 'wan-mini' or 'shape'")
-    generator = generation.FaceGenerator(wan.lean_decoder(vae), transformer, reference)
+    lean = wan.lean_decoder(vae)
+    generator = generation.FaceGenerator(lean, transformer, reference, load_decoder(decoder, lean))
     drafter = LatentDrafter(basis, draft, backend="torch", z0=generator.still.cpu(), device=device)
     ears = load_listeners(reasoner, adapter, device, drafter)
     return Models(
