@@ -385,7 +385,8 @@ Data: {corpus["frames"]} frames of {corpus["heads"]} heads at 256 px, made by `p
 {measured["heads"]} heads (listing's sha256 {measured["sha256"][:16]}).
 
 Training: `python -m workbench.train.decoder`, seed {options["seed"]}, {metrics["trained_minutes"]:.1f} minutes on
-{device["device"]} (torch {device["torch"]}): {steps} steps of {options["clips"]} clips of 32 frames, all sizes side by side. Loss: mouth-weighted L1 and squared error, L1 of spatial and temporal
+{device["device"]} (torch {device["torch"]}): {steps} steps of {options["clips"]} clips of 32 frames.
+All sizes learnt side by side. Loss: mouth-weighted L1 and squared error, L1 of spatial and temporal
 differences, SSIM. The weights are an exponential average.
 
 Licence: Apache-2.0.
