@@ -12,7 +12,7 @@ from specsync_lib.face.decoders.networks import Portrait
 from specsync_lib.face.decoders.rows import load_decoder
 from specsync_lib.face.decoders.streams import TinyDecoder
 from specsync_lib.face.vae import FoldedVae
-from tests.toys.faces import toy_corpus
+from tests.toys.faces import toy_corpus, write_toy_faces
 from workbench.measure import decoders as bench
 from workbench.train import decoder as trainer
 
@@ -124,3 +124,23 @@ def test_the_bench_labels_what_it_times(vae, tmp_path, monkeypatch):
     assert labels == {"small": "real-shape", "taehv": "real-shape", "wan": "measured"}
     assert all(row["median_ms"] > 0 and row["processor_ms"] > 0 for row in content["rows"])
     assert json.loads((tmp_path / "x.json").read_text())["rows"] == content["rows"]
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_two_steps(tmp_path, monkeypatch):
+    import papermill
+
+    from specsync_lib.paths import NOTEBOOKS_DIR
+
+    monkeypatch.setenv("SPECSYNC_RUN_DIR", str(tmp_path / "run"))
+    papermill.execute_notebook(
+        NOTEBOOKS_DIR / "training" / "decoder.ipynb",
+        tmp_path / "decoder.ipynb",
+        parameters={"profile": "smoke", "faces_folder": str(write_toy_faces(tmp_path / "faces"))},
+        cwd=NOTEBOOKS_DIR,
+        progress_bar=False,
+    )
+    metrics = json.loads((tmp_path / "run" / "decoder_smoke" / "metrics.json").read_text())
+    assert metrics["sizes"]["toy"]["steps"] == 2
+    assert (tmp_path / "run" / "decoder_smoke" / "decoder_quality.png").is_file()
+    assert (tmp_path / "run" / "decoder_smoke" / "preview.png").is_file()

@@ -33,7 +33,7 @@ from specsync_lib.face import wan
 from specsync_lib.face.decoders.networks import Portrait, Size, Told
 from specsync_lib.face.decoders.rows import load_network, save_network
 from specsync_lib.face.vae import FoldedVae
-from specsync_lib.files import write_text
+from specsync_lib.files import atomic_path, write_text
 from specsync_lib.provenance import device_facts
 from specsync_lib.units import FRAMES_PER_SLOT
 from workbench.train.descent import Descent, cosine
@@ -69,6 +69,7 @@ class Options:
     seed: int = 0
     measure_every_minutes: float = 1.0
     held_out_clips: int = 8
+    ways: int = 4  # of WAYS, in which every clip is learnt from
     loss: LossWeights = field(default_factory=lambda: LOSS)
     compiled: bool = True  # on CUDA: the loss as few kernels
     captured: bool = True  # on CUDA: the step as one CUDA graph
@@ -197,7 +198,7 @@ class Trainer:
             self.learners[-1].steps = steps.get(name, 0)
         self.frames = torch.from_numpy(corpus.frames).to(device)
         self.mouth_px = torch.from_numpy(corpus.mouth_px).to(device)
-        self.lessons = encode_clips(corpus, self.frames, vae, corpus.clips_of("train"), rng=self.rng)
+        self.lessons = encode_clips(corpus, self.frames, vae, corpus.clips_of("train"), WAYS[: options.ways], self.rng)
         self._loss_of = {False: reconstruction_loss}
         if device.type == "cuda" and options.compiled:
             self._loss_of[True] = torch.compile(reconstruction_loss, dynamic=False)
@@ -300,8 +301,16 @@ class Trainer:
             found[split] |= {"clips": len(rows)} | ({} if clips else {"per_clip": rows})
         return found
 
-    @torch.no_grad()
     def _clip(self, model: Portrait | None, clip: int, dtype: torch.dtype | None) -> dict:
+        original, decoded = self.decoded(model, clip, dtype)
+        first = self.held_out.clip_start[clip]
+        boxes = self.held_out.mouth_px[first + 1 : first + 1 + len(decoded)]
+        row = {"clip": self.held_out.names[clip]} | clip_quality(decoded, original[1:], boxes)
+        return row | {"border_ratio": border_ratio(decoded) / border_ratio(original[1:])}
+
+    @torch.no_grad()
+    def decoded(self, model: Portrait | None, clip: int, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """A held-out clip's frames, and those after the first as a decoder (None: the VAE's own) shows them; uint8."""
         first, length = self.held_out.clip_start[clip], int(self.held_out.clip_frames.min())
         original = torch.from_numpy(self.held_out.frames[first : first + length]).to(self.device)
         signal = original[None].float() / 127.5 - 1
@@ -312,10 +321,7 @@ class Trainer:
         else:
             of, by = (torch.tensor(getattr(self.vae.config, name), device=self.device) for name in STATISTICS)
             output = decode_clips(model, ((mean - of) / by).permute(0, 1, 4, 2, 3), signal[:, 0], dtype or self.dtype)
-        decoded = ((output[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        boxes = self.held_out.mouth_px[first + 1 : first + length]
-        row = {"clip": self.held_out.names[clip]} | clip_quality(decoded, original[1:], boxes)
-        return row | {"border_ratio": border_ratio(decoded) / border_ratio(original[1:])}
+        return original, ((output[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     def save(self, out: Path) -> dict:
         """Write the weights with their final numbers on every held-out clip, read back from their files."""
@@ -328,7 +334,30 @@ class Trainer:
             metrics["final"][learner.name] = self.quality(stored, None, torch.float32)
         write_text(out / "metrics.json", json.dumps(metrics, indent=1))
         write_text(out / "README.md", model_card(metrics))
+        self.preview(out / "preview.png")
         return metrics
+
+    def preview(self, path: Path) -> None:
+        """New people, a column each: the render, the VAE's decoder, the small ones; then their mouths, enlarged."""
+        from PIL import Image
+
+        columns, models = [], [None, *(learner.averaged() for learner in self.learners)]
+        for clip in self.held_out.clips_of("test")[:4]:
+            first = self.held_out.clip_start[clip]
+            length = int(self.held_out.clip_frames.min())
+            widest = 1 + int((self.held_out.lip_gap_mm[first + 1 : first + length]).argmax())  # the frame to look at
+            pairs = [self.decoded(model, clip) for model in models]
+            shown = [pairs[0][0][widest], *(decoded[widest - 1] for _, decoded in pairs)]
+            left, top, right, bottom = (int(value) for value in self.held_out.mouth_px[first + widest])
+            size = (self.held_out.size_px, self.held_out.size_px // 2)
+            faces = [picture.cpu().numpy() for picture in shown]
+            mouths = [
+                np.asarray(Image.fromarray(face[top:bottom, left:right]).resize(size, Image.Resampling.LANCZOS))
+                for face in faces
+            ]
+            columns.append(np.concatenate([*faces, *mouths]))
+        with atomic_path(path) as temporary:
+            Image.fromarray(np.concatenate(columns, axis=1)).save(temporary)
 
 
 def decode_clips(
