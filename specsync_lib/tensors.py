@@ -86,10 +86,8 @@ def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]
 
     Raises
     ------
-    InputError: the file is absent, a pickle under a lying name, or shorter or longer than its header says.
+    InputError: the file is a pickle under a lying name, or shorter or longer than its header says.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: absent; restore it or give the path of a safetensors file")
     size = path.stat().st_size
     with path.open("rb") as handle:
         head = handle.read(8)

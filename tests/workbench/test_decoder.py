@@ -57,9 +57,13 @@ def test_steps_are_taken_until_the_time_is_spent_and_a_later_piece_goes_on(vae, 
 def test_sizes_share_the_time_and_a_limit_ends_them(vae, tmp_path, clock, monkeypatch):
     monkeypatch.setattr(trainer, "STEPS_AT_ONCE", 2)
     monkeypatch.setitem(trainer.SIZES, "other", replace(trainer.SIZES["toy"], pictured=False))
-    options = replace(OPTIONS, sizes=("toy", "other"), shares=(0.5, 0.5), minutes=9, total_minutes=9, max_steps=3)
+    options = replace(
+        OPTIONS, sizes=("toy", "other"), shares=(0.5, 0.5), minutes=9, total_minutes=9, max_steps=3, final=False
+    )
     metrics = trainer.train(toy_corpus(), vae, options, tmp_path)
     assert {name: row["steps"] for name, row in metrics["sizes"].items()} == {"toy": 3, "other": 3}
+    assert "final" not in metrics
+    assert [row["other"]["steps"] for row in metrics["curve"]] == [0, 3]
 
 
 def test_a_lesson_is_the_clip_in_its_way(vae):

@@ -2,15 +2,16 @@
 
     python -m workbench.measure.decoders --out FILE [--regions 256] [--slots 3] [--decoder FILE] [--vae wan-mini]
 
-On a CPU every call is eager; beside the time from call to result stands the processor time that it used, which a busy
-machine does not change. On CUDA a call is replayed from a graph, plain and compiled, after its frames were compared
-with the eager ones. Rows: the VAE's own decoder, the small one in ``--decoder`` (label measured), and each size of
-workbench.train.decoder and the public TAEHV shape with random weights (label real-shape: what they cost, not what they
-show).
+On a CPU every call is eager; beside the time from call to result stand the processor time that it used, which a busy
+machine changes little, and the machine's load. On CUDA a call is replayed from a graph, plain and compiled, after its
+frames were compared with the eager ones. Rows: the VAE's own decoder (on a CPU; `workbench.measure.wan_chunk` has it on
+CUDA), the small one in ``--decoder`` (label measured), and each size of workbench.train.decoder and the public TAEHV
+shape with random weights (label real-shape: what they cost, not what they show).
 """
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -97,6 +98,7 @@ def timed(call: Callable[[], Tensor], device: torch.device, rounds: int) -> dict
     found = {"median_ms": median, "p20_ms": low, "p80_ms": high, "n": rounds}
     if device.type == "cpu":
         found["processor_ms"] = torch.tensor(used, dtype=torch.float64).median().item()
+        found["load"] = round(os.getloadavg()[0], 1)  # processes that wanted a core in the last minute
     return found
 
 

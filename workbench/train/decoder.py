@@ -73,6 +73,7 @@ class Options:
     loss: LossWeights = field(default_factory=lambda: LOSS)
     compiled: bool = True  # on CUDA: the loss as few kernels
     captured: bool = True  # on CUDA: the step as one CUDA graph
+    final: bool = True  # measure every held-out clip at the end; not before a later piece
     max_steps: int | None = None  # per size, for smoke runs
 
 
@@ -436,7 +437,10 @@ def train(
     torch.set_float32_matmul_precision("high")
     trainer = Trainer(corpus, vae, options, device, resume, held_out)
     trainer.run(out)
-    return trainer.save(out)
+    if options.final:
+        return trainer.save(out)
+    trainer.checkpoint(out)
+    return trainer.progress()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -458,6 +462,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--held-out-clips", type=int, default=Options.held_out_clips, help="of each measurement")
     parser.add_argument("--no-compile", action="store_true", help="leave the loss unfused")
     parser.add_argument("--no-graph", action="store_true", help="launch every kernel instead of replaying a CUDA graph")
+    parser.add_argument("--no-final", action="store_true", help="a later piece follows: leave out the last measurement")
     parser.add_argument("--smoke-steps", type=int, help="this many steps a size")
     given = parser.parse_args(arguments)
     try:
@@ -482,13 +487,14 @@ def main(arguments: list[str] | None = None) -> int:
             held_out_clips=given.held_out_clips,
             compiled=not given.no_compile,
             captured=not given.no_graph,
+            final=not given.no_final,
             max_steps=given.smoke_steps,
         )
         metrics = train(corpus, vae, options, given.out, given.resume, held_out)
     except InputError as error:
         print(error, file=sys.stderr)
         return InputError.EXIT_CODE
-    for name, part in metrics["final"].items():
+    for name, part in metrics.get("final", {}).items():
         print(name, {key: round(value, 4) for key, value in part["test"].items() if key != "per_clip"})
     return 0
 

@@ -64,6 +64,8 @@ def load_network(path: Path, vae: "AutoencoderKLWan") -> nn.Module:
     ------
     InputError: see :func:`load_decoder`.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: absent; train one with workbench.train.decoder or give the path of another")
     shapes, facts = read_header(path)
     if NETWORK in facts:
         try:
