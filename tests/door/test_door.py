@@ -127,16 +127,8 @@ def bare_project(tmp_path, monkeypatch):
     """A project with a dependency list and a pip that only notes how it was called."""
     shutil.copy2(PROJECT_ROOT / "pyproject.toml", tmp_path)
     calls = []
-    real = subprocess.run
-
-    def noted(command, **options):
-        if "pip" in command:
-            calls.append(command[command.index("install") + 1 :])
-            return subprocess.CompletedProcess(command, 0)
-        return real(command, **options)
-
-    monkeypatch.setattr(install.subprocess, "run", noted)
-    monkeypatch.setattr(install, "python_version", lambda python: "3.12.1" if python.exists() else None)
+    monkeypatch.setattr(install, "run_pip", lambda command: calls.append(command[command.index("install") + 1 :]))
+    monkeypatch.setattr(install, "probe", lambda python: install.Probe("3.12.1" if python.exists() else None))
 
     def create(folder, **options):
         (folder / "bin").mkdir(parents=True, exist_ok=True)
@@ -162,13 +154,63 @@ def test_an_installation_happens_once_until_something_changes(bare_project):
 
 def test_an_interrupted_installation_is_taken_up_again(bare_project, monkeypatch):
     project, _calls = bare_project
-    monkeypatch.setattr(install.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(install, "run_pip", lambda command: 1)
     with pytest.raises(InputError, match="pip ended with code 1"):
         install.ensure(project)
-    assert not (project / ".venv" / install.STAMP_NAME).exists()
-    monkeypatch.setattr(install.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 0))
+    assert (project / ".venv" / install.STAMP_NAME).read_text() == install.UNFINISHED
+    monkeypatch.setattr(install, "run_pip", lambda command: 0)
     assert install.ensure(project)
     assert not install.ensure(project)
+
+
+@pytest.mark.parametrize("stamp", [None, "of an earlier list", "being made"])
+def test_only_an_environment_that_was_never_whole_is_removed(bare_project, monkeypatch, stamp):
+    """A Python that does not answer in time is one line; what stands in .venv, the user's own too, stays."""
+    project, _calls = bare_project
+    folder = project / ".venv"
+    install.venv.create(folder)
+    (folder / "mine").write_text("")
+    if stamp:
+        (folder / install.STAMP_NAME).write_text(stamp)
+    answers = iter([None, None, "3.12.1" if stamp == "being made" else None])
+    monkeypatch.setattr(install, "probe", lambda python: install.Probe(next(answers), "timed out"))
+    if stamp == "being made":
+        assert install.ensure(project)
+        assert not (folder / "mine").exists()
+    else:
+        with pytest.raises(InputError, match=r"does not start \(timed out\); run again, or remove .*\.venv") as refusal:
+            install.ensure(project)
+        assert "\n" not in str(refusal.value)
+        assert (folder / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("exit 3", "exit code 3"),
+        ("echo first >&2; echo no pip here >&2; exit 1", "no pip here"),
+        ("kill -9 $$", "exit code -9"),
+        ("printf '\\377' >&2; exit 1", "\N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_a_python_that_fails_its_probe_says_why(tmp_path, script, why):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    assert install.probe(python) == (None, why)
+    assert install.probe(tmp_path / "absent").version is None
+    assert re.fullmatch(r"3\.\d+\.\d+", install.probe(Path(sys.executable)).version)
+
+
+def test_what_pip_says_is_passed_on_and_a_reader_who_leaves_does_not_stop_it(tmp_path):
+    talk = f"for k in range(20000): print('line', k)\nopen({str(tmp_path / 'done')!r}, 'w')"
+    code = "import sys\nfrom specsync_lib import streams\nfrom specsync_lib.door import install\nstreams.settle()\n"
+    code += f"sys.exit(install.run_pip([sys.executable, '-c', {talk!r}]))"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT_ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"line 0\n"
+        process.stdout.close()
+        assert process.wait(60) == 0
+    assert (tmp_path / "done").exists()
 
 
 def test_torch_may_come_from_another_index(bare_project):
