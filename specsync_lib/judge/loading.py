@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file
 from torch import nn
 
@@ -94,24 +93,13 @@ def load_language_model(name: str | Path, device: torch.device, dtype: torch.dty
 def dense_copy() -> Path:
     """SmolLM2 as a folder of bfloat16 safetensors and a tokenizer, unpacked once from the pinned GGUF into the cache.
 
-    Reading the packed file takes 17 s, the copy 2 s. A copy whose files have changed is made again. Of several
-    processes one makes it and the others wait.
+    Reading the packed file takes 17 s, the copy 2 s. A copy whose files have changed is made again.
     """
     source = asset(DEFAULT_MODEL)
     folder = cache_dir() / f"smollm2-dense-{pins()[DEFAULT_MODEL]['members_sha256'][:16]}"
-    if not _is_whole(folder):
-        with FileLock(folder.with_suffix(".lock")):
-            if not _is_whole(folder):  # nobody made it meanwhile
-                _unpack(source, folder)
-    return folder
-
-
-def _is_whole(folder: Path) -> bool:
     listing = folder.with_suffix(".json")
-    return listing.is_file() and json.loads(listing.read_text(encoding="utf-8")) == _digests(folder)
-
-
-def _unpack(source: Path, folder: Path) -> None:
+    if listing.is_file() and json.loads(listing.read_text(encoding="utf-8")) == _digests(folder):
+        return folder
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     packed = {"gguf_file": source.name}
@@ -126,7 +114,8 @@ def _unpack(source: Path, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         Path(temporary).rename(folder)
         Path(temporary).mkdir()
-    write_text(folder.with_suffix(".json"), json.dumps(_digests(folder)))
+    write_text(listing, json.dumps(_digests(folder)))
+    return folder
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -1,8 +1,6 @@
 """The reasoner: a tiny random Llama with a byte-level tokenizer stands in for the language model."""
 
 import json
-import time
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -18,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from specsync_lib import units
 from specsync_lib.assets import asset
 from specsync_lib.errors import InputError
-from specsync_lib.judge import loading, script
+from specsync_lib.judge import script
 from specsync_lib.judge.loading import load_reasoner
 from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.script import ChunkEvidence, Script, TimedWord, gather_evidence, spoken_visemes
@@ -416,28 +414,6 @@ def test_a_broken_adapter_is_refused(folder, tmp_path):
         load_reasoner(folder, tmp_path / "adapter", weights="random")
     with pytest.raises(InputError, match="restore the folder"):
         load_reasoner(folder, tmp_path / "none", weights="random")
-
-
-def test_of_several_processes_one_unpacks_the_model_and_the_others_wait(tmp_path, monkeypatch):
-    began = []
-
-    def unpack(source, folder):
-        began.append(folder)
-        time.sleep(0.1)
-        folder.mkdir()
-        (folder / "model.safetensors").write_bytes(b"weights")
-        folder.with_suffix(".json").write_text(json.dumps(loading._digests(folder)))
-
-    monkeypatch.setattr(loading, "cache_dir", lambda: tmp_path)
-    monkeypatch.setattr(loading, "asset", lambda name: tmp_path / "packed.gguf")
-    monkeypatch.setattr(loading, "_unpack", unpack)
-    with ThreadPoolExecutor(4) as pool:
-        folders = [*pool.map(lambda _: loading.dense_copy(), range(4))]
-    assert folders == [began[0]] * 4 and len(began) == 1
-    (began[0] / "model.safetensors").write_bytes(b"damaged")
-    monkeypatch.setattr(loading, "_unpack", lambda source, folder: began.append(folder))
-    loading.dense_copy()
-    assert len(began) == 2
 
 
 @pytest.mark.slow

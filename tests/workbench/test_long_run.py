@@ -1,12 +1,8 @@
 """The long run's measurement: what it reads off a part file, and what it refuses."""
 
-import json
-
 import numpy as np
-import pytest
 
 from specsync_lib.face.video import GrowingVideo
-from specsync_lib.paths import MEASUREMENTS_DIR
 from workbench.measure import long_run
 
 
