@@ -54,7 +54,8 @@ case "$mode" in
     test)
         cd -- "$root"
         "$venv/bin/python" -P -m specsync_lib.assets
-        exec "$venv/bin/python" -P -m pytest "$@"
+        # A worker a core, a file at a time (what a file's tests share is made once); conftest.py says in which order.
+        exec "$venv/bin/python" -P -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
         ;;
     lab) exec "$venv/bin/python" -P -m specsync_lib.door.lab "$@" ;;
     *) exec "$venv/bin/python" -P -m specsync_lib.door.runner "$@" ;;
