@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from specsync_lib.devices import multiplies_bfloat16
 from specsync_lib.draft.latents import vae_sha256
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan
@@ -52,9 +53,14 @@ def load_decoder(
     if row != "tiny":
         raise InputError(f"decoder is {row!r}: expected one of {', '.join(ROWS)}")
     device = vae.quant_conv.weight.device
-    network = load_network(Path(path), vae).to(device, dtype or wan.quick_dtype(device))
+    network = load_network(Path(path), vae).to(device, dtype or _quick_dtype(device))
     wan.channels_innermost(network)
     return TinyDecoder(network)
+
+
+def _quick_dtype(device: torch.device) -> torch.dtype:
+    native = multiplies_bfloat16() if device.type == "cpu" else torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float32
 
 
 def load_network(path: Path, vae: "AutoencoderKLWan") -> nn.Module:
