@@ -25,9 +25,9 @@ WINDOW_AHEAD_MEL_FRAMES = 6
 WINDOW_MEL_FRAMES = WINDOW_BACK_MEL_FRAMES + 1 + WINDOW_AHEAD_MEL_FRAMES  # 18
 
 ENCODER_POSITION_MEL_FRAMES = 2  # Whisper's second convolution has stride 2: 50 positions per second
-# Of the past, a live judge's Whisper hears 3.2 s again with every chunk. Strict frame accuracy of the probe on 14 test
-# prompts: 67.5, 75.4, 76.8, 77.4, 78.9 and 79.3 % for 0, 1, 2, 4, 8 and 16 chunks of past; 84.5 % with the whole
-# recording, its future above all.
+# Of the past, a full-scale judge's Whisper hears 3.2 s again with every chunk (the embedded judge's ears have a cache).
+# Strict frame accuracy of the probe on Whisper base, 14 test prompts: 67.5, 75.4, 76.8, 77.4, 78.9 and 79.3 % for 0, 1,
+# 2, 4, 8 and 16 chunks of past; 84.5 % with the whole recording, its future above all.
 LISTEN_BACK_CHUNKS = 8
 
 # The 15 visemes of the OVR/Oculus LipSync set; a viseme's index is its position here.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # The time base, as in specsync_lib.units (a test holds the two equal; kernels import nothing from above them).
@@ -152,9 +152,23 @@ def project_latents(
     )
     if z0 is None:
         return output
+    coefficients, latents = move_latents(hidden, usable, z0, weights.w_coef, weights.basis)
+    return replace(output, coefficients=coefficients, latents=latents)
+
+
+def move_latents(
+    hidden: Float[Tensor, "frames hidden"],
+    usable: Bool[Tensor, " frames"],
+    z0: Float[Tensor, "slots latent"],
+    w_coef: Float[Tensor, "hidden coef"],
+    basis: Float[Tensor, "coef latent"],
+) -> tuple[Float[Tensor, "slots coef"], Float[Tensor, "slots latent"]]:
+    """Hidden features, of this layer or of the causal front, to coefficients and latents z0 + c B.
+
+    A slot's features are the mean over its usable frames; one with none keeps z0.
+    """
     share = usable.view(-1, FRAMES_PER_SLOT).to(hidden.dtype)  # [T, 4]
     share = share / share.sum(dim=1, keepdim=True).clamp(min=1)
     pooled = (hidden.view(-1, FRAMES_PER_SLOT, hidden.shape[1]) * share[:, :, None]).sum(dim=1)  # [T, H]
-    coefficients = pooled @ weights.w_coef  # [T, K]
-    latents = z0 + (coefficients.to(weights.basis.dtype) @ weights.basis).to(z0.dtype)  # [T, D]
-    return replace(output, coefficients=coefficients, latents=latents)
+    coefficients = pooled @ w_coef  # [T, K]
+    return coefficients, z0 + (coefficients.to(basis.dtype) @ basis).to(z0.dtype)

@@ -24,17 +24,22 @@ from specsync_lib.errors import InputError
 from specsync_lib.paths import MODELS_DIR
 
 MODEL_DIR = MODELS_DIR / "draft_front"
+DRAFT, EARS = "draft", "ears"
 
 
-def load_draft_front(name: str = "draft") -> FrontWeights:
-    """The front of ``data/models/draft_front/<name>.safetensors`` (or of a path), float32, checked.
+def front_path(name: str = DRAFT) -> Path:
+    """Where a front is stored: ``data/models/draft_front/<name>.safetensors``, or the path that was given."""
+    return Path(name) if Path(name).suffix == ".safetensors" else MODEL_DIR / f"{name}.safetensors"
+
+
+def load_draft_front(name: str = DRAFT) -> FrontWeights:
+    """The front of a name or a path (:func:`front_path`), float32, checked.
 
     Raises
     ------
     InputError: the file is absent, or its tensors are not those of a front; the line says what was expected and found.
     """
-    path = Path(name) if Path(name).suffix == ".safetensors" else MODEL_DIR / f"{name}.safetensors"
-    return load_front(path)
+    return load_front(front_path(name))
 
 
 def whisper_range(mel: Float[Tensor, "rows 80"]) -> Float[Tensor, "rows 80"]:
@@ -101,15 +106,26 @@ class FrontStream:
             last = rows[-1:] if len(rows) else self._last_row()
             rows = torch.cat([rows, last.expand(needed - len(rows), -1)])
         self._rows = rows[needed:]
-        said, self._cache = front_chunk(
-            whisper_range(rows[:needed]).to(self._weights.conv1_w.device)[None],
+        said, self._cache = self._chunk(rows[:needed], frames)
+        return FrontDraft(plan_of_output(said), said.hidden[0])
+
+    @torch.inference_mode()
+    def ahead(self, frames: int) -> DraftPlan:
+        """The first frames of the next chunk, as if the last row heard went on; the stream stays where it is."""
+        needed = len(new_rows(self.next_frame, frames))
+        last = self._rows[-1:] if len(self._rows) else self._last_row()
+        rows = torch.cat([self._rows, last.expand(max(0, needed - len(self._rows)), -1)])[:needed]
+        return plan_of_output(self._chunk(rows, frames)[0])
+
+    def _chunk(self, rows: Tensor, frames: int) -> tuple[FrontOutput, FrontCache]:
+        return front_chunk(
+            whisper_range(rows).to(self._weights.conv1_w.device)[None],
             self._cache,
             self._weights,
             stream=self._name,
             first_frame=self.next_frame,
             frames=frames,
         )
-        return FrontDraft(plan_of_output(said), said.hidden[0])
 
     def _last_row(self) -> Tensor:
         """The last row heard, normalised again, from the cache."""

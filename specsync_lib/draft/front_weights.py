@@ -26,6 +26,7 @@ BASE_ASSET = "whisper-base"
 # Whisper's own tensors; the rest of a front (its heads, its last norm) is new. The position table stays as it is.
 BASE_NAME = re.compile(r"conv[12]_[wb]|blocks\.\d+\..*")
 INNER_ROWS = ("qkv_w", "qkv_b", "up_w", "up_b")  # their rows, and the columns of these, belong to heads or inner units
+HEADS = ("viseme_", "open_", "temperature")
 INNER_COLUMNS = {"out_w": "heads", "down_w": "units"}
 _LAYERS = {
     "self_attention/layer_norm": "attn_norm", "self_attention/linear_0": "qkv", "self_attention/linear_1": "out",
@@ -186,6 +187,26 @@ def _difference(path: Path, tensors: dict[str, Tensor], name: str, shape: torch.
             f"got {got[0]} and {got[1]}"
         )
     return restored(whole, step, shape)
+
+
+def features_sha256(path: Path) -> str:
+    """What a front's hidden features follow from: stored bytes and the asset, without the heads that read them.
+
+    Raises
+    ------
+    InputError: no such file.
+    """
+    from specsync_lib.assets import pins
+
+    if not path.is_file():
+        raise InputError(f"front {path}: no such file; restore it from the repository")
+    digest = hashlib.sha256(pins()[BASE_ASSET]["members_sha256"].encode())
+    with safe_open(path, "np") as stored:
+        for name in sorted(stored.keys()):
+            if not name.startswith(HEADS):
+                digest.update(name.encode() + stored.get_tensor(name).tobytes())
+        digest.update(json.dumps(stored.metadata(), sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def front_sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Sound to drafted latents: the basis of the face's motion, and the drafter that calls the kernel chunk by chunk.
+"""Sound to drafted latents: the basis of the face's motion, and what reads its coefficients off the draft's features.
 
 All latents here are *normalised* ones: what the transformer sees.
 """
@@ -6,9 +6,9 @@ All latents here are *normalised* ones: what the transformer sees.
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels import project_latents as kernel
-from kernels.project_latents.reference import ProjectionOutput, ProjectionWeights
+from kernels.project_latents.reference import move_latents
 from specsync_lib import units
 from specsync_lib.draft.plan import DraftPlan
 from specsync_lib.errors import InputError
@@ -32,9 +31,6 @@ MODEL_DIR = MODELS_DIR / "latent_basis"
 WEIGHTS, CONFIG, METRICS, RIVALS = "latent_basis.safetensors", "config.json", "metrics.json", "rivals.safetensors"
 
 
-ALWAYS = 20.0  # tanh of it is 1 in every floating type
-
-
 @dataclass(frozen=True)
 class LatentBasis:
     """A fitted basis; latents are normalised ones.
@@ -45,7 +41,8 @@ class LatentBasis:
     w_coef : [H + 1, K] float32; the last row belongs to the unit that always says 1
     z0 : [16, h, w] float32, the reference person's resting face
     draft_sha256, vae_sha256 : str
-        Of the hidden layer and of the VAE that it was fitted on (:func:`hidden_sha256`, :func:`vae_sha256`).
+        Of what the features follow from (`front_weights.features_sha256`) and of the VAE (:func:`vae_sha256`) that it
+        was fitted on.
     """
 
     basis: Float[Tensor, "coef latent"]
@@ -54,19 +51,17 @@ class LatentBasis:
     draft_sha256: str
     vae_sha256: str
 
-    def weights(self, draft: ProjectionWeights) -> ProjectionWeights:
-        """The sync kernel's weights: the draft's, with the constant unit, this head and this basis.
+    def check_draft(self, features_sha256: str) -> None:
+        """Refuse a draft whose features are not those that the head was fitted on.
 
         Raises
         ------
-        InputError: the draft's hidden layer is not the one that the head was fitted on.
+        InputError: another draft's.
         """
-        if hidden_sha256(draft) != self.draft_sha256:
+        if features_sha256 != self.draft_sha256:
             raise InputError(
                 "latent basis: fitted on another draft's hidden layer; run workbench.train.latent_basis again"
             )
-        device = draft.w1.device
-        return replace(with_constant_unit(draft), w_coef=self.w_coef.to(device), basis=self.basis.to(device))
 
     def check(self, vae: "AutoencoderKLWan", region_px: int) -> None:
         """Refuse a VAE or a region that these latents do not belong to.
@@ -84,22 +79,6 @@ class LatentBasis:
             )
         if vae_sha256(vae) != self.vae_sha256:
             raise InputError("latent basis: fitted on another VAE's latents; run workbench.train.latent_basis again")
-
-
-def with_constant_unit(draft: ProjectionWeights) -> ProjectionWeights:
-    """The same draft with one more hidden unit, which says 1 in every usable frame and which no head listens to."""
-    return replace(
-        draft,
-        w1=F.pad(draft.w1, (0, 1)),
-        b1=F.pad(draft.b1, (0, 1), value=ALWAYS),
-        w_viseme=F.pad(draft.w_viseme, (0, 0, 0, 1)),
-        w_open=F.pad(draft.w_open, (0, 0, 0, 1)),
-    )
-
-
-def hidden_sha256(draft: ProjectionWeights) -> str:
-    """Digest of what the hidden layer is made of; heads and temperature may change."""
-    return _digest([draft.band_pool, draft.w1, draft.b1])
 
 
 def vae_sha256(vae: "AutoencoderKLWan") -> str:
@@ -148,76 +127,51 @@ class ChunkDraft:
     latents: Float[Tensor, "16 3 h w"]
 
 
-def chunk_mel_frames(chunk: int) -> range:
-    """The log-mel rows that a chunk's windows need; before 0 there are none."""
-    first, last = FRAMES_PER_CHUNK * chunk, FRAMES_PER_CHUNK * (chunk + 1) - 1
-    return range(
-        max(0, units.window_start_mel_frame(first)), units.window_start_mel_frame(last) + units.WINDOW_MEL_FRAMES
-    )
-
-
-class LatentDrafter:
-    """Drafts chunk after chunk from streaming log-mel: one kernel call gives the plan and the latents.
+class FrontLatents:
+    """The latents of a chunk from the causal front's features.
 
     Parameters
     ----------
-    basis, draft
-        From :func:`load_latent_basis` and :func:`specsync_lib.draft.plan.load_draft`.
-    backend
-        ``torch``: the reference; ``triton``: the kernel (a plan is made once). Chosen, never guessed.
+    basis
+        From :func:`load_latent_basis`; fitted on this front's features (:meth:`LatentBasis.check_draft`).
     z0
         [16, h, w] normalised latents of another person's resting face (:func:`generation.still_latents`); default: the
         basis' own.
-    dtype
-        Of basis, z0 and latents.
     """
 
     def __init__(
         self,
         basis: LatentBasis,
-        draft: ProjectionWeights,
         *,
-        backend: Literal["torch", "triton"],
         z0: Float[Tensor, "16 h w"] | None = None,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
-        z0 = basis.z0 if z0 is None else z0
-        if z0.shape != basis.z0.shape:
-            raise InputError(
-                f"latent basis: z0 has shape {tuple(z0.shape)}, the basis was made for {tuple(basis.z0.shape)}"
-            )
+        z0 = checked_z0(basis, z0)
         self.shape = tuple(z0.shape)
         self.z0 = z0.flatten().to(device, dtype).expand(SLOTS_PER_CHUNK, -1).contiguous()
-        self.weights = basis.weights(draft.to(device))
-        self._run = self._torch
-        if backend == "triton":
-            from kernels.project_latents.triton_impl import ProjectionPlan
-
-            self._run = ProjectionPlan(self.weights, FRAMES_PER_CHUNK, dtype=dtype, device=device)
-        elif backend != "torch":
-            raise InputError(f"backend is {backend!r}: expected 'torch' or 'triton'")
-
-    def _torch(self, mel: Tensor, z0: Tensor, **where: int) -> ProjectionOutput:
-        return kernel.project_latents(
-            mel, FRAMES_PER_CHUNK, z0, self.weights, backend="torch", allow_broken=True, **where
-        )
+        self._w_coef, self._basis = basis.w_coef.to(device), basis.basis.to(device, dtype)
 
     @torch.inference_mode()
-    def draft(self, mel: Float[Tensor, "rows 80"], chunk: int, *, first_mel_frame: int = 0) -> ChunkDraft:
-        """Frames 12 c .. 12 c + 11, slots 1 + 3 c .. 3 + 3 c of the clip.
+    def draft(self, plan: DraftPlan, hidden: Float[Tensor, "frames hidden"]) -> ChunkDraft:
+        """The chunk's latents: 3 slots, of which those without a usable frame rest; a last chunk may be short."""
+        pad = FRAMES_PER_CHUNK - len(hidden)
+        usable = F.pad(torch.from_numpy(plan.confidence > 0), (0, pad)).to(self.z0.device)
+        features = F.pad(hidden.to(self.z0.device, self._w_coef.dtype), (0, 1, 0, pad), value=1.0)
+        coefficients, latents = move_latents(features, usable, self.z0, self._w_coef, self._basis)
+        return ChunkDraft(plan, coefficients, latents.view(SLOTS_PER_CHUNK, *self.shape).transpose(0, 1))
 
-        Parameters
-        ----------
-        mel
-            Causally normalised log-mel (:class:`specsync_lib.draft.plan.CausalNormaliser`), float32, on the drafter's
-            device: at least the rows :func:`chunk_mel_frames`; rows that are not there count as the mean level.
-        first_mel_frame
-            Absolute index of ``mel[0]``.
-        """
-        said = self._run(mel, self.z0, first_frame=FRAMES_PER_CHUNK * chunk, first_mel_frame=first_mel_frame)
-        # copies all: a triton plan writes over its own buffers at the next call
-        probabilities = said.logits.float().softmax(dim=1).cpu().numpy()
-        plan = DraftPlan(probabilities, *(np.array(x.float().cpu()) for x in (said.confidence, said.openness)))
-        latents = said.latents.view(SLOTS_PER_CHUNK, *self.shape).transpose(0, 1).clone()
-        return ChunkDraft(plan, said.coefficients.clone(), latents)
+
+def checked_z0(basis: LatentBasis, z0: Float[Tensor, "16 h w"] | None) -> Float[Tensor, "16 h w"]:
+    """A person's resting latents, or the basis' own.
+
+    Raises
+    ------
+    InputError: of another shape than the basis'.
+    """
+    z0 = basis.z0 if z0 is None else z0
+    if z0.shape != basis.z0.shape:
+        raise InputError(
+            f"latent basis: z0 has shape {tuple(z0.shape)}, the basis was made for {tuple(basis.z0.shape)}"
+        )
+    return z0

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 from specsync_lib import units
 from specsync_lib.face.vae import PAST_TAPS
-from specsync_lib.units import CHUNK_SAMPLES
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -126,13 +124,23 @@ def kernel_drafts(samples: np.ndarray, face: "FaceGenerator") -> Drafts:
     ------
     InputError: the committed basis is absent, or belongs to another VAE, draft or size.
     """
-    from specsync_lib.draft.latents import LatentDrafter, load_latent_basis
-    from specsync_lib.draft.plan import load_draft, normalise
+    from specsync_lib.draft.front import DRAFT, FrontStream, front_path, load_draft_front
+    from specsync_lib.draft.front_weights import features_sha256
+    from specsync_lib.draft.latents import FrontLatents, load_latent_basis
+    from specsync_lib.draft.plan import normalise
     from specsync_lib.speech.log_mel import log_mel
 
     basis = load_latent_basis()
     basis.check(face.vae, face.px)
-    drafter = LatentDrafter(basis, load_draft(), backend="torch", z0=face.still)
-    # silence after the end: the last chunk is padded
-    mel = torch.from_numpy(normalise(log_mel(np.pad(samples, (0, 2 * CHUNK_SAMPLES)))))
-    return lru_cache(maxsize=64)(lambda number: drafter.draft(mel, number).latents)
+    basis.check_draft(features_sha256(front_path(DRAFT)))
+    latents, stream = FrontLatents(basis, z0=face.still), FrontStream(load_draft_front(DRAFT))
+    mel = normalise(log_mel(samples))
+    drafted = []
+
+    def of(number: int) -> torch.Tensor:
+        while len(drafted) <= number:
+            said = stream.draft(mel if not drafted else mel[:0], ended=True)
+            drafted.append(latents.draft(said.plan, said.hidden).latents)
+        return drafted[number]
+
+    return of

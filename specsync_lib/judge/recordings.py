@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from specsync_lib.draft.plan import DraftPlan, draft_plan, load_draft
+from specsync_lib.draft import front
+from specsync_lib.draft.plan import DraftPlan
 from specsync_lib.draft.probe import teacher_plan
 from specsync_lib.files import atomic_path
 from specsync_lib.judge.branches import ROOMS, USUAL_ROOM
@@ -38,15 +40,15 @@ RULED = ("lenient", "mouth", *GATED)
 WORDS_FILE = MEASUREMENTS_DIR / "heard_words.csv"
 
 
-DRAFT, PROBE, ADAPTER = "draft", "teacher", "adapter"  # that heard the corpus' speaker
+ADAPTER = "adapter"  # that heard the corpus' speaker
 
 
 @dataclass(frozen=True)
 class Recording:
     """An utterance with all that drafts and judges make of it before they meet.
 
-    truth: viseme indices; energy: loudness by frame; probe: the Whisper-encoder probe's distributions; evidence: what
-    the reasoner reads, chunk by chunk.
+    truth: viseme indices; energy: loudness by frame; probe: the distributions that the judge hears, its ears' or a
+    probe's; evidence: what the reasoner reads, chunk by chunk.
     """
 
     name: str
@@ -198,6 +200,12 @@ RUNS: dict[str, Callable[[Reasoner, Recording], Judged]] = {
     "without_probe": lambda model, recording: judge(
         model, replace(recording, evidence=[chunk.without_probe() for chunk in recording.evidence]), watch=False
     ),
+    # As a pipeline hears: Whisper's words come too late for a chunk, so there are none.
+    "live": lambda model, recording: judge(
+        model,
+        replace(recording, evidence=[chunk.without_words() for chunk in recording.evidence]),
+        guess_from_probe=True,
+    ),
     "alone": write_alone,
 }
 
@@ -223,19 +231,26 @@ def heard_words(prompts: Sequence[Prompt], path: Path = WORDS_FILE) -> pd.DataFr
     return known[known["utterance"].isin(names) & (known["text"] != "")]
 
 
-def gather(prompts: Iterable[Prompt], draft_name: str | None, probe_name: str, words: pd.DataFrame) -> list[Recording]:
-    """Draft, probe and evidence of prompts, with their truth; without a draft's name the probe's plan is the draft."""
-    weights, probe, recordings = draft_name and load_draft(draft_name), teacher_plan(probe_name), []
+def drafter(name: str) -> Callable[[np.ndarray], DraftPlan]:
+    """What hears a recording, by the name of its weights: a causal front's, or a probe's on Whisper's encoder."""
+    if front.front_path(name).is_file():
+        return partial(front.front_plan, weights=front.load_draft_front(name))
+    return teacher_plan(name)
+
+
+def gather(prompts: Iterable[Prompt], draft_name: str | None, ears_name: str, words: pd.DataFrame) -> list[Recording]:
+    """Draft, ears and evidence of prompts, with their truth; without a draft's name the ears' plan is the draft."""
+    draft, ears, recordings = draft_name and drafter(draft_name), drafter(ears_name), []
     heard = {name: [Word(*row) for row in rows.to_numpy()[:, 1:]] for name, rows in words.groupby("utterance")}
     for prompt in tqdm(list(prompts), desc="gathering", unit="utterance"):
         samples, truth = load_audio(prompt.path).samples, aligned(prompt).visemes.astype(int)
-        heard_by_probe = probe(samples)
-        probabilities = heard_by_probe.probabilities.astype(np.float32)
+        heard_by_judge = ears(samples)
+        probabilities = heard_by_judge.probabilities.astype(np.float32)
         recordings.append(
             Recording(
                 prompt.name,
                 truth,
-                draft_plan(samples, weights) if weights else heard_by_probe,
+                draft(samples) if draft else heard_by_judge,
                 log_mel.frame_energy(samples, len(truth)),
                 probabilities,
                 gather_evidence(samples, heard.get(prompt.name, []), probabilities),
@@ -247,5 +262,5 @@ def gather(prompts: Iterable[Prompt], draft_name: str | None, probe_name: str, w
 def judge_again(prompts: Sequence[Prompt]) -> dict[str, list[str]]:
     """The plans that the reasoner commits now for some prompts: what the committed table must hold for them."""
     model = load_reasoner(adapter=ADAPTER)
-    recordings = gather(prompts, DRAFT, PROBE, heard_words(prompts))
+    recordings = gather(prompts, front.DRAFT, front.EARS, heard_words(prompts))
     return {each.name: [VISEMES[token] for token in judge(model, each).tokens] for each in recordings}

@@ -70,6 +70,10 @@ class ChunkEvidence:
     def __len__(self) -> int:
         return len(self.energy)
 
+    def without_words(self) -> "ChunkEvidence":
+        """The same chunk heard, and nothing known of the words."""
+        return replace(self, words=())
+
     def without_probe(self) -> "ChunkEvidence":
         """The same chunk with a probe that says nothing: words, times and loudness alone."""
         return replace(self, probe=np.full_like(self.probe, 1 / len(units.VISEMES)))
@@ -79,9 +83,13 @@ def energy_digits(samples: Float[np.ndarray, " n"], frames: int) -> Int[np.ndarr
     """Loudness of each frame as a digit 0 (silence) to 9."""
     from specsync_lib.speech.log_mel import frame_energy
 
+    return loudness_digits(frame_energy(samples, frames) if frames else np.zeros(0))
+
+
+def loudness_digits(loudness: Float[np.ndarray, " frames"]) -> Int[np.ndarray, " frames"]:
+    """The digits of frames whose mean log-mel is known (`log_mel.frame_energy`)."""
     low, high = ENERGY_RANGE
-    steps = (frame_energy(samples, frames) - low) / (high - low) * 10 if frames else np.zeros(0)
-    return np.clip(np.floor(steps), 0, 9).astype(np.int8)
+    return np.clip(np.floor((loudness - low) / (high - low) * 10), 0, 9).astype(np.int8)
 
 
 def timed_words(words: Sequence[HeardWord], frames: int) -> list[TimedWord]:

@@ -65,6 +65,15 @@ def frame_table(prompts: Iterable[Prompt], draft: Callable[[np.ndarray], DraftPl
     return pd.concat(tables, ignore_index=True)
 
 
+def sets_table(card: dict) -> pd.DataFrame:
+    """The fits of ``draft_front/metrics.json`` and the window network, a row each, on both sets of speech."""
+    rows = {"window network": card["window_network"], **card["fits"]}
+    names = ("accuracy", "accuracy_low", "accuracy_high", "coverage_at_085", "right_at_085", "ece")
+    columns = [(which, name) for which in ("trained_speaker", "real_speakers") for name in names]
+    table = pd.DataFrame([[found[which][name] for which, name in columns] for found in rows.values()], list(rows))
+    return table.set_axis(pd.MultiIndex.from_tuples(columns), axis=1)
+
+
 def truth_and_energy(prompts: Iterable[Prompt]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Truth (viseme indices) and energy of every frame of some prompts, joined: what the simple rules are fitted on."""
     visemes, energy = [], []

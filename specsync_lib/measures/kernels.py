@@ -34,6 +34,18 @@ def results_table(measured: dict | None) -> pd.DataFrame:
     return pd.DataFrame(measured["results"] if measured else [])
 
 
+def front_table(measured: dict | None) -> pd.DataFrame:
+    """The causal front's rows: shape, frames of the chunk, what, cache (warm, or cold after a sweep), p50_us, p99_us.
+
+    The tiles that lost are left out; empty without a measurement.
+    """
+    columns = ["shape", "frames", "what", "cache", "p50_us", "p99_us", "label"]
+    if measured is None:
+        return pd.DataFrame(columns=columns)
+    rows = pd.DataFrame(measured["rows"])
+    return rows.loc[~rows["what"].str.contains("columns"), columns].reset_index(drop=True)
+
+
 def select(table: pd.DataFrame, **conditions: object) -> pd.DataFrame:
     """Rows where every named column has the given value."""
     keep = np.logical_and.reduce([table[name] == value for name, value in conditions.items()])

@@ -50,15 +50,17 @@ PARTIES = {
     "majority class": "majority",
     "energy threshold": "energy_rule",
     "draft": "draft",
-    "Whisper-encoder probe": "probe",
+    "the judge's ears": "probe",
     "reasoner without the probe": "without_probe",
     "reasoner, token by token": "alone",
     "reasoner, one pass over the draft": "one_pass",
     "committed, exact greedy": "committed",
+    "committed, live: no words": "live",
     "committed, mouth shapes": "mouth",
     "committed, lenient": "lenient",
 }
 OVER_THE_PROBE = "reasoner, one pass over the probe's plan"  # where the probe is the draft
+WHISPER_PROBE = "Whisper-encoder probe"  # what the unseen speaker's judge heard
 PARTIES_BY_COLUMN = {column: what for what, column in PARTIES.items()}
 
 
@@ -179,6 +181,7 @@ def record_unseen() -> None:
 def record_headlines(facts: dict) -> None:
     """Record the summary's reasoner and acceptance keys for the running notebook, from `referee.json`."""
     record_unseen()
+    record_live(facts)
     trained = facts["speakers"]["trained"]
     n = trained["passes"]["n_utterances"]
     target = next(
@@ -197,11 +200,41 @@ def record_headlines(facts: dict) -> None:
         ("acceptance.by_draft_confidence_at_085", "fraction", own, "lenient"),
         ("acceptance.by_draft_confidence_coverage_at_085", "fraction", own, "coverage"),
     ):
-        low, high = numbers[f"{name}_low"], numbers[f"{name}_high"]
-        record(key, numbers[name], unit, "measured", REFEREE_FILE, low, high, n)
+        if name in numbers:
+            low, high = numbers[f"{name}_low"], numbers[f"{name}_high"]
+            record(key, numbers[name], unit, "measured", REFEREE_FILE, low, high, n)
     record_rules(trained)
     bad = likely["bad_accepts"]
     record("acceptance.bad_accept_bound", bad["bound"], "fraction", "measured", REFEREE_FILE, n=bad["n_utterances"])
+
+
+def gains(test: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
+    """How much more often the judge's plan is right than the draft and than what it hears, offline and live."""
+    right = {
+        name: (test[name] == test["truth"]).to_numpy()
+        for name in ("draft", "probe", "committed", "live")
+        if name in test
+    }
+    utterance, rows = test["utterance"].to_numpy(), []
+    for judge in ("committed", "live"):
+        for other in ("draft", "probe") if judge in right else ():
+            gain = bootstrap_by_group(1.0 * right[judge] - right[other], utterance, rng=rng)
+            names = {"plan": PARTIES_BY_COLUMN[judge], "over": PARTIES_BY_COLUMN[other]}
+            rows.append(names | interval("gain", gain) | {"n_utterances": gain.n})
+    return rows
+
+
+def record_live(facts: dict) -> None:
+    """The keys of the judge as a pipeline hears it, where that was measured."""
+    live = PARTIES_BY_COLUMN["live"]
+    rows = [row for row in facts["table"] if (row["speaker"], row["what"]) == ("trained", live)]
+    over_draft = [
+        row for row in facts["speakers"]["trained"].get("gains", ()) if (row["plan"], row["over"]) == (live, "draft")
+    ]
+    for key, found, name in (("live_accuracy", rows, "accuracy"), ("live_gain_over_draft", over_draft, "gain")):
+        for row in found:
+            ends = row[f"{name}_low"], row[f"{name}_high"], row["n_utterances"]
+            record(f"reasoner.{key}", row[name], "fraction", "measured", REFEREE_FILE, *ends)
 
 
 def record_rules(trained: dict) -> None:
@@ -254,6 +287,7 @@ def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: i
             "chunks": rules.whole_chunks(verified, rng),
             "rules": rules.rule_rows(test, verified, rng),
             "lenient": rules.lenient_rows(test, rng),
+            "gains": gains(test, rng),
             "policy": policy_facts(verified, rng),
             "judge_calibration": interval(
                 "ece", expected_calibration_error(test["judge_confidence"].to_numpy(), right, utterance, rng=rng)
@@ -287,7 +321,9 @@ def unseen_facts(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, card
     alone = frames[frames["alone"].notna()]
     part = referee_table(alone.drop(columns=["draft", "one_pass", "committed"]), rng)
     part = part[part["what"] == PARTIES_BY_COLUMN["alone"]]
-    table = pd.concat([whole, part], ignore_index=True).replace({PARTIES_BY_COLUMN["one_pass"]: OVER_THE_PROBE})
+    table = pd.concat([whole, part], ignore_index=True).replace(
+        {PARTIES_BY_COLUMN["one_pass"]: OVER_THE_PROBE, PARTIES_BY_COLUMN["probe"]: WHISPER_PROBE}
+    )
     own = {"source": display_path(UNSEEN_FRAMES_FILE)}
     from_card = {f"accuracy{end}": card[f"accuracy_unseen_speaker{end}"] for end in ("", "_low", "_high")}
     drafts = {
@@ -426,7 +462,7 @@ def with_judge(frames: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]
             f"{display_path(FRAMES_FILE)}: {1 - same:.1%} of its drafts differ from today's; make it again "
             "with python -m workbench.measure.referee"
         )
-    plans = [column for column, _ in rules.PLANS.values()]
+    plans = [column for column, _ in rules.PLANS.values() if column in here]
     columns = here[["recalibrated", "judge_confidence", "one_pass", *plans]].set_axis(frames.index)
     joined = verdicts_of(frames.join(columns))
     chunks = chunks[chunks["utterance"].isin(frames["utterance"])]
@@ -445,11 +481,10 @@ def rejections(
     """
     bad = ~frames["lenient_verdict"] & (frames["confidence"] >= threshold)
     start = bad & ~(bad.shift(fill_value=False) & (frames["utterance"] == frames["utterance"].shift()))
-    runs = frames[bad].groupby(start[bad].cumsum(), sort=False)
-    chosen = rng.permutation(runs.ngroups)[:count] + 1
+    runs = [run for _, run in frames[bad].groupby(start[bad].cumsum(), sort=False)]
     rows = []
-    for number in sorted(chosen):
-        run = runs.get_group(number)
+    for number in sorted(rng.permutation(len(runs))[:count]):
+        run = runs[number]
         first, last = run["frame"].iloc[0] / VIDEO_FPS, (run["frame"].iloc[-1] + 1) / VIDEO_FPS
         heard = words[words["utterance"] == run["utterance"].iloc[0]]
         near = heard[(heard["end_s"] > first - AROUND_S) & (heard["start_s"] < last + AROUND_S)]

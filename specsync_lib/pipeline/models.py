@@ -2,7 +2,8 @@
 
 The models are loaded once and shared; each run makes new stages of one stream: ``stages = Models(...).stages()``.
 
-What the judge hears is only what has been said: Whisper's encoder over the last seconds, up to 52.5 ms after the chunk.
+What the judge hears is only what has been said, up to 52.5 ms after the chunk: the ears, a causal front of more blocks
+and a longer past than the draft's, one call a chunk with a cache.
 Whisper's *words* come a second or more after they sound, too late for a chunk that goes out after 120 ms, so a live
 judge has none; ``words`` is for speech whose text and times are known beforehand (a script, or a synthetic voice).
 """
@@ -15,9 +16,10 @@ import numpy as np
 import torch
 
 from specsync_lib import units
-from specsync_lib.draft.latents import LatentBasis, LatentDrafter, chunk_mel_frames, hidden_sha256, load_latent_basis
+from specsync_lib.draft.front import DRAFT, EARS, FrontDraft, FrontStream, front_path, load_draft_front
+from specsync_lib.draft.front_weights import features_sha256
+from specsync_lib.draft.latents import FrontLatents, LatentBasis, load_latent_basis
 from specsync_lib.draft.plan import CausalNormaliser, DraftPlan
-from specsync_lib.draft.probe import Probe, teacher_logits
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
 from specsync_lib.face.decoders.rows import load_decoder
@@ -25,7 +27,7 @@ from specsync_lib.face.wan_mini import Size, new_transformer, new_vae
 from specsync_lib.judge.policy import AcceptancePolicy, LiveConfidence, load_policy
 from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.rules import EXACT, Stream, VerifyOptions
-from specsync_lib.judge.script import ChunkEvidence, HeardWord, chunk_evidence, energy_digits, timed_words
+from specsync_lib.judge.script import ChunkEvidence, HeardWord, loudness_digits, timed_words
 from specsync_lib.judge.verify import ChunkContext, ChunkVerdict, verify_chunk
 from specsync_lib.paths import MODELS_DIR
 from specsync_lib.pipeline.sound import ChunkAudio, samples_for_chunk
@@ -35,13 +37,10 @@ from specsync_lib.tensors import read_object
 from specsync_lib.visemes import SyncPlan, expected_openness
 
 if TYPE_CHECKING:
-    from whisper.model import AudioEncoder
+    from kernels.causal_front.reference import FrontWeights
 
-    from kernels.project_latents import ProjectionWeights
-
-# Rows that the frames ahead listen to and that are not there yet: those of their own time, and one for its rounding.
-AHEAD_MEL_FRAMES = 1 + generation.PLAN_AHEAD_FRAMES * units.MEL_FRAMES_PER_SECOND // units.VIDEO_FPS
-SHORTEST_LISTEN_SAMPLES = 2 * units.STFT_SAMPLES  # a shorter recording is padded with silence for Whisper
+WORD_AHEAD_FRAMES = 3  # words that begin so soon after a chunk are told with it
+LOUDNESS_ROWS_KEPT = 4  # before a chunk's first centre: a recording may end between rows
 
 
 def whole_chunk(plan: Plan, ahead: Plan | None = None) -> SyncPlan:
@@ -53,89 +52,73 @@ def whole_chunk(plan: Plan, ahead: Plan | None = None) -> SyncPlan:
     return SyncPlan(visemes, openness)
 
 
-class SpeechDrafter:
-    """Streaming log-mel, the causal normaliser, and one kernel call a chunk.
+class FrontEar:
+    """Sound as a causal front hears it, chunk after chunk: streaming log-mel, the causal normaliser, one call a chunk.
 
     Parameters
     ----------
-    kernel
-        ``(mel rows [n, 80], chunk, first_mel_frame) -> (DraftPlan of 12 frames, latents or None)``; see `kernel_of`.
+    weights
+        From `front.load_draft_front`.
+    name
+        The stream's name.
+    """
+
+    def __init__(self, weights: "FrontWeights", name: str) -> None:
+        self.stream = FrontStream(weights, name)
+        self._mel, self._normaliser = StreamingLogMel(), CausalNormaliser()
+        self._loudness = np.zeros(0, np.float32)  # of the last rows, before they were normalised
+        self._first_row = 0  # absolute index of the first row kept
+
+    def hear(self, samples: np.ndarray, frames: int, ended: bool) -> tuple[FrontDraft, np.ndarray]:
+        """The next frames from the next samples, and how loud each frame is (`log_mel.frame_energy`)."""
+        new = [self._mel.push(samples)]
+        if ended:
+            new.append(self._mel.flush())
+        centres = np.array([units.centre_mel_frame(self.stream.next_frame + frame) for frame in range(frames)])
+        first = max(0, centres[0] - LOUDNESS_ROWS_KEPT)
+        loudness = np.concatenate([self._loudness, *(rows.mean(axis=1) for rows in new)])
+        self._loudness, self._first_row = loudness[first - self._first_row :], first
+        said = self.stream.draft(np.concatenate([self._normaliser.push(rows) for rows in new]), frames, ended=ended)
+        return said, self._loudness[(centres - first).clip(max=len(self._loudness) - 1)]
+
+
+class SpeechDrafter:
+    """The draft of one stream.
+
+    Parameters
+    ----------
+    weights
+        The draft's front.
+    latents
+        Drafts latents from its features; None: a plan alone.
     policy
         Gives every frame its recalibrated confidence; None: it has none.
     """
 
     def __init__(
-        self,
-        kernel: Callable[[torch.Tensor, int, int], tuple[DraftPlan, torch.Tensor | None]],
-        policy: AcceptancePolicy | None = None,
+        self, weights: "FrontWeights", latents: FrontLatents | None = None, policy: AcceptancePolicy | None = None
     ) -> None:
-        self._kernel = kernel
+        self._ear, self._latents = FrontEar(weights, DRAFT), latents
         self._confidence = None if policy is None else LiveConfidence(policy)
-        self._mel, self._normaliser = StreamingLogMel(), CausalNormaliser()
-        self._rows = np.zeros((0, units.MEL_BANDS), np.float32)
-        self._loudness = np.zeros(0, np.float32)  # of the same rows, before they were normalised
-        self._first_row = 0  # absolute index of the first row kept
 
     def draft(self, audio: ChunkAudio) -> Draft:
-        """The next chunk's draft: what `draft.draft_plan` says of the whole recording."""
-        new = [self._mel.push(audio.samples)]
-        if audio.ended:
-            new.append(self._mel.flush())
-        self._rows = np.concatenate([self._rows, *map(self._normaliser.push, new)])
-        self._loudness = np.concatenate([self._loudness, *(rows.mean(axis=1) for rows in new)])
-        first = chunk_mel_frames(audio.index).start
-        self._rows, self._loudness = (kept[first - self._first_row :] for kept in (self._rows, self._loudness))
-        self._first_row = first
-        plan, latents = self._kernel(torch.from_numpy(self._rows), audio.index, first)
-        plan = DraftPlan(*(values[: audio.frames] for values in vars(plan).values()))
-        tokens = tuple(plan.probabilities.argmax(axis=1))
+        """The next chunk's draft: what `front.front_plan` says of the whole recording."""
+        said, loudness = self._ear.hear(audio.samples, audio.frames, audio.ended)
+        plan = said.plan
         return Draft(
-            tokens,
+            tuple(plan.probabilities.argmax(axis=1)),
             plan.confidence,
             plan.openness,
             plan.probabilities,
-            latents,
-            None if audio.ended else self._ahead(audio.index + 1),
-            self._recalibrated(plan, audio),
+            None if self._latents is None else self._latents.draft(plan, said.hidden).latents,
+            None if audio.ended else self._ahead(),
+            None if self._confidence is None else self._confidence.of(plan, loudness),
         )
 
-    def _ahead(self, chunk: int) -> Plan:
+    def _ahead(self) -> Plan:
         """The first frames of a chunk that is yet to be heard, as if what is heard last went on."""
-        rows = np.concatenate([self._rows, np.repeat(self._rows[-1:], AHEAD_MEL_FRAMES, axis=0)])
-        plan, _ = self._kernel(torch.from_numpy(rows), chunk, self._first_row)
-        few = slice(generation.PLAN_AHEAD_FRAMES)
-        return Plan(tuple(plan.probabilities[few].argmax(axis=1)), plan.openness[few])
-
-    def _recalibrated(self, plan: DraftPlan, audio: ChunkAudio) -> np.ndarray | None:
-        if self._confidence is None:
-            return None
-        centres = [units.centre_mel_frame(audio.first_frame + frame) for frame in range(audio.frames)]
-        energy = self._loudness[(np.array(centres) - self._first_row).clip(max=len(self._loudness) - 1)]
-        return self._confidence.of(plan, energy)
-
-
-def kernel_of(weights: "ProjectionWeights | LatentDrafter", backend: str = "torch"):
-    """The sync kernel as `SpeechDrafter` calls it: a plan from the draft's weights, and with a basis latents too."""
-    if isinstance(weights, LatentDrafter):
-
-        def with_latents(mel: torch.Tensor, chunk: int, first_mel_frame: int):
-            drafted = weights.draft(mel.to(weights.z0.device), chunk, first_mel_frame=first_mel_frame)
-            return drafted.plan, drafted.latents
-
-        return with_latents
-
-    from kernels.project_latents import project_latents
-
-    @torch.inference_mode()
-    def plan_only(mel: torch.Tensor, chunk: int, first_mel_frame: int):
-        said = project_latents(
-            mel.to(weights.w1.device), units.FRAMES_PER_CHUNK, None, weights, backend=backend, allow_broken=True,
-            first_frame=units.FRAMES_PER_CHUNK * chunk, first_mel_frame=first_mel_frame,
-        )  # fmt: skip
-        logits, confidence, openness = (one.float().cpu() for one in (said.logits, said.confidence, said.openness))
-        return DraftPlan(logits.softmax(dim=1).numpy(), confidence.numpy(), openness.numpy()), None
-
-    return plan_only
+        plan = self._ear.stream.ahead(generation.PLAN_AHEAD_FRAMES)
+        return Plan(tuple(plan.probabilities.argmax(axis=1)), plan.openness)
 
 
 class RestDrafter:
@@ -161,25 +144,16 @@ class Listener:
 
     Parameters
     ----------
-    encoder, probe
-        Whisper's first layers and the linear probe on them (`teacher`).
+    ears
+        The judge's front (`front.load_draft_front` of ``ears``).
     words
         Words with times that are known beforehand; none for live speech.
-    back_chunks
-        How much of the past Whisper's encoder hears again with every chunk.
     """
 
-    def __init__(
-        self,
-        encoder: "AudioEncoder",
-        probe: Probe,
-        words: Sequence[HeardWord] = (),
-        back_chunks: int = units.LISTEN_BACK_CHUNKS,
-    ) -> None:
-        self._encoder, self._probe, self._back_chunks = encoder, probe, back_chunks
+    def __init__(self, ears: "FrontWeights", words: Sequence[HeardWord] = ()) -> None:
+        self._ears = ears
         self._words = timed_words(words, 1 << 30)
-        self._samples = np.zeros(0, np.float32)
-        self._first_chunk = 0  # the chunk that the first sample kept belongs to
+        self._ear = FrontEar(ears, EARS)
         self._next_chunk = 0
 
     def hear(self, chunk: ChunkAudio) -> ChunkEvidence:
@@ -187,26 +161,16 @@ class Listener:
 
         A chunk that does not follow the last one begins anew, with nothing before it.
         """
+        samples = chunk.samples
         if chunk.index != self._next_chunk:
             # its samples begin with what the chunk before listened ahead
-            ahead = samples_for_chunk(chunk.index - 1) - chunk.index * units.CHUNK_SAMPLES if chunk.index else 0
-            self._samples, self._first_chunk = np.zeros(ahead, np.float32), chunk.index
+            self._ear = FrontEar(self._ears, EARS)
+            samples = np.pad(samples, (samples_for_chunk(chunk.index - 1) - chunk.index * units.CHUNK_SAMPLES, 0))
         self._next_chunk = chunk.index + 1
-        self._samples = np.concatenate([self._samples, chunk.samples])
-        oldest = max(self._first_chunk, chunk.index - self._back_chunks)
-        self._samples = self._samples[(oldest - self._first_chunk) * units.CHUNK_SAMPLES :]
-        self._first_chunk = oldest
-        frames = (chunk.index - oldest) * units.FRAMES_PER_CHUNK + chunk.frames
-        padded = np.pad(self._samples, (0, max(0, SHORTEST_LISTEN_SAMPLES - len(self._samples))))
-        logits = torch.from_numpy(teacher_logits(self._encoder, self._probe, padded)[:frames])
-        energy = energy_digits(padded, frames)
-        # Frames are counted from the recording's start, a whole number of chunks before the window.
-        shift = oldest * units.FRAMES_PER_CHUNK
-        rows = slice(chunk.first_frame - shift, chunk.first_frame - shift + chunk.frames)
-        (one,) = chunk_evidence((), energy[rows], logits.softmax(dim=1).numpy()[rows])
-        beyond = chunk.first_frame + chunk.frames
-        near = tuple(w for w in self._words if w.first_frame < beyond + 3 and w.last_frame >= chunk.first_frame)
-        return ChunkEvidence(chunk.first_frame, near, one.energy, one.probe)
+        said, loudness = self._ear.hear(samples, chunk.frames, chunk.ended)
+        beyond = chunk.first_frame + chunk.frames + WORD_AHEAD_FRAMES
+        near = tuple(w for w in self._words if w.first_frame < beyond and w.last_frame >= chunk.first_frame)
+        return ChunkEvidence(chunk.first_frame, near, loudness_digits(loudness), said.plan.probabilities)
 
 
 @dataclass(frozen=True)
@@ -411,17 +375,17 @@ class FaceStage:
 
 @dataclass(frozen=True)
 class Models:
-    """What every stream shares. kernel: from `kernel_of`; label: "real-shape" where a model's weights are random."""
+    """What every stream shares. label: "real-shape" where a model's weights are random."""
 
-    kernel: Callable
-    encoder: "AudioEncoder"
-    probe: Probe
+    draft: "FrontWeights"
+    ears: "FrontWeights"
     reasoner: Reasoner
     face: generation.FaceGenerator
     steps: int = 2
     noise_level: float = 0.6
     label: str = "measured"
     policy: AcceptancePolicy | None = None
+    latents: FrontLatents | None = None
 
     def stages(
         self,
@@ -444,8 +408,8 @@ class Models:
             As for `FaceStage`.
         """
         face = self.face.fresh()
-        drafter = SpeechDrafter(self.kernel, self.policy) if drafted else RestDrafter(face.still)
-        judge = ReasonerJudge(self.reasoner, Listener(self.encoder, self.probe, words), options or EXACT)
+        drafter = SpeechDrafter(self.draft, self.latents, self.policy) if drafted else RestDrafter(face.still)
+        judge = ReasonerJudge(self.reasoner, Listener(self.ears, words), options or EXACT)
         face_stage = FaceStage(face, steps=self.steps, noise_level=self.noise_level, seed=seed, idle=idle)
         return Stages(drafter, judge, face_stage)
 
@@ -460,38 +424,29 @@ COEFFICIENTS = 64
 class Listeners:
     """The embedded models that hear and judge, without a face."""
 
-    kernel: Callable
-    encoder: "AudioEncoder"
-    probe: Probe
+    draft: "FrontWeights"
+    ears: "FrontWeights"
     reasoner: Reasoner
     policy: AcceptancePolicy
 
 
-def load_listeners(
-    reasoner: str = "smollm2", adapter: str | None = "adapter", device: str = "cpu", weights: object = None
-) -> Listeners:
-    """The draft, Whisper base's first layers with their probe, SmolLM2 as judge, and the acceptance policy.
+def load_listeners(reasoner: str = "smollm2", adapter: str | None = "adapter", device: str = "cpu") -> Listeners:
+    """The draft, the judge's ears, SmolLM2 as judge, and the acceptance policy.
 
     Parameters
     ----------
     reasoner, adapter
         As for `reasoner.load_reasoner`.
-    weights
-        What drafts (see `kernel_of`); None: the shipped draft, which proposes a plan and no latents.
 
     Raises
     ------
     InputError: weights are absent or do not fit.
     """
-    from specsync_lib.draft.plan import MODEL_DIR as DRAFT_DIR
-    from specsync_lib.draft.plan import load_draft
-    from specsync_lib.draft.probe import load_encoder, load_probe
     from specsync_lib.judge.loading import load_reasoner
 
     return Listeners(
-        kernel_of(load_draft() if weights is None else weights),
-        load_encoder().to(device),
-        load_probe(DRAFT_DIR / "teacher.safetensors").to(device),
+        load_draft_front(DRAFT).to(device),
+        load_draft_front(EARS).to(device),
         load_reasoner(reasoner, adapter, device=device, dtype=torch.float32),
         load_policy(),
     )
@@ -509,7 +464,7 @@ def load_models(
     reference: np.ndarray | None = None,
     decoder: str = "wan",
 ) -> Models:
-    """The embedded row: draft, Whisper base's first layers, SmolLM2 and wan-mini, in float32.
+    """The embedded row: draft and ears, SmolLM2 and wan-mini, in float32.
 
     Parameters
     ----------
@@ -527,11 +482,10 @@ def load_models(
     ------
     InputError: weights are absent or do not fit.
     """
-    from specsync_lib.draft.plan import load_draft
-
-    draft = load_draft()
+    ears = load_listeners(reasoner, adapter, device)
     if face == "wan-mini":
         basis, label = load_latent_basis(), "measured"
+        basis.check_draft(features_sha256(front_path(DRAFT)))
         vae, transformer = wan.load_vae("wan-mini", device=device), wan.load_transformer("wan-mini", device=device)
         side_px = basis.z0.shape[-1] * units.PIXELS_PER_LATENT
         basis.check(vae, side_px)
@@ -542,7 +496,7 @@ def load_models(
                     wan.to_frames(wan.decode_clip(vae, wan.denormalise_latents(still, vae)))[0, -1].cpu().numpy()
                 )
     elif face == "shape":
-        basis, label = _random_basis(draft, seed), "real-shape"
+        basis, label = _random_basis(len(ears.draft.hidden_b), seed), "real-shape"
         config = read_object(MODELS_DIR / "wan_mini" / "vae" / "config.json")
         vae = new_vae(config["base_dim"], seed, config["num_res_blocks"]).eval().requires_grad_(False).to(device)
         vae.register_to_config(latents_mean=[0.0] * units.LATENT_CHANNELS, latents_std=[1.0] * units.LATENT_CHANNELS)
@@ -552,19 +506,16 @@ def load_models(
         raise InputError(f"face is {face!r}: expected 'wan-mini' or 'shape'")
     lean = wan.lean_decoder(vae)
     generator = generation.FaceGenerator(lean, transformer, reference, load_decoder(decoder, lean))
-    drafter = LatentDrafter(basis, draft, backend="torch", z0=generator.still.cpu(), device=device)
-    ears = load_listeners(reasoner, adapter, device, drafter)
-    return Models(
-        ears.kernel, ears.encoder, ears.probe, ears.reasoner, generator, steps, noise_level, label, ears.policy
-    )
+    latents = FrontLatents(basis, z0=generator.still.cpu(), device=device)
+    return Models(ears.draft, ears.ears, ears.reasoner, generator, steps, noise_level, label, ears.policy, latents)
 
 
-def _random_basis(draft: "ProjectionWeights", seed: int) -> LatentBasis:
-    """A basis of wan-mini's size that fits a draft."""
+def _random_basis(hidden: int, seed: int) -> LatentBasis:
+    """A basis of wan-mini's size for so many features."""
     generator = torch.Generator().manual_seed(seed)
     side = REGION_PX // units.PIXELS_PER_LATENT
     size = units.LATENT_CHANNELS * side * side
     basis = torch.randn(COEFFICIENTS, size, generator=generator) / size**0.5
-    w_coef = torch.randn(draft.w1.shape[1] + 1, COEFFICIENTS, generator=generator) / draft.w1.shape[1] ** 0.5
+    w_coef = torch.randn(hidden + 1, COEFFICIENTS, generator=generator) / hidden**0.5
     z0 = torch.randn(units.LATENT_CHANNELS, side, side, generator=generator)
-    return LatentBasis(basis, w_coef, z0, hidden_sha256(draft), "")
+    return LatentBasis(basis, w_coef, z0, "", "")

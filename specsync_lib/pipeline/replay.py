@@ -58,7 +58,7 @@ Variant = tuple[RunRule, float | None]
 
 def hear(models: Listeners | Models, samples: np.ndarray) -> list[HeardChunk]:
     """Draft and evidence of every chunk of a recording [n], 16 kHz, as a run hears them."""
-    drafter, listener = SpeechDrafter(models.kernel, models.policy), Listener(models.encoder, models.probe)
+    drafter, listener = SpeechDrafter(models.draft, policy=models.policy), Listener(models.ears)
     assembler = ChunkAssembler()
     chunks = [chunk for piece in pieces(samples, pace="fast", piece_ms=100) for chunk in assembler.push(piece, 0.0)]
     chunks += assembler.finish(0.0)

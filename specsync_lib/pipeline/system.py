@@ -126,7 +126,7 @@ class SystemRun:
             "guarantee": self.guarantee,
             "device": self.device,
             "label": self.label,
-            "models": {"draft": "sync kernel", "judge": "none" if self.rule == "draft" else "smollm2 + adapter",
+            "models": {"draft": "causal front", "judge": "none" if self.rule == "draft" else "smollm2 + adapter",
                        "face": "wan-mini"},
             "seconds": self.seconds,
             "frames": self.report.frame_count,

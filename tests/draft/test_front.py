@@ -165,3 +165,36 @@ def test_the_shipped_fronts_load_and_hear_silence_as_silence(name, blocks, past)
     plan = front.front_plan(noise, weights)
     assert (plan.probabilities.argmax(axis=1) == units.VISEMES.index("sil")).all()
     assert np.quantile(plan.openness, 0.95) < 0.05
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 30), st.booleans())
+def test_looking_ahead_moves_nothing(trained, frames, surplus, begun):
+    """What the next chunk would be if its last row went on; the chunk that comes is what it would have been."""
+    mel = np.random.default_rng(frames).standard_normal((85, 80)).astype(np.float32)
+    plain, looked = front.FrontStream(trained), front.FrontStream(trained)
+    heard = 45 if begun else 0
+    if begun:
+        plain.draft(mel[: 45 + surplus]), looked.draft(mel[: 45 + surplus])
+        ahead = looked.ahead(frames)
+        assert ahead.confidence.shape == (frames,) and looked.next_frame == 12
+        standing = np.concatenate([mel[45 : 45 + surplus], np.repeat(mel[44 + surplus : 45 + surplus], 40, axis=0)])
+        other = front.FrontStream(trained)
+        other.draft(mel[:45])
+        want = other.draft(standing[: len(new_rows(12, frames))], frames).plan
+        np.testing.assert_allclose(ahead.probabilities, want.probabilities, atol=1e-4)
+    rest = mel[heard + surplus * begun :]
+    one, two = plain.draft(rest).plan, looked.draft(rest).plan
+    assert np.array_equal(one.probabilities, two.probabilities)
+
+
+def test_features_keep_their_name_when_only_the_heads_change(base, trained, tmp_path):
+    path = tmp_path / "f.safetensors"
+    names = []
+    for change in ({}, {"temperature": torch.tensor(0.7)}, {"hidden_b": trained.hidden_b + 1}):
+        save_front(path, replace(trained, **change), base, bits=4)
+        names.append((front_weights.features_sha256(path), front_weights.front_sha256(path)))
+    features, whole = zip(*names, strict=True)
+    assert features[0] == features[1] != features[2] and len(set(whole)) == 3
+    with pytest.raises(InputError, match="no such file"):
+        front_weights.features_sha256(tmp_path / "none.safetensors")

@@ -9,11 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from whisper.model import AudioEncoder
 
 from specsync_lib import units
-from specsync_lib.draft.plan import MODEL_DIR, draft_plan, load_draft
-from specsync_lib.draft.probe import Probe, load_encoder, load_probe
+from specsync_lib.draft.front import DRAFT, EARS, front_plan, load_draft_front
+from specsync_lib.draft.latents import FrontLatents, LatentBasis
 from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.judge.branches import Branches
@@ -24,11 +23,11 @@ from specsync_lib.paths import CLIPS_DIR
 from specsync_lib.pipeline.clock import RealClock
 from specsync_lib.pipeline.models import (
     FaceStage,
+    FrontEar,
     Listener,
     Models,
     ReasonerJudge,
     SpeechDrafter,
-    kernel_of,
     load_models,
     whole_chunk,
 )
@@ -41,6 +40,7 @@ from specsync_lib.pipeline.synthetic import StageTimes, SyntheticGenerator
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.whisper_base import Word
 from specsync_lib.units import CHUNK_SAMPLES
+from tests.toys.fronts import toy_draft, toy_ears
 from tests.toys.generation import toy_models, toy_reference
 from workbench.measure import pipeline_cpu
 
@@ -98,23 +98,17 @@ class ToyStream:
 
 
 def toy_listener(**options) -> Listener:
-    torch.manual_seed(0)
-    encoder = AudioEncoder(units.MEL_BANDS, 1500, 16, 2, 1).eval().requires_grad_(False)
-    features = 16 * 5
-    probe = Probe(
-        torch.zeros(features), torch.ones(features), torch.randn(features, 15), torch.zeros(15), torch.ones(())
-    )
-    return Listener(encoder, probe, **options)
+    return Listener(toy_ears(), **options)
 
 
 @pytest.fixture(scope="module")
 def weights():
-    return load_draft()
+    return toy_draft()
 
 
 def toy_stages(weights, steps=2, options=EXACT) -> Stages:
     face = FaceStage(FaceGenerator(VAE, TRANSFORMER, toy_reference()), steps=steps)
-    return Stages(SpeechDrafter(kernel_of(weights)), ReasonerJudge(ToyReasoner(), toy_listener(), options), face)
+    return Stages(SpeechDrafter(weights), ReasonerJudge(ToyReasoner(), toy_listener(), options), face)
 
 
 def chunks(samples=SPEECH):
@@ -141,9 +135,9 @@ def test_both_pipelines_commit_the_same_plan_through_real_models(weights, late, 
 
 @pytest.mark.parametrize("samples", [SPEECH, SPEECH[: 2 * CHUNK_SAMPLES + 700], SPEECH[:5000], SPEECH[:267]])
 def test_the_streamed_draft_is_the_whole_recordings(weights, samples):
-    drafter = SpeechDrafter(kernel_of(weights))
+    drafter = SpeechDrafter(weights)
     drafts = [drafter.draft(chunk) for chunk in chunks(samples)]
-    whole = draft_plan(samples, weights)
+    whole = front_plan(samples, weights)
     assert [token for draft in drafts for token in draft.tokens] == whole.plan.visemes.tolist()
     for name in ("probabilities", "confidence", "openness"):
         streamed = np.concatenate([getattr(draft, name) for draft in drafts])
@@ -153,9 +147,32 @@ def test_the_streamed_draft_is_the_whole_recordings(weights, samples):
 def test_broken_sound_has_no_confidence(weights):
     samples = SPEECH.copy()
     samples[3000] = np.nan
-    drafter = SpeechDrafter(kernel_of(weights))
+    drafter = SpeechDrafter(weights)
     first, *_, last = [drafter.draft(chunk) for chunk in chunks(samples)]
     assert (first.confidence == 0).any() and (last.confidence > 0).all()
+
+
+def test_latents_follow_the_features_and_a_broken_slot_rests(weights):
+    generator = torch.Generator().manual_seed(0)
+    basis = LatentBasis(
+        torch.randn(5, 256, generator=generator), torch.randn(25, 5, generator=generator),
+        torch.randn(16, 4, 4, generator=generator), "", "",
+    )  # fmt: skip
+    samples = SPEECH.copy()
+    samples[:1500] = np.nan
+    first = SpeechDrafter(weights, FrontLatents(basis)).draft(chunks(samples)[0])
+    assert first.latents.shape == (16, 3, 4, 4)
+    torch.testing.assert_close(first.latents[:, 0], basis.z0)
+    drafter, stream = SpeechDrafter(weights, FrontLatents(basis)), FrontEar(weights, DRAFT)
+    for chunk in chunks():
+        said, _ = stream.hear(chunk.samples, chunk.frames, chunk.ended)
+        hidden = torch.nn.functional.pad(said.hidden, (0, 1), value=1.0)
+        slots = hidden.unflatten(0, (-1, 4)).mean(dim=1) @ basis.w_coef @ basis.basis
+        latents = drafter.draft(chunk).latents
+        want = (basis.z0.flatten() + slots).view(-1, 16, 4, 4).transpose(0, 1)
+        torch.testing.assert_close(latents[:, : want.shape[1]], want, atol=1e-4, rtol=1e-4)
+        for rest in range(want.shape[1], 3):
+            torch.testing.assert_close(latents[:, rest], basis.z0)
 
 
 def test_slots_decoded_before_the_commit_are_the_commits():
@@ -224,17 +241,17 @@ def test_silence_between_silence_is_shut_whatever_the_draft_opens():
 def test_evidence_does_not_depend_on_what_is_asked_beside_it():
     """Alone, after others, or after a gap: chunk 3 is heard as it was when it came."""
     sound = np.random.default_rng(5).normal(0, 0.1, 20 * CHUNK_SAMPLES).astype(np.float32)
-    every, parts = toy_listener(back_chunks=2), chunks(sound)
+    every, parts = toy_listener(), chunks(sound)
     frozen = [every.hear(chunk) for chunk in parts]
     longer = np.concatenate([sound, sound])  # the same past, another future
-    for one, two in zip(frozen[:19], map(toy_listener(back_chunks=2).hear, chunks(longer)[:19]), strict=False):
+    for one, two in zip(frozen[:19], map(toy_listener().hear, chunks(longer)[:19]), strict=False):
         assert np.array_equal(one.probe, two.probe) and np.array_equal(one.energy, two.energy)
-    late = toy_listener(back_chunks=2)
+    late, new = toy_listener(), toy_listener()
     late.hear(parts[0])
-    again = [late.hear(chunk) for chunk in parts[10:16]]  # 1 to 9 went by unheard
-    for one, two in zip(frozen[13:16], again[3:], strict=True):  # as soon as its window is whole again
-        np.testing.assert_allclose(one.probe, two.probe, atol=1e-4)
-        assert one.first_frame == two.first_frame
+    for index in range(10, 16):  # 1 to 9 went by unheard: as if the recording began there
+        one, two = late.hear(parts[index]), new.hear(parts[index])
+        assert np.array_equal(one.probe, two.probe) and one.first_frame == frozen[index].first_frame
+        assert np.array_equal(one.energy[2 * (index == 10) :], frozen[index].energy[2 * (index == 10) :])
 
 
 def test_the_judge_hears_only_what_has_been_said():
@@ -246,7 +263,7 @@ def test_the_judge_hears_only_what_has_been_said():
 
 
 def test_evidence_is_of_the_chunks_own_frames():
-    listener = toy_listener(back_chunks=1, words=[Word("now", 0.45, 0.7, 1.0)])
+    listener = toy_listener(words=[Word("now", 0.45, 0.7, 1.0)])
     evidence = [listener.hear(chunk) for chunk in chunks()]
     assert [one.first_frame for one in evidence] == [0, 12, 24, 36]
     assert [len(one) for one in evidence] == [12, 12, 12, 8]
@@ -258,7 +275,7 @@ def test_evidence_is_of_the_chunks_own_frames():
 def test_chunks_that_went_by_are_read_later(weights):
     """The judge is asked about chunk 2 only: 0 and 1 went out as drafted, and are its context."""
     judge = ReasonerJudge(ToyReasoner(), toy_listener())
-    drafter = SpeechDrafter(kernel_of(weights))
+    drafter = SpeechDrafter(weights)
     sound = chunks()
     drafts = [drafter.draft(chunk) for chunk in sound]
     settled = tuple(Settled(sound[index], drafts[index], drafts[index].tokens) for index in range(2))
@@ -294,7 +311,7 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
     monkeypatch.setattr(
         pipeline_cpu,
         "load_models",
-        lambda *_, **__: ToyModels(None, None, None, ToyReasoner(), FaceGenerator(VAE, TRANSFORMER, toy_reference())),
+        lambda *_, **__: ToyModels(None, None, ToyReasoner(), FaceGenerator(VAE, TRANSFORMER, toy_reference())),
     )
     monkeypatch.setattr(pipeline_cpu, "usable_cores", lambda: 1)
     monkeypatch.setattr(
@@ -327,14 +344,14 @@ def test_the_measurement_ends_with_one_line(capsys, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def heard(weights):
+def heard():
     """Plans of the real draft and judge for a sound, with stages that cost nothing in place of the face."""
-    encoder, probe, reasoner = load_encoder(), load_probe(MODEL_DIR / "teacher.safetensors"), load_reasoner()
+    draft, ears, reasoner = load_draft_front(DRAFT), load_draft_front(EARS), load_reasoner()
 
     def plans(samples: np.ndarray, run, **options):
         stages = Stages(
-            SpeechDrafter(kernel_of(weights)),
-            ReasonerJudge(reasoner, Listener(encoder, probe)),
+            SpeechDrafter(draft),
+            ReasonerJudge(reasoner, Listener(ears)),
             SyntheticGenerator(RealClock(), StageTimes()),
         )
         return run(pieces(samples.astype(np.float32), pace="fast"), stages, Policy(deadline_s=600), **options)

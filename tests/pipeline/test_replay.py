@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from specsync_lib import units
-from specsync_lib.draft.plan import load_draft
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.pipeline import system as whole
-from specsync_lib.pipeline.models import Models, kernel_of
+from specsync_lib.pipeline.models import Models
 from specsync_lib.pipeline.replay import hear, replay
 from specsync_lib.speech.level import at_level
-from tests.pipeline.test_models import SPEECH, ToyReasoner, toy_listener
+from tests.pipeline.test_models import SPEECH, ToyReasoner
 from tests.pipeline.test_system import ToyHead, log_odds_policy
+from tests.toys.fronts import toy_draft, toy_ears
 from tests.toys.generation import toy_models, toy_reference
 
 FRAMES = units.frame_count(len(SPEECH))
@@ -31,11 +31,8 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    listener = toy_listener()
     face = FaceGenerator(*toy_models(), toy_reference())
-    return Models(
-        kernel_of(load_draft()), listener._encoder, listener._probe, ToyReasoner(), face, policy=log_odds_policy()
-    )
+    return Models(toy_draft(), toy_ears(), ToyReasoner(), face, policy=log_odds_policy())
 
 
 @pytest.fixture(scope="module")

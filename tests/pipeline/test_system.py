@@ -19,7 +19,7 @@ from specsync_lib.judge.policy import FRAME_FEATURES, AcceptancePolicy, Logistic
 from specsync_lib.paths import CLIPS_DIR
 from specsync_lib.pipeline import system as whole
 from specsync_lib.pipeline.clock import RealClock
-from specsync_lib.pipeline.models import FaceStage, Models, ReasonerJudge, kernel_of
+from specsync_lib.pipeline.models import FaceStage, Models, ReasonerJudge
 from specsync_lib.pipeline.outcome import AGE_PARTS
 from specsync_lib.pipeline.sound import LOOK_AHEAD_S
 from specsync_lib.pipeline.stages import Stopped
@@ -29,7 +29,8 @@ from specsync_lib.speech.audio import load_audio, write_flac
 from specsync_lib.speech.ears import listen
 from specsync_lib.units import CHUNK_SAMPLES
 from specsync_lib.visemes import VISEME_INDEX
-from tests.pipeline.test_models import SPEECH, ToyReasoner, ToyStream, toy_listener
+from tests.pipeline.test_models import SPEECH, ToyReasoner, ToyStream
+from tests.toys.fronts import toy_draft, toy_ears
 from tests.toys.generation import toy_models, toy_reference
 from tests.toys.sounds import pink
 
@@ -63,20 +64,10 @@ def log_odds_policy() -> AcceptancePolicy:
 
 
 @pytest.fixture(scope="module")
-def system(weights):
-    listener = toy_listener()
+def system():
     face = FaceGenerator(*toy_models(), toy_reference())
-    models = Models(
-        kernel_of(weights), listener._encoder, listener._probe, ToyReasoner(), face, policy=log_odds_policy()
-    )
+    models = Models(toy_draft(), toy_ears(), ToyReasoner(), face, policy=log_odds_policy())
     return whole.System(models, ToyHead(), "cpu")
-
-
-@pytest.fixture(scope="module")
-def weights():
-    from specsync_lib.draft.plan import load_draft
-
-    return load_draft()
 
 
 @pytest.fixture(scope="module")
@@ -322,16 +313,9 @@ def test_a_call_hears_what_a_run_of_the_notebooks_hears(system, tmp_path, monkey
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-def test_a_gpu_commits_what_the_cpu_commits(system, runs, weights):
-    listener = toy_listener()
+def test_a_gpu_commits_what_the_cpu_commits(system, runs):
     face = FaceGenerator(*(model.to("cuda") for model in toy_models()), toy_reference())
-    models = replace(
-        system.models,
-        kernel=kernel_of(weights.to("cuda")),
-        encoder=listener._encoder.to("cuda"),
-        probe=listener._probe.to("cuda"),
-        face=face,
-    )
+    models = replace(system.models, draft=toy_draft().to("cuda"), ears=toy_ears().to("cuda"), face=face)
     on_gpu = whole.System(models, system.head, "cuda")
     for rule in ("exact", "judge", "draft"):
         run = on_gpu.run(SPEECH, rule, under=runs["exact"].under, progress=False)

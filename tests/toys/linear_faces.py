@@ -74,7 +74,7 @@ def linear_material(draft: ProjectionWeights, *, moving_inside_slots: bool = Fal
             mel = np.cumsum(rng.standard_normal((rows, 80)), axis=0).astype(np.float32)
             mel -= np.linspace(0, 1, rows)[:, None] * mel[-1:]  # a bridge: it wanders and comes back
             one = Speech(f"{split}{k}", split, mel, np.zeros((4 * slots, 52), np.float32))
-            drive = latent_basis.hidden_of(one, draft) @ direction / HIDDEN**0.5
+            drive = latent_basis.hidden_of(one, draft)[:, :-1] @ direction / HIDDEN**0.5
             if not moving_inside_slots:
                 drive = drive.view(-1, 4).mean(dim=1).repeat_interleave(4)
             opening = (0.5 + 0.15 * drive).clamp(0, 1).numpy()

@@ -149,3 +149,32 @@ def test_a_style_mixes_timbre_and_prosody_apart():
     utterance = {"tokens": [1] * 40, "timbre": [("a", 0.25), ("b", 0.75)], "prosody": [("a", 1.0)]}
     style = kokoro.style_of(utterance, styles)
     assert style.shape == (1, 256) and np.allclose(style[0, :128], 2.5) and np.allclose(style[0, 128:], 1.0)
+
+
+def test_a_few_recordings_weigh_as_much_as_many_in_the_temperature():
+    from specsync_lib.visemes import SyncPlan
+    from workbench.train.front_card import Recording, temperature_of
+
+    def group(count, sharp):
+        rng = np.random.default_rng(count)
+        truth = rng.integers(0, 15, count).astype(np.int8)
+        logits = rng.normal(0, 1, (count, 15)).astype(np.float32)
+        logits[np.arange(count), truth] += 2
+        plan = SyncPlan(truth, np.zeros(count, np.float32))
+        return [(sharp * logits, plan.openness)], [Recording("one", "one", np.zeros(0), plan)]
+
+    cold, warm = temperature_of([group(4000, 0.8)]), temperature_of([group(400, 2.4)])
+    both = temperature_of([group(4000, 0.8), group(400, 2.4)])
+    assert cold < both < warm and abs(both - cold) > 0.25 * (warm - cold)
+
+
+def test_nobody_babbles_in_the_trained_speakers_voice(tmp_path):
+    """Whatever she says, the other rows of her batch are recorded alike."""
+    shard(tmp_path / "shard0000.npz", ["pure"])
+    known = torch.tensor([1.0, 1.0, 0.5, 1.0, 0.5, 1.0] * 8)
+    clean = 0.1 * torch.randn(len(known), 16_000, generator=torch.Generator().manual_seed(0))
+    other = clean.clone()
+    other[known < 1] = 0.1 * torch.randn(16, 16_000, generator=torch.Generator().manual_seed(1))
+    one, two = (Corpus(tmp_path, torch.device("cpu"), 0).record(rows, known) for rows in (clean, other))
+    assert torch.equal(one[known == 1], two[known == 1]) and not torch.equal(one[known < 1], two[known < 1])
+    assert not torch.equal(one[known == 1], clean[known == 1])

@@ -362,6 +362,8 @@ def test_rejections_stand_with_their_words(committed):
             assert "[two]" in row.words
     assert len(referee_numbers.rejections(frames, words, 0.0, 2, np.random.default_rng(0))) == 2
     assert referee_numbers.rejections(frames, words, 1.1, 5, np.random.default_rng(0)).empty
+    first = np.flatnonzero(~frames["lenient_verdict"])[0]
+    assert len(referee_numbers.rejections(frames[: first + 1], words, 0.0, 5, np.random.default_rng(0))) == 1
 
 
 def test_ways_of_working_share_the_exact_plans_error(found):

@@ -25,11 +25,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kernels import project_latents as kernel
-from kernels.project_latents.reference import ProjectionWeights
+from kernels.causal_front.reference import FrontWeights
+from kernels.project_latents.reference import ProjectionWeights, move_latents
 from specsync_lib.draft import latents
+from specsync_lib.draft.front import front_path, load_draft_front
+from specsync_lib.draft.front_weights import features_sha256
 from specsync_lib.draft.latents import LatentBasis
-from specsync_lib.draft.plan import load_draft
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan
 from specsync_lib.face.head.look import REFERENCE
@@ -46,6 +47,7 @@ from specsync_lib.measures.latent_claim import (
     tabulate,
 )
 from specsync_lib.paths import MEASUREMENTS_DIR, MODELS_DIR
+from specsync_lib.units import FRAMES_PER_SLOT
 from workbench.train import latent_basis, latent_material
 from workbench.train.latent_material import Film, Material, Speech
 
@@ -61,13 +63,11 @@ Reader = Callable[[Iterable[np.ndarray]], np.ndarray]  # pictures [px, px, 3] ui
 # --- drafting, decoding, reading --------------------------------------------------------------------------------------
 
 
-def kernel_moves(
-    speech: Speech, z0: Float[Tensor, "16 h w"], weights: ProjectionWeights
-) -> Float[Tensor, "slots latent"]:
-    """What the kernel adds to z0 in every slot of a sentence."""
-    still = z0.flatten().expand(speech.slots, -1).contiguous()
-    mel = torch.from_numpy(speech.mel)
-    return kernel.project_latents(mel, len(speech.units), still, weights, backend="torch").latents - still
+def kernel_moves(hidden: Float[Tensor, "frames hidden"], basis: LatentBasis) -> Float[Tensor, "slots latent"]:
+    """What the kernel adds to z0 in every slot of a sentence, from the draft's features."""
+    still = torch.zeros(len(hidden) // FRAMES_PER_SLOT, basis.basis.shape[1])
+    usable = torch.ones(len(hidden), dtype=torch.bool)
+    return move_latents(hidden, usable, still, basis.w_coef, basis.basis)[1]
 
 
 def moves(
@@ -75,21 +75,20 @@ def moves(
     other: Speech,
     truth: Float[Tensor, "slots latent"],
     material: Material,
-    z0: Float[Tensor, "16 h w"],
     basis: LatentBasis,
-    weights: ProjectionWeights,
+    draft: FrontWeights | ProjectionWeights,
     rivals: Mapping[str, Tensor],
     rng: np.random.Generator,
 ) -> dict[str, Float[Tensor, "slots latent"]]:
     """z - z0 of every condition for one film; ``truth``: the film's own."""
     speech, slots = material.speech[film.speech], len(truth)
-    elsewhere = kernel_moves(other, z0, weights)
+    elsewhere = kernel_moves(latent_basis.hidden_of(other, draft), basis)
     elsewhere = elsewhere[(torch.arange(slots) + int(rng.integers(other.slots))) % other.slots]
-    hidden = latent_basis.hidden_of(speech, weights)
+    hidden = latent_basis.hidden_of(speech, draft)
     return {
         "vae": truth,
         "truth_coefficients": truth @ basis.basis.T @ basis.basis,
-        "kernel": kernel_moves(speech, z0, weights),
+        "kernel": kernel_moves(hidden, basis),
         "ordered": latent_basis.ordered_features(hidden) @ rivals["ordered"] @ basis.basis,
         "energy": latent_basis.energy_features(speech) @ rivals["energy"] @ basis.basis,
         "shuffled": elsewhere,
@@ -101,7 +100,7 @@ def read_films(
     material: Material,
     coder: Coder,
     basis: LatentBasis,
-    draft: ProjectionWeights,
+    draft: FrontWeights | ProjectionWeights,
     rivals: Mapping[str, Tensor],
     reader: Reader,
     seed: int = 0,
@@ -115,7 +114,7 @@ def read_films(
     """
     from tqdm.auto import tqdm
 
-    weights, rng, rows, sheet = basis.weights(draft), np.random.default_rng(seed), [], None
+    rng, rows, sheet = np.random.default_rng(seed), [], None
     films = [film for film in material.films if film.split == "test"]
     test = [material.speech[name] for name in dict.fromkeys(film.speech for film in films)]
     still: dict[str, tuple[Tensor, Tensor]] = {}
@@ -125,7 +124,7 @@ def read_films(
         z0, reference = still[film.identity]
         truth = latent_basis.film_latents(coder, film, z0)
         other = test[(test.index(material.speech[film.speech]) + 1) % len(test)]
-        moved = moves(film, other, truth, material, z0, basis, weights, rivals, rng)
+        moved = moves(film, other, truth, material, basis, draft, rivals, rng)
         clips = torch.stack([latent_basis.clip_latents(reference, z0, moved[name]) for name in CONDITIONS])
         pictures = {"truth": film.frames[1:]}
         pictures |= dict(zip(CONDITIONS, coder.decode(clips)[:, 1:], strict=True))
@@ -167,12 +166,13 @@ def write_lips(
     vae, basis = wan.load_vae(vae_source, device=device), latents.load_latent_basis(basis_folder)
     material = latent_material.load_material(work)
     basis.check(vae, material.facts["size_px"])
+    basis.check_draft(features_sha256(front_path()))
     lips = load_lip_reader(device=device)
     rows, sheet = read_films(
         material,
         WanCoder(vae, dtype),
         basis,
-        load_draft(),
+        load_draft_front(),
         latent_basis.load_rivals(work, basis),
         lambda frames: lips.read(frames).gap_mm,
         seed,

@@ -10,7 +10,8 @@ policy; beside the adapter, by which plans share a pass (`branches.py`); and `re
 never heard their speaker, nor did probe and draft, and writes `judged_frames_unseen.csv.gz` and `referee_unseen.json`;
 the adapter itself is not kept (all models together stay under 24 MiB). ``--rules`` judges only by the rules whose plans
 are not the judge's own (lenient, mouth, gate) and fits the policy; the judge's own plans stay the tables'. Judged
-recordings are kept in the run's folder: an interrupted command goes on where it was.
+recordings are kept in the run's folder: an interrupted command goes on where it was. ``--quick`` leaves out plain
+decoding, the judge without its ears, several plans a pass and the gate; so do its tables, and the pattern stays.
 
 Truth, the forced alignment, is the referee: neither draft nor judge sees it.
 """
@@ -30,6 +31,7 @@ import torch
 from tqdm.auto import tqdm
 
 from specsync_lib import paths, provenance
+from specsync_lib.draft.front import DRAFT, EARS, front_path
 from specsync_lib.draft.plan import MODEL_DIR as DRAFT_DIR
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_json
@@ -40,9 +42,7 @@ from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.recordings import (
     ADAPTER,
     BRANCHED,
-    DRAFT,
     GATED,
-    PROBE,
     RULED,
     RUNS,
     Judged,
@@ -78,7 +78,8 @@ UNSEEN_PROBE = "teacher_unseen_speaker"  # that did not
 LOSSLESS_UTTERANCES = 100  # of the whole command; those of the test split are judged token by token anyway
 HUMAN_SOURCES = "speech-"  # how the names of lessons from human speech begin
 UNSEEN_ALONE_UTTERANCES = 40  # of the unseen speaker's, judged token by token too
-TRAINED_RUNS = ("exact", "guessed", *BRANCHED, "alone", "without_probe")
+TRAINED_RUNS = ("exact", "guessed", "live", *BRANCHED, "alone", "without_probe")
+QUICK_RUNS, QUICK_RULES = ("exact", "guessed", "live"), ("lenient", "mouth")
 # Part of the name of the folder of judged recordings: count on when what is judged, or what is kept of it, changes.
 JUDGED_FORMAT = 1
 
@@ -237,6 +238,7 @@ def judge_splits(
     hows = {
         run: partial(judge, options=VerifyOptions(branches=replace(together, room=room)), guess_from_probe=True)
         for run, room in BRANCHED.items()
+        if run in runs
     }
     results = {run: judge_all(model, test, run, folder, f"{words} test", hows.get(run)) for run in runs}
     frames, chunks = [], []
@@ -271,6 +273,7 @@ def judge_by_rules(
     chunks: pd.DataFrame,
     folder: Path,
     words: str = "",
+    ruled: Sequence[str] = RULED,
 ) -> Ruled:
     """Fit the policy to the judge's plans of validation speech, then judge test speech by every rule that is not exact.
 
@@ -294,9 +297,9 @@ def judge_by_rules(
         return judge(model, recording, options, guess_from_probe=True, recalibrated=sureness)
 
     hows = {run: partial(gated, threshold=threshold) for run, threshold in GATED.items()}
-    results = {run: judge_all(model, test, run, folder, f"{words} test", hows.get(run)) for run in RULED}
+    results = {run: judge_all(model, test, run, folder, f"{words} test", hows.get(run)) for run in ruled}
     rows = [ruled_rows(each, policy, {}) for each in validation]
-    rows += [ruled_rows(each, policy, {run: results[run][index] for run in RULED}) for index, each in enumerate(test)]
+    rows += [ruled_rows(each, policy, {run: results[run][index] for run in ruled}) for index, each in enumerate(test)]
     tables = []
     for table, parts, place in zip((frames, chunks), zip(*rows, strict=True), ("frame", "chunk"), strict=True):
         own = pd.concat(parts, ignore_index=True)
@@ -310,10 +313,10 @@ def seconds_of(results: dict[str, Sequence[Judged]]) -> dict[str, float]:
     return {run: round(sum(each.seconds for each in judged), 1) for run, judged in results.items()}
 
 
-def run_folder(label: str, adapter: Path, weights: Sequence[str], words: pd.DataFrame) -> tuple[Path, str]:
+def run_folder(label: str, adapter: Path, weights: Sequence[Path], words: pd.DataFrame) -> tuple[Path, str]:
     """Where recordings judged with an adapter are kept, by all that they follow from, and the adapter's sha256.
 
-    weights: names of the draft and the probe.
+    weights: files of the draft and the ears.
 
     Raises
     ------
@@ -321,7 +324,7 @@ def run_folder(label: str, adapter: Path, weights: Sequence[str], words: pd.Data
     """
     tensors, settings = (adapter / name for name in ("adapter_model.safetensors", "reasoner.json"))
     digest = hashlib.sha256(f"{JUDGED_FORMAT}\n{words.to_csv(index=False)}".encode())
-    for path in (tensors, settings, *(DRAFT_DIR / f"{name}.safetensors" for name in weights)):
+    for path in (tensors, settings, *weights):
         if not path.is_file():
             raise InputError(f"{display_path(path)}: no such file; restore it or train it")
         digest.update(path.read_bytes())
@@ -333,9 +336,9 @@ def prove_lossless(count: int) -> dict:
     """Decide the first ``count`` prompts (test, then validation) exactly, and token by token: are they equal?"""
     prompts = [*human_prompts("test"), *human_prompts("validation")][:count]
     words = heard_words([*human_prompts("validation"), *human_prompts("test")])
-    folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, (DRAFT, PROBE), words)
+    folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, [front_path(name) for name in (DRAFT, EARS)], words)
     model = load_reasoner(adapter=ADAPTER)
-    recordings = gather(prompts, DRAFT, PROBE, words)
+    recordings = gather(prompts, DRAFT, EARS, words)
     exact, alone = (judge_all(model, recordings, run, folder, "lossless:") for run in ("exact", "alone"))
     pairs = list(zip(recordings, exact, alone, strict=True))
     different = [each.name for each, one, other in pairs if (one.tokens != other.tokens).any()]
@@ -368,6 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workbench.measure.referee", description=main.__doc__)
     parser.add_argument("--lossless", type=int, metavar="N", help="only prove N utterances equal to plain decoding")
     parser.add_argument("--summarise", action="store_true", help="only make referee.json again from the tables")
+    parser.add_argument("--quick", action="store_true", help=f"only {', '.join((*QUICK_RUNS, *QUICK_RULES))}")
     parser.add_argument("--rules", action="store_true", help="only judge by the rules that are not exact")
     parser.add_argument(
         "--unseen", type=Path, metavar="ADAPTER", help="only judge the unseen speaker, with this folder"
@@ -385,6 +389,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_json(REFEREE_FILE, summarise(frames, chunks, judging))
         elif options.rules:
             judge_and_write(rules_only=True)
+        elif options.quick:
+            judge_and_write(runs=QUICK_RUNS, ruled=QUICK_RULES)
         else:
             judge_and_write()
             write_json(LOSSLESS_FILE, prove_lossless(LOSSLESS_UTTERANCES))
@@ -394,11 +400,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def judge_and_write(rules_only: bool = False) -> None:
-    """The whole command: judge, keep tables and policy, summarise. rules_only: the exact runs stay the tables'."""
+def judge_and_write(rules_only: bool = False, runs: Sequence[str] = TRAINED_RUNS, ruled: Sequence[str] = RULED) -> None:
+    """The whole command: judge, keep tables and policy, summarise.
+
+    rules_only: the exact runs stay the tables'; runs, ruled: the pattern for replay is kept where all were judged.
+    """
     words = heard_words([*human_prompts("validation"), *human_prompts("test")])
-    folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, (DRAFT, PROBE), words)
-    validation, test = (gather(human_prompts(split), DRAFT, PROBE, words) for split in ("validation", "test"))
+    folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, [front_path(name) for name in (DRAFT, EARS)], words)
+    validation, test = (gather(human_prompts(split), DRAFT, EARS, words) for split in ("validation", "test"))
     model = load_reasoner(adapter=ADAPTER)
     facts = {"fitted_on": "validation split", "adapter_sha256": digest, "commit": provenance.commit()}
     if rules_only:
@@ -407,7 +416,7 @@ def judge_and_write(rules_only: bool = False) -> None:
         if judging["trained"]["adapter_sha256"] != digest:
             raise InputError(f"{display_path(REFEREE_FILE)}: made with another adapter; run it without --rules")
     else:
-        found = judge_splits(model, validation, test, TRAINED_RUNS, folder, "trained:")
+        found = judge_splits(model, validation, test, runs, folder, "trained:")
         found.branches.save(**facts)
         frames, chunks = (table.assign(speaker="trained") for table in (found.frames, found.chunks))
         trained = {
@@ -418,12 +427,13 @@ def judge_and_write(rules_only: bool = False) -> None:
             "processor_seconds": found.seconds,
         }
         judging = {"trained": trained}
-    ruled = judge_by_rules(model, validation, test, frames, chunks, folder, "trained:")
-    ruled.policy.save(**facts)
-    judging["trained"]["processor_seconds"] |= ruled.seconds
-    write_tables(ruled.frames, ruled.chunks)
+    by_rules = judge_by_rules(model, validation, test, frames, chunks, folder, "trained:", ruled)
+    by_rules.policy.save(**facts)
+    judging["trained"]["processor_seconds"] |= by_rules.seconds
+    write_tables(by_rules.frames, by_rules.chunks)
     frames, chunks = judged_tables()
-    write_json(PATTERN_FILE, acceptance_pattern(chunks, judging))
+    if runs == TRAINED_RUNS:
+        write_json(PATTERN_FILE, acceptance_pattern(chunks, judging))
     write_json(REFEREE_FILE, summarise(frames, chunks, judging))
 
 
@@ -475,7 +485,7 @@ def judge_unseen(adapter: Path, alone: int = UNSEEN_ALONE_UTTERANCES) -> None:
     training = strange_training(adapter)
     prompts = human_prompts("test")
     words = heard_words(prompts)
-    folder, digest = run_folder("unseen", adapter, (UNSEEN_PROBE,), words)
+    folder, digest = run_folder("unseen", adapter, [DRAFT_DIR / f"{UNSEEN_PROBE}.safetensors"], words)
     model = load_reasoner(adapter=adapter.resolve())
     frames, chunks, seconds = judge_strangers(model, gather(prompts, None, UNSEEN_PROBE, words), folder, alone)
     with atomic_path(UNSEEN_FRAMES_FILE) as temporary:

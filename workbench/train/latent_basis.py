@@ -3,8 +3,8 @@
     python -m workbench.train.latent_basis --vae data/models/wan_mini --out data/models/latent_basis [--device cuda]
 
 z0 is the latent of a still, resting face (what every slot of a still clip settles at); B [K, 16 h w] spans what a
-speaking mouth changes in it; W_c [H + 1, K] reads the coefficients c off the draft's hidden layer, pooled over a slot's
-4 frames. The draft's hidden layer stays as it is, with one unit added that always says 1 and so carries the constant.
+speaking mouth changes in it; W_c [H + 1, K] reads the coefficients c off the draft's hidden features, pooled over a
+slot's 4 frames. The draft stays as it is, with one feature added that always says 1 and so carries the constant.
 All latents here are *normalised* ones (:func:`specsync_lib.face.wan.normalise_latents`): what the transformer sees.
 
 How it is fitted, every step in closed form (the loss is the latents' mean squared error, so gradient steps could only
@@ -14,7 +14,8 @@ approach the same solution):
 2. A kernel ridge regression predicts Z from what the face does in a slot and in the one before it: the *plan model*.
 3. B: the leading right singular vectors of that prediction, hence of what a plan explains and of nothing else
    (reduced-rank regression); compared with Z's own (PCA) and with those of a prediction from the hidden layer.
-4. The plan model gives coefficients for every training sentence, filmed or not, on all four slot grids: W_c by ridge.
+4. The plan model gives coefficients for every training sentence, filmed or not: W_c by ridge, in several *views* (slot
+   grids, and chunks of 12, 8 and 4 frames: what a frame has in view changes the front's features).
 
 Source: Izenman, "Reduced-rank regression for the multivariate linear model", 1975.
 """
@@ -34,8 +35,11 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kernels.causal_front.reference import FrontWeights, front_offline, new_rows
 from kernels.project_latents.reference import ProjectionWeights, gather_windows
 from specsync_lib import units
+from specsync_lib.draft.front import front_path, load_draft_front, whisper_range
+from specsync_lib.draft.front_weights import features_sha256
 from specsync_lib.draft.latents import (
     CONFIG,
     METRICS,
@@ -43,11 +47,8 @@ from specsync_lib.draft.latents import (
     RIVALS,
     WEIGHTS,
     LatentBasis,
-    hidden_sha256,
     vae_sha256,
-    with_constant_unit,
 )
-from specsync_lib.draft.plan import load_draft
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan
 from specsync_lib.face.vae import Coder, WanCoder
@@ -131,10 +132,35 @@ def pooled(values: Float[Tensor, "frames n"], pool: str, grid: int = 0) -> Float
     return torch.einsum("pf,sfn->spn", taps, whole.unflatten(0, (-1, FRAMES_PER_SLOT))).flatten(1)
 
 
-def hidden_of(speech: Speech, weights: ProjectionWeights) -> Float[Tensor, "frames hidden"]:
-    """The draft's hidden layer in every frame, in the kernel's own arithmetic."""
-    windows = gather_windows(torch.from_numpy(speech.mel), len(speech.units))
-    return torch.tanh((windows @ weights.band_pool).flatten(1) @ weights.w1 + weights.b1)
+@dataclass(frozen=True)
+class View:
+    """How a sentence is cut: slots and chunks begin at frame ``grid``, chunks have ``chunk`` frames."""
+
+    grid: int = 0
+    chunk: int = units.FRAMES_PER_CHUNK
+
+
+# A window network hears the same whatever the chunk; the front does not.
+VIEWS = {
+    ProjectionWeights: [View(grid) for grid in range(FRAMES_PER_SLOT)],
+    FrontWeights: [View(), View(grid=2), View(chunk=8), View(chunk=4)],
+}
+
+
+@torch.inference_mode()
+def hidden_of(
+    speech: Speech, draft: FrontWeights | ProjectionWeights, view: View = View()
+) -> Float[Tensor, "frames hidden"]:
+    """The draft's features in every frame, in the product's own arithmetic, the constant last."""
+    mel, frames = torch.from_numpy(speech.mel), len(speech.units)
+    if isinstance(draft, ProjectionWeights):
+        windows = gather_windows(mel, frames)
+        return F.pad(torch.tanh((windows @ draft.band_pool).flatten(1) @ draft.w1 + draft.b1), (0, 1), value=1.0)
+    starts = [0] * (view.grid > 0) + [*range(view.grid, frames, view.chunk), frames]
+    needed = len(new_rows(0, frames))
+    rows = torch.cat([mel, mel[-1:].expand(max(0, needed - len(mel)), -1)])[:needed]
+    said = front_offline(whisper_range(rows)[None], draft, np.diff(starts).tolist())
+    return F.pad(said.hidden[0], (0, 1), value=1.0)
 
 
 def ordered_features(hidden: Float[Tensor, "frames hidden"], grid: int = 0) -> Float[Tensor, "slots features"]:
@@ -247,10 +273,10 @@ class Heads:
 class Fit:
     """One fit: the filmed slots of training and validation, and what follows from them."""
 
-    def __init__(self, material: Material, coder: Coder, draft: ProjectionWeights) -> None:
+    def __init__(self, material: Material, coder: Coder, draft: FrontWeights | ProjectionWeights) -> None:
         from tqdm.auto import tqdm
 
-        self.material, self.draft = material, with_constant_unit(draft)
+        self.material, self.draft = material, draft
         films = {split: material.films_of(split) for split in ("train", "validation")}
         self.z0, self.reference = coder.still(films["train"][0].frames[0])
         self.moved = {
@@ -259,7 +285,7 @@ class Fit:
         }
         self.speech = {split: [material.speech[film.speech] for film in some] for split, some in films.items()}
         self.paths = {split: torch.cat([mouth_paths(s.units) for s in some]) for split, some in self.speech.items()}
-        self._hidden = {s.name: hidden_of(s, self.draft) for s in material.speech.values() if s.split != "test"}
+        self._hidden: dict[tuple[str, View], Tensor] = {}
         self.plan_model, self.plan_share = self._best_plan_model()
         self._solved: dict[str, Heads] = {}
 
@@ -305,27 +331,35 @@ class Fit:
         return head, {"penalty": penalty, "coefficients_explained": share, "latents_explained": drafted}
 
     def _solve(self, kind: HeadKind) -> "Heads":
-        """Regress the plan model's shares once: every training sentence on every slot grid, for every penalty."""
+        """Regress the plan model's shares once: every training sentence in every view, for every penalty."""
         ridge = Ridge()
-        for grid in range(FRAMES_PER_SLOT):
-            some = [s for s in self.material.speech_of("train") if len(s.units) >= grid + FRAMES_PER_SLOT]
-            paths = torch.cat([mouth_paths(s.units, grid) for s in some])
-            ridge.add(torch.cat([self.features(s, kind, grid) for s in some]), self.plan_model.shares(paths))
+        for view in VIEWS[type(self.draft)]:
+            some = [s for s in self.material.speech_of("train") if len(s.units) >= view.grid + FRAMES_PER_SLOT]
+            paths = torch.cat([mouth_paths(s.units, view.grid) for s in some])
+            ridge.add(torch.cat([self.features(s, kind, view) for s in some]), self.plan_model.shares(paths))
         held_out = self.material.speech_of("validation")
         features = torch.cat([self.features(s, kind) for s in held_out])
         shares = torch.cat([self.plan_model.shares(mouth_paths(s.units)) for s in held_out])
         return Heads(features, shares, {penalty: ridge.solve(penalty) for penalty in RIDGES})
 
-    def features(self, speech: Speech, kind: HeadKind, grid: int = 0) -> Float[Tensor, "slots features"]:
+    def features(self, speech: Speech, kind: HeadKind, view: View = View()) -> Float[Tensor, "slots features"]:
         """A sentence's rows for :meth:`head`, the constant last."""
         if kind == "energy":
-            return energy_features(speech, grid)
-        hidden = self._hidden[speech.name]
-        return ordered_features(hidden, grid) if kind == "ordered" else pooled(hidden, "mean", grid)
+            return energy_features(speech, view.grid)
+        key = speech.name, view
+        if key not in self._hidden:
+            self._hidden[key] = hidden_of(speech, self.draft, view)
+        hidden = self._hidden[key]
+        return ordered_features(hidden, view.grid) if kind == "ordered" else pooled(hidden, "mean", view.grid)
 
 
 def fit(
-    material: Material, coder: Coder, draft: ProjectionWeights, vae_digest: str, coefficients: int = COEFFICIENTS
+    material: Material,
+    coder: Coder,
+    draft: FrontWeights | ProjectionWeights,
+    vae_digest: str,
+    draft_digest: str,
+    coefficients: int = COEFFICIENTS,
 ) -> Fitted:
     """Fit B, W_c and z0; of the three ways to B the one whose drafted latents explain most of the validation films.
 
@@ -335,8 +369,8 @@ def fit(
         Films of the reference person for training and validation, and all speech of the two splits.
     coder
         The VAE.
-    vae_digest
-        :func:`vae_sha256` of it.
+    vae_digest, draft_digest
+        :func:`vae_sha256` of it; of what the draft's features follow from (``features_sha256``).
     """
     started = time.perf_counter()
     work = Fit(material, coder, draft)
@@ -363,7 +397,7 @@ def fit(
         "largest_w_coef": float(head.abs().max()),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    fitted = LatentBasis(basis, head, work.z0, hidden_sha256(draft), vae_digest)
+    fitted = LatentBasis(basis, head, work.z0, draft_digest, vae_digest)
     return Fitted(fitted, rivals, numbers)
 
 
@@ -381,7 +415,7 @@ def model_card(metrics: dict) -> str:
     return f"""# Latent basis
 
 z = z0 + c B for the sync kernel: B [{metrics["coefficients"]} coefficients] on the normalised latents of the VAE
-`{metrics["vae"]}`, W_c on the draft's hidden layer (and one unit that always says 1), z0 of the reference person's
+`{metrics["vae"]}`, W_c on the causal front's features (and one that always says 1), z0 of the reference person's
 resting face. It knows still heads framed by the "face" camera at {material["size_px"]} px and nothing else. What it is
 worth is measured on held-out speech: `data/measurements/claim.json`.
 
@@ -426,8 +460,9 @@ def run(
     """
     from specsync_lib.provenance import device_facts
 
-    vae, draft, material = wan.load_vae(vae_source, device=device), load_draft(), latent_material.load_material(work)
-    fitted = fit(material, WanCoder(vae, dtype), draft, vae_sha256(vae), coefficients)
+    vae, material = wan.load_vae(vae_source, device=device), latent_material.load_material(work)
+    digests = vae_sha256(vae), features_sha256(front_path())
+    fitted = fit(material, WanCoder(vae, dtype), load_draft_front(), *digests, coefficients)
     where = device_facts(torch.device(device)) | {"dtype": str(dtype).removeprefix("torch.")}
     name = Path(vae_source).name if Path(vae_source).is_dir() else str(vae_source)
     metrics = {**fitted.numbers, "vae": name, "material": material.facts, "device": where}
