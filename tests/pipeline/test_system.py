@@ -28,7 +28,6 @@ from specsync_lib.speech import whisper_base
 from specsync_lib.speech.audio import load_audio, write_flac
 from specsync_lib.speech.ears import listen
 from specsync_lib.units import CHUNK_SAMPLES
-from specsync_lib.visemes import VISEME_INDEX
 from tests.pipeline.test_models import SPEECH, ToyReasoner, ToyStream
 from tests.toys.fronts import toy_draft, toy_ears
 from tests.toys.generation import toy_models, toy_reference
@@ -302,13 +301,11 @@ def test_a_call_hears_what_a_run_of_the_notebooks_hears(system, tmp_path, monkey
     monkeypatch.setattr(whole.System, "run", noted)
     monkeypatch.setattr(whisper_base, "hear", listened)
     said = []
-    done = specsync_lib.run(samples, "draft", out=tmp_path / "out", progress=False, say=said.append)
+    specsync_lib.run(samples, "draft", out=tmp_path / "out", progress=False, say=said.append)
     words = found[0].words
     write_json(tmp_path / "input.json", {"has_speech": bool(words), "transcript": ""})  # as notebook 01 does
     assert np.array_equal(heard[0], listen(tmp_path))
     assert bool(words) == heard[0].any() == (kind == "speech")
-    shut = (done.plan.visemes == VISEME_INDEX["sil"]) & (done.plan.openness < 0.05)
-    assert shut.all() == (kind == "pink noise")
     assert ("Whisper hears no speech: the mouth stays shut" in said) == (kind == "pink noise")
 
 
