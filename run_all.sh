@@ -5,6 +5,9 @@ set -euo pipefail
 root="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd -P)"
 venv="$root/.venv"
 mode="${1:-main}"
+# Nothing in the folder where a person stands, and nothing that other projects put on the path, shadows a module.
+unset PYTHONPATH PYTHONHOME PYTHONSTARTUP
+export PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1
 
 fail() {
     printf 'specsync: %s\n' "$1" >&2
@@ -12,7 +15,7 @@ fail() {
 }
 
 usable() { # a Python 3.11 to 3.13 that can make a virtual environment
-    "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+    "$1" -I -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
 }
 
 find_python() {
@@ -40,19 +43,20 @@ esac
 python="$(find_python)"
 if [[ "$mode" == main || "$mode" == -* ]]; then
     # Standard library only: bad arguments are refused before anything is installed. --help ends here too.
-    PYTHONPATH="$root" "$python" -m specsync_lib.door.parameters "$@"
+    PYTHONPATH="$root" "$python" -P -m specsync_lib.door.parameters "$@"
     for argument in "$@"; do
         if [[ "$argument" == --help || "$argument" == -h ]]; then exit 0; fi
     done
 fi
-PYTHONPATH="$root" "$python" -m specsync_lib.door.install
+PYTHONPATH="$root" "$python" -P -m specsync_lib.door.install
 
 case "$mode" in
     test)
         cd -- "$root"
-        "$venv/bin/python" -m specsync_lib.assets
-        exec "$venv/bin/python" -m pytest "$@"
+        "$venv/bin/python" -P -m specsync_lib.assets
+        # A worker a core, a file at a time (what a file's tests share is made once); conftest.py says in which order.
+        exec "$venv/bin/python" -P -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
         ;;
-    lab) exec "$venv/bin/python" -m jupyterlab "$@" "$root/notebooks" ;;
-    *) exec "$venv/bin/python" -m specsync_lib.door.runner "$@" ;;
+    lab) exec "$venv/bin/python" -P -m specsync_lib.door.lab "$@" ;;
+    *) exec "$venv/bin/python" -P -m specsync_lib.door.runner "$@" ;;
 esac

@@ -2,9 +2,14 @@
 
 sound → speech → draft → judge → face → pipeline → measures → figures; a room imports the ground files, ``kernels`` and
 rooms to its left. door is run_all.sh's side: nobody imports it.
-Ground: units (time base), visemes, paths, files, tensors, errors, assets, claims, provenance, summary.
+Ground: units (time base), visemes, paths, caches, streams, locks, files, tensors, errors, assets, claims, provenance,
+summary.
 Start with ``specsync_lib.run("talk.wav", rule="gate", threshold=0.6)``; see ``specsync_lib.pipeline.system.run``.
 """
+
+from specsync_lib import caches
+
+caches.settle()  # before any library looks for its cache
 
 
 def run(audio, rule=None, threshold=None, **options):

@@ -25,25 +25,14 @@ from typing import BinaryIO
 
 from tqdm.auto import tqdm
 
+from specsync_lib import streams
+from specsync_lib.caches import cache_dir
 from specsync_lib.errors import InputError
 from specsync_lib.paths import ASSETS_FILE
 
 LISTING = "members.sha256"
 DOWNLOAD_TIMEOUT_S = 900
 STALE_TEMPORARY_S = 24 * 3600
-
-
-def cache_dir() -> Path:
-    """The folder that holds the assets: ``SPECSYNC_CACHE``, else ``specsync`` in the user's cache folder."""
-    if chosen := os.environ.get("SPECSYNC_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "specsync"
 
 
 @cache
@@ -341,4 +330,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    streams.settle()
     raise SystemExit(main(sys.argv[1:]))

@@ -56,7 +56,7 @@ def read_checked(files: list[Path], expected: Mapping[str, tuple[int, ...]]) -> 
 
     state: dict[str, Tensor] = {}
     for path in files:
-        _check_header(path)
+        read_header(path)
         try:
             with safe_open(path, framework="pt") as handle:
                 for name in handle.keys():  # noqa: SIM118 (not a mapping)
@@ -81,8 +81,13 @@ def read_checked(files: list[Path], expected: Mapping[str, tuple[int, ...]]) -> 
     return state
 
 
-def _check_header(path: Path) -> None:
-    """Refuse a pickle under a lying name, or a file shorter or longer than its header says, before it is mapped."""
+def read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """The shapes of a safetensors file's tensors, and what its header says beside them, before it is mapped.
+
+    Raises
+    ------
+    InputError: the file is a pickle under a lying name, or shorter or longer than its header says.
+    """
     size = path.stat().st_size
     with path.open("rb") as handle:
         head = handle.read(8)
@@ -93,11 +98,14 @@ def _check_header(path: Path) -> None:
             raise InputError(f"{path}: truncated or no safetensors file ({size} bytes); copy it again")
         try:
             header = json.loads(handle.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            facts = dict(header.pop("__metadata__", {}))
+            ends = [entry["data_offsets"][1] for entry in header.values()]
+            shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: its header is no safetensors header ({error}); copy it again") from error
     if 8 + length + max(ends, default=0) != size:
         raise InputError(f"{path}: {size} bytes, its header wants {8 + length + max(ends, default=0)}; copy it again")
+    return shapes, facts
 
 
 def check_hashes(root: Path, part: str) -> None:

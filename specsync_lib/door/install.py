@@ -6,17 +6,23 @@ Needs the standard library alone: it runs on the bare Python that a machine has.
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tomllib
 import venv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from specsync_lib.door.locks import exclusive
+from specsync_lib import streams
 from specsync_lib.errors import InputError
+from specsync_lib.locks import exclusive
 from specsync_lib.paths import PROJECT_ROOT
 
 STAMP_NAME = "specsync-install"
+UNFINISHED = "being made"
+PROBE_TIMEOUT_S = 60
 TORCH_INDEX_VARIABLE = "SPECSYNC_TORCH_INDEX"
 
 
@@ -26,13 +32,24 @@ def stamp(project: Path, python_version: str) -> str:
     return hashlib.sha256(facts).hexdigest()
 
 
-def python_version(python: Path) -> str | None:
-    """Version of the environment's Python; None when it or its pip does not start (a half-made environment)."""
-    command = [str(python), "-c", "import pip, platform; print(platform.python_version())"]
+class Probe(NamedTuple):
+    """What an environment's Python said: its version, else None and why."""
+
+    version: str | None
+    why: str = ""
+
+
+def probe(python: Path) -> Probe:
+    """Ask an environment's Python, and its pip, whether they start."""
+    command = [str(python), "-I", "-c", "import pip, platform; print(platform.python_version())"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+        answer = subprocess.run(command, capture_output=True, check=False, timeout=PROBE_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Probe(None, str(error))
+    if answer.returncode:
+        lines = answer.stderr.decode(errors="replace").strip().splitlines()
+        return Probe(None, lines[-1] if lines else f"exit code {answer.returncode}")
+    return Probe(answer.stdout.decode(errors="replace").strip())
 
 
 def torch_requirement(project: Path) -> str:
@@ -52,6 +69,41 @@ def install_commands(project: Path, python: Path, torch_index: str | None) -> li
     return commands
 
 
+def make(folder: Path) -> None:
+    """A new environment; one that is half made says so in its stamp, and is the only kind that is ever removed.
+
+    Raises
+    ------
+    InputError: there is something there that is not such a one, or no environment can be made.
+    """
+    python, stamp_path = folder / "bin" / "python", folder / STAMP_NAME
+    if python.exists() and not (stamp_path.is_file() and stamp_path.read_text(encoding="utf-8") == UNFINISHED):
+        raise InputError(
+            f"{python} does not start ({probe(python).why}); run again, or remove {folder} to have it made anew"
+        )
+    print(f"specsync: making {folder} with Python {platform.python_version()}", flush=True)
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
+        stamp_path.write_text(UNFINISHED, encoding="utf-8")
+        venv.create(folder, with_pip=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise InputError(
+            f"{folder}: no virtual environment could be made ({error}); is the disk full or the folder read-only?"
+        ) from error
+
+
+def run_pip(command: Sequence[str]) -> int:
+    """Call pip and pass on what it says; returns its exit code. A reader who leaves does not stop it."""
+    if sys.stdout.isatty():
+        return subprocess.run(command, check=False).returncode
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as pip:
+        for line in pip.stdout:
+            print(line.decode(errors="replace"), end="", flush=True)
+    return pip.returncode
+
+
 def ensure(project: Path = PROJECT_ROOT, torch_index: str | None = None) -> bool:
     """Bring ``.venv`` up to date; returns whether anything had to be done.
 
@@ -60,29 +112,30 @@ def ensure(project: Path = PROJECT_ROOT, torch_index: str | None = None) -> bool
     InputError: the environment could not be made, or pip failed.
     """
     folder = project / ".venv"
-    python = folder / "bin" / "python"
-    stamp_path = folder / STAMP_NAME
-    version = python_version(python)
-    if version and stamp_path.exists() and stamp_path.read_text(encoding="utf-8") == stamp(project, version):
+    python, stamp_path = folder / "bin" / "python", folder / STAMP_NAME
+    if up_to_date(project, probe(python).version):
         return False
     with exclusive(project / "data" / "run" / "install.lock", "an installation into .venv"):
+        version = probe(python).version
+        if up_to_date(project, version):  # another process did it in the meantime
+            return False
         if version is None:
-            print(f"specsync: making {folder} with Python {platform.python_version()}", flush=True)
-            try:
-                venv.create(folder, clear=True, with_pip=True)
-            except (OSError, subprocess.SubprocessError) as error:
-                raise InputError(
-                    f"{folder}: no virtual environment could be made ({error}); is the disk full?"
-                ) from error
-            version = python_version(python)
-        stamp_path.unlink(missing_ok=True)
+            make(folder)
+            version = probe(python).version
+        if stamp_path.is_file() and stamp_path.read_text(encoding="utf-8") != UNFINISHED:
+            stamp_path.unlink()
         print("specsync: installing the dependencies (minutes, the first time)", flush=True)
         for command in install_commands(project, python, torch_index):
-            code = subprocess.run(command, check=False).returncode
-            if code:
+            if code := run_pip(command):
                 raise InputError(f"pip ended with code {code}; its last lines above say why; run again to go on")
         stamp_path.write_text(stamp(project, version), encoding="utf-8")
     return True
+
+
+def up_to_date(project: Path, version: str | None) -> bool:
+    """Whether the environment's stamp is that of this project and this Python."""
+    path = project / ".venv" / STAMP_NAME
+    return bool(version) and path.is_file() and path.read_text(encoding="utf-8") == stamp(project, version)
 
 
 def main() -> int:
@@ -92,6 +145,9 @@ def main() -> int:
     except InputError as error:
         print(f"specsync: {error}", file=sys.stderr)
         return InputError.EXIT_CODE
+    except OSError as error:
+        print(f"specsync: {error}; is the disk full or the folder read-only?", file=sys.stderr)
+        return InputError.EXIT_CODE
     except KeyboardInterrupt:
         print("specsync: interrupted; run again to go on", file=sys.stderr)
         return 130
@@ -99,4 +155,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    streams.settle()
     sys.exit(main())

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from specsync_lib import streams
 from specsync_lib.errors import InputError
 
 # What decides that a drafted frame stands; judge/rules.py has the same names, and a test keeps them equal.
@@ -333,4 +334,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    streams.settle()
     sys.exit(main(sys.argv[1:]))

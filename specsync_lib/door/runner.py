@@ -8,6 +8,7 @@ A named run has its own folders, ``runs/NAME`` under both. What another run on t
 is copied from there, so that two runs that differ in a threshold hear the recording once.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -19,15 +20,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
-from specsync_lib.door.locks import exclusive
+from specsync_lib import streams
 from specsync_lib.door.parameters import PARAMETERS, Options, Value, parse_arguments
 from specsync_lib.door.project import Project
 from specsync_lib.errors import InputError
+from specsync_lib.locks import exclusive
 
 # A cell's time: for what does not depend on the recording, and for each second of it. (The longest cell takes about 5 s
 # a second on two cores.)
@@ -93,6 +95,21 @@ def data_files(root: Path) -> list[Path]:
     return [path for path in files if path.relative_to(root).parts[1] != "run" and not path.name.startswith(".")]
 
 
+def read_cells(notebook: Path) -> list:
+    """A notebook's cells.
+
+    Raises
+    ------
+    InputError: it can not be read.
+    """
+    import nbformat
+
+    try:
+        return nbformat.read(notebook, as_version=4).cells
+    except (ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+        raise InputError(f"{notebook}: is no notebook ({one_line(str(error), 80)}); restore the file") from error
+
+
 def declared_parameters(notebook: Path) -> dict[str, object]:
     """Names and default values in a notebook's ``parameters`` cell.
 
@@ -102,9 +119,7 @@ def declared_parameters(notebook: Path) -> dict[str, object]:
     """
     import ast
 
-    import nbformat
-
-    cells = nbformat.read(notebook, as_version=4).cells
+    cells = read_cells(notebook)
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1:
         raise InputError(f"{notebook.name}: has {len(tagged)} cells tagged parameters; it needs exactly one")
@@ -134,9 +149,7 @@ def notebook_parameters(notebook: Path, values: Mapping[str, Value]) -> dict[str
 
 def cells_hash(notebook: Path) -> str:
     """Hash of a notebook's cells without outputs, counts and metadata."""
-    import nbformat
-
-    cells = nbformat.read(notebook, as_version=4).cells
+    cells = read_cells(notebook)
     return content_hash([(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in cells])
 
 
@@ -186,24 +199,33 @@ def forget(project: Project, name: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def adopt(source: Project, project: Project, name: str, key: str) -> Finished:
-    """Copy a notebook's outputs from another run that finished it with the same key."""
+def adopt(source: Project, project: Project, name: str, key: str) -> Finished | None:
+    """Copy a notebook's outputs from another run that finished it with the same key; None where they went meanwhile."""
     from specsync_lib.files import atomic_path
 
     finished = read_stamp(source, name)
+    if not still_valid(finished, key, source):
+        return None
     paths = {}
-    for output in finished.outputs:
+    for output, digest in finished.outputs.items():
         path = Path(os.path.normpath(source.root / output))  # a run's folders may lie outside the project
         plotted = path.is_relative_to(source.plots)
         old, new = (source.plots, project.plots) if plotted else (source.run, project.run)
-        paths[path] = new / path.relative_to(old)
-    for path, target in paths.items():
-        with atomic_path(target) as temporary:
-            if path == source.summary(name):
-                temporary.write_text(json.dumps(moved_sources(path, source, project), indent=2), encoding="utf-8")
-            else:
+        paths[path] = new / path.relative_to(old), digest
+    try:
+        for path, (target, digest) in paths.items():
+            with atomic_path(target) as temporary:
                 shutil.copyfile(path, temporary)
-    outputs = {stored_name(target, project): file_hash(target) for target in paths.values()}
+                if file_hash(temporary) != digest:
+                    raise FileNotFoundError(path)  # the other run is at work on it
+                if path == source.summary(name):
+                    moved = moved_sources(temporary, source, project)
+                    temporary.write_text(json.dumps(moved, indent=2), encoding="utf-8")
+    except FileNotFoundError:
+        for target, _ in paths.values():
+            target.unlink(missing_ok=True)
+        return None
+    outputs = {stored_name(target, project): file_hash(target) for target, _ in paths.values()}
     return write_stamp(project, name, Finished(key, outputs, finished.wall_s, finished.peak_rss_gib, resumed=True))
 
 
@@ -227,11 +249,21 @@ def write_stamp(project: Project, name: str, finished: Finished) -> Finished:
 
 
 def sweep(project: Project) -> None:
-    """Remove the hidden beginnings of files that a killed run left."""
+    """Remove the hidden beginnings of files that a killed run left; of other runs, where none is at work."""
     for folder in (project.run, project.plots):
         for path in folder.rglob(".*"):
-            if path.is_file() and LEFT_BEHIND.fullmatch(path.name):
-                path.unlink()
+            named = not project.name and path.is_relative_to(folder / "runs")
+            if not named and path.is_file() and LEFT_BEHIND.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+    for other in project.runs():
+        if not project.name and other.name:
+            with suppress(InputError), at_work(other):
+                sweep(other)
+
+
+def at_work(project: Project) -> AbstractContextManager[None]:
+    """Hold a run's folders; another run of that name is refused meanwhile, those of other names are not."""
+    return exclusive(project.run / "run.lock", "a run" if not project.name else f"a run named {project.name}")
 
 
 def resident_gib() -> float:
@@ -360,6 +392,8 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "SPECSYNC_NOTEBOOK": name,
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, whatever the user's own folder holds
+        "PYTHONSAFEPATH": "1",  # nothing in a kernel's folder shadows a module
+        "PYTHONUTF8": "1",  # whatever the locale
         "SPECSYNC_RUN_DIR": str(project.run),
         "SPECSYNC_PLOTS_DIR": str(project.plots),
         # Judge and generator share the cores: OpenMP's threads must not spin while they wait for each other.
@@ -442,13 +476,13 @@ def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterato
             print(f"{title}: unchanged since it ran, kept", flush=True)
         else:
             forget(project, name)
-            others = [] if options.fresh else [other for other in project.runs() if other.name != project.name]
-            twin = next((other for other in others if still_valid(read_stamp(other, name), key, other)), None)
-            if twin is None:
+            finished = None
+            for other in [] if options.fresh else [one for one in project.runs() if one.name != project.name]:
+                if finished := adopt(other, project, name, key):
+                    print(f"{title}: the same as in {other.title}, copied", flush=True)
+                    break
+            if finished is None:
                 finished = run_one(notebook, parameters[notebook], project, key, title, inputs.seconds)
-            else:
-                finished = adopt(twin, project, name, key)
-                print(f"{title}: the same as in {twin.title}, copied", flush=True)
         upstream = [*upstream, key]
         yield name, finished
 
@@ -591,15 +625,16 @@ def run(options: Options, nameless: Project) -> None:
     recording = heard(options) if options.values["audio"] else None  # refused before anything is fetched or forgotten
     options = resolved(options)
     project = nameless.named(options.values["name"])
-    with exclusive(nameless.run / "run.lock", "a run"), parts_named(project.plots):
-        sweep(nameless)
+    with at_work(project), parts_named(project.plots):
+        sweep(project)
         assets.fetch()
         digest, seconds = recording or heard(options)
         inputs = Inputs(digest, f"human speech {corpus.default_is_human()}", seconds)
         drop_departed(project)
         finished = dict(run_notebooks(project, options, inputs))
         record_cost(project, finished, options, digest)
-        index = report.build_all(project)
+        with exclusive(nameless.run / "report.lock", "a report", wait=True):  # it shows every run of the recording
+            index = report.build_all(project)
     print(f"report: {index}")
     video = project.plots / "lipsync_720p30.mp4"
     if video.exists():
@@ -609,6 +644,15 @@ def run(options: Options, nameless: Project) -> None:
 def terminated(signal_number: int, frame: object) -> None:
     """SIGTERM, and a terminal that closes, stop a run as Ctrl-C does."""
     raise KeyboardInterrupt
+
+
+def advice(error: OSError) -> str:
+    """What to do about a folder that does not take what a run makes."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "name folders of your own in SPECSYNC_RUN_DIR and SPECSYNC_PLOTS_DIR"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space, or name other folders in SPECSYNC_RUN_DIR and SPECSYNC_PLOTS_DIR, and run again"
+    return "is the disk full or the folder read-only?"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -624,7 +668,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"specsync: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"specsync: {one_line(str(error))}; is the disk full or the folder read-only?", file=sys.stderr)
+        print(f"specsync: {one_line(str(error))}; {advice(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nspecsync: interrupted; run again to go on from the unfinished notebook", file=sys.stderr)
@@ -633,4 +677,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    streams.settle()
     sys.exit(main(sys.argv[1:]))

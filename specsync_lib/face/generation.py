@@ -42,6 +42,7 @@ from torch import Tensor
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan
 from specsync_lib.face.compositing import IDLE_COLUMNS
+from specsync_lib.face.decoders.streams import WanDecoder
 from specsync_lib.units import (
     FRAMES_PER_CHUNK,
     FRAMES_PER_SLOT,
@@ -55,6 +56,7 @@ from specsync_lib.visemes import SyncPlan
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
+    from specsync_lib.face.decoders.streams import Decoder
     from specsync_lib.face.head.motion import FaceTracks
 
 PLAN_BACK_FRAMES, PLAN_AHEAD_FRAMES = 4, 4  # co-articulation reaches about this far
@@ -217,6 +219,8 @@ class FaceGenerator:
         wan-mini's, on one device. Computation runs in their own precisions; states are float32.
     reference : ndarray [px, px, 3] uint8
         The person with the mouth at rest. It fills slot 0 of the clip, which is not part of the output.
+    decoder : Decoder, optional
+        What makes frames of the VAE's latents (:mod:`decoders.rows`); None: the VAE's own.
 
     Raises
     ------
@@ -224,7 +228,13 @@ class FaceGenerator:
         memory does not hold them.
     """
 
-    def __init__(self, vae: "AutoencoderKLWan", transformer: "WanTransformer3DModel", reference: np.ndarray) -> None:
+    def __init__(
+        self,
+        vae: "AutoencoderKLWan",
+        transformer: "WanTransformer3DModel",
+        reference: np.ndarray,
+        decoder: "Decoder | None" = None,
+    ) -> None:
         given = (transformer.config.in_channels, transformer.config.out_channels, transformer.config.text_dim)
         if given != (INPUT_CHANNELS, LATENT_CHANNELS, TOKEN_FEATURES):
             raise InputError(
@@ -238,6 +248,7 @@ class FaceGenerator:
         if self.px % patch or reference.dtype != np.uint8:
             raise InputError(f"face generator: a reference of {self.px} px, {reference.dtype}; give uint8, {patch}k px")
         self.vae, self.transformer = vae, transformer
+        self.decoder = WanDecoder(vae) if decoder is None else decoder
         self.device = vae.post_quant_conv.weight.device
         self.reference = reference
         with self._memory():
@@ -253,8 +264,8 @@ class FaceGenerator:
     def reset(self) -> None:
         """Back to before the first chunk."""
         with self._memory(), torch.no_grad():
-            self._decoder = wan.ChunkDecoder(self.vae)
-            self._decoder.push(wan.denormalise_latents(self._first[None, :, None], self.vae))
+            self.decoder = self.decoder.fresh()
+            self.decoder.start(self._first, self.reference)
         self.last = self.still
         self.chunks = 0
         self._said = SyncPlan(np.zeros(0, np.int8), np.zeros(0, np.float32)), np.zeros((0, IDLE_FEATURES), np.float32)
@@ -372,16 +383,15 @@ class FaceGenerator:
         InputError: steps are left, or it is not the chunk that follows the last committed one.
         """
         self._check_turn(chunk)
-        start = self._decoder.state()
+        start = self.decoder.state()
         try:
             if after is not None:
-                self._decoder.restore(after.place)
+                self.decoder.restore(after.place)
             with self._memory():
-                raw = wan.denormalise_latents(chunk.latents[None, :, slots], self.vae)
-                frames = wan.to_frames(self._decoder.push(raw))[0].cpu().numpy()
-            return Decoded(frames if after is None else np.concatenate([after.frames, frames]), self._decoder.state())
+                frames = self.decoder.push(chunk.latents[:, slots]).cpu().numpy()
+            return Decoded(frames if after is None else np.concatenate([after.frames, frames]), self.decoder.state())
         finally:
-            self._decoder.restore(start)
+            self.decoder.restore(start)
 
     def commit(self, chunk: ChunkInProgress, decoded: Decoded | None = None) -> np.ndarray:
         """The chunk's frames [12, px, px, 3] uint8, for good: the next chunk starts from them.
@@ -398,7 +408,7 @@ class FaceGenerator:
             raise InputError(
                 f"face generator: chunk {chunk.number} is decoded to {len(decoded.frames)} of {FRAMES_PER_CHUNK} frames"
             )
-        self._decoder.restore(decoded.place)
+        self.decoder.restore(decoded.place)
         self.last = chunk.latents[:, -1]
         back = slice(FRAMES_PER_CHUNK - PLAN_BACK_FRAMES, FRAMES_PER_CHUNK)
         self._said = SyncPlan(chunk.plan.visemes[back], chunk.plan.openness[back]), chunk.idle[back]

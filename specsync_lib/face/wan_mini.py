@@ -98,19 +98,23 @@ METHODS = (
 )
 
 
-def load_face(head: "Head", source: str = "wan-mini") -> "FaceGenerator":
+def load_face(head: "Head", source: str = "wan-mini", decoder: str = "wan") -> "FaceGenerator":
     """The generator of a row of :data:`wan.MODELS` for the person that a head shows at rest.
+
+    ``decoder``: a row of :data:`decoders.rows.ROWS`.
 
     Raises
     ------
-    InputError: the checkpoint is absent or unfit.
+    InputError: the checkpoint or the decoder is absent or unfit.
     """
     from specsync_lib.face import wan
     from specsync_lib.face.compositing import FACE_BOX, cut
+    from specsync_lib.face.decoders.rows import load_decoder
     from specsync_lib.face.generation import FaceGenerator
 
     reference = cut(head.render(np.zeros(52, np.float32)), FACE_BOX, wan.MODELS[source].region_px)
-    return FaceGenerator(wan.lean_decoder(wan.load_vae(source)), wan.load_transformer(source), reference)
+    vae = wan.lean_decoder(wan.load_vae(source))
+    return FaceGenerator(vae, wan.load_transformer(source), reference, load_decoder(decoder, vae))
 
 
 def kernel_drafts(samples: np.ndarray, face: "FaceGenerator") -> Drafts:

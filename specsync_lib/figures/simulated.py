@@ -120,5 +120,8 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         print(f"simulate_research: {error}; is the folder writable?", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nsimulate_research: interrupted", file=sys.stderr)
+        return 130
     print("\n" + "\n".join(f"wrote {display_path(path)}" for path in pictures))
     return 0

@@ -37,8 +37,8 @@ ROLE_MARKERS = {
 
 
 def use_style() -> None:
-    """Apply the project's matplotlib style to the whole process."""
-    plt.style.use(Path(__file__).with_name("specsync.mplstyle"))
+    """Apply the project's matplotlib style to the whole process, over matplotlib's own defaults and nobody else's."""
+    plt.style.use(["default", Path(__file__).with_name("specsync.mplstyle")])
 
 
 def labelled(name: str, label: str) -> str:

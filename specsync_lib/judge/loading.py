@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from specsync_lib.assets import asset, cache_dir, pins
+from specsync_lib.assets import asset, pins
+from specsync_lib.caches import cache_dir, made_dir
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
 from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.script import Script
+from specsync_lib.locks import exclusive
 from specsync_lib.paths import MODELS_DIR
 
 MODEL_DIR = MODELS_DIR / "reasoner"
@@ -96,10 +98,24 @@ def dense_copy() -> Path:
     Reading the packed file takes 17 s, the copy 2 s. A copy whose files have changed is made again.
     """
     source = asset(DEFAULT_MODEL)
-    folder = cache_dir() / f"smollm2-dense-{pins()[DEFAULT_MODEL]['members_sha256'][:16]}"
+    name = f"smollm2-dense-{pins()[DEFAULT_MODEL]['members_sha256'][:16]}"
+    for folder in (cache_dir() / name, made_dir() / name):
+        if _intact(folder):
+            return folder
+    with exclusive(folder.with_suffix(".lock"), "unpacking the reasoner", wait=True):  # runs side by side need one
+        if not _intact(folder):
+            _unpack(source, folder)
+    return folder
+
+
+def _intact(folder: Path) -> bool:
+    """Whether a copy is there, its files as they were written."""
     listing = folder.with_suffix(".json")
-    if listing.is_file() and json.loads(listing.read_text(encoding="utf-8")) == _digests(folder):
-        return folder
+    return listing.is_file() and json.loads(listing.read_text(encoding="utf-8")) == _digests(folder)
+
+
+def _unpack(source: Path, folder: Path) -> None:
+    """Write the copy beside its place first and rename it: one that was interrupted never has the name."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     packed = {"gguf_file": source.name}
@@ -107,15 +123,15 @@ def dense_copy() -> Path:
     model = AutoModelForCausalLM.from_pretrained(
         source.parent, **packed, dtype=torch.bfloat16, quantization_config=unpacking
     )
-    # Beside its place first, then renamed into it: a copy that was interrupted never has the name.
     with tempfile.TemporaryDirectory(prefix=".dense-", dir=folder.parent) as temporary:
-        model.save_pretrained(temporary)
-        AutoTokenizer.from_pretrained(source.parent, **packed).save_pretrained(temporary)
+        made = Path(temporary, "model")
+        model.save_pretrained(made)
+        AutoTokenizer.from_pretrained(source.parent, **packed).save_pretrained(made)
+        for path in made.iterdir():
+            path.chmod((made / "config.json").stat().st_mode)  # safetensors makes its file for its owner alone
         shutil.rmtree(folder, ignore_errors=True)
-        Path(temporary).rename(folder)
-        Path(temporary).mkdir()
-    write_text(listing, json.dumps(_digests(folder)))
-    return folder
+        made.rename(folder)
+    write_text(folder.with_suffix(".json"), json.dumps(_digests(folder)))
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -22,6 +22,7 @@ from specsync_lib.draft.latents import FrontLatents, LatentBasis, load_latent_ba
 from specsync_lib.draft.plan import CausalNormaliser, DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
+from specsync_lib.face.decoders.rows import load_decoder
 from specsync_lib.face.wan_mini import Size, new_transformer, new_vae
 from specsync_lib.judge.policy import AcceptancePolicy, LiveConfidence, load_policy
 from specsync_lib.judge.reasoner import Reasoner
@@ -30,7 +31,7 @@ from specsync_lib.judge.script import ChunkEvidence, HeardWord, loudness_digits,
 from specsync_lib.judge.verify import ChunkContext, ChunkVerdict, verify_chunk
 from specsync_lib.paths import MODELS_DIR
 from specsync_lib.pipeline.sound import ChunkAudio, samples_for_chunk
-from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Verdict
+from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Stopped, Verdict
 from specsync_lib.speech.log_mel import StreamingLogMel
 from specsync_lib.tensors import read_object
 from specsync_lib.visemes import SyncPlan, expected_openness
@@ -245,21 +246,44 @@ class ReasonerJudge:
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
         """One pass, and one more after most rejections (`judged`); what it thinks before and in between is told at
-        once."""
+        once.
+
+        Raises
+        ------
+        Stopped: before a pass that nobody waits for any more.
+        """
+
+        def told(verdict: Verdict) -> None:
+            if request.stop.is_set():
+                raise Stopped
+            deliver(verdict)
+
         evidence = self._read_up_to(request)
         before = request.settled[-1].tokens[-1] if request.settled else None
         index, asked = request.audio.index, Asked(request.draft, evidence, before, self._best_of_last)
-        verdict, decided = judged(self._stream, index, asked, self._options, deliver)
+        verdict, decided = judged(self._stream, index, asked, self._options, told)
         self._best_of_last = decided.best_of_last
         self.faults += [f"chunk {index}: {fault}" for fault in decided.faults]
         deliver(verdict)
 
     def plan(self, request: Request, reasoning_tokens: int = 0) -> Verdict:
-        """The chunk's tokens, one pass each, after so many tokens of reasoning."""
+        """The chunk's tokens, one pass each, after so many tokens of reasoning.
+
+        Raises
+        ------
+        Stopped: before a pass that nobody waits for any more.
+        """
         self._read_up_to(request)
-        tokens, rows = self._stream.plan(request.audio.frames, reasoning_tokens)
-        self._stream.commit(tokens)
-        return Verdict(request.audio.index, tokens.tolist(), len(tokens), openness=expected_openness(rows))
+        frames, tokens, rows = request.audio.frames, [], []
+        at_once = frames if reasoning_tokens else 1  # what it thought is in sight of the whole plan
+        while len(tokens) < frames:
+            if request.stop.is_set():
+                raise Stopped
+            some, their_rows = self._stream.plan(at_once, reasoning_tokens)
+            self._stream.commit(some)
+            tokens += some.tolist()
+            rows.append(their_rows)
+        return Verdict(request.audio.index, tokens, frames, openness=expected_openness(np.concatenate(rows)))
 
     def _read_up_to(self, request: Request) -> ChunkEvidence:
         """Take in the chunks that went by without a request, with what went out for them, and this one's evidence.
@@ -438,6 +462,7 @@ def load_models(
     seed: int = 0,
     device: str = "cpu",
     reference: np.ndarray | None = None,
+    decoder: str = "wan",
 ) -> Models:
     """The embedded row: draft and ears, SmolLM2 and wan-mini, in float32.
 
@@ -450,6 +475,8 @@ def load_models(
         As for `reasoner.load_reasoner`.
     reference
         [px, px, 3] uint8, another person at rest for wan-mini; None: the basis' own.
+    decoder
+        A row of :data:`decoders.rows.ROWS`, for wan-mini's latents.
 
     Raises
     ------
@@ -477,7 +504,8 @@ def load_models(
         reference = np.full((REGION_PX, REGION_PX, 3), 128, np.uint8)
     else:
         raise InputError(f"face is {face!r}: expected 'wan-mini' or 'shape'")
-    generator = generation.FaceGenerator(wan.lean_decoder(vae), transformer, reference)
+    lean = wan.lean_decoder(vae)
+    generator = generation.FaceGenerator(lean, transformer, reference, load_decoder(decoder, lean))
     latents = FrontLatents(basis, z0=generator.still.cpu(), device=device)
     return Models(ears.draft, ears.ears, ears.reasoner, generator, steps, noise_level, label, ears.policy, latents)
 

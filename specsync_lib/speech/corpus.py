@@ -16,7 +16,8 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from specsync_lib.assets import asset, cache_dir
+from specsync_lib.assets import asset
+from specsync_lib.caches import made_dir
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path
 from specsync_lib.paths import CLIPS_DIR, SPLITS_FILE
@@ -142,7 +143,7 @@ def aligned_phones(prompt: Prompt) -> list[Phone]:
     """
     if prompt.path.parent == CLIPS_DIR:
         return _clip(prompt.path.with_suffix(".json")).phones
-    path = cache_dir() / "alignments" / f"{prompt.name.replace('/', '--')}.{_alignment_key(prompt)}.csv"
+    path = made_dir() / "alignments" / f"{prompt.name.replace('/', '--')}.{_alignment_key(prompt)}.csv"
     if not path.is_file():
         phones = align(load_audio(prompt.path).samples, prompt.transcript)
         with atomic_path(path) as temporary:

@@ -1,5 +1,6 @@
 """The door: run_all.sh, the installer behind it, and the files that name the same dependencies."""
 
+import ast
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -84,6 +86,36 @@ def test_bad_arguments_are_one_line_and_exit_code_2(arguments, says, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_tests_run_a_worker_a_core_and_take_a_persons_own_arguments(tmp_path):
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("""#!/bin/sh\n[ "$2" = pytest ] && printf '%s\\n' "$@"\nexit 0\n""")
+    python.chmod(0o755)
+    shutil.copy2(DOOR, tmp_path)
+    answer = subprocess.run([tmp_path / DOOR.name, "test", "-k", "a word", "-n0"], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    words = answer.stdout.splitlines()
+    assert words[:8] == ["-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+    assert words[-3:] == ["-k", "a word", "-n0"]
+
+
+def test_workers_share_the_cores_and_files_with_slow_tests_come_first(tmp_path):
+    shutil.copy2(PROJECT_ROOT / "conftest.py", tmp_path)
+    wanted = str(max(1, (os.cpu_count() or 1) // 2))
+    for name, mark in (("a_quick", ""), ("b_mixed", "@pytest.mark.slow"), ("c_quick", "")):
+        lines = ["import os, pytest", f"def test_one():\n    assert os.environ['OMP_NUM_THREADS'] == '{wanted}'"]
+        (tmp_path / f"test_{name}.py").write_text("\n".join([*lines, f"{mark}\ndef test_two(): pass"]))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "OMP_"))}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile"]
+    command += ["--no-loadscope-reorder", "-q"]
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "check": False, "timeout": 120}
+    answer = subprocess.run(command, env=environment, **options)
+    assert answer.returncode == 0, answer.stdout
+    order = subprocess.run([*command[:5], "-n0", "--collect-only", "-q"], env=environment, **options).stdout.split()
+    files = [line.split("::")[0] for line in order if "::" in line]
+    assert files[::2] == ["test_b_mixed.py", "test_a_quick.py", "test_c_quick.py"]
+
+
 def test_a_python_that_is_none_is_named():
     answer = knock("--help", SPECSYNC_PYTHON="/bin/false")
     assert answer.returncode == 2
@@ -127,16 +159,8 @@ def bare_project(tmp_path, monkeypatch):
     """A project with a dependency list and a pip that only notes how it was called."""
     shutil.copy2(PROJECT_ROOT / "pyproject.toml", tmp_path)
     calls = []
-    real = subprocess.run
-
-    def noted(command, **options):
-        if "pip" in command:
-            calls.append(command[command.index("install") + 1 :])
-            return subprocess.CompletedProcess(command, 0)
-        return real(command, **options)
-
-    monkeypatch.setattr(install.subprocess, "run", noted)
-    monkeypatch.setattr(install, "python_version", lambda python: "3.12.1" if python.exists() else None)
+    monkeypatch.setattr(install, "run_pip", lambda command: calls.append(command[command.index("install") + 1 :]))
+    monkeypatch.setattr(install, "probe", lambda python: install.Probe("3.12.1" if python.exists() else None))
 
     def create(folder, **options):
         (folder / "bin").mkdir(parents=True, exist_ok=True)
@@ -162,13 +186,63 @@ def test_an_installation_happens_once_until_something_changes(bare_project):
 
 def test_an_interrupted_installation_is_taken_up_again(bare_project, monkeypatch):
     project, _calls = bare_project
-    monkeypatch.setattr(install.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(install, "run_pip", lambda command: 1)
     with pytest.raises(InputError, match="pip ended with code 1"):
         install.ensure(project)
-    assert not (project / ".venv" / install.STAMP_NAME).exists()
-    monkeypatch.setattr(install.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 0))
+    assert (project / ".venv" / install.STAMP_NAME).read_text() == install.UNFINISHED
+    monkeypatch.setattr(install, "run_pip", lambda command: 0)
     assert install.ensure(project)
     assert not install.ensure(project)
+
+
+@pytest.mark.parametrize("stamp", [None, "of an earlier list", "being made"])
+def test_only_an_environment_that_was_never_whole_is_removed(bare_project, monkeypatch, stamp):
+    """A Python that does not answer in time is one line; what stands in .venv, the user's own too, stays."""
+    project, _calls = bare_project
+    folder = project / ".venv"
+    install.venv.create(folder)
+    (folder / "mine").write_text("")
+    if stamp:
+        (folder / install.STAMP_NAME).write_text(stamp)
+    answers = iter([None, None, "3.12.1" if stamp == "being made" else None])
+    monkeypatch.setattr(install, "probe", lambda python: install.Probe(next(answers), "timed out"))
+    if stamp == "being made":
+        assert install.ensure(project)
+        assert not (folder / "mine").exists()
+    else:
+        with pytest.raises(InputError, match=r"does not start \(timed out\); run again, or remove .*\.venv") as refusal:
+            install.ensure(project)
+        assert "\n" not in str(refusal.value)
+        assert (folder / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("exit 3", "exit code 3"),
+        ("echo first >&2; echo no pip here >&2; exit 1", "no pip here"),
+        ("kill -9 $$", "exit code -9"),
+        ("printf '\\377' >&2; exit 1", "\N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_a_python_that_fails_its_probe_says_why(tmp_path, script, why):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    assert install.probe(python) == (None, why)
+    assert install.probe(tmp_path / "absent").version is None
+    assert re.fullmatch(r"3\.\d+\.\d+", install.probe(Path(sys.executable)).version)
+
+
+def test_what_pip_says_is_passed_on_and_a_reader_who_leaves_does_not_stop_it(tmp_path):
+    talk = f"for k in range(20000): print('line', k)\nopen({str(tmp_path / 'done')!r}, 'w')"
+    code = "import sys\nfrom specsync_lib import streams\nfrom specsync_lib.door import install\nstreams.settle()\n"
+    code += f"sys.exit(install.run_pip([sys.executable, '-c', {talk!r}]))"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT_ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"line 0\n"
+        process.stdout.close()
+        assert process.wait(60) == 0
+    assert (tmp_path / "done").exists()
 
 
 def test_torch_may_come_from_another_index(bare_project):
@@ -209,16 +283,27 @@ print(kernels.__file__)
     assert Path(answer.stdout.strip().splitlines()[-1]) == PROJECT_ROOT / "kernels" / "__init__.py"
 
 
-def test_committed_notebooks_hold_no_outputs():
-    import nbformat
+NOTEBOOKS = [
+    path for path in sorted((PROJECT_ROOT / "notebooks").rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts
+]
 
-    for path in sorted((PROJECT_ROOT / "notebooks").rglob("*.ipynb")):
-        if ".ipynb_checkpoints" in path.parts:
-            continue
-        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-        assert not any(cell.outputs for cell in cells), path.name
-        assert all(cell.execution_count is None for cell in cells), path.name
-        assert len(cells) <= 30, path.name
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_notebooks_hold_no_outputs_and_few_cells(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert not any(cell.outputs for cell in code)
+    assert all(cell.execution_count is None for cell in code)
+    assert len(cells) <= 30
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_checks_holds_under_python_o_too(path):
+    """``python -O`` drops an assert, with whatever it calls: notebooks say ``require``, with words."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            tree = ast.parse(cell.source)
+            assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree)), cell.source
 
 
 def linked(text: str) -> set[str]:

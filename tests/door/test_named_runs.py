@@ -144,10 +144,16 @@ def test_what_a_killed_run_left_is_swept_and_nothing_else(tmp_path_factory, stem
     for kept in (folder / "run" / f"{stem}{suffix}", folder / "plots" / ".gitkeep"):
         kept.parent.mkdir(exist_ok=True)
         kept.write_text("")
+    (folder / "run" / "runs" / "a").mkdir(parents=True)
     left = atomic_path(folder / "plots" / "runs" / "a" / f"{stem}{suffix}")
     left.__enter__()
+    with runner.at_work(project.named("a")):
+        runner.sweep(project)
+        assert len(list(folder.rglob(f".{stem}.*{suffix}"))) == 1  # that run is at work on it
     runner.sweep(project)
-    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == sorted([".gitkeep", f"{stem}{suffix}"])
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock") == sorted(
+        [".gitkeep", f"{stem}{suffix}"]
+    )
 
 
 SLOW = """
@@ -170,12 +176,13 @@ from specsync_lib.door.parameters import parse_arguments
 root = Path(sys.argv[1])
 project = runner.Project(root, root / 'notebooks', root / 'data' / 'run', root / 'plots')
 def run(options, nameless):
-    with runner.exclusive(project.run / 'run.lock', 'a run'):
-        runner.sweep(project)
-        for name, finished in runner.run_notebooks(project, options, runner.Inputs('', '')):
+    own = project.named(options.values['name'])
+    with runner.at_work(own):
+        runner.sweep(own)
+        for name, finished in runner.run_notebooks(own, options, runner.Inputs('', '')):
             print(name, 'kept' if finished.resumed else 'ran', flush=True)
 runner.run = run
-sys.exit(runner.main([]))
+sys.exit(runner.main(sys.argv[2:]))
 """
 
 
@@ -224,6 +231,64 @@ def test_a_run_stopped_at_any_moment_leaves_whole_files_and_goes_on(project, how
     files = [path for path in project.run.rglob("*") if path.is_file()]
     assert not [path for path in files if path.name.startswith(".")]
     assert len(list(project.run.glob("part_*.txt"))) == 40
+
+
+OWN = """
+import time
+from specsync_lib import paths
+paths.PLOTS_DIR.mkdir(parents=True, exist_ok=True)
+for k in range(20):
+    (paths.RUN_DIR / 'threshold.txt').write_text(str(threshold))
+    time.sleep(0.02)
+    assert (paths.RUN_DIR / 'threshold.txt').read_text() == str(threshold)
+(paths.PLOTS_DIR / 'threshold.png').write_text(str(threshold))
+"""
+
+
+def test_eight_runs_side_by_side_keep_to_their_own_folders_and_a_second_of_a_name_is_one_line(project):
+    (project.notebooks / "01_first.ipynb").unlink()
+    write_notebook(project, "02_second", OWN, "threshold = 0.85")
+
+    def start(k, name):
+        command = [sys.executable, "-c", DRIVER, str(project.root), "-p", f"threshold=0.{k}", "-p", f"name={name}"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}, **pipes)
+
+    eight = [start(k, f"run-{k}") for k in range(1, 9)]
+    deadline = time.monotonic() + 60
+    while not (project.run / "runs" / "run-8" / "run.lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    second = start(9, "run-8")
+    _, line = second.communicate(timeout=120)
+    assert second.returncode == 2
+    assert line == (
+        f"specsync: a run named run-8 is already under way here (process {eight[-1].pid}); wait for it or stop it\n"
+    )
+    for k, process in enumerate(eight, start=1):
+        out, error = process.communicate(timeout=240)
+        assert (process.returncode, out) == (0, "02_second ran\n"), error
+        own = project.named(f"run-{k}")
+        assert {(own.run / "threshold.txt").read_text(), (own.plots / "threshold.png").read_text()} == {f"0.{k}"}
+        assert still_valid(read_stamp(own, "02_second"), read_stamp(own, "02_second").key, own)
+
+
+def test_what_another_run_takes_back_while_it_is_copied_is_not_taken(project, executions, monkeypatch):
+    run(project, "name=bold")
+    executions.clear()
+    copy = runner.shutil.copyfile
+
+    def changed(path, target):
+        copy(path, target)
+        if path.suffix == ".png":
+            path.write_text("the other run is at work")
+            copy(path, target)
+
+    monkeypatch.setattr(runner.shutil, "copyfile", changed)
+    finished = run(project, "name=careful")
+    assert executions == [("careful", "01_first"), ("careful", "02_second")]
+    careful = project.named("careful")
+    assert (careful.plots / "01_first.png").read_text() == "01_first"
+    assert not any(one.resumed for one in finished.values())
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), runner.NotebookError("04: died"), InputError("no")])

@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from specsync_lib.door import runner
-from specsync_lib.door.locks import exclusive
 from specsync_lib.door.parameters import parse_arguments
 from specsync_lib.door.runner import Inputs, NotebookError, Project, run_notebooks
 from specsync_lib.errors import InputError
+from specsync_lib.locks import exclusive
 
 INPUTS = Inputs(recording="recording hash", assets="human speech True")
 
@@ -183,7 +183,10 @@ def test_a_notebook_that_left_takes_its_numbers_with_it(project, executions):
 
 
 def test_real_kernels_run_in_the_notebook_folder_with_this_python(project):
-    source = "import json, os, sys\nfacts = [sys.executable, os.getcwd(), os.environ['SPECSYNC_NOTEBOOK'], text]"
+    (project.notebooks / "numpy.py").write_text("raise SystemExit('a file of the user')")
+    (project.notebooks / "json.py").write_text("raise SystemExit('a file of the user')")
+    source = "import json, os, sys\nimport numpy\nnumpy.zeros(1)"
+    source += "\nfacts = [sys.executable, os.getcwd(), os.environ['SPECSYNC_NOTEBOOK'], text]"
     source += "\nopen('../data/run/facts.json', 'w').write(json.dumps(facts))"
     (project.notebooks / "02_second.ipynb").unlink()
     write_notebook(project, "01_first", source.replace("text]", "transcript]"), "transcript = ''")
@@ -271,7 +274,7 @@ def test_watched_passes_on_what_was_raised_and_measures():
 def test_only_one_run_at_a_time(tmp_path):
     lock = tmp_path / "run.lock"
     with exclusive(lock, "a run"):
-        command = f"from specsync_lib.door.locks import exclusive\nwith exclusive({str(lock)!r}, 'a run'): pass"
+        command = f"from specsync_lib.locks import exclusive\nwith exclusive({str(lock)!r}, 'a run'): pass"
         command = command.replace(f"{str(lock)!r}", f"__import__('pathlib').Path({str(lock)!r})")
         second = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
     assert f"a run is already under way here (process {os.getpid()})" in second.stderr

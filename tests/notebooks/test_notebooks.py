@@ -10,6 +10,9 @@ import av
 import pandas as pd
 import pytest
 
+from specsync_lib import assets
+from specsync_lib.door.report import reading
+from specsync_lib.door.words import CAPTIONS
 from specsync_lib.files import atomic_path
 from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
 from specsync_lib.units import VIDEO_FPS, VIDEO_HEIGHT_PX, VIDEO_WIDTH_PX, frame_count
@@ -17,6 +20,7 @@ from specsync_lib.visemes import SyncPlan
 
 pytestmark = pytest.mark.slow
 SMOKE_FRAMES = VIDEO_FPS  # the smoke profile renders one second
+OFFLINE = PROJECT_ROOT / "tests" / "toys" / "offline"
 NAMES = [path.stem for path in sorted(NOTEBOOKS_DIR.glob("0*.ipynb"))]
 
 
@@ -27,15 +31,31 @@ def folders(tmp_path_factory):
     return folder / "run", folder / "plots"
 
 
+def without_network():
+    """What is put before a command to run it in a network namespace that holds the loopback alone; [] without one."""
+    loopback = [sys.executable, str(OFFLINE / "loopback.py")]
+    for unshare in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
+        try:
+            if subprocess.run([*unshare, *loopback, "/bin/true"], capture_output=True, check=False).returncode == 0:
+                return [*unshare, *loopback]
+        except OSError:
+            break
+    return []
+
+
 def run_main_job(folders, *arguments):
     run, plots = folders
     environment = os.environ | {"SPECSYNC_RUN_DIR": str(run), "SPECSYNC_PLOTS_DIR": str(plots)}
-    command = [sys.executable, "-m", "specsync_lib.door.runner", "--profile", "smoke", *arguments]
+    environment |= {"SPECSYNC_TEST_SOCKETS": str(run.parent / "sockets.txt")}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-P", "-m", "specsync_lib.door.runner", "--profile", "smoke", *arguments]
+    command = [*without_network(), *command]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
 
 
 @pytest.fixture(scope="module")
 def finished(folders):
+    assets.fetch()  # the only thing that needs a network, and only once
     answer = run_main_job(folders)
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert f"report: {folders[1] / 'report' / 'index.html'}" in answer.stdout
@@ -45,6 +65,32 @@ def finished(folders):
 @pytest.fixture(scope="module")
 def numbers(finished):
     return json.loads((finished[1] / "report" / "summary.json").read_text(encoding="utf-8"))
+
+
+def test_the_whole_job_opens_no_socket_but_to_this_machine(finished):
+    """Every process of it was watched, and where the system allows it nothing else could have been reached."""
+    lines = (finished[0].parent / "sockets.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("watched ")] == []
+    assert len(set(lines)) > len(NAMES)  # the job itself, and a kernel for each notebook
+
+
+@pytest.mark.parametrize(
+    ("code", "refused"),
+    [
+        ("socket.create_connection(('192.0.2.1', 9), timeout=1)", True),
+        ("socket.getaddrinfo('example.org', 80)", True),
+        ("socket.socket(type=socket.SOCK_DGRAM).sendto(b'', ('2001:db8::1', 9))", True),
+        ("socket.socket().bind(('0.0.0.0', 0))", True),
+        ("socket.socket().bind(('127.0.0.1', 0)); socket.getaddrinfo('localhost', 80)", False),
+        ("socket.socket(socket.AF_UNIX).connect('nowhere')", False),
+    ],
+)
+def test_the_watch_sees_what_it_is_to_see(tmp_path, code, refused):
+    environment = os.environ | {"PYTHONPATH": str(OFFLINE), "SPECSYNC_TEST_SOCKETS": str(tmp_path / "notes")}
+    subprocess.run([sys.executable, "-c", f"import socket\n{code}"], env=environment, capture_output=True, check=False)
+    notes = (tmp_path / "notes").read_text(encoding="utf-8")
+    assert notes.startswith("watched ")
+    assert ("refused" in notes) == refused
 
 
 def test_the_summary_holds_sane_numbers(numbers):
@@ -58,6 +104,12 @@ def test_the_summary_holds_sane_numbers(numbers):
     for entry in numbers.values():
         assert entry["label"] in ("measured", "real-shape", "simulated", "claimed")
         assert entry["unit"]
+
+
+def test_every_number_and_figure_of_the_run_has_words_in_the_report(numbers, finished):
+    assert {key for key in numbers if reading(key) == key} == set()
+    assert {figure.stem for figure in finished[1].glob("*.png")} <= set(CAPTIONS)
+    assert numbers["run.rule"]["value"] == "exact" and numbers["run.language"]["value"] == "en"
 
 
 def test_the_draft_beats_what_any_draft_must_beat(numbers, finished):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from copy import deepcopy
 from dataclasses import replace
 
@@ -279,7 +280,7 @@ def test_chunks_that_went_by_are_read_later(weights):
     drafts = [drafter.draft(chunk) for chunk in sound]
     settled = tuple(Settled(sound[index], drafts[index], drafts[index].tokens) for index in range(2))
     verdicts = []
-    judge.verify(Request(sound[2], drafts[2], settled, None), verdicts.append)
+    judge.verify(Request(sound[2], drafts[2], settled, threading.Event()), verdicts.append)
     assert judge._stream.told == [0, 12, 24]
     assert tuple(judge._stream.fixed) == (*drafts[0].tokens, *drafts[1].tokens, *verdicts[-1].tokens)
     assert verdicts[-1].final and len(verdicts[-1].tokens) == 12

@@ -129,7 +129,7 @@ def test_the_default_is_varied_human_speech_of_the_test_side():
 @needs_corpus
 def test_an_alignment_is_read_back_from_the_cache_as_it_was_made(tmp_path, monkeypatch):
     prompt = default_recording()
-    monkeypatch.setattr(corpus, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(corpus, "made_dir", lambda: tmp_path)
     made = aligned_phones(prompt)
     assert len(list((tmp_path / "alignments").iterdir())) == 1
     monkeypatch.setattr(corpus, "align", lambda *_: pytest.fail("the cache was not used"))

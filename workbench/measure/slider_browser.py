@@ -1,6 +1,6 @@
 """How fast the sliders follow in a real browser: from the input event to the repainted picture.
 
-    python -m workbench.measure.slider_browser          # needs chromium, chromedriver and the extra "browser"
+    python -m workbench.measure.slider_browser          # needs chromium, chromedriver and the extra "test"
 
 JupyterLab is served from this environment with a notebook that builds the sliders from the last run's tables, and the
 report's opening page from its file. Chromium's driver moves a real pointer over a slider and presses real keys. A
@@ -129,7 +129,7 @@ def browser(width_px: int = 1400, height_px: int = 1200) -> Iterator[Any]:
     try:
         from selenium import webdriver
     except ImportError as error:
-        raise InputError("selenium is not installed; pip install '.[browser]'") from error
+        raise InputError("selenium is not installed; pip install '.[test]'") from error
     options = webdriver.ChromeOptions()
     options.binary_location = found[0]
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={width_px},{height_px}"):
@@ -158,22 +158,30 @@ def wait_for(what: str, done: Callable[[], Any], limit_s: float = START_S) -> An
 
 
 @contextmanager
-def lab(folder: Path) -> Iterator[str]:
-    """JupyterLab serving a folder; its address."""
+def lab(folder: Path, project: Path = PROJECT_ROOT) -> Iterator[str]:
+    """The project's JupyterLab, as ``./run_all.sh lab`` starts it, serving a folder; its address.
+
+    Raises
+    ------
+    InputError: it does not answer.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+        sys.executable, "-P", "-m", "specsync_lib.door.lab", "--no-browser", "--allow-root", f"--port={port}",
         "--ServerApp.port_retries=0", "--IdentityProvider.token=",
         f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True",
         "--ServerApp.disable_check_xsrf=True",
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT), "JUPYTER_PREFER_ENV_PATH": "1"}
-    with (folder / "lab.log").open("w", encoding="utf-8") as log:
+    environment = os.environ | {"PYTHONPATH": str(project)}
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         try:
-            wait_for("JupyterLab", lambda: answers(f"http://127.0.0.1:{port}/api"))
+            wait_for("JupyterLab", lambda: server.poll() is not None or answers(f"http://127.0.0.1:{port}/api"))
+            if server.poll() is not None:
+                log.seek(0)
+                raise InputError(f"JupyterLab ended with code {server.returncode}: {log.read().strip()[-300:]}")
             yield f"http://127.0.0.1:{port}/"
         finally:
             server.terminate()

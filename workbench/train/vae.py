@@ -213,33 +213,34 @@ class Quality:
 
 
 def quality(vae: "AutoencoderKLWan", corpus: FaceCorpus, clips: np.ndarray, frames: int, dtype: torch.dtype) -> Quality:
-    """Encode (posterior mean) and decode the first ``frames`` frames of clips and compare with the 8-bit originals.
-
-    Flicker: mean absolute change, in grey levels, between successive decoded frames where the original does not move by
-    more than one level.
-    """
+    """Encode (posterior mean) and decode the first ``frames`` frames of clips and compare with the 8-bit originals."""
     coder, device = FoldedVae(vae, dtype, compiled=False), next(vae.parameters()).device
     rows = []
     for clip in clips:
         first = corpus.clip_start[clip]
         original = torch.from_numpy(corpus.frames[first : first + frames]).to(device)
-        decoded = reconstruct(coder, original)
-        error = (decoded.float() - original.float()) ** 2
-        mouth = error_in_boxes(error, corpus.mouth_px[first : first + frames])
-        still = original.int().diff(dim=0).abs().amax(dim=-1) <= 1
-        change = decoded.float().diff(dim=0).abs().mean(dim=-1)
-        images = [x.permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (decoded, original)]
-        rows.append(
-            {
-                "clip": corpus.names[clip],
-                "psnr_db": psnr_db(error.mean().item()),
-                "mouth_psnr_db": psnr_db(mouth),
-                "ssim": ssim_map(*images, window=gaussian_window).mean().item(),
-                "flicker_grey": change[still].mean().item() if still.any() else 0.0,
-            }
-        )
+        boxes = corpus.mouth_px[first : first + frames]
+        rows.append({"clip": corpus.names[clip]} | clip_quality(reconstruct(coder, original), original, boxes))
     means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "clip"}
     return Quality(**means, clips=len(rows), per_clip=rows)
+
+
+def clip_quality(decoded: Tensor, original: Tensor, boxes_px: np.ndarray) -> dict[str, float]:
+    """Quality of a clip's frames [n, h, w, 3] uint8, over the whole picture and in the mouth's boxes [n, 4].
+
+    Flicker: mean absolute change, in grey levels, between successive decoded frames where the original does not move by
+    more than one level.
+    """
+    error = (decoded.float() - original.float()) ** 2
+    still = original.int().diff(dim=0).abs().amax(dim=-1) <= 1
+    change = decoded.float().diff(dim=0).abs().mean(dim=-1)
+    images = [x.permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (decoded, original)]
+    return {
+        "psnr_db": psnr_db(error.mean().item()),
+        "mouth_psnr_db": psnr_db(error_in_boxes(error, boxes_px)),
+        "ssim": ssim_map(*images, window=gaussian_window).mean().item(),
+        "flicker_grey": change[still].mean().item() if still.any() else 0.0,
+    }
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""One run at a time: an advisory lock that dies with its process."""
+"""One at a time: an advisory lock that dies with its process. Standard library alone."""
 
 import fcntl
 import os
@@ -10,17 +10,17 @@ from specsync_lib.errors import InputError
 
 
 @contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file at ``path`` for the duration of the block.
+def exclusive(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file at ``path`` for the duration of the block; ``wait`` until another process gives it up.
 
     Raises
     ------
-    InputError: another process holds it; ``what`` says what that process does.
+    InputError: another process holds it, and nobody wants to wait; ``what`` says what that process does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             handle.seek(0)
             owner = handle.read().strip() or "unknown"

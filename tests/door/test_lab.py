@@ -1,0 +1,39 @@
+"""The lab mode's command, and what it keeps out of git; tests/notebooks/test_lab.py looks at it in a browser."""
+
+import nbformat
+
+from specsync_lib.door import lab
+from specsync_lib.paths import NOTEBOOKS_DIR
+
+
+def test_what_a_person_sets_takes_the_place_of_what_the_door_sets():
+    ours = lab.command(["--no-browser"])
+    assert ours[-1] == "--no-browser"
+    mine = lab.command(["--ServerApp.root_dir=/elsewhere", "--port=1"])
+    assert len(mine) == len(ours)
+    assert [word for word in mine if word.startswith("--ServerApp.root_dir")] == ["--ServerApp.root_dir=/elsewhere"]
+
+
+def test_a_notebook_is_saved_as_git_has_it_and_an_edit_stays():
+    for path in sorted(NOTEBOOKS_DIR.rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in path.parts:
+            continue
+        whole = nbformat.read(path, as_version=4)
+        ran = nbformat.from_dict(whole)
+        ran.metadata["widgets"] = {"state": {}}
+        ran.metadata["language_info"] = {"name": "python", "version": "3.13.0"}
+        ran.metadata["kernelspec"]["display_name"] = "Python 3 (ipykernel)"
+        for count, cell in enumerate(ran.cells):
+            cell.metadata |= {"execution": {"iopub.status.busy": "now"}, "trusted": True}
+            if cell.cell_type == "code":
+                cell.execution_count = count
+                cell.outputs = [nbformat.v4.new_output("stream", text="seen")]
+        model = {"type": "notebook", "content": ran}
+        lab.tidy(model=model, path=f"notebooks/{path.relative_to(NOTEBOOKS_DIR)}", contents_manager=None)
+        assert nbformat.writes(model["content"]) + "\n" == path.read_text(encoding="utf-8")
+        ran.cells[0].source = "edited"
+        lab.tidy(model=model, path="/notebooks/a.ipynb")
+        assert ran.cells[0].source == "edited"
+    mine = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[], execution_count=3)])
+    lab.tidy(model={"type": "notebook", "content": mine}, path="elsewhere/mine.ipynb")
+    assert mine.cells[0].execution_count == 3

@@ -1,0 +1,130 @@
+"""What surrounds a run and changes between two of them: inputs, clock, locale, terminal, and where its output goes."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from specsync_lib.door import runner
+from specsync_lib.door.parameters import parse_arguments
+from specsync_lib.errors import InputError
+from specsync_lib.paths import CLIPS_DIR, PROJECT_ROOT
+from tests.door.test_runner import executions, project, run, write_notebook  # noqa: F401 (fixtures)
+
+DOOR = PROJECT_ROOT / "run_all.sh"
+SURROUNDINGS = {
+    "C": {"LC_ALL": "C", "LANG": "C"},
+    "POSIX": {"LC_ALL": "POSIX"},
+    "no such locale": {"LANG": "xx_YY.ISO-8859-1"},
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "dumb": {"TERM": "dumb", "NO_COLOR": "1"},
+    "no terminal": {"TERM": ""},
+    "no columns": {"COLUMNS": "0", "LINES": "0"},
+    "one column": {"COLUMNS": "1"},
+    "odd columns": {"COLUMNS": "wide"},
+    "nothing set": None,
+}
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_help_and_refusals_are_the_same_anywhere(tmp_path, name):
+    given = SURROUNDINGS[name]
+    variables = {"PATH": os.environ["PATH"]} if given is None else os.environ | given
+
+    def knock(*arguments):
+        done = subprocess.run([DOOR, *arguments], cwd=tmp_path, env=variables, capture_output=True, check=False)
+        return done.returncode, done.stdout.decode(errors="strict"), done.stderr.decode(errors="strict")
+
+    code, out, error = knock("--help")
+    assert (code, error) == (0, "")
+    assert "./run_all.sh lab" in out
+    code, out, error = knock("-p", "größe=🎤")
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert error.startswith("specsync: parameter '")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["| head -1", "| true", ">&-", "> /dev/full", ">&- 2>&-"])
+def test_output_that_nobody_reads_is_no_error(tmp_path, where):
+    command = ["bash", "-c", f'set -o pipefail; "$0" --help {where}', DOOR]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert done.stdout in ("", "usage: ./run_all.sh [-h] [-p name=value] [--profile PROFILE] [--fresh]\n")
+
+
+@pytest.mark.parametrize("change", ["deleted", "moved", "emptied", "a folder now", "a dangling link"])
+def test_a_recording_that_went_between_two_runs_is_one_line(tmp_path, change):
+    path = tmp_path / "mine.flac"
+    shutil.copyfile(CLIPS_DIR / "closures.flac", path)
+    options = parse_arguments(["-p", f"audio={path}"])
+    digest, _ = runner.heard(options)
+    path.rename(tmp_path / "elsewhere.flac")
+    if change == "emptied":
+        path.write_bytes(b"")
+    if change == "a folder now":
+        path.mkdir()
+    if change == "a dangling link":
+        path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError) as refusal:
+        runner.heard(options)
+    assert "\n" not in str(refusal.value)
+    assert "mine.flac" in str(refusal.value)
+    moved, _ = runner.heard(parse_arguments(["-p", f"audio={tmp_path / 'elsewhere.flac'}"]))
+    assert moved == digest
+
+
+@pytest.mark.parametrize("lost", ["run", "plots", "both"])
+def test_folders_that_went_are_made_again(project, executions, lost):  # noqa: F811
+    run(project)
+    executions.clear()
+    for folder in (project.run, project.plots) if lost == "both" else (getattr(project, lost),):
+        shutil.rmtree(folder)
+        folder.mkdir()
+    finished = run(project)
+    assert executions == (["02_second"] if lost == "plots" else ["01_first", "02_second"])
+    assert all(runner.still_valid(one, one.key, project) for one in finished.values())
+
+
+def test_a_clock_that_jumps_back_loses_and_repeats_nothing(project, executions, monkeypatch):  # noqa: F811
+    execute, years = runner.execute, iter([2030, 1990, 1971])
+
+    def at_another_time(notebook, parameters, project, timeout_s, title):
+        made = execute(notebook, parameters, project, timeout_s, title)
+        seconds = (next(years) - 1970) * 365 * 86_400
+        for path in (*project.run.rglob("*.*"), *project.plots.glob("*")):
+            os.utime(path, (seconds, seconds))
+        return made
+
+    monkeypatch.setattr(runner, "execute", at_another_time)
+    clock = iter(range(2**31, 0, -1_000_000))
+    monkeypatch.setattr("time.time", lambda: float(next(clock)))
+    first = run(project)
+    assert sorted(first["02_second"].outputs)[-1] == "plots/second.txt"
+    assert all(one.wall_s >= 0 for one in first.values())
+    executions.clear()
+    assert all(one.resumed for one in run(project).values())
+    assert executions == []
+
+
+def test_a_notebook_that_is_not_text_any_more_is_told(project):  # noqa: F811
+    (project.notebooks / "02_second.ipynb").write_bytes(b"\xff\xfe half a notebook")
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN, str(project.root)], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (1, 2)
+    (line,) = done.stderr.splitlines()
+    assert "02_second.ipynb" in line
+
+
+BROKEN = """
+import sys
+from pathlib import Path
+from specsync_lib.door import runner
+root = Path(sys.argv[1])
+project = runner.Project(root, root / 'notebooks', root / 'data' / 'run', root / 'plots')
+runner.run = lambda options, nameless: list(runner.run_notebooks(project, options, runner.Inputs('', '')))
+sys.exit(runner.main([]))
+"""
