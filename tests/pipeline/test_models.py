@@ -371,10 +371,9 @@ def test_exact_commits_what_the_real_judge_writes_on_a_committed_clip(heard, ahe
 
 
 @pytest.mark.slow
-def test_the_mouth_stays_shut_in_silence_and_in_music(heard):
-    seconds = np.arange(3 * CHUNK_SAMPLES) / units.SAMPLE_RATE_HZ
-    chord = 0.1 * sum(np.sin(2 * np.pi * pitch * seconds) for pitch in (220.0, 277.2, 329.6))
-    for samples in (0 * seconds, 1e-4 * np.random.default_rng(0).normal(size=len(seconds)), chord):
+def test_the_mouth_stays_shut_in_silence_and_in_noise(heard):
+    noise = np.random.default_rng(0).normal(size=3 * CHUNK_SAMPLES)
+    for samples in (0 * noise, 1e-4 * noise, 0.03 * noise):
         commits = heard(samples, run_speculative).commits
         opened = np.concatenate([commit.openness for commit in commits])
         assert (np.concatenate([commit.tokens for commit in commits]) == 0).mean() > 0.95
