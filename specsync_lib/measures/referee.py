@@ -61,6 +61,7 @@ PARTIES = {
 }
 OVER_THE_PROBE = "reasoner, one pass over the probe's plan"  # where the probe is the draft
 WHISPER_PROBE = "Whisper-encoder probe"  # what the unseen speaker's judge heard
+WINDOW_NETWORK = "window network"  # the draft of that time
 PARTIES_BY_COLUMN = {column: what for what, column in PARTIES.items()}
 
 
@@ -361,6 +362,7 @@ def with_unseen(table: pd.DataFrame) -> pd.DataFrame:
     if not UNSEEN_FILE.is_file():
         return table
     unseen = pd.DataFrame(json.loads(UNSEEN_FILE.read_text(encoding="utf-8"))["table"])
+    unseen = unseen.replace({"what": {PARTIES_BY_COLUMN["draft"]: WINDOW_NETWORK}})
     numeric = [name for name in unseen if name.startswith("within_one_frame")]
     return pd.concat([table, unseen.astype(dict.fromkeys(numeric, float))], ignore_index=True)
 

@@ -86,7 +86,7 @@ def ways_of_working(frames: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
         ("draft alone", 0, error["draft"], "draft"),
         ("lenient, one pass", len(chunks), error["lenient"], "coverage"),
         ("exact, several plans a pass", passes.get(USUALLY_BRANCHED, np.nan), error["committed"], "rejected"),
-        ("exact, guess from the probe", passes.get("guessed", np.nan), error["committed"], "corrected"),
+        ("exact, guess from the ears", passes.get("guessed", np.nan), error["committed"], "corrected"),
         ("exact", passes["verified"], error["committed"], "accepted"),
         ("classic speculative", passes["classic"], error["committed"], "baseline"),
         ("token by token", passes["token_by_token"], error["committed"], "target"),

@@ -1,6 +1,6 @@
 """What draft and judge listen to: the recording at level, and silence where nobody speaks.
 
-The draft takes noise and music for speech, and nothing that it hears live tells them apart; Whisper does, afterwards.
+The draft takes music for speech, and nothing that it hears live tells them apart; Whisper does, afterwards.
 """
 
 import json
