@@ -25,9 +25,9 @@ By = Literal["draft", "judge", "policy"]
 class Draft:
     """What the kernel proposes for a chunk.
 
-    Its arrays are read-only. tokens: the most probable viseme of each frame; confidence, openness: [frames] in [0, 1]; probabilities:
-    [frames, 15]; latents: the drafted latents in whatever form the generator takes, or None; ahead: some
-    frames after the chunk, drafted from what was heard by now, which nothing commits; recalibrated: [frames]
+    Its arrays are read-only. tokens: the most probable viseme of each frame; confidence, openness: [frames] in [0, 1];
+    probabilities: [frames, 15]; latents: the drafted latents in whatever form the generator takes, or None; ahead:
+    some frames after the chunk, drafted from what was heard by now, which nothing commits; recalibrated: [frames]
     the probability that the judge lets a frame stand; rest: nothing is proposed (silence, latents at rest).
     """
 
