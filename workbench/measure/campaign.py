@@ -159,7 +159,8 @@ def tried(section: str, names: list[str], kept: Path) -> Iterator[tuple[str, Out
         for line in kept.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):  # the last line of a killed campaign
                 one = json.loads(line)
-                known[one.pop("name")] = Outcome(**one | {"how": Counter(one["how"])})
+                name = one.pop("name")
+                known[name] = Outcome(**one | {"how": Counter(one["how"])})
     trier = None
     try:
         with kept.open("a", encoding="utf-8") as file:

@@ -29,7 +29,6 @@ from specsync_lib.face.video import video_info
 from specsync_lib.paths import CLIPS_DIR, PROJECT_ROOT
 from specsync_lib.speech.audio import load_audio
 from workbench.measure.trials import Lost, Outcome, require, small_run
-from workbench.measure.trials.small_run import hear, main, talk
 
 KILLS = {"small": 10, "smoke": 6}  # of a chain
 CHAINS = {"small": 10, "smoke": 1}
@@ -66,9 +65,9 @@ class Chain:
         else:
             self.project = Project(PROJECT_ROOT, PROJECT_ROOT / "notebooks", run, plots)
             command = ["-m", "specsync_lib.door.runner", "--profile", "smoke"]
-        self.command = [
-            sys.executable, "-P", *command, "-p", f"audio={AUDIO}", "-p", f"duration_s={DURATION_S}", "-p", "start_s=0.5",
-        ]  # fmt: skip
+        excerpt = {"audio": AUDIO, "duration_s": DURATION_S, "start_s": 0.5}
+        options = [part for key, value in excerpt.items() for part in ("-p", f"{key}={value}")]
+        self.command = [sys.executable, "-P", *command, *options]
         self.environment = os.environ | {
             "SPECSYNC_RUN_DIR": str(run),
             "SPECSYNC_PLOTS_DIR": str(plots),
@@ -188,7 +187,7 @@ def kill_one(chain: Chain, rng: np.random.Generator, within_s: float) -> str:
         os.kill(pid, signal.SIGKILL)
     require(not left, f"{sent.name}: {len(left)} processes are left")
     said = chain.said()
-    require("Traceback (most" not in said, f"{sent.name}: a traceback: {said[-300:]!r}")
+    require("Traceback (most" not in said, f"{sent.name}: a traceback: {said[said.find('Traceback') - 150 :][:900]!r}")
     if not ended_before and sent != signal.SIGKILL:
         require(code in (INTERRUPTED_EXIT_CODE, -sent, 0), f"{sent.name}: exit code {code}, {said[-200:]!r}")
     for file in chain.files().values():
@@ -236,7 +235,3 @@ def undisturbed() -> tuple[float, dict[str, str]]:
         chain, started = Chain("small", Path(folder)), time.monotonic()
         chain.finish()
         return time.monotonic() - started, chain.hashes()
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
