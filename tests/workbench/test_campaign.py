@@ -59,11 +59,11 @@ def attempt(name, folder):
 def test_what_dies_hangs_or_raises_costs_its_own_case_and_a_stopped_campaign_goes_on(tmp_path, monkeypatch, capsys):
     (tmp_path / "faulty.py").write_text(FAULTY)
     monkeypatch.setattr(trials, "__path__", [*trials.__path__, str(tmp_path)])
-    monkeypatch.setitem(SECTIONS, "sounds", Section("faults", 1, 12, "faulty"))
+    monkeypatch.setitem(SECTIONS, "sounds", Section("faults", 1, 4, "faulty"))
     served = (
         "import sys; from workbench.measure import campaign, trials; "
         f"trials.__path__.append({str(tmp_path)!r}); "
-        "campaign.SECTIONS['sounds'] = campaign.Section('faults', 1, 12, 'faulty'); campaign.serve('sounds')"
+        "campaign.SECTIONS['sounds'] = campaign.Section('faults', 1, 4, 'faulty'); campaign.serve('sounds')"
     )
     monkeypatch.setattr(campaign, "SERVING", ("-c", served))
     out, kept = tmp_path / "campaign.json", tmp_path / "kept"
@@ -75,7 +75,7 @@ def test_what_dies_hangs_or_raises_costs_its_own_case_and_a_stopped_campaign_goe
         "wrong: four is not five",
         "raises: KeyError at faulty.py:11: 'two\\nlines'",
         "dies: the process died (exit code 7)",
-        "hangs: no answer within 12 s",
+        "hangs: no answer within 4 s",
     ]
     lines = (kept / "sounds.jsonl").read_text().splitlines()
     (kept / "sounds.jsonl").write_text("\n".join([*lines[:2], lines[2][:20]]))  # stopped while it wrote

@@ -87,6 +87,8 @@ def serve(section: str) -> None:
     module = import_module(f"workbench.measure.trials.{SECTIONS[section].module}")
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
+    answers.write("ready\n")
+    answers.flush()
     for line in sys.stdin:
         name = json.loads(line)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -118,11 +120,13 @@ class Trier:
             env=environment,
         )
         self._known = psutil.Process(self._process.pid)
+        self._process.stdout.readline()  # it is ready, or will not be: imports are not the case's time
 
     def __call__(self, name: str, limit_s: float) -> Outcome | None:
         """The case's outcome; None: the process died or was ended, and a new one is needed."""
-        self._process.stdin.write(json.dumps(name).encode() + b"\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it died at its start: what it did not answer says so
+            self._process.stdin.write(json.dumps(name).encode() + b"\n")
+            self._process.stdin.flush()
         ready, _, _ = select.select([self._process.stdout], [], [], limit_s)
         if not ready:
             self.close()

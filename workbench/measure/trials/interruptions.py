@@ -26,7 +26,7 @@ from workbench.measure.trials.judges import system
 from workbench.measure.trials.starts import bit_of, clips
 
 BATCHES, EACH, SHORT_EACH = 20, 50, 4
-UTTERANCES, CHUNKS = 4, 3
+UTTERANCES, CHUNKS = 4, 2
 ALONE = Policy(late="rollback", deadline_s=600)  # frames of a generation under the final plan from the start
 
 
