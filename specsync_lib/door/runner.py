@@ -8,13 +8,17 @@ A named run has its own folders, ``runs/NAME`` under both. What another run on t
 is copied from there, so that two runs that differ in a threshold hear the recording once.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() takes over: no traceback out of an import
+
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
-import signal
 import sys
 import threading
 import time

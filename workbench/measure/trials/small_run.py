@@ -5,6 +5,11 @@
 What is heavy is imported by the notebooks alone, as in the runner itself.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as in the runner
+
 import sys
 from pathlib import Path
 
