@@ -34,7 +34,7 @@ import psutil
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_json
 from specsync_lib.paths import MEASUREMENTS_DIR, PROJECT_ROOT, RUN_DIR
-from specsync_lib.provenance import machine
+from specsync_lib.provenance import machine, usable_cores
 from workbench.measure.trials import Outcome
 
 OUT = MEASUREMENTS_DIR / "campaign.json"
@@ -51,7 +51,9 @@ FUZZ_S, FUZZ_HANGS_S = 600, 20
 
 @dataclass(frozen=True)
 class Section:
-    """What is tried, how many of it the campaign owes, and after how many seconds a case counts as hanging."""
+    """What is tried, how many of it the campaign owes, and after how many seconds a case counts as hanging.
+
+    The seconds are those of a machine that does nothing else."""
 
     what: str
     owed: int
@@ -127,7 +129,9 @@ class Trier:
         with contextlib.suppress(BrokenPipeError):  # it died at its start: what it did not answer says so
             self._process.stdin.write(json.dumps(name).encode() + b"\n")
             self._process.stdin.flush()
-        ready, _, _ = select.select([self._process.stdout], [], [], limit_s)
+        started, ready = time.monotonic(), []
+        while not ready and time.monotonic() - started < limit_s * _crowd():
+            ready, _, _ = select.select([self._process.stdout], [], [], 1.0)
         if not ready:
             self.close()
             return Outcome(lost=[f"no answer within {limit_s:g} s"])
@@ -153,10 +157,15 @@ class Trier:
         self._errors.close()
 
 
+def _crowd() -> float:
+    """How many processes share a core: what others do to the machine is no hang."""
+    return max(1.0, os.getloadavg()[0] / usable_cores())
+
+
 # --- the sections -----------------------------------------------------------------------------------------------------
 
 
-def tried(section: str, names: list[str], kept: Path) -> Iterator[tuple[str, Outcome]]:
+def tried(section: str, names: list[str], kept: Path, known_alone: bool = False) -> Iterator[tuple[str, Outcome]]:
     """Every case's outcome, from the file of what is kept or tried now and kept there."""
     known = {}
     if kept.exists():
@@ -169,6 +178,8 @@ def tried(section: str, names: list[str], kept: Path) -> Iterator[tuple[str, Out
     try:
         with kept.open("a", encoding="utf-8") as file:
             for name in names:
+                if name not in known and known_alone:
+                    continue
                 if name not in known:
                     trier = trier if trier and trier.alive else Trier(section, kept.with_suffix(".stderr"))
                     known[name] = trier(name, SECTIONS[section].limit_s)
@@ -180,11 +191,11 @@ def tried(section: str, names: list[str], kept: Path) -> Iterator[tuple[str, Out
             trier.close()
 
 
-def run_section(section: str, short: bool, kept: Path) -> dict:
+def run_section(section: str, short: bool, kept: Path, known_alone: bool = False) -> dict:
     """Try a section; its entry in the file."""
     started, how, lost, facts = time.monotonic(), Counter(), [], {}
     names = SECTIONS[section].names(short)
-    for number, (name, outcome) in enumerate(tried(section, names, kept), start=1):
+    for number, (name, outcome) in enumerate(tried(section, names, kept, known_alone), start=1):
         how += outcome.how
         lost += [f"{name}: {line}" for line in outcome.lost]
         for key, value in outcome.facts.items():
@@ -260,6 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fuzz", metavar="PYTHON", help="run the fuzzers with this Python, which has atheris")
     parser.add_argument("--short", action="store_true", help="a few cases of each section")
     parser.add_argument("--fresh", action="store_true", help="try again what is kept of an earlier command")
+    parser.add_argument("--known", action="store_true", help="try nothing: write what is kept of a stopped command")
     parser.add_argument("--out", type=Path, default=OUT, help="the JSON to write")
     parser.add_argument("--kept", type=Path, default=KEPT, help="folder of finished cases")
     parser.add_argument("--serve", choices=SECTIONS, help=argparse.SUPPRESS)
@@ -274,7 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
         kept = options.kept / f"{section}.jsonl"
         if options.fresh:
             kept.unlink(missing_ok=True)
-        sections[section] = run_section(section, options.short, kept)
+        sections[section] = run_section(section, options.short, kept, options.known)
         write(options.out, sections, fuzzers, options.short)
     for name in FUZZERS if options.fuzz else ():
         fuzzers[name] = fuzz(name, options.fuzz, options.kept)

@@ -20,9 +20,8 @@ from specsync_lib.pipeline.run import Pipeline
 from specsync_lib.pipeline.sound import pieces
 from specsync_lib.pipeline.stages import Policy
 from specsync_lib.units import CHUNK_SAMPLES
-from tests.pipeline.test_run import no_threads_left
 from workbench.measure.trials import Outcome, require
-from workbench.measure.trials.judges import system
+from workbench.measure.trials.judges import system, threads_end
 from workbench.measure.trials.starts import bit_of, clips
 
 BATCHES, EACH, SHORT_EACH = 20, 50, 4
@@ -80,7 +79,7 @@ def attempt(name: str, folder: Path) -> Outcome:
         outcome.facts["stale frames"] += stale
         outcome.facts["frames seen"] += sum(len(commit.frames) for commit in commits)
         ended = pipeline.report().ended
-        if stale or ended not in ("cancelled", "complete") or not no_threads_left():
+        if stale or ended not in ("cancelled", "complete") or not threads_end():
             outcome.lost.append(f"interruption {number}: {stale} stale frames, ended {ended} after {late_s:.1f} s")
         else:
             outcome.how[f"{ended}, no stale frame"] += 1

@@ -30,8 +30,8 @@ from specsync_lib.paths import CLIPS_DIR, PROJECT_ROOT
 from specsync_lib.speech.audio import load_audio
 from workbench.measure.trials import Lost, Outcome, require, small_run
 
-KILLS = {"small": 10, "smoke": 6}  # of a chain
-CHAINS = {"small": 10, "smoke": 1}
+KILLS = {"small": 4, "smoke": 4}  # of a chain
+CHAINS = {"small": 24, "smoke": 1}
 DURATION_S = 1.2
 FRAMES = 36
 AUDIO = CLIPS_DIR / "closures.flac"
