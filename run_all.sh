@@ -51,7 +51,8 @@ case "$mode" in
     test)
         cd -- "$root"
         "$venv/bin/python" -m specsync_lib.assets
-        exec "$venv/bin/python" -m pytest "$@"
+        # A worker a core, a file at a time (what a file's tests share is made once); conftest.py says in which order.
+        exec "$venv/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
         ;;
     lab) exec "$venv/bin/python" -m jupyterlab "$@" "$root/notebooks" ;;
     *) exec "$venv/bin/python" -m specsync_lib.door.runner "$@" ;;

@@ -1,4 +1,6 @@
-"""Which processor computes: a GPU where there is one, unless the user chose."""
+"""Which processor computes: a GPU where there is one, unless the user chose; and what it multiplies."""
+
+import os
 
 from specsync_lib.errors import InputError
 
@@ -20,3 +22,15 @@ def resolve(device: str) -> str:
         build = f"torch {torch.__version__} sees no GPU"
         raise InputError(f"parameter device: cuda was asked for, but {build} here; use device=cpu or device=auto")
     return "cpu"
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware, and oneDNN may use it.
+
+    ``ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI`` makes any CPU behave as one that does not.
+    """
+    import torch
+
+    bound = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    allowed = bound in ("ALL", "DEFAULT") or any(name in bound for name in ("BF16", "FP16", "AMX", "AVX10"))
+    return allowed and any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))

@@ -15,10 +15,14 @@ from pathlib import Path
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_json
 from specsync_lib.paths import RUN_DIR, display_path
+from specsync_lib.rules_in_words import RULE_WORDS
 
 LABELS = ("measured", "real-shape", "simulated", "claimed")
 SUMMARY_DIR = RUN_DIR / "summary"
 KEY_PATTERN = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
+WORD_UNIT = "word"
+# The keys whose value is a word, and what it may be: a rule of the pipeline; Whisper's code of a language, or none.
+WORDS = {"run.rule": re.compile("|".join(RULE_WORDS)), "run.language": re.compile("[a-z]{2,3}|none")}
 # The runner sets the first for each notebook it executes; Jupyter sets the second for a notebook opened by hand.
 NOTEBOOK_VARIABLES = ("SPECSYNC_NOTEBOOK", "JPY_SESSION_NAME")
 
@@ -39,9 +43,16 @@ def _number(key: str, what: str, value: Real) -> int | float:
     return int(value) if isinstance(value, Integral) else float(value)
 
 
+def _word(key: str, value: object, unit: str) -> str:
+    """The value of a key that holds a word, if it is one of those that may stand there."""
+    if not isinstance(value, str) or not WORDS[key].fullmatch(value) or unit != WORD_UNIT:
+        raise InputError(f"summary {key}: expected a {WORD_UNIT} of {WORDS[key].pattern}, got {value!r} ({unit})")
+    return value
+
+
 def record(
     key: str,
-    value: Real,
+    value: Real | str,
     unit: str,
     label: str,
     source: str | Path,
@@ -52,13 +63,13 @@ def record(
     notebook: str | None = None,
     directory: Path | None = None,
 ) -> dict[str, object]:
-    """Add a headline number of the running notebook; the same key again replaces it.
+    """Add a headline number of the running notebook, or one of the WORDS; the same key again replaces it.
 
     Parameters
     ----------
     key: dotted lower-case name, e.g. ``draft.accuracy``.
-    value: finite number in ``unit``.
-    unit: e.g. "ms", "fraction", "frames"; "ratio" for a pure number.
+    value: finite number in ``unit``; a word where WORDS has the key.
+    unit: e.g. "ms", "fraction", "frames"; "ratio" for a pure number, "word" for a word.
     label: measured, real-shape, simulated or claimed.
     source: the file that holds the raw data; paths inside the project are stored relative to it.
     low, high: interval around the value, both or neither.
@@ -68,7 +79,7 @@ def record(
 
     Raises
     ------
-    InputError: a malformed key, an unknown label, an empty unit or source, a number that is not finite.
+    InputError: a malformed key, an unknown label, an empty unit or source, a number that is not finite, another word.
     """
     if not KEY_PATTERN.fullmatch(key):
         raise InputError(f"summary key {key!r}: use dotted lower-case names such as draft.accuracy")
@@ -80,8 +91,10 @@ def record(
         raise InputError(f"summary {key}: name the file that holds the raw data as source")
     if (low is None) != (high is None):
         raise InputError(f"summary {key}: give both ends of the interval or neither")
+    if low is not None and key in WORDS:
+        raise InputError(f"summary {key}: a word has no interval")
     entry: dict[str, object] = {
-        "value": _number(key, "the value", value),
+        "value": _word(key, value, unit) if key in WORDS else _number(key, "the value", value),
         "unit": unit,
         "label": label,
         "low": None if low is None else _number(key, "low", low),

@@ -49,7 +49,9 @@ Summary = Mapping[str, Entry]
 
 
 def display_value(entry: Entry) -> str:
-    """A number as read, with its unit."""
+    """A number as read, with its unit; a word as it is."""
+    if entry["unit"] == summary.WORD_UNIT:
+        return entry["value"]
     unit = {"fraction": "%", "ratio": "", "1": ""}.get(entry["unit"], entry["unit"])
     return f"{display_number(entry['value'], entry['unit'])} {unit}".rstrip()
 

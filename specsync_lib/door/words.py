@@ -1,4 +1,8 @@
-"""The report's words: claims, readings of summary keys, captions of figures."""
+"""The report's words: claims, readings of summary keys, captions of figures.
+
+They stand here and not where ``record`` and ``save_figure`` are called: most keys are made in loops (setups, regions,
+rules), so their words are rules too, and what one page says is read and mended in one place.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -113,6 +117,9 @@ CLAIMS = (
     ),
 )
 READINGS = {
+    "run.rule": "this recording: the rule of the run",
+    "run.threshold": "this recording: the gate's threshold",
+    "run.language": "this recording: the language spoken, Whisper's code",
     "run.acceptance": "this recording: drafted frames that the rule lets stand",
     "run.coverage": "this recording: frames at or above the threshold",
     "run.passes_a_second": "this recording: passes of the judge a second of speech",

@@ -14,12 +14,14 @@ diffusers' ``AutoencoderKLWan`` and ``WanTransformer3DModel``.
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from specsync_lib.devices import multiplies_bfloat16
 from specsync_lib.errors import InputError
 from specsync_lib.paths import MODELS_DIR
 from specsync_lib.tensors import check_hashes, read_checked, read_object, weight_files
@@ -134,6 +136,7 @@ def load_vae(
         raise InputError(f"{source}/vae/config.json: not Wan 2.1's geometry (8x8 in space, 4x in time, plain blocks)")
     if not all(std > 0 for std in config.latents_std):
         raise InputError(f"{source}/vae/config.json: latents_std must be positive in every channel")
+    convolve_by_onednn(model)
     return model
 
 
@@ -207,6 +210,25 @@ def channels_innermost(model: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
 
 
+def convolve_by_onednn(model: nn.Module) -> None:
+    """Give a model's convolutions over space and time to oneDNN, in place, where a CPU takes them in float32.
+
+    torch 2.13 gives it all bfloat16, but float32 only where batch x channels x slots x rows exceed 20,480
+    (ATen/native/Convolution.cpp, ``use_mkldnn``): a chunk's slots stay below, in a loop that is several times slower.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d) and isinstance(module.padding, tuple) and module.padding_mode == "zeros":
+            module._conv_forward = MethodType(_conv_forward, module)
+
+
+def _conv_forward(conv: nn.Conv3d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)  # oneDNN's own call has no gradient
+    if x.device.type != "cpu" or x.dtype != torch.float32 or learns:
+        return nn.Conv3d._conv_forward(conv, x, weight, bias)
+    sizes = list(conv.padding), list(conv.stride), list(conv.dilation)
+    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *sizes, conv.groups, "none", [], "")
+
+
 def lean_decoder(vae: "AutoencoderKLWan") -> "AutoencoderKLWan":
     """The VAE with a faster decoder, changed in place: channels last, and in bfloat16 on a CPU that multiplies it.
 
@@ -214,7 +236,7 @@ def lean_decoder(vae: "AutoencoderKLWan") -> "AutoencoderKLWan":
     """
     channels_innermost(vae)
     on_cpu = vae.post_quant_conv.weight.device.type == "cpu"
-    if on_cpu and any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16")):
+    if on_cpu and multiplies_bfloat16():
         for part in (vae.post_quant_conv, vae.decoder):
             part.to(torch.bfloat16)
     return vae

@@ -9,7 +9,7 @@ import ipywidgets
 import numpy as np
 
 from specsync_lib.errors import InputError
-from specsync_lib.pipeline.stages import Commit
+from specsync_lib.pipeline.stages import Commit, Stopped
 from specsync_lib.pipeline.system import System
 from specsync_lib.units import SAMPLE_RATE_HZ, frame_count
 
@@ -17,17 +17,16 @@ PREVIEW_SECONDS = 2.0
 START_STEP_S = 0.1
 
 
-class Cancelled(Exception):
-    """The reader pressed cancel."""
-
-
 class Preview:
     """Render, cancel, a progress bar and the video; the work is a thread's, so that cells go on running.
+
+    Cancel takes effect at the next denoising step, pass of the judge, decoded slot or picture. Models that are being
+    loaded go on loading, for the next press.
 
     Parameters
     ----------
     load : gives the system; called in the thread at the first press, once.
-    samples : [n] the recording, 16 kHz mono.
+    samples, heard : [n] the recording, 16 kHz mono, and what draft and judge hear of it (`ears.listen`).
     choose : gives rule and threshold, asked at every press.
 
     Attributes
@@ -37,11 +36,16 @@ class Preview:
     """
 
     def __init__(
-        self, load: Callable[[], System], samples: np.ndarray, choose: Callable[[], tuple[str, float | None]]
+        self,
+        load: Callable[[], System],
+        samples: np.ndarray,
+        heard: np.ndarray,
+        choose: Callable[[], tuple[str, float | None]],
     ) -> None:
-        self._load, self._samples, self._choose = load, samples, choose
+        self._load, self._samples, self._heard, self._choose = load, samples, heard, choose
         self._system: System | None = None
-        self._stop = threading.Event()
+        self._loading = threading.Lock()
+        self._stop = threading.Event()  # of the last press
         self.thread: threading.Thread | None = None
         seconds = len(samples) / SAMPLE_RATE_HZ
         self.button = ipywidgets.Button(description=f"render {PREVIEW_SECONDS:g} s", button_style="primary")
@@ -56,47 +60,57 @@ class Preview:
         knobs = ipywidgets.HBox([self.button, self.cancel, self.start])
         self.widget = ipywidgets.VBox([knobs, ipywidgets.HBox([self.bar, self.line]), self.video])
         self.button.on_click(lambda _: self.press())
-        self.cancel.on_click(lambda _: self._stop.set())
+        self.cancel.on_click(lambda _: self.halt())
 
     def press(self) -> None:
         """Begin, and return at once; a press while it renders does nothing."""
-        if self.thread is not None and self.thread.is_alive():
+        if self.button.disabled:
             return
-        self._stop.clear()
+        self._stop = threading.Event()
         first = round(self.start.value * SAMPLE_RATE_HZ)
-        piece = self._samples[first : first + round(PREVIEW_SECONDS * SAMPLE_RATE_HZ)]
+        part = slice(first, first + round(PREVIEW_SECONDS * SAMPLE_RATE_HZ))
         self.button.disabled, self.cancel.disabled = True, False
-        self.bar.value, self.bar.max, self.bar.bar_style = 0, frame_count(len(piece)), ""
+        self.bar.value, self.bar.max, self.bar.bar_style = 0, frame_count(len(self._samples[part])), ""
         self.line.value = "loading the models" if self._system is None else "rendering"
-        rule, threshold = self._choose()
+        asked = self._choose()
         self.thread = threading.Thread(
-            target=self._work, args=(piece, rule, threshold), name="specsync-preview", daemon=True
+            target=self._work, args=(part, *asked, self._stop), name="specsync-preview", daemon=True
         )
         self.thread.start()
 
-    def _work(self, piece: np.ndarray, rule: str, threshold: float | None) -> None:
+    def halt(self) -> None:
+        """End what renders; while models load there is nothing to wait for."""
+        self._stop.set()
+        if self._system is None:
+            self._rest("cancelled while the models load")
+
+    def _rest(self, line: str, style: str = "") -> None:
+        self.line.value, self.bar.bar_style = line, style
+        self.button.disabled, self.cancel.disabled = False, True
+
+    def _work(self, part: slice, rule: str, threshold: float | None, stop: threading.Event) -> None:
         asked = rule if threshold is None else f"{rule}, threshold {threshold:g}"
         try:
-            if self._system is None:
-                self._system = self._load()
-            self._watch()
-            self.line.value = f"rendering: {asked}"
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "preview.mp4"
-                quiet = {"progress": False, "say": lambda line: None}
-                run = self._system.run(piece, rule, threshold, video=path, watch=self._watch, **quiet)
-                self.video.value, self.video.layout.display = path.read_bytes(), ""
-            self.bar.bar_style = "success"
-            self.line.value = f"{asked}: {run.report.frame_count} frames in {run.report.wall_s:.1f} s (measured)"
-        except Cancelled:
-            self.line.value = f"cancelled after {self.bar.value} frames"
+            with self._loading:
+                if self._system is None and not stop.is_set():
+                    self._system = self._load()
+                if stop.is_set():
+                    raise Stopped
+                self.line.value = f"rendering: {asked}"
+                with tempfile.TemporaryDirectory() as folder:
+                    path = Path(folder) / "preview.mp4"
+                    quiet = {"progress": False, "say": lambda line: None}
+                    heard, sound = self._heard[part], self._samples[part]
+                    watched = {"watch": self._advance, "stop": stop}
+                    run = self._system.run(sound, rule, threshold, heard=heard, video=path, **watched, **quiet)
+                    self.video.value, self.video.layout.display = path.read_bytes(), ""
+            line, style = f"{asked}: {run.report.frame_count} frames in {run.report.wall_s:.1f} s (measured)", "success"
+        except Stopped:
+            line, style = f"cancelled after {self.bar.value} frames", ""
         except InputError as error:
-            self.bar.bar_style, self.line.value = "danger", str(error)
-        finally:
-            self.button.disabled, self.cancel.disabled = False, True
+            line, style = str(error), "danger"
+        if stop is self._stop:  # else another press has taken over
+            self._rest(line, style)
 
-    def _watch(self, commit: Commit | None = None) -> None:
-        if self._stop.is_set():
-            raise Cancelled
-        if commit is not None:
-            self.bar.value += len(commit.tokens)
+    def _advance(self, commit: Commit) -> None:
+        self.bar.value += len(commit.tokens)

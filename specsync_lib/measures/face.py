@@ -95,12 +95,6 @@ def squares(frames: Iterable[np.ndarray], kept: list[np.ndarray], count: int) ->
         yield frame
 
 
-def with_face(resting: Iterable[np.ndarray], faces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The video's frames [720, 1280, 3]: generated faces [px, px, 3] laid into frames at rest."""
-    for frame, face in zip(resting, faces, strict=True):
-        yield composite(frame, face, FACE_BOX)
-
-
 def edge_alpha() -> np.ndarray:
     """The share [side, side] of the generated picture in a square."""
     box = reader_box()
@@ -111,8 +105,6 @@ def edge_alpha() -> np.ndarray:
 
 def mouth_box(head: "Head") -> tuple[slice, slice]:
     """Rows and columns of the mouth, wide open, in a square."""
-    pass
-
     left, top, right, bottom = mouth_box_px(head, {"jawOpen": 1.0}, (0.0, 0.0, 0.0))
     box = reader_box()
     return slice(top - box.top, bottom - box.top), slice(left - box.left, right - box.left)

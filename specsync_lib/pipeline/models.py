@@ -28,7 +28,7 @@ from specsync_lib.judge.script import ChunkEvidence, HeardWord, chunk_evidence, 
 from specsync_lib.judge.verify import ChunkContext, ChunkVerdict, verify_chunk
 from specsync_lib.paths import MODELS_DIR
 from specsync_lib.pipeline.sound import ChunkAudio, samples_for_chunk
-from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Verdict
+from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Stopped, Verdict
 from specsync_lib.speech.log_mel import StreamingLogMel
 from specsync_lib.tensors import read_object
 from specsync_lib.visemes import SyncPlan, expected_openness
@@ -281,21 +281,44 @@ class ReasonerJudge:
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
         """One pass, and one more after most rejections (`judged`); what it thinks before and in between is told at
-        once."""
+        once.
+
+        Raises
+        ------
+        Stopped: before a pass that nobody waits for any more.
+        """
+
+        def told(verdict: Verdict) -> None:
+            if request.stop.is_set():
+                raise Stopped
+            deliver(verdict)
+
         evidence = self._read_up_to(request)
         before = request.settled[-1].tokens[-1] if request.settled else None
         index, asked = request.audio.index, Asked(request.draft, evidence, before, self._best_of_last)
-        verdict, decided = judged(self._stream, index, asked, self._options, deliver)
+        verdict, decided = judged(self._stream, index, asked, self._options, told)
         self._best_of_last = decided.best_of_last
         self.faults += [f"chunk {index}: {fault}" for fault in decided.faults]
         deliver(verdict)
 
     def plan(self, request: Request, reasoning_tokens: int = 0) -> Verdict:
-        """The chunk's tokens, one pass each, after so many tokens of reasoning."""
+        """The chunk's tokens, one pass each, after so many tokens of reasoning.
+
+        Raises
+        ------
+        Stopped: before a pass that nobody waits for any more.
+        """
         self._read_up_to(request)
-        tokens, rows = self._stream.plan(request.audio.frames, reasoning_tokens)
-        self._stream.commit(tokens)
-        return Verdict(request.audio.index, tokens.tolist(), len(tokens), openness=expected_openness(rows))
+        frames, tokens, rows = request.audio.frames, [], []
+        at_once = frames if reasoning_tokens else 1  # what it thought is in sight of the whole plan
+        while len(tokens) < frames:
+            if request.stop.is_set():
+                raise Stopped
+            some, their_rows = self._stream.plan(at_once, reasoning_tokens)
+            self._stream.commit(some)
+            tokens += some.tolist()
+            rows.append(their_rows)
+        return Verdict(request.audio.index, tokens, frames, openness=expected_openness(np.concatenate(rows)))
 
     def _read_up_to(self, request: Request) -> ChunkEvidence:
         """Take in the chunks that went by without a request, with what went out for them, and this one's evidence.

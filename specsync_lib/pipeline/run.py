@@ -16,11 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
-from pathlib import Path
 
-import numpy as np
-
-from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.pipeline.clock import Clock, RealClock, SteadyClock, VirtualClock
 from specsync_lib.pipeline.commit_log import CommitLog
@@ -39,6 +35,7 @@ from specsync_lib.pipeline.trace import Trace
 
 AHEAD_CHUNKS = 4  # chunks heard and not yet committed: 1.6 s of sound
 GRACE_S = 5.0  # how long an ended pipeline waits for a stage that is still inside a call
+STOP_POLL_S = 0.05  # how soon a stop from outside is noticed
 
 
 # --- speculative ------------------------------------------------------------------------------------------------------
@@ -116,6 +113,9 @@ class Pipeline:
         at the pace "fast"), which measures each chunk by itself.
     history
         How many entries of the log and of the trace to keep; None: all.
+    stop
+        Set it from another thread to cancel; each stage leaves after the call that it is in (a denoising step, a pass
+        of the judge, a decoded slot).
     """
 
     def __init__(
@@ -128,9 +128,10 @@ class Pipeline:
         ahead: int = AHEAD_CHUNKS,
         history: int | None = None,
         grace_s: float = GRACE_S,
+        stop: threading.Event | None = None,
     ) -> None:
         self._clock = clock if isinstance(clock, VirtualClock) else SteadyClock(clock or RealClock())
-        self._grace_s = grace_s
+        self._grace_s, self._asked_to_stop = grace_s, stop
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._conductor = Conductor(
@@ -177,9 +178,9 @@ class Pipeline:
         try:
             while True:
                 with self._changed:
-                    while not self._conductor.out and not self._conductor.ended:
-                        self._changed.wait()
-                    if not self._conductor.out:
+                    while not self._halted() and not self._conductor.out and not self._conductor.ended:
+                        self._changed.wait(None if self._asked_to_stop is None else STOP_POLL_S)
+                    if self._halted() or not self._conductor.out:
                         return
                     commit = self._conductor.out.popleft()
                     self._changed.notify_all()
@@ -192,6 +193,9 @@ class Pipeline:
         with self._changed:
             self._conductor.cancel()
             self._changed.notify_all()
+
+    def _halted(self) -> bool:
+        return self._asked_to_stop is not None and self._asked_to_stop.is_set()
 
     def report(self, commits: Iterable[Commit] = ()) -> PipelineReport:
         """What has happened so far, with the commits that the caller kept."""
@@ -227,7 +231,7 @@ class Pipeline:
 
     def _wait_for_job(self, station: Station) -> Job | None:
         with self._changed:
-            while not self._conductor.ended:
+            while not self._conductor.ended and not self._halted():
                 now_s = self._clock.now()
                 self._conductor.tick(now_s)
                 job = self._conductor.next_job(station, now_s)
@@ -257,7 +261,7 @@ class Pipeline:
         while True:
             with self._changed:
                 now_s = self._clock.now()
-                if self._conductor.ended:
+                if self._conductor.ended or self._halted():
                     return
                 if feeder.due_in(now_s) == 0:
                     feeder.push(now_s)
@@ -290,7 +294,7 @@ class Pipeline:
         core = self._conductor
         feeder = _Feeder(self._source, core, self._start_s)
         try:
-            while not core.ended:
+            while not core.ended and not self._halted():
                 core.tick(clock.now())
                 started = False
                 if feeder.wants():
@@ -339,9 +343,10 @@ def run_speculative(
     history: int | None = None,
     on_commit: Callable[[Commit], None] | None = None,
     keep_commits: bool = True,
+    stop: threading.Event | None = None,
 ) -> PipelineReport:
     """Run a speculative :class:`Pipeline` to its end; its parameters."""
-    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=ahead, history=history)
+    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=ahead, history=history, stop=stop)
     return pipeline.run(on_commit, keep_commits=keep_commits)
 
 
@@ -357,37 +362,3 @@ async def run_speculative_async(
         pipeline.cancel()
         await running
         raise
-
-
-# --- the file ---------------------------------------------------------------------------------------------------------
-
-
-def write_committed(path: str | Path, commits: Iterable[Commit], samples: np.ndarray):
-    """An MP4 of everything that was committed, with the sound up to there: playable to its last frame.
-
-    Parameters
-    ----------
-    commits
-        From the first chunk on, in order, with their frames.
-    samples
-        [n] the whole recording, 16 kHz mono; cut where the frames end.
-
-    Returns
-    -------
-    video.VideoInfo
-
-    Raises
-    ------
-    InputError: nothing was committed, or the frames do not fit an MP4.
-    """
-    from specsync_lib.face.video import write_video
-
-    commits = tuple(commits)
-    frames = sum(len(commit.frames) for commit in commits)
-    if not frames:
-        raise InputError(f"{path}: no frame was committed, so there is no video; see the run's error")
-    end = min(len(samples), frames * units.SAMPLE_RATE_HZ // units.VIDEO_FPS)
-    # A stream that ended early ends on a frame; one that ran to its end keeps the sound's own end.
-    if units.frame_count(len(samples)) == frames:
-        end = len(samples)
-    return write_video(path, (frame for commit in commits for frame in commit.frames), samples[:end])

@@ -9,7 +9,19 @@ from specsync_lib.pipeline.commit_log import CommitLog, corrections
 from specsync_lib.pipeline.conductor import is_sound, kept, one_line
 from specsync_lib.pipeline.outcome import PipelineReport
 from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler, ChunkAudio
-from specsync_lib.pipeline.stages import By, Commit, Draft, How, Policy, Request, Settled, Stages, Verdict, plan_of
+from specsync_lib.pipeline.stages import (
+    By,
+    Commit,
+    Draft,
+    How,
+    Policy,
+    Request,
+    Settled,
+    Stages,
+    Stopped,
+    Verdict,
+    plan_of,
+)  # fmt: skip
 from specsync_lib.pipeline.trace import Trace, TraceEvent
 
 
@@ -51,10 +63,6 @@ def run_serial(
     return run.report(kept)
 
 
-class _Stopped(Exception):
-    """The run was cancelled."""
-
-
 class _Serial:
     def __init__(
         self,
@@ -81,7 +89,7 @@ class _Serial:
         try:
             for audio in self._chunks(source):
                 yield self._chunk(audio)
-        except _Stopped:
+        except Stopped:
             self._ended = "cancelled"
         except InputError as error:
             self._ended, self._error = "failed", str(error)
@@ -193,10 +201,12 @@ class _Serial:
 
     def _timed(self, stage: str, what: str, chunk: int, run: Callable[[], object], ready_s: float | None = None):
         if self._stop.is_set():
-            raise _Stopped
+            raise Stopped
         start_s = self._clock.now()
         try:
             result = run()
+        except Stopped:
+            raise
         except Exception as error:
             raise InputError(f"{stage}: chunk {chunk}, {what}: {one_line(error)}") from None
         wait_s = 0.0 if ready_s is None else max(0.0, start_s - ready_s)

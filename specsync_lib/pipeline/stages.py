@@ -21,6 +21,10 @@ STATIONS: tuple[Station, ...] = ("draft", "judge", "generator")
 By = Literal["draft", "judge", "policy"]
 
 
+class Stopped(Exception):
+    """Nobody wants it any more: raised by a stage between two calls, and by a run that was stopped."""
+
+
 @dataclass(frozen=True)
 class Draft:
     """What the kernel proposes for a chunk.

@@ -10,6 +10,7 @@ judge writes, one stage after the other, nothing is drafted). Each chunk's sound
 that every latency is a chunk's own; frames are laid into the picture and encoded as they are committed.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +38,8 @@ from specsync_lib.pipeline.outcome import PipelineReport, frame_ages
 from specsync_lib.pipeline.run import run_speculative
 from specsync_lib.pipeline.serial import run_serial
 from specsync_lib.pipeline.sound import AudioPiece, samples_for_chunk
-from specsync_lib.pipeline.stages import Commit, Policy
+from specsync_lib.pipeline.stages import Commit, Policy, Stopped
+from specsync_lib.speech.ears import anyone_speaks, as_heard
 from specsync_lib.speech.level import at_level
 from specsync_lib.units import FRAMES_PER_CHUNK, VIDEO_FPS, VISEMES
 from specsync_lib.visemes import SyncPlan
@@ -187,22 +189,26 @@ class System:
         progress: bool = True,
         say: Callable[[str], None] = print,
         watch: Callable[[Commit], None] | None = None,
+        stop: threading.Event | None = None,
     ) -> SystemRun:
         """Run the pipeline over a recording.
 
         Parameters
         ----------
         samples : [n] floats, 16 kHz mono in [-1, 1]; put into the video as they are.
-        heard : what draft and judge hear of it, as long (`ears.listen`); by default all of it, at level.
+        heard : what draft and judge hear of it, as long (`ears.as_heard`); by default all of it, at level.
         rule, threshold : as `checked_rule` gives them.
         video : where the MP4 goes; None: no picture around the face is drawn.
         under : another run's squares, to lay this one's faces on.
         progress : whether to show a bar.
         say : where lines for a person go.
         watch : told of every commit; what it raises ends the run and is raised here.
+        stop : set it from another thread to end the run: after the denoising step, the judge's pass, the decoded slot
+            and the picture in hand.
 
         Raises
         ------
+        Stopped: ``stop`` was set before all frames were there.
         InputError: the pipeline ended early; the line names the part file, which plays what was committed.
         """
         frames = units.frame_count(len(samples))
@@ -212,7 +218,8 @@ class System:
         if len(heard) != len(samples):
             raise InputError(f"recording of {len(samples)} samples: {len(heard)} are to be heard; give as many")
         idle = idle_tracks(frames, self.seed)
-        canvas = _Canvas(self.head, idle, video, under)
+        stop = threading.Event() if stop is None else stop
+        canvas = _Canvas(self.head, idle, video, under, stop=stop)
         bar = tqdm(total=frames, desc=f"{rule}, {self.device}", unit="frame", disable=not progress)
 
         def take(commit: Commit) -> None:
@@ -224,8 +231,10 @@ class System:
 
         kept: list[Commit] = []
         try:
-            report = self._pipeline(heard, rule, threshold, idle, canvas, take)
+            report = self._pipeline(heard, rule, threshold, idle, canvas, take, stop)
             report = replace(report, commits=tuple(kept))
+            if stop.is_set():
+                raise Stopped
             if report.ended != "complete":
                 raise InputError(f"the run ended after {report.frame_count} frames: {report.error}")
             info = canvas.finish(samples)
@@ -242,7 +251,14 @@ class System:
         return SystemRun(rule, threshold, self.device, label, report, info, canvas.shown, canvas.under, idle, seconds)
 
     def _pipeline(
-        self, samples: np.ndarray, rule: RunRule, threshold: float | None, idle: "FaceTracks", canvas: "_Canvas", take
+        self,
+        samples: np.ndarray,
+        rule: RunRule,
+        threshold: float | None,
+        idle: "FaceTracks",
+        canvas: "_Canvas",
+        take: Callable[[Commit], None],
+        stop: threading.Event | None = None,
     ) -> PipelineReport:
         stages = self.models.stages(
             options=run_options(rule, threshold),
@@ -252,10 +268,10 @@ class System:
         )
         source = _chunkwise(samples, canvas.draw)
         if rule == "judge":
-            report = run_serial(source, stages, POLICY, on_commit=take, keep_commits=False)
+            report = run_serial(source, stages, POLICY, on_commit=take, keep_commits=False, stop=stop)
         else:
             policy = replace(POLICY, gate={"draft": 0.0, "gate": threshold}.get(rule))
-            report = run_speculative(source, stages, policy, ahead=1, on_commit=take, keep_commits=False)
+            report = run_speculative(source, stages, policy, ahead=1, on_commit=take, keep_commits=False, stop=stop)
         return replace(report, notes=(*report.notes, *stages.judge.faults[:NOTED_FAULTS]))
 
     def expected_s(
@@ -264,7 +280,7 @@ class System:
         """How long a run will take here, by its first chunk, which is also what warms the models up."""
         first = samples[: samples_for_chunk(0)]
         self._expected(first, rule, threshold, video)  # the first call of anything is slow
-        frames = units.frame_count(len(first))
+        frames = max(1, units.frame_count(len(first)))
         return self._expected(first, rule, threshold, video) * units.frame_count(len(samples)) / frames
 
     def _expected(self, samples: np.ndarray, rule: RunRule, threshold: float | None, video: bool) -> float:
@@ -279,7 +295,13 @@ class _Canvas:
     """Frames on their way out: the head around the face, drawn before a chunk is heard, and the video."""
 
     def __init__(
-        self, head: "Head", idle: "FaceTracks", video: str | Path | None, under: list[np.ndarray] | None, drawn=False
+        self,
+        head: "Head",
+        idle: "FaceTracks",
+        video: str | Path | None,
+        under: list[np.ndarray] | None,
+        drawn: bool = False,
+        stop: threading.Event | None = None,
     ) -> None:
         self.shown: list[np.ndarray] = []
         self.under: list[np.ndarray] = [] if under is None else under
@@ -288,15 +310,20 @@ class _Canvas:
         self._resting = resting(head, idle) if video is not None or drawn else None
         self._drawn: deque[np.ndarray] = deque()  # by the thread that feeds the sound, taken by the one that lays
         self._box, self._inner = reader_box(), inside(FACE_BOX, reader_box())
+        self._stop = threading.Event() if stop is None else stop
 
     def draw(self, frames: int) -> None:
         """So many more frames of the resting head."""
-        if self._resting is not None:
-            self._drawn.extend(islice(self._resting, frames))
+        for frame in () if self._resting is None else islice(self._resting, frames):
+            self._drawn.append(frame)
+            if self._stop.is_set():
+                raise Stopped
 
     def lay(self, commit: Commit) -> None:
         """A chunk's faces into their frames."""
         for index, face in enumerate(commit.frames, start=commit.index * FRAMES_PER_CHUNK):
+            if self._stop.is_set():
+                raise Stopped
             keep = index < COMPARED_CHUNKS * FRAMES_PER_CHUNK
             if self._resting is not None:
                 under = self._drawn.popleft()
@@ -479,7 +506,10 @@ def run(
     expected_s = system.expected_s(samples, rule, threshold)
     seconds = len(samples) / units.SAMPLE_RATE_HZ
     say(f"{seconds:.1f} s of sound: about {expected_s:.0f} s expected on this machine ({system.device}), by one chunk")
-    done = system.run(samples, rule, threshold, video=Path(out) / "talk.mp4", progress=progress, say=say)
+    if not (speech := anyone_speaks(samples)):
+        say("Whisper hears no speech: the mouth stays shut")
+    heard, video = as_heard(samples, speech), Path(out) / "talk.mp4"
+    done = system.run(samples, rule, threshold, heard=heard, video=video, progress=progress, say=say)
     write_run(done, out)
     return done
 

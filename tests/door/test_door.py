@@ -1,5 +1,6 @@
 """The door: run_all.sh, the installer behind it, and the files that name the same dependencies."""
 
+import ast
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -82,6 +84,36 @@ def test_bad_arguments_are_one_line_and_exit_code_2(arguments, says, tmp_path):
     assert line.startswith("specsync: ")
     assert says in line
     assert not list(tmp_path.iterdir())
+
+
+def test_tests_run_a_worker_a_core_and_take_a_persons_own_arguments(tmp_path):
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("""#!/bin/sh\n[ "$2" = pytest ] && printf '%s\\n' "$@"\nexit 0\n""")
+    python.chmod(0o755)
+    shutil.copy2(DOOR, tmp_path)
+    answer = subprocess.run([tmp_path / DOOR.name, "test", "-k", "a word", "-n0"], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    words = answer.stdout.splitlines()
+    assert words[:8] == ["-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+    assert words[-3:] == ["-k", "a word", "-n0"]
+
+
+def test_workers_share_the_cores_and_files_with_slow_tests_come_first(tmp_path):
+    shutil.copy2(PROJECT_ROOT / "conftest.py", tmp_path)
+    wanted = str(max(1, (os.cpu_count() or 1) // 2))
+    for name, mark in (("a_quick", ""), ("b_mixed", "@pytest.mark.slow"), ("c_quick", "")):
+        lines = ["import os, pytest", f"def test_one():\n    assert os.environ['OMP_NUM_THREADS'] == '{wanted}'"]
+        (tmp_path / f"test_{name}.py").write_text("\n".join([*lines, f"{mark}\ndef test_two(): pass"]))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "OMP_"))}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile"]
+    command += ["--no-loadscope-reorder", "-q"]
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "check": False, "timeout": 120}
+    answer = subprocess.run(command, env=environment, **options)
+    assert answer.returncode == 0, answer.stdout
+    order = subprocess.run([*command[:5], "-n0", "--collect-only", "-q"], env=environment, **options).stdout.split()
+    files = [line.split("::")[0] for line in order if "::" in line]
+    assert files[::2] == ["test_b_mixed.py", "test_a_quick.py", "test_c_quick.py"]
 
 
 def test_a_python_that_is_none_is_named():
@@ -209,16 +241,27 @@ print(kernels.__file__)
     assert Path(answer.stdout.strip().splitlines()[-1]) == PROJECT_ROOT / "kernels" / "__init__.py"
 
 
-def test_committed_notebooks_hold_no_outputs():
-    import nbformat
+NOTEBOOKS = [
+    path for path in sorted((PROJECT_ROOT / "notebooks").rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts
+]
 
-    for path in sorted((PROJECT_ROOT / "notebooks").rglob("*.ipynb")):
-        if ".ipynb_checkpoints" in path.parts:
-            continue
-        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-        assert not any(cell.outputs for cell in cells), path.name
-        assert all(cell.execution_count is None for cell in cells), path.name
-        assert len(cells) <= 30, path.name
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_notebooks_hold_no_outputs_and_few_cells(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert not any(cell.outputs for cell in code)
+    assert all(cell.execution_count is None for cell in code)
+    assert len(cells) <= 30
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_checks_holds_under_python_o_too(path):
+    """``python -O`` drops an assert, with whatever it calls: notebooks say ``require``, with words."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            tree = ast.parse(cell.source)
+            assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree)), cell.source
 
 
 def linked(text: str) -> set[str]:

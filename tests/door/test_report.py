@@ -92,8 +92,8 @@ def test_every_number_and_figure_of_the_notebooks_has_words():
     library = PROJECT_ROOT / "specsync_lib"
     recorders = ("measures/referee.py", "measures/latent_claim.py", "door/runner.py")
     sources += [(library / name).read_text(encoding="utf-8") for name in recorders]
-    families = "acceptance|draft|features|kernel|latent|reasoner|report|simulate|slider|sync|video"
-    key = re.compile(rf'"((?:{families})\.(?!py"|safetensors")[a-z0-9_]+)"')
+    families = "acceptance|draft|features|kernel|latent|reasoner|report|run|simulate|slider|sync|video"
+    key = re.compile(rf'"((?:{families})\.(?!json"|lock"|py"|safetensors")[a-z0-9_]+)"')
     keys = {found for text in sources for found in key.findall(text)}
     keys |= {f"sync.{name}" for name in face.HEADLINES}
     assert {"latent.claim_r", "reasoner.accuracy", "sync.jitter_ratio", "kernel.speedup_vs_eager"} <= keys
@@ -102,6 +102,16 @@ def test_every_number_and_figure_of_the_notebooks_has_words():
     assert {"step_counts", "acceptance_efficiency"} <= stems
     assert stems - set(words.CAPTIONS) == set()
     assert set(words.CAPTIONS) - stems == set()  # no caption outlives its figure
+
+
+def test_a_word_of_the_summary_is_shown_as_it_is(folders):
+    run, plots = folders
+    words_of_run = {"run.rule": "gate", "run.language": "de"}
+    rows = {key: entry(value, "word") | {"source": "data/run/run.json"} for key, value in words_of_run.items()}
+    (run / "summary" / "04.json").write_text(json.dumps(rows))
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    for key, value in words_of_run.items():
+        assert re.search(rf"<code>{key}</code></td><td>[^w]*\b{value}\b[^w]*</td>", html), key
 
 
 H200_KERNEL = "data/measurements/kernel_project_latents_h200.json"

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from specsync_lib.devices import multiplies_bfloat16
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan
 from specsync_lib.tensors import WEIGHTS, write_hashes
@@ -231,9 +232,36 @@ def test_a_rewound_decoder_repeats_itself(vae):
     assert torch.equal(after, straight.push(right))
 
 
+def test_float32_convolutions_are_onednns_but_where_something_learns():
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv3d(4, 6, 3, stride=(1, 2, 1), padding=(1, 0, 1)), torch.randn(1, 4, 3, 9, 8)
+    wanted = conv(x)
+    wan.convolve_by_onednn(torch.nn.Sequential(conv))
+    with torch.no_grad(), torch.profiler.profile() as seen:
+        torch.testing.assert_close(conv(x), wanted, atol=1e-5, rtol=1e-5)
+    assert "mkldnn::_convolution_pointwise" in {event.key for event in seen.key_averages()}
+    conv(x).sum().backward()
+    assert conv.weight.grad.abs().sum() > 0
+    assert conv.to(torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("bound", "native", "multiplies"),
+    [(None, True, True), ("ALL", True, True), ("avx512_core_bf16", True, True), ("AVX512_CORE_VNNI", True, False),
+     ("AVX2", True, False), (None, False, False)],
+)  # fmt: skip
+def test_what_onednn_may_use_bounds_what_is_multiplied(bound, native, multiplies, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    if bound is None:
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    else:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", bound)
+    assert multiplies_bfloat16() == multiplies
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_a_lean_decoder_gives_the_same_frames_and_leaves_the_latents_alone(checkpoint, native, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    monkeypatch.setattr(wan, "multiplies_bfloat16", lambda: native)
     plain, lean = wan.load_vae(checkpoint), wan.lean_decoder(wan.load_vae(checkpoint))
     assert lean.decoder.conv_in.weight.dtype == (torch.bfloat16 if native else torch.float32)
     clip = torch.rand(1, 3, 9, 32, 32) * 2 - 1

@@ -75,6 +75,26 @@ def test_a_number_that_could_mislead_is_refused(changed, folder):
     assert (folder / "03_acceptance_sweep.json").read_text() == before
 
 
+@pytest.mark.parametrize(("key", "word"), [("run.rule", "gate"), ("run.language", "de"), ("run.language", "none")])
+def test_two_keys_hold_words(key, word):
+    summary.record(key, word, "word", "measured", "data/run/run.json")
+    assert summary.merged()[key]["value"] == word
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"value": "best"}, {"value": "exact "}, {"value": ""}, {"value": 1.0}, {"value": None}, {"unit": "ratio"},
+        {"low": 0, "high": 1}, {"key": "run.language", "value": "<b>de</b>"}, {"key": "run.threshold"},
+    ],
+)  # fmt: skip
+def test_a_word_that_may_not_stand_there_is_refused(changed):
+    good = {"key": "run.rule", "value": "exact", "unit": "word", "label": "measured", "source": "data/run/run.json"}
+    with pytest.raises(InputError) as refusal:
+        summary.record(**(good | changed))
+    assert len(str(refusal.value).splitlines()) == 1
+
+
 def test_one_key_has_one_owner():
     for notebook in ("01_a", "02_b"):
         summary.record("draft.ece", 0.1, "fraction", "measured", "x", notebook=notebook)

@@ -9,7 +9,7 @@ import torch
 
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan_mini
-from specsync_lib.face.compositing import FACE_BOX, inside, reader_box
+from specsync_lib.face.compositing import FACE_BOX, composite, inside, reader_box
 from specsync_lib.face.wan_mini import IN_USE, METHODS, UNDENOISED, Method
 from specsync_lib.measures import face as face_video
 from specsync_lib.measures.face import Scene
@@ -60,7 +60,7 @@ def test_frames_pass_and_only_the_first_squares_are_kept():
 def test_a_face_is_laid_in_where_the_reader_sees_it_and_nowhere_else():
     rng = np.random.default_rng(0)
     frame, face = (rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((720, 1280, 3), (64, 64, 3)))
-    (out,) = face_video.with_face([frame], [face])
+    out = composite(frame, face, FACE_BOX)
     changed = (out != frame).any(axis=2)
     assert changed[FACE_BOX.slices].mean() > 0.9 and not np.delete(changed, np.arange(200, 520), axis=0).any()
     alpha = face_video.edge_alpha()

@@ -10,6 +10,8 @@ import av
 import pandas as pd
 import pytest
 
+from specsync_lib.door.report import reading
+from specsync_lib.door.words import CAPTIONS
 from specsync_lib.files import atomic_path
 from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
 from specsync_lib.units import VIDEO_FPS, VIDEO_HEIGHT_PX, VIDEO_WIDTH_PX, frame_count
@@ -58,6 +60,12 @@ def test_the_summary_holds_sane_numbers(numbers):
     for entry in numbers.values():
         assert entry["label"] in ("measured", "real-shape", "simulated", "claimed")
         assert entry["unit"]
+
+
+def test_every_number_and_figure_of_the_run_has_words_in_the_report(numbers, finished):
+    assert {key for key in numbers if reading(key) == key} == set()
+    assert {figure.stem for figure in finished[1].glob("*.png")} <= set(CAPTIONS)
+    assert numbers["run.rule"]["value"] == "exact" and numbers["run.language"]["value"] == "en"
 
 
 def test_the_draft_beats_what_any_draft_must_beat(numbers, finished):

@@ -1,5 +1,6 @@
 """The whole system on toy models: rules and their files, deciders, ages, interruptions, memory."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -13,16 +14,24 @@ from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.face.video import video_info
+from specsync_lib.files import write_json
 from specsync_lib.judge.policy import FRAME_FEATURES, AcceptancePolicy, Logistic
+from specsync_lib.paths import CLIPS_DIR
 from specsync_lib.pipeline import system as whole
 from specsync_lib.pipeline.clock import RealClock
-from specsync_lib.pipeline.models import Models, kernel_of
+from specsync_lib.pipeline.models import FaceStage, Models, ReasonerJudge, kernel_of
 from specsync_lib.pipeline.outcome import AGE_PARTS
 from specsync_lib.pipeline.sound import LOOK_AHEAD_S
+from specsync_lib.pipeline.stages import Stopped
 from specsync_lib.pipeline.synthetic import StageTimes, synthetic_stages
+from specsync_lib.speech import whisper_base
+from specsync_lib.speech.audio import load_audio, write_flac
+from specsync_lib.speech.ears import listen
 from specsync_lib.units import CHUNK_SAMPLES
-from tests.pipeline.test_models import SPEECH, ToyReasoner, toy_listener
+from specsync_lib.visemes import VISEME_INDEX
+from tests.pipeline.test_models import SPEECH, ToyReasoner, ToyStream, toy_listener
 from tests.toys.generation import toy_models, toy_reference
+from tests.toys.sounds import pink
 
 FRAMES = units.frame_count(len(SPEECH))  # 3 chunks and 8 frames
 
@@ -118,6 +127,40 @@ def test_what_watches_can_end_a_run_and_the_next_one_is_whole(system, runs, tmp_
         assert seen == [0, 1] and not (tmp_path / "cut.mp4").exists()
     again = system.run(SPEECH, "exact", progress=False, watch=lambda commit: seen.append(commit.index))
     assert again.report.plan.tolist() == runs["exact"].report.plan.tolist() and seen[2:] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("rule", ["exact", "judge"])
+@pytest.mark.parametrize("where", ["denoising step", "judge's pass", "decoded slot", "picture drawn", "picture laid"])
+def test_a_run_is_stopped_between_any_two_of_its_steps(system, tmp_path, monkeypatch, where, rule):
+    stop, requests, calls = threading.Event(), [], []
+    owner, name = {
+        "denoising step": (FaceStage, "step"),
+        "judge's pass": (ToyStream, "score" if rule == "exact" else "plan"),
+        "decoded slot": (FaceStage, "render"),
+        "picture drawn": (ToyHead, "render"),
+        "picture laid": (whole, "composite"),
+    }[where]
+    real, listen = getattr(owner, name), ReasonerJudge._read_up_to
+
+    def noted(*arguments):
+        calls.append(stop.is_set())
+        if len(calls) == 15:
+            stop.set()
+            if where == "judge's pass" and rule == "exact":  # what the pipeline tells its judge comes a moment later
+                assert requests[-1].stop.wait(20)
+        return real(*arguments)
+
+    def asked(judge, request):
+        requests.append(request)
+        return listen(judge, request)
+
+    monkeypatch.setattr(owner, name, noted)
+    monkeypatch.setattr(ReasonerJudge, "_read_up_to", asked)
+    samples = np.tile(SPEECH, 6)
+    with pytest.raises(Stopped):
+        system.run(samples, rule, video=tmp_path / "x.mp4", progress=False, say=lambda line: None, stop=stop)
+    assert len(calls) == 15 and not any(calls)
+    assert not (tmp_path / "x.mp4").exists()
 
 
 def test_what_is_heard_can_be_silence_where_nobody_speaks(system):
@@ -238,12 +281,44 @@ def test_rule_threshold_and_device_are_checked():
 
 def test_one_call_is_the_system(system, tmp_path, monkeypatch):
     monkeypatch.setattr(whole, "load_system", lambda device, seed: system)
+    monkeypatch.setattr(whole, "anyone_speaks", lambda samples: True)
     said = []
     run = specsync_lib.run(SPEECH, threshold=0.4, out=tmp_path, progress=False, say=said.append)
     assert (
         (run.rule, run.threshold) == ("gate", 0.4) and "rule=gate" in said[0] and "expected on this machine" in said[1]
     )
     assert {path.name for path in tmp_path.iterdir()} == {"talk.mp4", "committed_plan.csv", "arkit.csv", "run.json"}
+
+
+@pytest.mark.parametrize("kind", ["speech", "pink noise"])
+def test_a_call_hears_what_a_run_of_the_notebooks_hears(system, tmp_path, monkeypatch, kind):
+    """Where Whisper hears nobody speak, the mouth stays shut, whoever asks."""
+    clip = load_audio(CLIPS_DIR / "closures.flac").samples[: 2 * units.SAMPLE_RATE_HZ]
+    samples = clip if kind == "speech" else pink(len(clip), np.random.default_rng(3))
+    write_flac(tmp_path / "speech.flac", samples)
+    samples = load_audio(tmp_path / "speech.flac").samples  # in 16 bits, as a run has it
+    found, heard, whisper_hears, run = [], [], whisper_base.hear, whole.System.run
+
+    def listened(*arguments):
+        found.append(whisper_hears(*arguments))
+        return found[-1]
+
+    def noted(one, *arguments, **options):
+        heard.append(options["heard"])
+        return run(one, *arguments, **options)
+
+    monkeypatch.setattr(whole, "load_system", lambda device, seed: system)
+    monkeypatch.setattr(whole.System, "run", noted)
+    monkeypatch.setattr(whisper_base, "hear", listened)
+    said = []
+    done = specsync_lib.run(samples, "draft", out=tmp_path / "out", progress=False, say=said.append)
+    words = found[0].words
+    write_json(tmp_path / "input.json", {"has_speech": bool(words), "transcript": ""})  # as notebook 01 does
+    assert np.array_equal(heard[0], listen(tmp_path))
+    assert bool(words) == heard[0].any() == (kind == "speech")
+    shut = (done.plan.visemes == VISEME_INDEX["sil"]) & (done.plan.openness < 0.05)
+    assert shut.all() == (kind == "pink noise")
+    assert ("Whisper hears no speech: the mouth stays shut" in said) == (kind == "pink noise")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")

@@ -16,6 +16,7 @@ from specsync_lib.speech.level import at_level
 from specsync_lib.speech.truth import find_truth
 from specsync_lib.speech.whisper_base import Heard, Word
 from specsync_lib.units import SAMPLE_RATE_HZ
+from tests.toys.sounds import pink
 
 CLIP = at_level(load_audio(CLIPS_DIR / "closures.flac").samples)
 SAID = next(clip.transcript for clip in clips() if clip.name == "closures")
@@ -79,13 +80,6 @@ def test_whatever_was_written_and_heard_nothing_stops_a_run(transcript, said, la
 @pytest.fixture(scope="module")
 def whisper():
     return whisper_base.load_whisper()
-
-
-def pink(count, rng):
-    spectrum = np.fft.rfft(rng.standard_normal(count))
-    spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
-    noise = np.fft.irfft(spectrum, count)
-    return (0.3 * noise / np.abs(noise).max()).astype(np.float32)
 
 
 def music(count):

@@ -127,3 +127,11 @@ def lag(samples: np.ndarray, reference: np.ndarray) -> int:
 def level_db(samples: Sequence[float]) -> float:
     """Root mean square in dB re full scale."""
     return float(10 * np.log10(np.mean(np.square(samples, dtype=np.float64)) + 1e-20))
+
+
+def pink(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Noise [count] whose power falls with frequency, in [-0.3, 0.3]."""
+    spectrum = np.fft.rfft(rng.standard_normal(count))
+    spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
+    noise = np.fft.irfft(spectrum, count)
+    return (0.3 * noise / np.abs(noise).max()).astype(np.float32)
