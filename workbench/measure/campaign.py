@@ -70,7 +70,7 @@ SECTIONS = {
         "bad or odd sound files and paths, through the door's own check and the decoder", 80, 120, "sounds"
     ),
     "transcripts": Section("transcripts as people write and paste them", 60, 60, "transcripts"),
-    "parameters": Section("command lines, through run_all.sh and the entries behind it", 40, 60, "parameters"),
+    "parameters": Section("command lines, through run_all.sh and the entries behind it", 40, 330, "parameters"),
     "judges": Section("faults of the judge, each under both policies or a rule", 25, 120, "judges"),
     "kills": Section("a run killed at a random moment and begun again", 100, 1800, "kills"),
     "cancels": Section("streams cancelled at a random call of a random stage", 1_000, 300, "cancels"),
