@@ -252,7 +252,7 @@ def fuzzed(log: str, code: int) -> dict:
     """What a fuzzer's log says: how many inputs, how long, whether it ended on a finding."""
     executed = re.search(r"stat::number_of_executed_units: (\d+)", log)
     seconds = re.search(r"Done \d+ runs in (\d+) second", log)
-    slowest = re.search(r"stat::slowest_unit_time_sec: (\d+)", log)
+    slowest = re.search(r"stat::slowest_unit_time_sec: +(\d+)", log)
     hang = "libFuzzer: timeout" in log
     return {
         "inputs": int(executed[1]) if executed else 0,
