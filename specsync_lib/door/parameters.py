@@ -33,6 +33,7 @@ DEVICES = ("auto", "cpu", "cuda")
 DECIMAL_PATTERN = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 INTEGER_PATTERN = re.compile(r"[+-]?[0-9]{1,18}")
 SHOWN_CHARACTERS = 60
+LONGEST_MESSAGE = 200  # of argparse, which quotes what it was given
 HELP_COLUMNS = 100
 
 Value = str | int | float
@@ -122,6 +123,12 @@ def shown(text: str) -> str:
     """What was given, quoted, on one line and not longer than a line."""
     quoted = repr(text)
     return quoted if len(quoted) <= SHOWN_CHARACTERS else f"{quoted[: SHOWN_CHARACTERS - 4]}...'"
+
+
+def on_one_line(message: str) -> str:
+    """A message that may quote anything: what cannot be printed is escaped, what is longer than two lines is cut."""
+    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[: LONGEST_MESSAGE - 3]}..."
 
 
 PROFILES = ("smoke", "default", "full")
@@ -264,7 +271,7 @@ class _OneLineParser(argparse.ArgumentParser):
     """argparse whose errors are one line each."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; ./run_all.sh --help shows what it takes")
+        raise InputError(f"{on_one_line(message)}; ./run_all.sh --help shows what it takes")
 
 
 def _help_epilog() -> str:
@@ -316,6 +323,8 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         action="store_true",
         help="--fresh, and keep wall time and peak memory in data/measurements/cpu_report.json",
     )
+    if "--" in arguments:  # argparse would hand an empty list on as the value before it
+        raise InputError("'--' alone is not taken; write -p name=value; ./run_all.sh --help shows what it takes")
     options = parser.parse_args(list(arguments))
     assignments = [*options.assignments, *(f"profile={name}" for name in options.profile)]
     values, given = check(assignments)

@@ -8,6 +8,11 @@ A named run has its own folders, ``runs/NAME`` under both. What another run on t
 is copied from there, so that two runs that differ in a threshold hear the recording once.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() takes over: no traceback out of an import
+
 import errno
 import hashlib
 import json
@@ -15,7 +20,6 @@ import math
 import os
 import re
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -43,6 +47,7 @@ SAMPLING_S = 0.25
 DOOR = Path("specsync_lib", "door")  # a notebook's results can not depend on it
 SOURCE_SUFFIXES = frozenset({".py", ".mplstyle"})
 INTERRUPTED_EXIT_CODE = 130
+asked_to_stop = threading.Event()
 
 
 class NotebookError(RuntimeError):
@@ -312,11 +317,13 @@ def watched(work: Callable[[], None], beat: Callable[[float], None] = lambda sec
             failures.append(error)
 
     before = set(psutil.Process().children(recursive=True))
+    stop_if_asked()
     thread = threading.Thread(target=guarded, daemon=True)
     peak, start = 0.0, time.monotonic()
     thread.start()
     try:
         while thread.is_alive():
+            stop_if_asked()
             peak = max(peak, resident_gib())
             beat(time.monotonic() - start)
             thread.join(SAMPLING_S)
@@ -642,7 +649,8 @@ def run(options: Options, nameless: Project) -> None:
 
 
 def terminated(signal_number: int, frame: object) -> None:
-    """SIGTERM, and a terminal that closes, stop a run as Ctrl-C does."""
+    """Ctrl-C, SIGTERM, and a terminal that closes stop a run."""
+    asked_to_stop.set()
     raise KeyboardInterrupt
 
 
@@ -655,10 +663,30 @@ def advice(error: OSError) -> str:
     return "is the disk full or the folder read-only?"
 
 
+def stop_if_asked() -> None:
+    """Python drops what is raised while it tidies an object up: then the signal counts here.
+
+    Raises
+    ------
+    KeyboardInterrupt: the run was asked to stop.
+    """
+    if asked_to_stop.is_set():
+        raise KeyboardInterrupt
+
+
+def tell_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """What could not be raised, but for a stop that is heeded elsewhere."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Check, run, and turn what went wrong into one line and an exit code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, terminated)
+    asked_to_stop.clear()
+    sys.unraisablehook = tell_unraisable
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell leaves it to what runs behind it
+            signal.signal(number, terminated)
     try:
         run(parse_arguments(arguments), Project.here())
     except InputError as error:

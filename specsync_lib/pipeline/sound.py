@@ -164,4 +164,6 @@ class ChunkAssembler:
         joined = np.concatenate([np.zeros(0, np.float32), *self._waiting])
         self._waiting = [joined[count:]]
         self._taken += count
-        return joined[:count].astype(np.float32)
+        given = joined[:count].astype(np.float32)
+        given.flags.writeable = False  # draft and judge hear the same array
+        return given

@@ -29,9 +29,9 @@ class Stopped(Exception):
 class Draft:
     """What the kernel proposes for a chunk.
 
-    tokens: the most probable viseme of each frame; confidence, openness: [frames] in [0, 1]; probabilities:
-    [frames, 15]; latents: the drafted latents in whatever form the generator takes, or None; ahead: some
-    frames after the chunk, drafted from what was heard by now, which nothing commits; recalibrated: [frames]
+    Its arrays are read-only. tokens: the most probable viseme of each frame; confidence, openness: [frames] in [0, 1];
+    probabilities: [frames, 15]; latents: the drafted latents in whatever form the generator takes, or None; ahead:
+    some frames after the chunk, drafted from what was heard by now, which nothing commits; recalibrated: [frames]
     the probability that the judge lets a frame stand; rest: nothing is proposed (silence, latents at rest).
     """
 
@@ -46,6 +46,11 @@ class Draft:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", tuple(int(token) for token in self.tokens))
+        for name in ("confidence", "openness", "probabilities", "recalibrated"):
+            if isinstance(values := getattr(self, name), np.ndarray):
+                values = values.view()  # who drafted may use its buffer again; who reads it cannot spoil what goes out
+                values.flags.writeable = False
+                object.__setattr__(self, name, values)
 
 
 class Plan(NamedTuple):

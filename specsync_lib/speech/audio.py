@@ -30,6 +30,7 @@ LEAST_SHARE = 0.5
 # Raw G.722 has no header to recognise: it is taken by its suffix, unless the file begins like a container.
 CONTAINER_STARTS = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM", b"\x1aE\xdf\xa3")
 PLAYLIST_STARTS = (b"#EXT", b"ffconcat", b"[playlist]", b"<?xml", b"<asx")
+BIG_ENDIAN_WAV = b"RIFX"  # FFmpeg 8 reads its header and takes its samples for little-endian: noise
 PAGE_STARTS = (b"<!doctype", b"<html")
 PROTECTED_TAGS = ("drms", "enca", "aavd")
 LONGEST_SHOWN_NAME = 200
@@ -101,6 +102,10 @@ def load_audio(path: str | Path, *, max_seconds: float = 3600, track: int = 0) -
             raise InputError(f"{name} is a playlist: give the sound file itself ({READABLE})")
         if start.lower().startswith(PAGE_STARTS):
             raise InputError(f"{name} is a web page, not the sound it should be: download it again")
+        if start.startswith(BIG_ENDIAN_WAV):
+            raise InputError(
+                f"{name} is a WAV of big-endian samples (RIFX), which is not read here: save it as wav or flac"
+            )
         raw_g722 = (
             path.name.lower().endswith(".g722") and not start.startswith(CONTAINER_STARTS) and start[4:8] != b"ftyp"
         )

@@ -14,6 +14,18 @@ RIFF_PLACEHOLDER_BYTES = 0x7FFF0000
 # Metadata at the end may be miscounted by this much without any sound being lost.
 TOLERANCE_BYTES = 4_096
 LARGEST_POSITION = 2**62
+W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
+AU_PLACEHOLDER_BYTES = 0xFFFFFFFF
+CAF_HEADER_BYTES, CAF_CHUNK_BYTES = 8, 12
+WAVPACK_HEADER_BYTES = 32
+# Bytes of a frame by its mode, the byte that states it included (3GPP TS 26.101 and 26.201; no mode: no sound).
+AMR_FRAME_BYTES = {
+    b"#!AMR\n": (13, 14, 16, 18, 20, 21, 27, 32, 6),
+    b"#!AMR-WB\n": (18, 24, 33, 37, 41, 47, 51, 59, 61, 6),
+}
+LARGEST_AMR_BYTES = 2**24  # more than two hours
+# Zeros inside the length that an MP3 states: a download that took its room in advance and was stopped.
+LEAST_EMPTY_BYTES = 16_384
 MOST_ELEMENTS = 1_000_000  # of a file that is walked through
 MP3_SEARCH_BYTES, TAIL_BYTES = 65_536, 16_384
 CHAIN_FRAMES = 3  # frames that follow each other exactly are no accident
@@ -33,7 +45,8 @@ class Cut:
 
 
 def cut(file: BinaryIO) -> Cut | None:
-    """Whether a file lost its end, by the sizes and end marks of WAV, AVI, MP4, Matroska, WebM, Ogg, MP3, AAC.
+    """Whether a file lost its end, by the sizes and end marks of WAV, W64, AVI, MP4, Matroska, WebM, Ogg, MP3, AAC,
+    CAF, AU, WavPack and AMR.
 
     Parameters
     ----------
@@ -57,6 +70,17 @@ def cut(file: BinaryIO) -> Cut | None:
             return _cut_segment(file, size)
         if start.startswith(b"OggS"):
             return _cut_pages(file, size)
+        if start.startswith(W64_RIFF):
+            return _shorter(size, int.from_bytes(_at(file, 16, 8), "little"))
+        if start.startswith(b"caff"):
+            return _cut_chunks(file, size)
+        if start.startswith(b".snd"):
+            promised = sum(int.from_bytes(start[at : at + 4], "big") for at in (4, 8))
+            return _shorter(size, promised) if promised < AU_PLACEHOLDER_BYTES else None
+        if start.startswith(b"wvpk"):
+            return _cut_wavpack(file, size)
+        if start.startswith(b"#!AMR"):
+            return _cut_amr(file)
         if adts.frame(start[: adts.HEADER_BYTES])[0]:
             return _cut_chain(file, 0, size, lambda header: adts.frame(header)[0], adts.HEADER_BYTES)
         return _cut_mp3(file, size, start)
@@ -161,8 +185,68 @@ def _cut_mp3(file: BinaryIO, size: int, start: bytes) -> Cut | None:
     tag = next((at for name in (b"Xing", b"Info") if (at := head.find(name, frame, frame + 64)) >= 0), None)
     if tag is not None and head[tag + 7] & 2:
         stated = int.from_bytes(head[tag + 8 + 4 * (head[tag + 7] & 1) :][:4], "big")
-        return _shorter(size, begin + frame + stated, 0)
+        return _shorter(size, begin + frame + stated, 0) or _unfilled(file, begin + frame + stated)
     return _cut_chain(file, begin, size, _mp3_frame_bytes, 4)
+
+
+def _unfilled(file: BinaryIO, promised: int) -> Cut | None:
+    """Room that was taken in advance and never filled: zeros up to the stated end."""
+    filled = promised
+    while filled > 0:
+        block = _at(file, max(0, filled - TAIL_BYTES), min(TAIL_BYTES, filled))
+        rest = len(block.rstrip(b"\0"))
+        filled -= len(block) - rest
+        if rest:
+            break
+    if promised - filled < LEAST_EMPTY_BYTES:
+        return None
+    return Cut(
+        f"of the {promised} bytes that its header promises the last {promised - filled} are zeros", filled / promised
+    )
+
+
+def _cut_chunks(file: BinaryIO, size: int) -> Cut | None:
+    """CAF: the chunks follow each other up to the file's end; sound of unstated length (-1) ends with the file."""
+    position = CAF_HEADER_BYTES
+    for _ in range(MOST_ELEMENTS):
+        header = _at(file, position, CAF_CHUNK_BYTES)
+        length = int.from_bytes(header[4:], "big", signed=True)
+        if len(header) < CAF_CHUNK_BYTES or length < 0:
+            break
+        position += CAF_CHUNK_BYTES + length
+        if header.startswith(b"data") and (missing := _shorter(size, position, 0)):
+            return missing
+    return None
+
+
+def _cut_wavpack(file: BinaryIO, size: int) -> Cut | None:
+    """WavPack: every block states its bytes, its samples and how many there are in all."""
+    position = end = total = 0
+    for _ in range(MOST_ELEMENTS):
+        header = _at(file, position, WAVPACK_HEADER_BYTES)
+        if len(header) < WAVPACK_HEADER_BYTES or not header.startswith(b"wvpk"):
+            break
+        length, total, first, count = (int.from_bytes(header[at : at + 4], "little") for at in (4, 12, 16, 20))
+        position += 8 + length
+        if position > size:
+            break
+        end = first + count
+    if not total or total == 0xFFFFFFFF or end >= total:
+        return Cut("it ends in the middle of a block") if position > size else None
+    return Cut(f"its header promises {total} samples, it holds {end}", end / total)
+
+
+def _cut_amr(file: BinaryIO) -> Cut | None:
+    """AMR: each frame's first byte tells its length; the last one is whole."""
+    content = _at(file, 0, LARGEST_AMR_BYTES)
+    for magic, lengths in AMR_FRAME_BYTES.items():
+        if content.startswith(magic):
+            at = len(magic)
+            while at < len(content):
+                mode = content[at] >> 3 & 15
+                at += lengths[mode] if mode < len(lengths) else 1
+            return Cut("it ends in the middle of a frame") if at > len(content) < LARGEST_AMR_BYTES else None
+    return None
 
 
 def _cut_chain(

@@ -30,7 +30,7 @@ from babel.numbers import get_currency_name
 from babel.units import format_unit
 from markdown_it import MarkdownIt
 from num2words import num2words
-from roman_numerals import InvalidRomanNumeralError, RomanNumeral
+from roman_numerals import InvalidRomanNumeralError, OutOfRangeError, RomanNumeral
 
 from specsync_lib.errors import InputError
 
@@ -112,8 +112,8 @@ def _by_rule(spelling: str) -> str:
 
 # ---------------------------------------------------------------------------------------------- any text to plain text
 
-_APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼʹʻʽ`´′＇"), "'") | dict.fromkeys(map(ord, "‐‑"), "-")
-_UNSPOKEN_MARKS = dict.fromkeys(map(ord, "™℠©®℗"), None)
+_APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼʹʻʽ`´′＇"), "'") | dict.fromkeys(map(ord, "‐‑"), "-") | {ord("″"): '"'}
+_MARKS = dict.fromkeys(map(ord, "™℠©®℗"), None) | {ord("№"): " number "}
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _SUBTITLE_CUE = re.compile(r"(?m)^(?:\d+[ \t]*\r?\n)?[ \t]*(?:\d+:)?\d+:\d\d[.,]\d+[ \t]*-->.*$|\AWEBVTT\b.*$")
@@ -157,7 +157,7 @@ def fold(transcript: str) -> str:
     plain ones. Invisible characters, emoji and trade marks vanish. Letters of other scripts stay for ``spoken`` to
     refuse.
     """
-    text = ftfy.fix_text(transcript, unescape_html=True).translate(_UNSPOKEN_MARKS)
+    text = ftfy.fix_text(transcript, unescape_html=True).translate(_MARKS)
     text = _without_markdown(_SUBTITLE_CUE.sub(" ", text))
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{run[0].translate(_SUPERSCRIPTS)}", text).translate(_APOSTROPHES)
     return "".join(map(_folded, text)).replace("''", '"')
@@ -616,7 +616,7 @@ def _roman(match: re.Match[str]) -> list[str]:
     numeral = match[0]
     try:
         number = int(RomanNumeral.from_string(numeral))
-    except InvalidRomanNumeralError:
+    except (InvalidRomanNumeralError, OutOfRangeError):
         return []
     before = re.search(r"([A-Za-z]*)\s?$", match.string[max(0, match.start() - LONGEST_WORD) : match.start()])[1]
     is_counted = before.lower() in _COUNTED_SECTIONS

@@ -116,6 +116,7 @@ BAD = {
     "list.ffconcat": (lambda _: b"ffconcat version 1.0\nfile '/etc/passwd'\n", "playlist"),
     "manifest.mpd": (lambda _: b"<?xml version='1.0'?><MPD profiles='urn:mpeg:dash:profile'></MPD>", "playlist"),
     "session.sdp": (lambda _: b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nm=audio 5004 RTP/AVP 0\r\n", None),
+    "big-endian.wav": (lambda _: b"RIFX" + wav(PCM16)[4:], "big-endian"),
     "list.pls": (lambda _: b"[playlist]\nFile1=16-bit.wav\n", "playlist"),
 }
 

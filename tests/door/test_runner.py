@@ -262,6 +262,25 @@ def test_an_interruption_ends_what_was_started(request):
     assert time.monotonic() - start < 30
 
 
+def test_a_stop_that_python_swallowed_is_heeded(request, monkeypatch, capsys):
+    """What is raised while an object is tidied up goes no further: Ctrl-C then was lost, and the run went on."""
+    before = signal.signal(signal.SIGINT, runner.terminated)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    request.addfinalizer(runner.asked_to_stop.clear)
+    monkeypatch.setattr(sys, "unraisablehook", runner.tell_unraisable)
+
+    class Tidied:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass
+
+    Tidied()
+    with pytest.raises(KeyboardInterrupt):
+        runner.watched(lambda: time.sleep(60))
+    assert capsys.readouterr() == ("", "")
+
+
 def test_watched_passes_on_what_was_raised_and_measures():
     def work():
         raise OSError("disk full")

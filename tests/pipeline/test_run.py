@@ -253,6 +253,31 @@ class Hanging:
         request.stop.wait()
 
 
+def cancelled_run(rng: np.random.Generator) -> str:
+    """A stream ended at a random call of a random stage, from that stage's own thread, or by leaving the loop: how."""
+    countdown = iter(range(int(rng.integers(1, 60))))
+    running: list[Pipeline] = []
+
+    class Clock(RealClock):
+        @staticmethod
+        def sleep(seconds):
+            if next(countdown, None) is None:
+                running[0].cancel()
+
+    running.append(pipeline := Pipeline(fast(), stages(StageTimes(), Clock)))
+    leave_after = int(rng.integers(1, 8))
+    kept = []
+    for commit in pipeline.commits():
+        kept.append(commit)
+        if len(kept) == leave_after:
+            break
+    report = pipeline.report(kept)
+    assert report.ended in ("cancelled", "complete")
+    assert report.plan.tolist() == TARGET_PLAN[: report.frame_count]
+    assert replay(report.log.entries)[: len(kept)] == [commit.tokens for commit in kept]
+    return report.ended
+
+
 class StopsAt(SyntheticGenerator):
     """Sets an event in the so manieth call and says what is called afterwards."""
 
@@ -287,33 +312,9 @@ def test_a_stop_is_taken_after_the_call_in_hand(run, at):
 
 
 def test_nothing_is_left_of_a_thousand_cancelled_runs():
-    """At a random call of a random stage, from that stage's own thread, or by leaving the loop."""
     rng = np.random.default_rng(1)
     before = threading.active_count()
-    cancelled = 0
-    for _ in range(1000):
-        countdown = iter(range(int(rng.integers(1, 60))))
-        running: list[Pipeline] = []
-
-        class Clock(RealClock):
-            @staticmethod
-            def sleep(seconds, countdown=countdown, running=running):
-                if next(countdown, None) is None:
-                    running[0].cancel()
-
-        running.append(pipeline := Pipeline(fast(), stages(StageTimes(), Clock)))
-        leave_after = int(rng.integers(1, 8))
-        kept = []
-        for commit in pipeline.commits():
-            kept.append(commit)
-            if len(kept) == leave_after:
-                break
-        report = pipeline.report(kept)
-        cancelled += report.ended == "cancelled"
-        assert report.ended in ("cancelled", "complete")
-        assert report.plan.tolist() == TARGET_PLAN[: report.frame_count]
-        assert replay(report.log.entries)[: len(kept)] == [commit.tokens for commit in kept]
-    assert cancelled > 500
+    assert [cancelled_run(rng) for _ in range(1000)].count("cancelled") > 500
     assert threading.active_count() == before and no_threads_left()
 
 
@@ -392,7 +393,18 @@ def abstains(request, deliver):
     deliver(Verdict(request.audio.index, ()))
 
 
+def spoils(request, deliver):
+    """Writes into what it reads; what goes out is not its to change."""
+    request.audio.samples[:] = np.nan
+
+
+def spoils_the_draft(request, deliver):
+    request.draft.openness[:] = np.nan
+
+
 BAD_JUDGES = {
+    "spoils the sound": spoils,
+    "spoils the draft": spoils_the_draft,
     "hangs": lambda request, deliver: request.stop.wait(),
     "dies": dies,
     "exits": exits,
@@ -411,7 +423,8 @@ def test_with_a_bad_judge_the_stream_goes_on_under_the_draft(name):
     assert report.ended == "complete" and report.frame_count == 60
     assert {commit.how for commit in report.commits} == {"unverified"}
     assert all(commit.tokens == commit.drafted for commit in report.commits)
-    if name in ("dies", "exits"):
+    assert all(np.isfinite(commit.openness).all() for commit in report.commits)
+    if name in ("dies", "exits", "spoils the sound", "spoils the draft"):
         (note,) = report.notes
         assert note.startswith("the judge failed at chunk 0") and "\n" not in note
     assert no_threads_left()

@@ -304,6 +304,11 @@ def test_a_hole_longer_than_the_limit_is_too_long(tmp_path):
         ("aac", 44_100, {}, {}),
         ("flac", 16_000, {"codec": "flac", "sample_format": "s16"}, {}),
         ("wav", 16_000, {"codec": "pcm_s16le", "sample_format": "s16"}, {}),
+        ("w64", 16_000, {"codec": "pcm_s16le", "sample_format": "s16"}, {}),
+        ("caf", 16_000, {"codec": "pcm_s16be", "sample_format": "s16"}, {}),
+        ("au", 16_000, {"codec": "pcm_s16be", "sample_format": "s16"}, {}),
+        ("wv", 44_100, {"codec": "wavpack", "sample_format": "s16p"}, {}),
+        ("amr", 8_000, {"codec": "libopencore_amrnb", "sample_format": "s16"}, {}),
         ("m4a", 16_000, {}, {"movflags": "+faststart"}),
         ("mp4", 16_000, {}, {"movflags": "+frag_keyframe+empty_moov", "frag_duration": "500000"}),
     ],
@@ -316,7 +321,7 @@ def test_a_cut_file_is_noticed_and_what_is_there_is_taken(tmp_path, suffix, rate
     assert "truncated" in recording.warning
     assert 0.5 * SECONDS < float(recording.duration) < 0.9 * SECONDS
     # Priming that nothing in the file states is heard: LAME's without its tag, AAC's without an edit list.
-    unstated = {"write_xing": 401, "frag_duration": 1024, "aac": 372}
+    unstated = {"write_xing": 401, "frag_duration": 1024, "aac": 372, "amr": 160}
     assert abs(lag(recording.samples, SPEECH)) <= max(16, *(unstated.get(key, 0) for key in (suffix, *options)))
 
 
@@ -324,6 +329,15 @@ def test_a_cut_file_of_less_than_half_is_refused(tmp_path, mp3, webm):
     for name, content in (("cut.mp3", mp3), ("cut.webm", webm)):
         with pytest.raises(InputError, match="truncated: its header promises"):
             loaded(tmp_path, name, content[: len(content) // 3])
+
+
+def test_room_that_a_download_never_filled_is_missing(tmp_path, mp3):
+    """A file that took its whole length in advance: what was not written is zeros, and the header's length fits."""
+    for share, missing in ((0.7, "truncated"), (0.999, "")):
+        recording = loaded(tmp_path, "stopped.mp3", mp3[: int(share * len(mp3))].ljust(len(mp3), b"\0"))
+        assert missing in recording.warning and float(recording.duration) == pytest.approx(share * SECONDS, abs=0.2)
+    with pytest.raises(InputError, match="are zeros"):
+        loaded(tmp_path, "stopped.mp3", mp3[: len(mp3) // 3].ljust(len(mp3), b"\0"))
 
 
 def test_a_film_without_its_index_says_so(tmp_path):
