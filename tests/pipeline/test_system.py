@@ -11,7 +11,6 @@ import torch
 
 import specsync_lib
 from specsync_lib import units
-from specsync_lib.draft.front import load_draft_front
 from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.face.video import video_info
@@ -298,8 +297,7 @@ def test_a_call_hears_what_a_run_of_the_notebooks_hears(system, tmp_path, monkey
         heard.append(options["heard"])
         return run(one, *arguments, **options)
 
-    shipped = whole.System(replace(system.models, draft=load_draft_front()), system.head, "cpu")
-    monkeypatch.setattr(whole, "load_system", lambda device, seed: shipped)
+    monkeypatch.setattr(whole, "load_system", lambda device, seed: system)
     monkeypatch.setattr(whole.System, "run", noted)
     monkeypatch.setattr(whisper_base, "hear", listened)
     said = []

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from specsync_lib.pipeline import system as whole
-from specsync_lib.pipeline.models import Models, kernel_of
+from specsync_lib.pipeline.models import Models
 from specsync_lib.pipeline.run import Pipeline
 from specsync_lib.pipeline.stages import Policy, Request, Verdict
 from tests.pipeline.test_properties import MALFORMED
@@ -174,16 +174,15 @@ def threads_end(within_s: float = 60.0) -> bool:
 @cache
 def system() -> whole.System:
     """The shipped draft; a toy judge, ears and face."""
-    from specsync_lib.draft.plan import load_draft
+    from specsync_lib.draft.front import load_draft_front
     from specsync_lib.face.generation import FaceGenerator
-    from tests.pipeline.test_models import ToyReasoner, toy_listener
+    from tests.pipeline.test_models import ToyReasoner
     from tests.pipeline.test_system import ToyHead, log_odds_policy
+    from tests.toys.fronts import toy_ears
     from tests.toys.generation import toy_models, toy_reference
 
-    listener = toy_listener()
     face = FaceGenerator(*toy_models(), toy_reference())
-    kernel = kernel_of(load_draft())
-    models = Models(kernel, listener._encoder, listener._probe, ToyReasoner(), face, policy=log_odds_policy())
+    models = Models(load_draft_front(), toy_ears(), ToyReasoner(), face, policy=log_odds_policy())
     return whole.System(models, ToyHead(), "cpu")
 
 

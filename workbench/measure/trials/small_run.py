@@ -41,7 +41,7 @@ def talk(seed: int) -> None:
     """Its draft, and the pipeline's threads over it into a growing video."""
     import pandas as pd
 
-    from specsync_lib.draft.plan import draft_plan, load_draft
+    from specsync_lib.draft.front import front_plan, load_draft_front
     from specsync_lib.face.video import GrowingVideo
     from specsync_lib.files import atomic_path
     from specsync_lib.paths import PLOTS_DIR, RUN_DIR
@@ -54,7 +54,7 @@ def talk(seed: int) -> None:
 
     samples = load_audio(RUN_DIR / "speech.flac").samples
     with atomic_path(RUN_DIR / "draft.csv") as path:
-        pd.DataFrame(draft_plan(samples, load_draft()).probabilities).to_csv(path, index=False)
+        pd.DataFrame(front_plan(samples, load_draft_front()).probabilities).to_csv(path, index=False)
     times = StageTimes(verify_s=0.05, step_s=0.02, render_s=0.02)
     target, wrong = SyntheticTarget(seed), lambda index: (3,) if index % 2 else ()
     stages = synthetic_stages(RealClock(), times, target=target, rejected=wrong, size_px=(720, 1280))

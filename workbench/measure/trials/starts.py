@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from specsync_lib import units
-from specsync_lib.draft.plan import draft_plan, load_draft
+from specsync_lib.draft.front import front_plan, load_draft_front
 from specsync_lib.paths import CLIPS_DIR
 from specsync_lib.pipeline.clock import VirtualClock
-from specsync_lib.pipeline.models import SpeechDrafter, kernel_of
+from specsync_lib.pipeline.models import SpeechDrafter
 from specsync_lib.pipeline.run import Pipeline
 from specsync_lib.pipeline.sound import pieces
 from specsync_lib.pipeline.stages import Policy, Stages, Verdict
@@ -76,7 +76,7 @@ class Agreeing:
 def stream(samples: np.ndarray, weights) -> list:
     """The commits of a recording at the pace of speech."""
     clock = VirtualClock()
-    stages = Stages(SpeechDrafter(kernel_of(weights)), Agreeing(clock), SyntheticGenerator(clock, TIMES))
+    stages = Stages(SpeechDrafter(weights), Agreeing(clock), SyntheticGenerator(clock, TIMES))
     return Pipeline(pieces(samples, piece_ms=20), stages, Policy(deadline_s=60), clock=clock).run().commits
 
 
@@ -84,7 +84,7 @@ def attempt(name: str, folder: Path) -> Outcome:
     """One stream."""
     torch.set_num_threads(1)
     seed, count = (int(word) for word in name.removeprefix("seed ").split(": "))
-    rng, sounds, weights = np.random.default_rng(seed), clips(), load_draft()
+    rng, sounds, weights = np.random.default_rng(seed), clips(), load_draft_front()
     parts, begins, ends, at = [], [], [], 0
     for _ in range(count):
         for part in (silence(rng.uniform(0.2, 1.6), rng), bit_of(sounds, rng.uniform(0.3, 0.9), rng)):
@@ -94,7 +94,7 @@ def attempt(name: str, folder: Path) -> Outcome:
         ends.append(at)
     samples = np.concatenate([*parts, silence(1.0, rng)])
     commits = stream(samples, weights)
-    whole = draft_plan(samples, weights)
+    whole = front_plan(samples, weights)
     plan = np.concatenate([commit.tokens for commit in commits])
     require(len(plan) == units.frame_count(len(samples)), f"{len(plan)} frames of {units.frame_count(len(samples))}")
     require([commit.index for commit in commits] == list(range(len(commits))), "out of order")
