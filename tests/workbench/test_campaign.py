@@ -8,7 +8,8 @@ import pytest
 from specsync_lib.paths import MEASUREMENTS_DIR
 from workbench.measure import campaign, trials
 from workbench.measure.campaign import SECTIONS, Section
-from workbench.measure.trials import Lost, Outcome
+from workbench.measure.trials import outcome
+from workbench.measure.trials.outcome import Lost, Outcome
 
 SLOW = {"kills"}  # a run of the runner, killed and begun again: half a minute
 
@@ -21,9 +22,9 @@ def test_a_few_cases_of_every_section_survive(section, tmp_path):
     for number, name in enumerate(module.names(short=True)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        outcome = module.attempt(name, folder)
-        assert outcome.lost == [], name
-        assert outcome.tried > 0
+        done = module.attempt(name, folder)
+        assert done.lost == [], name
+        assert done.tried > 0
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -38,7 +39,7 @@ def test_the_cases_are_as_many_as_the_campaign_owes(section):
 
 FAULTY = """
 import os, sys, time
-from workbench.measure.trials import Outcome, require, survived
+from workbench.measure.trials.outcome import Outcome, require, survived
 
 def names(short):
     return ["right", "wrong", "raises", "dies", "hangs", "right again"]
@@ -86,9 +87,9 @@ def test_what_dies_hangs_or_raises_costs_its_own_case_and_a_stopped_campaign_goe
 
 def test_a_loss_is_an_assertion_and_says_what_came():
     with pytest.raises(Lost, match="a traceback"):
-        trials.one_line("Traceback (most recent call last): something")
+        outcome.one_line("Traceback (most recent call last): something")
     with pytest.raises(Lost, match="not one line"):
-        trials.one_line("one line here\nand another")
+        outcome.one_line("one line here\nand another")
     assert Outcome(lost=["a line"]).tried == 1
 
 

@@ -35,7 +35,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.files import write_json
 from specsync_lib.paths import MEASUREMENTS_DIR, PROJECT_ROOT, RUN_DIR
 from specsync_lib.provenance import machine, usable_cores
-from workbench.measure.trials import Outcome
+from workbench.measure.trials.outcome import Outcome
 
 OUT = MEASUREMENTS_DIR / "campaign.json"
 KEPT = RUN_DIR / "campaign"

@@ -20,8 +20,8 @@ from specsync_lib.pipeline.run import Pipeline
 from specsync_lib.pipeline.sound import pieces
 from specsync_lib.pipeline.stages import Policy
 from specsync_lib.units import CHUNK_SAMPLES
-from workbench.measure.trials import Outcome, require
 from workbench.measure.trials.judges import system, threads_end
+from workbench.measure.trials.outcome import Outcome, require
 from workbench.measure.trials.starts import bit_of, clips
 
 BATCHES, EACH, SHORT_EACH = 20, 50, 4

@@ -20,7 +20,7 @@ from specsync_lib.pipeline.stages import Policy, Request, Verdict
 from tests.pipeline.test_properties import MALFORMED
 from tests.pipeline.test_run import BAD_JUDGES, TARGET_PLAN, Bad, fast, no_threads_left, stages
 from tests.toys.judges import FAULTS
-from workbench.measure.trials import Outcome, one_line, require, survived
+from workbench.measure.trials.outcome import Outcome, one_line, require, survived
 
 SHORT_EVERY = 12
 WENT_ON, STOPPED = "went on under the draft, counted and told", "ended with one line, as the policy is"

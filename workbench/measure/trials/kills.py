@@ -28,7 +28,8 @@ from specsync_lib.door.runner import INTERRUPTED_EXIT_CODE, LEFT_BEHIND, file_ha
 from specsync_lib.face.video import video_info
 from specsync_lib.paths import CLIPS_DIR, PROJECT_ROOT
 from specsync_lib.speech.audio import load_audio
-from workbench.measure.trials import Lost, Outcome, require, small_run
+from workbench.measure.trials import small_run
+from workbench.measure.trials.outcome import Lost, Outcome, require
 
 KILLS = {"small": 4, "smoke": 4}  # of a chain
 CHAINS = {"small": 24, "smoke": 1}

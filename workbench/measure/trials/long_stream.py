@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from workbench.measure.soak import CHUNKS, soak
-from workbench.measure.trials import Outcome, require
+from workbench.measure.trials.outcome import Outcome, require
 
 SHORT_CHUNKS = 200
 HIGHEST_P99_RATIO, HIGHEST_GROWTH = 1.1, 0.01

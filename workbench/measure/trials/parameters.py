@@ -15,7 +15,7 @@ from pathlib import Path
 
 from specsync_lib.door.parameters import parse_arguments
 from specsync_lib.paths import PROJECT_ROOT
-from workbench.measure.trials import REFUSED, RIGHT, Outcome, one_line, require, survived
+from workbench.measure.trials.outcome import REFUSED, RIGHT, Outcome, one_line, require, survived
 
 SHORT_EVERY = 16
 TIMEOUT_S = 300

@@ -20,7 +20,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.speech.audio import load_audio
 from tests.door.test_bad_input import BAD, GOOD, floats, wav
 from tests.toys.sounds import Sound, between, lag, level_db, resampled, speech, write_sounds
-from workbench.measure.trials import REFUSED, RIGHT, Outcome, one_line, require, survived
+from workbench.measure.trials.outcome import REFUSED, RIGHT, Outcome, one_line, require, survived
 
 RATE_HZ = 16_000
 SPEECH = speech()

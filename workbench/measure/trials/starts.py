@@ -22,7 +22,7 @@ from specsync_lib.pipeline.sound import pieces
 from specsync_lib.pipeline.stages import Policy, Stages, Verdict
 from specsync_lib.pipeline.synthetic import StageTimes, SyntheticGenerator
 from specsync_lib.speech.audio import load_audio
-from workbench.measure.trials import Outcome, require
+from workbench.measure.trials.outcome import Outcome, require
 
 STREAMS, EACH, SHORT_EACH = 100, 100, 10
 RATE_HZ, CHUNK_S = units.SAMPLE_RATE_HZ, units.FRAMES_PER_CHUNK / units.VIDEO_FPS

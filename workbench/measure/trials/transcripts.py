@@ -10,7 +10,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.speech.words import LONGEST_TRANSCRIPT, in_dictionary, normalise_text, pronounce, readings
 from specsync_lib.visemes import ARPABET_TO_VISEME
 from tests.speech.test_words import READ_AS
-from workbench.measure.trials import REFUSED, RIGHT, Outcome, one_line, require, survived
+from workbench.measure.trials.outcome import REFUSED, RIGHT, Outcome, one_line, require, survived
 
 SHORT_EVERY = 20
 # What is written, and a reading that must be among those which are tried; None: any words will do; a refusal is a
