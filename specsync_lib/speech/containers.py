@@ -25,7 +25,7 @@ AMR_FRAME_BYTES = {
 }
 LARGEST_AMR_BYTES = 2**24  # more than two hours
 # Zeros inside the length that an MP3 states: a download that took its room in advance and was stopped.
-LEAST_EMPTY_BYTES = 16_384
+LEAST_EMPTY_BYTES = 4_096  # no two frames together are as long (1,441 bytes at most)
 MOST_ELEMENTS = 1_000_000  # of a file that is walked through
 MP3_SEARCH_BYTES, TAIL_BYTES = 65_536, 16_384
 CHAIN_FRAMES = 3  # frames that follow each other exactly are no accident

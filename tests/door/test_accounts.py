@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -70,7 +71,8 @@ def account(tmp_path, monkeypatch):
         caches.settle()
         return Path(os.environ["MPLCONFIGDIR"]).parent
 
-    yield settle
+    with patch.dict(os.environ):  # settle() sets variables that were not there, too
+        yield settle
     caches.temporary_dir.cache_clear()
 
 

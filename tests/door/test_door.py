@@ -89,13 +89,13 @@ def test_bad_arguments_are_one_line_and_exit_code_2(arguments, says, tmp_path):
 def test_tests_run_a_worker_a_core_and_take_a_persons_own_arguments(tmp_path):
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text("""#!/bin/sh\n[ "$2" = pytest ] && printf '%s\\n' "$@"\nexit 0\n""")
+    python.write_text("""#!/bin/sh\n[ "$3" = pytest ] && printf '%s\\n' "$@"\nexit 0\n""")
     python.chmod(0o755)
     shutil.copy2(DOOR, tmp_path)
     answer = subprocess.run([tmp_path / DOOR.name, "test", "-k", "a word", "-n0"], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     words = answer.stdout.splitlines()
-    assert words[:8] == ["-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
+    assert words[:9] == ["-P", "-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
     assert words[-3:] == ["-k", "a word", "-n0"]
 
 

@@ -227,6 +227,7 @@ def write(out: Path, sections: dict, fuzzers: dict, short: bool) -> None:
         "label": "measured",
         "what": "bad inputs and hard moments tried on the suite",
         "command": "python -m workbench.measure.campaign" + " --short" * short,
+        "provenance": max((one["machine"] for one in sections.values()), key=lambda made: made["date"], default={}),
         "survived": "the right answer, or one clear line and exit code 2",
         "lost": "a traceback, a dead, hanging or left-over process, a torn file, or a wrong result without a word",
         "total": {key: sum(one[key] for one in sections.values()) for key in ("tried", "survived", "lost")},
