@@ -33,7 +33,8 @@ def origin(source: str) -> Origin | None:
         return None
     facts = _facts(source)
     gpus = [facts["gpu"]] if "gpu" in facts else facts.get("gpus", [])
-    cores = f" ({facts['cores']} cores)" if "cores" in facts else ""
+    count = facts.get("cores")
+    cores = f" ({count} core{'s' * (count != 1)})" if count else ""
     processor = f"{facts['cpu']}{cores}" if "cpu" in facts else "a machine that the file does not name"
     day = facts["date"][: len("2026-01-31")] if "date" in facts else "a day that the file does not name"
     return Origin(", ".join(gpus) or processor, day)
