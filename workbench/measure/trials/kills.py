@@ -190,7 +190,9 @@ def kill_one(chain: Chain, rng: np.random.Generator, within_s: float) -> str:
     said = chain.said()
     require("Traceback (most" not in said, f"{sent.name}: a traceback: {said[said.find('Traceback') - 150 :][:900]!r}")
     if not ended_before and sent != signal.SIGKILL:
-        require(code in (INTERRUPTED_EXIT_CODE, -sent, 0), f"{sent.name}: exit code {code}, {said[-200:]!r}")
+        # A second interruption on the way out ends Python by SIGINT, which a shell shows as INTERRUPTED_EXIT_CODE too.
+        ends = (INTERRUPTED_EXIT_CODE, -sent, -signal.SIGINT, 0)
+        require(code in ends, f"{sent.name}: exit code {code}, {said[-200:]!r}")
     for file in chain.files().values():
         check_whole(file)
     if not fresh:
