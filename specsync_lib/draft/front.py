@@ -47,6 +47,11 @@ def whisper_range(mel: Float[Tensor, "rows 80"]) -> Float[Tensor, "rows 80"]:
     return mel * SPREAD + torch.from_numpy(PRIOR_MEAN).to(mel)
 
 
+def in_full(rows: Float[Tensor, "rows 80"], needed: int, last: Float[Tensor, "1 80"]) -> Float[Tensor, "needed 80"]:
+    """The first ``needed`` rows; ``last`` stands for those that are missing."""
+    return torch.cat([rows, last.expand(max(0, needed - len(rows)), -1)])[:needed]
+
+
 @dataclass(frozen=True)
 class FrontDraft:
     """A chunk as the front hears it: the plan, and the features that the latent drafter reads."""
@@ -97,27 +102,24 @@ class FrontStream:
         """
         rows = torch.cat([self._rows, torch.from_numpy(np.ascontiguousarray(mel, np.float32))])
         needed = len(new_rows(self.next_frame, frames))
-        if len(rows) < needed:
-            if not ended:
-                raise InputError(
-                    f"front stream {self._name!r}: expected {needed} rows for frames {self.next_frame} to "
-                    f"{self.next_frame + frames - 1}, got {len(rows)}; wait for more, or say that it ended"
-                )
-            last = rows[-1:] if len(rows) else self._last_row()
-            rows = torch.cat([rows, last.expand(needed - len(rows), -1)])
+        if len(rows) < needed and not ended:
+            raise InputError(
+                f"front stream {self._name!r}: expected {needed} rows for frames {self.next_frame} to "
+                f"{self.next_frame + frames - 1}, got {len(rows)}; wait for more, or say that it ended"
+            )
         self._rows = rows[needed:]
-        said, self._cache = self._chunk(rows[:needed], frames)
+        said, self._cache = self._chunk(rows, frames)
         return FrontDraft(plan_of_output(said), said.hidden[0])
 
     @torch.inference_mode()
     def ahead(self, frames: int) -> DraftPlan:
         """The first frames of the next chunk, as if the last row heard went on; the stream stays where it is."""
-        needed = len(new_rows(self.next_frame, frames))
-        last = self._rows[-1:] if len(self._rows) else self._last_row()
-        rows = torch.cat([self._rows, last.expand(max(0, needed - len(self._rows)), -1)])[:needed]
-        return plan_of_output(self._chunk(rows, frames)[0])
+        return plan_of_output(self._chunk(self._rows, frames)[0])
 
     def _chunk(self, rows: Tensor, frames: int) -> tuple[FrontOutput, FrontCache]:
+        """The next frames from the rows that are there: the last one stands for those that are missing."""
+        last = rows[-1:] if len(rows) else self._last_row()
+        rows = in_full(rows, len(new_rows(self.next_frame, frames)), last)
         return front_chunk(
             whisper_range(rows).to(self._weights.conv1_w.device)[None],
             self._cache,

@@ -27,7 +27,6 @@ BASE_ASSET = "whisper-base"
 BASE_NAME = re.compile(r"conv[12]_[wb]|blocks\.\d+\..*")
 INNER_ROWS = ("qkv_w", "qkv_b", "up_w", "up_b")  # their rows, and the columns of these, belong to heads or inner units
 HEADS = ("viseme_", "open_", "temperature")
-INNER_COLUMNS = {"out_w": "heads", "down_w": "units"}
 _LAYERS = {
     "self_attention/layer_norm": "attn_norm", "self_attention/linear_0": "qkv", "self_attention/linear_1": "out",
     "ffn/layer_norm": "mlp_norm", "ffn/linear_0": "up", "ffn/linear_1": "down",

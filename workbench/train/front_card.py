@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from kernels.causal_front.reference import FrontWeights, front_offline, new_rows
 from specsync_lib import provenance, units
-from specsync_lib.draft.front import whisper_range
+from specsync_lib.draft.front import in_full, whisper_range
 from specsync_lib.draft.front_weights import front_sha256, load_front, save_front, stored_kept, whisper_tensors
 from specsync_lib.draft.plan import CausalNormaliser, draft_plan, load_draft
 from specsync_lib.errors import InputError
@@ -104,9 +104,8 @@ def logits_of(front: FrontWeights, recordings: Sequence[Recording], chunk: int =
         mel = torch.from_numpy(CausalNormaliser().push(log_mel(one.samples)))
         frames = len(one.truth)
         whole = -(-frames // chunk) * chunk
-        needed = len(new_rows(0, whole))
-        mel = torch.cat([mel, mel[-1:].expand(max(0, needed - len(mel)), -1)])[:needed]
-        said = front_offline(whisper_range(mel)[None], plain, [chunk] * (whole // chunk))
+        rows = in_full(mel, len(new_rows(0, whole)), mel[-1:])
+        said = front_offline(whisper_range(rows)[None], plain, [chunk] * (whole // chunk))
         found.append((said.logits[0, :frames].numpy(), said.openness[0, :frames].numpy()))
     return found
 

@@ -38,7 +38,7 @@ from torch import Tensor
 from kernels.causal_front.reference import FrontWeights, front_offline, new_rows
 from kernels.project_latents.reference import ProjectionWeights, gather_windows
 from specsync_lib import units
-from specsync_lib.draft.front import front_path, load_draft_front, whisper_range
+from specsync_lib.draft.front import front_path, in_full, load_draft_front, whisper_range
 from specsync_lib.draft.front_weights import features_sha256
 from specsync_lib.draft.latents import (
     CONFIG,
@@ -157,8 +157,7 @@ def hidden_of(
         windows = gather_windows(mel, frames)
         return F.pad(torch.tanh((windows @ draft.band_pool).flatten(1) @ draft.w1 + draft.b1), (0, 1), value=1.0)
     starts = [0] * (view.grid > 0) + [*range(view.grid, frames, view.chunk), frames]
-    needed = len(new_rows(0, frames))
-    rows = torch.cat([mel, mel[-1:].expand(max(0, needed - len(mel)), -1)])[:needed]
+    rows = in_full(mel, len(new_rows(0, frames)), mel[-1:])
     said = front_offline(whisper_range(rows)[None], draft, np.diff(starts).tolist())
     return F.pad(said.hidden[0], (0, 1), value=1.0)
 
