@@ -119,7 +119,7 @@ def test_only_ground_files_lie_in_the_library_itself():
     flat = {path.stem for path in (PROJECT_ROOT / "specsync_lib").glob("*.py")} - {"__init__"}
     assert flat == {
         "assets", "caches", "claims", "devices", "errors", "files", "locks", "paths", "progress", "provenance",
-        "rules_in_words", "streams", "summary", "tensors", "units", "visemes",
+        "rows", "rules_in_words", "streams", "summary", "tensors", "units", "values", "visemes",
     }  # fmt: skip
 
 
