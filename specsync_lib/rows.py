@@ -4,8 +4,8 @@
     row = read("my/row.toml", {"judge.kind": "vllm"})
 
 Loaders take the row's part (`hearing`, `draft`, `judge`, `video`); nothing else branches on models. A part or a key
-that a file leaves out is the embedded row's. What begins with ``/``, ``~``, ``./`` or ``../`` is a path, relative to the
-row's file; anything else is a name that the part's loader knows, or a hub id. Standard library alone.
+that a file leaves out is the embedded row's. What begins with ``/``, ``~``, ``./`` or ``../`` is a path, relative to
+the row's file; anything else is a name that the part's loader knows, or a hub id. Standard library alone.
 """
 
 import json

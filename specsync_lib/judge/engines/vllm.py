@@ -1,8 +1,8 @@
 """A judge behind vLLM: one request of a prompt for every place that is asked for, each with one token to write.
 
 Its ``prompt_logprobs`` would score a draft at once, but they skip the prefix cache (with it on, the prompts of one
-request share what they have in common). Asked for are the letters by token, and the 20 likeliest for a version that does
-not know ``logprob_token_ids``: there every letter must be among these.
+request share what they have in common). Asked for are the letters by token, and the 20 likeliest for a version that
+does not know ``logprob_token_ids``: there every letter must be among these.
 
 Source: vLLM, ``vllm/entrypoints/openai/completion/protocol.py`` (CompletionRequest) and ``serving.py``.
 """
