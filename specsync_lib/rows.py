@@ -8,6 +8,7 @@ that a file leaves out is the embedded row's. What begins with ``/``, ``~``, ``.
 the row's file; anything else is a name that the part's loader knows, or a hub id. Standard library alone.
 """
 
+import hashlib
 import json
 import re
 import tomllib
@@ -17,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from specsync_lib.errors import InputError
-from specsync_lib.paths import ROWS_DIR
+from specsync_lib.paths import ROWS_DIR, display_path
 from specsync_lib.values import LANGUAGES, Parameter, Pattern, Range, Value, did_you_mean, on_one_line, shown
 
 DEFAULT = "embedded"
@@ -28,6 +29,16 @@ SMOLLM2, WAN_MINI, WAN_MINI_SHAPE = "smollm2", "wan-mini", "wan-mini-shape"
 KNOWN_WEIGHTS = {SMOLLM2: "trained", WAN_MINI: "trained", WAN_MINI_SHAPE: "random",
                  "wan-1.3b": "trained", "wan-14b": "trained"}  # fmt: skip
 LABELS = {"trained": "measured", "random": "real-shape"}
+# What committed numbers rest on, by the beginning of their file; all parts where none of these is it.
+RESTS_ON = {
+    "data/measurements/kernel_": (), "data/measurements/slider_": (), "data/measurements/cpu_report": (),
+    "data/measurements/claim": ("draft", "video"), "data/measurements/wan_chunk": ("video",),
+    "data/models/draft": ("draft",), "data/models/wan_mini": ("video",), "data/models/lip_reader": (),
+    "data/models/reasoner": ("judge",), "data/models/latent_basis": ("draft", "video"), "data/models/mouth": (),
+}  # fmt: skip
+COMMITTED = ("data/measurements/", "data/models/")
+NOT_MEASURED = "not measured for this row"
+HASHED_WHOLE_BYTES = 2**26
 LOCAL = "local"
 KINDS = (LOCAL, "sglang", "vllm", "openai")
 
@@ -88,6 +99,12 @@ class Judge:
         """The label of what it judges: measured or real-shape."""
         return _label(self)
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a row is the same however it is asked for. In half precision, and in a server's batches, it is not
+        quite, and a tie may turn."""
+        return self.kind == LOCAL and self.dtype == "float32"
+
 
 @dataclass(frozen=True)
 class Video:
@@ -140,9 +157,22 @@ class Row:
         usual = _values(Row())
         return [f"{key}={value}" for key, value in _values(self).items() if value != usual[key]]
 
-    def same(self, *parts: str) -> bool:
-        """Whether these parts are the default row's, whose committed numbers then hold."""
+    def holds(self, source: str | Path) -> bool:
+        """Whether a number from this file is this row's: the run made it, or what it rests on is the default row's."""
+        source = f"{display_path(source)}/"
+        if not source.startswith(COMMITTED):
+            return True
+        parts = next((parts for beginning, parts in RESTS_ON.items() if source.startswith(beginning)), tuple(PARTS))
         return all(getattr(self, part) == getattr(Row(), part) for part in parts)
+
+    def held(self, numbers: Mapping[str, Mapping]) -> dict[str, Mapping]:
+        """Of recorded numbers (`summary.merged`) those that `holds` lets stand."""
+        return {key: entry for key, entry in numbers.items() if self.holds(entry["source"])}
+
+    def digests(self) -> dict[str, str]:
+        """What lies behind each path that the row names: a sha256 over names, sizes and contents, of a file above
+        64 MiB over its first and last MiB."""
+        return {key: _digest(path) for key, path in self.paths().items()}
 
 
 PARTS = {one.name: one.default for one in fields(Row) if one.name not in ("name", "language")}
@@ -165,6 +195,22 @@ def _values(row: Row) -> dict[str, Value]:
     """The row's values by key."""
     parts = {f"{part}.{name}": value for part in PARTS for name, value in vars(getattr(row, part)).items()}
     return {"language": row.language, **parts}
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    for one in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if one.is_file():
+            size = one.stat().st_size
+            digest.update(f"{one.relative_to(path.parent)} {size}\n".encode())
+            with one.open("rb") as handle:
+                if size <= HASHED_WHOLE_BYTES:
+                    digest.update(handle.read())
+                else:
+                    digest.update(handle.read(2**20))
+                    handle.seek(-(2**20), 2)
+                    digest.update(handle.read())
+    return digest.hexdigest()
 
 
 def _is_path(key: str, value: Value) -> bool:

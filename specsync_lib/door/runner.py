@@ -449,6 +449,7 @@ class Inputs:
     recording: str
     assets: str
     seconds: Fraction = Fraction(0)
+    row: Mapping[str, str] = field(default_factory=dict)  # of the files that the row names
 
 
 def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterator[tuple[str, Finished]]:
@@ -475,6 +476,8 @@ def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterato
         facts = {"cells": cells_hash(notebook), "parameters": parameters[notebook], "upstream": upstream}
         if "audio" in parameters[notebook]:
             facts["recording"] = inputs.recording
+        if inputs.row and "row" in parameters[notebook]:
+            facts["row"] = dict(inputs.row)
         key = content_hash(shared | facts)
         finished = read_stamp(project, name)
         title = f"[{position}/{len(notebooks)}] {name}"
@@ -625,6 +628,7 @@ def run(options: Options, nameless: Project) -> None:
     """The main job after the check of its arguments."""
     from specsync_lib import assets
     from specsync_lib.door import report
+    from specsync_lib.files import write_json
     from specsync_lib.speech import corpus
 
     for note in options.notes:
@@ -636,7 +640,9 @@ def run(options: Options, nameless: Project) -> None:
         sweep(project)
         assets.fetch()
         digest, seconds = recording or heard(options)
-        inputs = Inputs(digest, f"human speech {corpus.default_is_human()}", seconds)
+        digests = options.row.digests()
+        inputs = Inputs(digest, f"human speech {corpus.default_is_human()}", seconds, digests)
+        write_json(project.run / "row.json", {"row": options.values["row"], "digests": digests})
         drop_departed(project)
         finished = dict(run_notebooks(project, options, inputs))
         record_cost(project, finished, options, digest)
