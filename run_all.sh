@@ -36,14 +36,19 @@ find_python() {
 
 case "$mode" in
     main | -*) ;;
-    test | lab) shift ;;
-    *) fail "unknown mode '$mode'; use ./run_all.sh, ./run_all.sh test, ./run_all.sh lab or ./run_all.sh --help" ;;
+    test | lab | doctor) shift ;;
+    *) fail "unknown mode '$mode'; use ./run_all.sh, ./run_all.sh test, lab or doctor, or ./run_all.sh --help" ;;
 esac
 
 python="$(find_python)"
 if [[ "$mode" == main || "$mode" == -* ]]; then
     # Standard library only: bad arguments are refused before anything is installed. --help ends here too.
     PYTHONPATH="$root" "$python" -P -m specsync_lib.door.parameters "$@"
+    for argument in "$@"; do
+        if [[ "$argument" == --help || "$argument" == -h ]]; then exit 0; fi
+    done
+elif [[ "$mode" == doctor ]]; then
+    PYTHONPATH="$root" "$python" -P -m specsync_lib.jobs.arguments "$mode" "$@"
     for argument in "$@"; do
         if [[ "$argument" == --help || "$argument" == -h ]]; then exit 0; fi
     done
@@ -58,5 +63,6 @@ case "$mode" in
         exec "$venv/bin/python" -P -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
         ;;
     lab) exec "$venv/bin/python" -P -m specsync_lib.door.lab "$@" ;;
+    doctor) exec "$venv/bin/python" -P -m specsync_lib.jobs.doctor "$@" ;;
     *) exec "$venv/bin/python" -P -m specsync_lib.door.runner "$@" ;;
 esac

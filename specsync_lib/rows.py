@@ -314,7 +314,12 @@ def _known(key: str) -> Parameter:
         return keys()[key]
     part, _, name = key.partition(".")
     own = [one.name for one in fields(PARTS[part])] if part in PARTS else []
-    near = did_you_mean(name, own).replace("did you mean ", f"did you mean {part}.")
+    elsewhere = [other for other in keys() if name and other.endswith(f".{name}")]
+    near = (
+        f"did you mean {elsewhere[0]}? "
+        if elsewhere and part in PARTS
+        else did_you_mean(name, own).replace("did you mean ", f"did you mean {part}.")
+    )
     hint = near or did_you_mean(key, [*PARTS, *keys()])
     known = f"keys of [{part}]: {', '.join(own)}" if own else f"known: language, {', '.join(PARTS)}"
     raise InputError(f"key {shown(key)} is unknown; {hint}{known}")
@@ -362,4 +367,4 @@ def _check_together(row: Row) -> None:
 def _check_present(row: Row) -> None:
     for key, path in row.paths().items():
         if not path.exists():
-            raise InputError(f"{key}: {shown(str(path))} is not there; check the path")
+            raise InputError(f"{key}: {on_one_line(str(path))} is not there; check the path")

@@ -109,13 +109,14 @@ class Parameter:
         ------
         InputError: as for `parse`.
         """
+        typed = value
         if type(value) is int and self.type is float:
-            value = float(value) if abs(value) < 2**53 else math.inf
-        if type(value) is not self.type:
-            return self._checked(None, value)
-        if value == self.default:
-            return value
-        return self._checked(self._typed(value) if self.type is str else value, value)
+            typed = float(value) if abs(value) < 2**53 else math.inf
+        if type(typed) is not self.type:
+            typed = None
+        elif typed != self.default and self.type is str:
+            typed = self._typed(typed)
+        return typed if typed == self.default else self._checked(typed, value)
 
     def _checked(self, value: Value | None, given: object) -> Value:
         if value is None or not self._allows(value):

@@ -48,7 +48,7 @@ def load_judge(part: rows.Judge, device: str | torch.device = "cpu") -> Reasoner
     InputError : see `load_reasoner`; a server that does not answer, or can not score.
     """
     if part.kind != rows.LOCAL:
-        judge = _served(part)
+        judge = served_judge(part)
         check_scores(judge)
         return judge
     known = rows.KNOWN_WEIGHTS.get(part.source)
@@ -82,7 +82,7 @@ def adapter_of(part: rows.Judge) -> Path | None:
     return folder
 
 
-def _served(part: rows.Judge) -> Reasoner:
+def served_judge(part: rows.Judge) -> Reasoner:
     """The judge behind a server, unprobed: its tokenizer and its adapter's settings are read here."""
     source = part.source if part.tokenizer == "auto" else part.tokenizer
     script = Script(load_tokenizer(dense_copy() if source == DEFAULT_MODEL else source, part.revision))
