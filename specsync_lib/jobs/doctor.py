@@ -37,6 +37,7 @@ from specsync_lib.tensors import read_header, read_object, weight_files
 GIB = 2**30
 ROOM = 1.2  # times the weights: what a forward pass needs beside them
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+WIDTH_OF_A_LOG = 140
 LOUDNESS = 0.05  # of the dry chunk's noise
 
 
@@ -198,6 +199,8 @@ def cached(source: str, revision: str = "main") -> Path:
     """
     if Path(source).is_dir():
         return Path(source)
+    if Path(source).is_absolute():
+        raise InputError(f"{source} is not there; check the path")
     import huggingface_hub
 
     try:
@@ -287,7 +290,7 @@ def show(findings: Sequence[Finding], row: rows.Row) -> None:
     table.add_column("found", overflow="fold")
     for one in findings:
         table.add_row(Text(one.key), Text(one.what), "ok" if one.good else "missing", Text(one.found))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_LOG).print(table)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,37 +6,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from specsync_lib.errors import InputError
 from specsync_lib.rows import Hearing
 from specsync_lib.speech import whisper_base
 from specsync_lib.speech.whisper_checkpoint import load_checkpoint
-
-MELS, WIDTH, LAYERS = 128, 32, 3
-
-
-def tiny() -> WhisperForConditionalGeneration:
-    torch.manual_seed(0)
-    return WhisperForConditionalGeneration(
-        WhisperConfig(
-            vocab_size=51866, num_mel_bins=MELS, d_model=WIDTH, encoder_layers=LAYERS, decoder_layers=2,
-            encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=4 * WIDTH, decoder_ffn_dim=4 * WIDTH,
-        )
-    ).eval()  # fmt: skip
+from tests.toys.whispers import LAYERS, MELS, WIDTH, tiny_whisper, write_whisper
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("whisper")
-    tiny().save_pretrained(path)
-    (path / "generation_config.json").write_text(json.dumps({"alignment_heads": [[0, 1], [1, 3]]}))
-    return path
+    return write_whisper(tmp_path_factory.mktemp("whisper"))
 
 
 @torch.inference_mode()
 def test_its_mels_width_and_layers_are_the_checkpoints_and_it_computes_what_transformers_does(folder):
-    ours, theirs = load_checkpoint(folder), tiny()
+    ours, theirs = load_checkpoint(folder), tiny_whisper()
     assert (ours.dims.n_mels, ours.dims.n_audio_state, ours.dims.n_audio_layer) == (MELS, WIDTH, LAYERS)
     mel, tokens = torch.randn(1, MELS, 3000), torch.tensor([[50258, 50259, 50360]])
     encoded = ours.encoder(mel)
