@@ -36,8 +36,8 @@ find_python() {
 
 case "$mode" in
     main | -*) ;;
-    test | lab | doctor) shift ;;
-    *) fail "unknown mode '$mode'; use ./run_all.sh, ./run_all.sh test, lab or doctor, or ./run_all.sh --help" ;;
+    test | lab | doctor | sweep | collect) shift ;;
+    *) fail "unknown mode '$mode'; use ./run_all.sh, ./run_all.sh test, lab, doctor, sweep or collect, or --help" ;;
 esac
 
 python="$(find_python)"
@@ -47,7 +47,7 @@ if [[ "$mode" == main || "$mode" == -* ]]; then
     for argument in "$@"; do
         if [[ "$argument" == --help || "$argument" == -h ]]; then exit 0; fi
     done
-elif [[ "$mode" == doctor ]]; then
+elif [[ "$mode" == doctor || "$mode" == sweep || "$mode" == collect ]]; then
     PYTHONPATH="$root" "$python" -P -m specsync_lib.jobs.arguments "$mode" "$@"
     for argument in "$@"; do
         if [[ "$argument" == --help || "$argument" == -h ]]; then exit 0; fi
@@ -63,6 +63,6 @@ case "$mode" in
         exec "$venv/bin/python" -P -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
         ;;
     lab) exec "$venv/bin/python" -P -m specsync_lib.door.lab "$@" ;;
-    doctor) exec "$venv/bin/python" -P -m specsync_lib.jobs.doctor "$@" ;;
+    doctor | sweep | collect) exec "$venv/bin/python" -P -m "specsync_lib.jobs.$mode" "$@" ;;
     *) exec "$venv/bin/python" -P -m specsync_lib.door.runner "$@" ;;
 esac

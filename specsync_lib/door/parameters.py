@@ -194,6 +194,7 @@ def _help_epilog() -> str:
         "  ./run_all.sh test [pytest arguments]   the same set-up, then the whole test suite",
         "  ./run_all.sh lab                       JupyterLab on the notebooks",
         "  ./run_all.sh doctor --row FILE         whether a row's models can run here, before they do",
+        "  ./run_all.sh sweep, collect            a corpus through a row, and tables of it (sweep --help)",
         "",
         "environment:",
         "  SPECSYNC_TORCH_INDEX   package index to install torch from (for example a CPU-only one)",

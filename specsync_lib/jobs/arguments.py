@@ -4,12 +4,15 @@
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 from specsync_lib import rows, streams
 from specsync_lib.errors import InputError
+from specsync_lib.speech.manifest import Utterance, read_manifest
 from specsync_lib.values import did_you_mean, on_one_line, shown
 
 
@@ -20,21 +23,37 @@ class _OneLineParser(argparse.ArgumentParser):
         raise InputError(f"{on_one_line(message)}; --help shows what it takes")
 
 
-def _doctor() -> argparse.ArgumentParser:
-    parser = _OneLineParser(
-        prog="./run_all.sh doctor",
-        description="Say whether a row can run: what is there, what is missing, and what one chunk costs.",
-        allow_abbrev=False,
-    )
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Say whether a row can run: what is there, what is missing, and what one chunk costs."
     parser.add_argument("--dry-chunk", choices=("yes", "no"), default="yes", help="whether to load all and run a chunk")
-    return parser
 
 
-JOBS = {"doctor": _doctor}
+def _sweep(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Judge every recording of a corpus with a row, without video. Run it again to go on."
+    parser.add_argument("--corpus", required=True, help="a corpus.jsonl, one recording a line")
+    parser.add_argument("--out", required=True, help="the folder of the results")
+    parser.add_argument("--shard", default="1/1", help="i/n: only every n-th recording, from the i-th on")
 
 
-def parse(job: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, rows.Row]:
-    """A job's options and its row; what the row names need not be there (the doctor says what is not).
+def _collect(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Tables and one page from a sweep's results, finished or not."
+    parser.add_argument("--out", required=True, help="the folder that sweep was given")
+
+
+JOBS = {"doctor": _doctor, "sweep": _sweep, "collect": _collect}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A job's options, its row, and where it takes some its recordings."""
+
+    options: argparse.Namespace
+    row: rows.Row
+    recordings: tuple[Utterance, ...] = ()
+
+
+def parse(job: str, arguments: Sequence[str]) -> Asked:
+    """What a job is asked for. The doctor's row need not be whole: it says what is not there.
 
     Raises
     ------
@@ -42,22 +61,40 @@ def parse(job: str, arguments: Sequence[str]) -> tuple[argparse.Namespace, rows.
     """
     if job not in JOBS:
         raise InputError(f"job {shown(job)} is unknown; {did_you_mean(job, JOBS)}known: {', '.join(JOBS)}")
-    parser = JOBS[job]()
-    parser.add_argument("--row", default=rows.DEFAULT, help="a name in data/rows, or a TOML file")
-    parser.add_argument("-p", dest="single", metavar="part.key=value", action="append", default=[],
-                        help="a single value of the row")  # fmt: skip
+    parser = _OneLineParser(prog=f"./run_all.sh {job}", allow_abbrev=False)
+    JOBS[job](parser)
+    if job != "collect":
+        parser.add_argument("--row", default=rows.DEFAULT, help="a name in data/rows, or a TOML file")
+        parser.add_argument("-p", dest="single", metavar="part.key=value", action="append", default=[],
+                            help="a single value of the row")  # fmt: skip
     if "--" in arguments:
         raise InputError("'--' alone is not taken; --help shows what it takes")
     options = parser.parse_args(list(arguments))
+    if job == "collect":
+        return Asked(options, rows.Row())
+    row = rows.read(options.row, _single(options.single), present=job != "doctor")
+    return Asked(options, row, _recordings(options) if job == "sweep" else ())
+
+
+def _single(assignments: Sequence[str]) -> dict[str, str]:
     single: dict[str, str] = {}
-    for assignment in options.single:
+    for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise InputError(f"{shown(assignment)}: write it as part.key=value, for example -p judge.kind=sglang")
         if name in single:
             raise InputError(f"{shown(name)}: given twice; give it once")
         single[name] = text
-    return options, rows.read(options.row, single, present=False)
+    return single
+
+
+def _recordings(options: argparse.Namespace) -> tuple[Utterance, ...]:
+    """The recordings of this shard."""
+    shard = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", options.shard)
+    first, count = (int(one) for one in shard.groups()) if shard else (0, 0)
+    if not 1 <= first <= count:
+        raise InputError(f"--shard: got {shown(options.shard)}; write i/n with i from 1 to n, for example 2/8")
+    return tuple(read_manifest(options.corpus)[first - 1 :: count])
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -296,10 +296,11 @@ def show(findings: Sequence[Finding], row: rows.Row) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Look, say, and end with 0 only if the row can run."""
     try:
-        options, row = parse("doctor", arguments)
+        asked = parse("doctor", arguments)
+        row = asked.row
         device = resolve("auto")
         findings = list(examine(row, device))
-        if all(one.good for one in findings) and options.dry_chunk == "yes":
+        if all(one.good for one in findings) and asked.options.dry_chunk == "yes":
             try:
                 findings += dry_chunk(row, device)
             except (InputError, RuntimeError) as error:

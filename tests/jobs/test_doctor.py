@@ -67,7 +67,7 @@ def test_a_row_of_ones_own_parts_can_run(kind, parts, capsys):
 )
 def test_what_is_missing_is_told_apart(changes, key, says, parts):
     with serving(ToyServer()) as url:
-        _, row = arguments.parse("doctor", ["--row", write_row(parts, "sglang", url, **changes)])
+        row = arguments.parse("doctor", ["--row", write_row(parts, "sglang", url, **changes)]).row
         findings = list(doctor.examine(row, "cpu"))
     missing = {one.key: one.found for one in findings if not one.good}
     assert says in missing[key], missing
@@ -80,7 +80,7 @@ def test_a_server_that_is_down_or_cannot_score_is_missing(parts, capsys):
     with serving(toy) as url:
         path = write_row(parts, "vllm", url)
         toy.knows_tokens = False
-        _, row = arguments.parse("doctor", ["--row", path])
+        row = arguments.parse("doctor", ["--row", path]).row
         (found,) = [one.found for one in doctor.examine(row, "cpu") if not one.good]
         assert "letters are missing" in found
     assert doctor.main(["--row", path, "--dry-chunk", "no"]) == InputError.EXIT_CODE
