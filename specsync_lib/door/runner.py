@@ -44,7 +44,7 @@ LARGEST_TRANSCRIPT_BYTES = 2**20
 # What files.atomic_path leaves behind where the process was killed: .stem.xxxxxxxx.suffix
 LEFT_BEHIND = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
 SAMPLING_S = 0.25
-DOOR = Path("specsync_lib", "door")  # a notebook's results can not depend on it
+APART = (Path("specsync_lib", "door"), Path("specsync_lib", "jobs"))  # no notebook's results depend on them
 SOURCE_SUFFIXES = frozenset({".py", ".mplstyle"})
 INTERRUPTED_EXIT_CODE = 130
 asked_to_stop = threading.Event()
@@ -82,14 +82,15 @@ def tree_hash(paths: Sequence[Path], root: Path) -> str:
 
 
 def source_files(root: Path) -> list[Path]:
-    """The library and the kernels, without tests, benchmarks and the door. (The workbench is no part of a run.)"""
+    """The library and the kernels, without tests, benchmarks, the door and the jobs. (The workbench is no part of a
+    run.)"""
     files = [path for folder in ("specsync_lib", "kernels") for path in (root / folder).rglob("*")]
     return [
         path
         for path in files
         if path.suffix in SOURCE_SUFFIXES
         and not path.name.startswith(("test_", "bench_", "conftest"))
-        and not path.is_relative_to(root / DOOR)
+        and not any(path.is_relative_to(root / folder) for folder in APART)
     ]
 
 

@@ -4,9 +4,9 @@
 
 A result is written whole under its recording's id, with a key of all that it follows from: what is there with its key
 is not made again, so that a sweep which was stopped, at whatever moment, goes on when it is started again, and shards
-on many machines may share a folder. Models are loaded once; with a judge behind a server, as many recordings are under way
-as the row allows requests. A recording that can not be read has a result that says so; one for which the judge gave no
-verdict has none, and the next start tries it again.
+on many machines may share a folder. Models are loaded once; with a judge behind a server, as many recordings are under
+way as the row allows requests. A recording that can not be read has a result that says so; one for which the judge
+gave no verdict has none, and the next start tries it again.
 """
 
 import hashlib
