@@ -76,7 +76,8 @@ class Models:
     judge_listener: Listener
     reasoner: ShapeReasoner
     transformer: torch.nn.Module
-    vae: torch.nn.Module
+    decoder: torch.nn.Module
+    decode: type[ShapeDecoder]
 
 
 def build_models(
@@ -87,6 +88,7 @@ def build_models(
     *,
     fp8_method: shape_reasoner.Fp8Method = "per-tensor",
     convolution: shape_wan.ConvMethod = "3d",
+    decoder: shape_wan.DecoderName = "wan",
     compiled: bool = False,
     room: Room = ROOMS[USUAL_ROOM],
 ) -> tuple[Models, dict]:
@@ -99,18 +101,19 @@ def build_models(
     if compiled:
         for block in transformer.blocks:
             block.compile()
-    vae = decoder_model(shapes, generation, convolution)
-    parts = {"reasoner": model, "encoder": encoder, "transformer": transformer, "vae": vae}
+    network = decoder_model(shapes, generation, convolution, decoder)
+    parts = {"reasoner": model, "encoder": encoder, "transformer": transformer, "decoder": network}
     facts = {
         "reasoner_precision": precision,
         "fp8_method": fp8_method if precision == "fp8" else None,
-        "convolution": convolution,
+        "decoder": decoder,
+        "convolution": convolution if decoder == "wan" else None,
         "compiled": compiled,
         "shared": generation == reasoning,
         "weight_gib": {name: round(weight_gib(part), 2) for name, part in parts.items()},
     }
     listeners = Listener(shapes, encoder, generation, encode=False), Listener(shapes, encoder, reasoning)
-    return Models(*listeners, reasoner, transformer, vae), facts
+    return Models(*listeners, reasoner, transformer, network, shape_wan.DECODERS[decoder]), facts
 
 
 def stages_of(
@@ -127,7 +130,7 @@ def stages_of(
     size = shapes.regions[region]
     _, mel = models.draft_listener.hear()
     denoiser = ShapeDenoiser(models.transformer, shapes, *size, steps=steps)
-    decoder = ShapeDecoder(models.vae, shapes, denoiser.latents, compiled=compiled, parts=parts)
+    decoder = models.decode(models.decoder, shapes, denoiser.latents, compiled=compiled, parts=parts)
     kernel = KernelDraft(*size, mel, models.draft_listener.device)
     return Stages(
         ShapeDrafter(models.draft_listener, kernel),
@@ -147,8 +150,9 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     session.content |= {"frames_a_pass": options.frames_a_pass, "regions": {}, "failed": {}}
     session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
     models, facts = build_models(
-        session.shapes, setup, generation, reasoning, convolution=options.convolution, compiled=options.compile,
-        room=ROOMS[options.frames_a_pass], fp8_method="dequantise" if options.tiny else options.fp8,
+        session.shapes, setup, generation, reasoning, convolution=options.convolution, decoder=options.decoder,
+        compiled=options.compile, room=ROOMS[options.frames_a_pass],
+        fp8_method="dequantise" if options.tiny else options.fp8,
     )  # fmt: skip
     session.content |= facts
     session.log(f"built: {facts['weight_gib']} GiB, reasoner in {facts['reasoner_precision']}")
@@ -215,10 +219,10 @@ def measure_case(
 
 def parts_for(session: Session, models: Models, region: str) -> int:
     """Slot by slot, which frees the generator sooner for a rejection, unless that decodes a tenth slower."""
-    latents = chunk_latents(session.shapes.regions[region], models.vae)
+    latents = chunk_latents(session.shapes.regions[region], models.decoder)
     took_ms = {}
     for parts in (1, SLOTS_PER_CHUNK):
-        decoder = ShapeDecoder(models.vae, session.shapes, latents, parts=parts)
+        decoder = models.decode(models.decoder, session.shapes, latents, parts=parts)
         decode = lambda decoder=decoder: [decoder.run(part) for part in range(decoder.parts)]  # noqa: E731
         took_ms[parts] = timed(decode, latents.device, 7)["median_ms"]
         del decoder, decode
@@ -371,7 +375,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--policy-chunks", type=int, default=12, help="chunks of each policy at each rejection rate")
     parser.add_argument("--paced-chunks", type=int, default=25, help="chunks at the pace of speech")
-    parser.add_argument("--convolution", choices=("3d", "2d"), default="3d", help="how the decoder convolves")
+    parser.add_argument("--decoder", choices=tuple(shape_wan.DECODERS), default="tiny", help="what makes pictures")
+    parser.add_argument("--convolution", choices=("3d", "2d"), default="3d", help="how Wan's decoder convolves")
     parser.add_argument("--fp8", choices=("per-tensor", "rowwise"), default="per-tensor", help="FP8 product")
     parser.add_argument("--compile", action="store_true", help="compile decoder and transformer blocks (a minute each)")
     known = (*GROUPS, COMPILED)
