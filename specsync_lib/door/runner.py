@@ -28,6 +28,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import NoReturn
 
 from specsync_lib import streams
 from specsync_lib.door.parameters import PARAMETERS, Options, Value, parse_arguments
@@ -704,6 +705,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def leave(code: int) -> NoReturn:
+    """End the process.
+
+    After an interruption a notebook's thread may still be at work. Sockets and streams that are tidied up under it
+    abort the process; all that had to be tidied up has been, so it ends at once.
+    """
+    if code != INTERRUPTED_EXIT_CODE:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     streams.settle()
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))
