@@ -341,8 +341,8 @@ class FaceStage:
     ) -> None:
         self._face, self._steps, self._noise_level, self._seed, self._idle = face, steps, noise_level, seed, idle
 
-    def begin(self, audio: ChunkAudio, draft: Draft, plan: Plan) -> FaceWork:
-        """Start a chunk from its drafted latents."""
+    def begin(self, audio: ChunkAudio, draft: Draft, plan: Plan, steps: int | None = None) -> FaceWork:
+        """Start a chunk from its drafted latents; steps: where it shall take fewer than usual."""
         noise = torch.Generator().manual_seed(self._seed + audio.index)
         level = 1.0 if draft.latents is None else self._noise_level
         whole = whole_chunk(plan, draft.ahead)
@@ -350,7 +350,7 @@ class FaceStage:
         if self._idle is not None:
             frames = audio.first_frame + np.arange(len(whole))
             rows = self._idle[frames.clip(max=len(self._idle) - 1)]
-        chunk = self._face.begin(whole, draft.latents, level, self._steps, noise, rows)
+        chunk = self._face.begin(whole, draft.latents, level, steps or self._steps, noise, rows)
         return FaceWork(chunk, draft)
 
     def step(self, work: FaceWork, plan: Plan) -> None:
