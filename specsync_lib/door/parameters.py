@@ -292,6 +292,7 @@ def _help_epilog() -> str:
         "other modes:",
         "  ./run_all.sh test [pytest arguments]   the same set-up, then the whole test suite",
         "  ./run_all.sh lab                       JupyterLab on the notebooks",
+        "  ./run_all.sh live --audio FILE|mic     at the pace of speech; --help after it shows the rest",
         "",
         "environment:",
         "  SPECSYNC_TORCH_INDEX   package index to install torch from (for example a CPU-only one)",

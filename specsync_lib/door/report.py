@@ -40,7 +40,7 @@ REASONER = "the reasoner, a language model, over all held-out prompts"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PROGRESS_BAR = "%|"  # in the text form of tqdm's widgets
 WIDGET_NOTE = (
-    '<p class="not-interactive">A slider lives here in JupyterLab (./run_all.sh lab); '
+    '<p class="not-interactive">A control lives here in JupyterLab (./run_all.sh lab); '
     '<a href="index.html#recording">the report\'s opening page</a> has one that works without a kernel.</p>'
 )
 

@@ -334,7 +334,7 @@ def test_notebook_pages_need_no_network(folders):
     assert page.count("<math") == 3
     assert "\\tanh" not in page
     assert "$x$" in page
-    assert page.count("A slider lives here in JupyterLab") == 1
+    assert page.count("A control lives here in JupyterLab") == 1
     assert "frames:" not in page
     assert 'src="../a.mp4"' in page
     assert "01 Features" in index
