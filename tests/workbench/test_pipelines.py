@@ -254,9 +254,14 @@ def test_the_rehearsal_says_which_decoder_made_the_pictures(tmp_path, monkeypatc
     monkeypatch.setattr(pipelines, "measured_answers", lambda **given: answers.measured_answers(path, **given))
     arguments = ["--part", "pipeline", "--tiny", "--regions", "32px:1:2:1", "--decoder", "wan", "--out", str(tmp_path)]
     arguments += ["--reasoning-chunks", "0", "--paced-chunks", "0", "--policy-chunks", "0", "--eager-chunks", "0"]
+    arguments += ["--alone-chunks", "3", "--starts", "2"]
     assert pipelines.main(arguments) == 0
     content = json.loads((tmp_path / "pipeline_tiny.json").read_text())
-    assert content["decoder"] == "wan" and content["regions"]["32px"]["runs"]["speculative_branched"]["n"] == 2
+    result = content["regions"]["32px"]
+    assert content["decoder"] == "wan" and result["runs"]["speculative_branched"]["n"] == 2
+    alone, started = result["generation_alone"], result["after_silence"]
+    assert alone["n"] == 3 and set(alone["counts"]) <= {"unasked", "samples filled", "samples dropped"}
+    assert len(started["latency_ms"]) == 2 and min(started["latency_ms"]) > 0
 
 
 def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path, monkeypatch):
@@ -272,7 +277,17 @@ def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path
         "4",
         "--out",
     ]
-    arguments += [str(tmp_path), "--reasoning-chunks", "3", "--paced-chunks", "2", "--policy-chunks", "4"]
+    arguments += [
+        str(tmp_path),
+        "--reasoning-chunks",
+        "3",
+        "--paced-chunks",
+        "2",
+        "--policy-chunks",
+        "4",
+        "--starts",
+        "0",
+    ]
     assert pipelines.main([*arguments, "--eager-chunks", "4", "--seconds", "600"]) == 0
     content = json.loads((tmp_path / "pipeline_tiny.json").read_text())
     assert list(content["regions"]) == ["32px", "32px_4steps", "48x64px"] and content["decoder"] == "tiny"

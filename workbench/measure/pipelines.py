@@ -39,7 +39,7 @@ from specsync_lib.pipeline.run import run_speculative
 from specsync_lib.pipeline.serial import run_serial
 from specsync_lib.pipeline.simulate import LATE_POLICIES, PIECE_MS, REASONING_TOKENS
 from specsync_lib.pipeline.sound import pieces
-from specsync_lib.pipeline.stages import Stages
+from specsync_lib.pipeline.stages import Policy, Stages
 from specsync_lib.units import (
     CHUNK_SAMPLES,
     LISTEN_BACK_CHUNKS,
@@ -62,6 +62,7 @@ DEFAULT_CASES = {
     ("pipeline", True): ",".join(TINY.regions),
 }
 SLOWER_IN_PARTS = 1.1  # at most, for decoding slot by slot to be worth it
+SILENT_S = 0.5  # before a start that is measured
 LEAST_S = 15  # less is no use to a case: its graphs are captured first
 
 
@@ -174,6 +175,9 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
                 if options.paced_chunks:
                     run_paced(session, *first, answers["speculative_branched"], options.paced_chunks)
                 first = ()
+            if options.starts:
+                run_alone(session, *measured, options.alone_chunks)
+                run_starts(session, *measured, answers["speculative_branched"], options.starts)
         except (InputError, RuntimeError) as error:  # one case's failure is written down and costs no other its numbers
             session.content["failed"][case.name] = str(error).splitlines()[0]
             session.log(f"{case.name} FAILED: {session.content['failed'][case.name]}")
@@ -347,6 +351,34 @@ def run_paced(session: Session, stages: Stages, result: dict, answers: Sequence[
     session.save()
 
 
+def run_alone(session: Session, stages: Stages, result: dict, chunks: int) -> None:
+    """What generation costs by itself: the speculative pipeline with nobody asked."""
+    if session.left() < LEAST_S:
+        return
+    samples = np.zeros(chunks * CHUNK_SAMPLES, np.float32)
+    report = run_without_frames(partial(run_speculative, policy=Policy(gate=0.0), ahead=1), samples, stages)
+    result["generation_alone"] = run_numbers([report])
+    session.log(f"generation alone: p50 {result['generation_alone']['p50_ms']:.1f} ms")
+    session.save()
+
+
+def run_starts(session: Session, stages: Stages, result: dict, answers: Sequence[ChunkPattern], starts: int) -> None:
+    """The first chunk after silence, in which nothing was asked of the machine: latencies of streams of one chunk."""
+    mode, samples = "speculative_branched", np.zeros(CHUNK_SAMPLES, np.float32)
+    seen = []
+    for first_chunk in range(starts):
+        if session.left() < LEAST_S:
+            break
+        time.sleep(SILENT_S)
+        with stages.judge.replaying(answers, branched=True, first_chunk=first_chunk):
+            report = run_without_frames(partial(run_speculative, policy=POLICIES[mode], ahead=1), samples, stages)
+        seen += [round(float(value), 3) for value in report.chunks()["latency_ms"]]
+    result["after_silence"] = {"mode": mode, "silence_s": SILENT_S, "latency_ms": seen}
+    if seen:
+        session.log(f"after {SILENT_S} s of silence: p99 {np.percentile(seen, 99):.1f} ms, {len(seen)} starts")
+    session.save()
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -375,6 +407,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--policy-chunks", type=int, default=12, help="chunks of each policy at each rejection rate")
     parser.add_argument("--paced-chunks", type=int, default=25, help="chunks at the pace of speech")
+    parser.add_argument("--starts", type=int, default=40, help="first chunks after silence, in every case")
+    parser.add_argument("--alone-chunks", type=int, default=100, help="chunks of generation without a judge")
     parser.add_argument("--decoder", choices=tuple(shape_wan.DECODERS), default="tiny", help="what makes pictures")
     parser.add_argument("--convolution", choices=("3d", "2d"), default="3d", help="how Wan's decoder convolves")
     parser.add_argument("--fp8", choices=("per-tensor", "rowwise"), default="per-tensor", help="FP8 product")
