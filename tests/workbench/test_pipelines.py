@@ -196,7 +196,7 @@ def test_no_stage_asks_the_device_for_a_value(monkeypatch):
 
     monkeypatch.setattr(shape_reasoner, "captured", lambda call, device: call)
     with FakeTensorMode():
-        listener = shape_reasoner.Listener(TINY, build_encoder(TINY, CPU), CPU)
+        listener = shape_reasoner.Listener(TINY, CPU, build_encoder(TINY, CPU))
         listener.hear()
         listener.encode()
         shape_wan.ShapeDenoiser(shape_wan.build_transformer(TINY, CPU), TINY, 32, 32, steps=2).step(0)
@@ -254,11 +254,12 @@ def test_the_rehearsal_says_which_decoder_made_the_pictures(tmp_path, monkeypatc
     monkeypatch.setattr(pipelines, "measured_answers", lambda **given: answers.measured_answers(path, **given))
     arguments = ["--part", "pipeline", "--tiny", "--regions", "32px:1:2:1", "--decoder", "wan", "--out", str(tmp_path)]
     arguments += ["--reasoning-chunks", "0", "--paced-chunks", "0", "--policy-chunks", "0", "--eager-chunks", "0"]
-    arguments += ["--alone-chunks", "3", "--starts", "2"]
+    arguments += ["--alone-chunks", "3", "--starts", "2", "--ears", "encoder"]
     assert pipelines.main(arguments) == 0
     content = json.loads((tmp_path / "pipeline_tiny.json").read_text())
     result = content["regions"]["32px"]
-    assert content["decoder"] == "wan" and result["runs"]["speculative_branched"]["n"] == 2
+    assert (content["decoder"], content["ears"], result["window_s"]) == ("wan", "encoder", 3.6)
+    assert result["runs"]["speculative_branched"]["n"] == 2
     alone, started = result["generation_alone"], result["after_silence"]
     assert alone["n"] == 3 and set(alone["counts"]) <= {"unasked", "samples filled", "samples dropped"}
     assert len(started["latency_ms"]) == 2 and min(started["latency_ms"]) > 0
@@ -306,7 +307,7 @@ def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path
     assert set(result["stages"]["serial"]) == {"draft", "plan", "begin", "step", "render", "commit"}
     assert {"guess", "verify 1", "verify 2", "verify 3"} <= set(result["stages"]["speculative"])
     assert {"verify 1", "verify 2"} <= set(result["stages"]["speculative_branched"])
-    assert result["window_s"] == 3.6  # what a live judge's Whisper hears
+    assert content["ears"] == "front" and result["window_s"] == 4  # what a live judge's ears hold
     assert runs["speculative_branched"]["counts"]["corrected"] == 3
     lenient = result["stages"]["speculative_lenient"]
     assert "verify 1" in lenient and "verify 2" not in lenient  # the lenient rule decides after one pass

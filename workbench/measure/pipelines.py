@@ -49,7 +49,16 @@ from specsync_lib.units import (
 from workbench.measure import shape_reasoner, shape_wan
 from workbench.measure.session import LABEL, Case, Session, devices, free, provenance, timed
 from workbench.measure.shape_reasoner import KernelDraft, Listener, ShapeReasoner
-from workbench.measure.shape_stages import ShapeDrafter, ShapeGenerator, ShapeJudge, judged_tokens
+from workbench.measure.shape_stages import (
+    EARS,
+    EARS_WINDOW_S,
+    EncoderEars,
+    FrontEars,
+    ShapeDrafter,
+    ShapeGenerator,
+    ShapeJudge,
+    judged_tokens,
+)
 from workbench.measure.shape_wan import ShapeDecoder, ShapeDenoiser
 from workbench.measure.shapes import FULL, TINY, Shapes, build_encoder, hearing, weight_gib
 from workbench.measure.stages import COMPILED, GROUPS, chunk_latents, decoder_model, measure_stages
@@ -74,7 +83,7 @@ class Models:
     """Everything that both pipelines share; streams come and go, models stay."""
 
     draft_listener: Listener
-    judge_listener: Listener
+    ears: FrontEars | EncoderEars
     reasoner: ShapeReasoner
     transformer: torch.nn.Module
     decoder: torch.nn.Module
@@ -91,30 +100,34 @@ def build_models(
     convolution: shape_wan.ConvMethod = "3d",
     decoder: shape_wan.DecoderName = "wan",
     compiled: bool = False,
+    ears: Literal["front", "encoder"] = "front",
     room: Room = ROOMS[USUAL_ROOM],
 ) -> tuple[Models, dict]:
     """The models of a setup, and what they are; one GPU holds the reasoner in FP8 beside all, two hold it in bf16."""
     precision = "bf16" if setup.endswith("x2") else "fp8"  # beside all others on one GPU, or because it is faster
     model = shape_reasoner.build_reasoner(shapes, reasoning, precision=precision, fp8_method=fp8_method)
     reasoner = ShapeReasoner(model, shapes, room=room)
-    encoder = build_encoder(shapes, reasoning)
+    encoder = build_encoder(shapes, reasoning) if ears == "encoder" else None
     transformer = shape_wan.build_transformer(shapes, generation)
     if compiled:
         for block in transformer.blocks:
             block.compile()
     network = decoder_model(shapes, generation, convolution, decoder)
     parts = {"reasoner": model, "encoder": encoder, "transformer": transformer, "decoder": network}
+    parts = {name: part for name, part in parts.items() if part is not None}
     facts = {
         "reasoner_precision": precision,
         "fp8_method": fp8_method if precision == "fp8" else None,
         "decoder": decoder,
         "convolution": convolution if decoder == "wan" else None,
+        "ears": ears,
         "compiled": compiled,
         "shared": generation == reasoning,
         "weight_gib": {name: round(weight_gib(part), 2) for name, part in parts.items()},
     }
-    listeners = Listener(shapes, encoder, generation, encode=False), Listener(shapes, encoder, reasoning)
-    return Models(*listeners, reasoner, transformer, network, shape_wan.DECODERS[decoder]), facts
+    draft_listener = Listener(shapes, generation)
+    heard_by = EARS[ears](Listener(shapes, reasoning, encoder))
+    return Models(draft_listener, heard_by, reasoner, transformer, network, shape_wan.DECODERS[decoder]), facts
 
 
 def stages_of(
@@ -135,7 +148,7 @@ def stages_of(
     kernel = KernelDraft(*size, mel, models.draft_listener.device)
     return Stages(
         ShapeDrafter(models.draft_listener, kernel),
-        ShapeJudge(models.judge_listener, models.reasoner, pattern),
+        ShapeJudge(models.ears, models.reasoner, pattern),
         ShapeGenerator(denoiser, decoder),
     )
 
@@ -152,7 +165,7 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
     models, facts = build_models(
         session.shapes, setup, generation, reasoning, convolution=options.convolution, decoder=options.decoder,
-        compiled=options.compile, room=ROOMS[options.frames_a_pass],
+        compiled=options.compile, ears=options.ears, room=ROOMS[options.frames_a_pass],
         fp8_method="dequantise" if options.tiny else options.fp8,
     )  # fmt: skip
     session.content |= facts
@@ -203,7 +216,8 @@ def measure_case(
     )
     session.log(f"decoded in {parts} parts; everything captured")
     session.content["regions"][case.name] = result = {
-        "region": case.region, "steps": case.steps, "render_parts": parts, "window_s": session.shapes.window_s,
+        "region": case.region, "steps": case.steps, "render_parts": parts,
+        "window_s": EARS_WINDOW_S if session.content["ears"] == "front" else session.shapes.window_s,
         "runs": {}, "stages": {},
         "hold_before": {mode: policy.hold_before for mode, policy in POLICIES.items()},
     }  # fmt: skip
@@ -409,6 +423,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--paced-chunks", type=int, default=25, help="chunks at the pace of speech")
     parser.add_argument("--starts", type=int, default=40, help="first chunks after silence, in every case")
     parser.add_argument("--alone-chunks", type=int, default=100, help="chunks of generation without a judge")
+    parser.add_argument(
+        "--ears", choices=tuple(EARS), default="front",
+        help="what the judge hears through: the suite's causal front, or Whisper large-v3's encoder over 3.6 s",
+    )  # fmt: skip
     parser.add_argument("--decoder", choices=tuple(shape_wan.DECODERS), default="tiny", help="what makes pictures")
     parser.add_argument("--convolution", choices=("3d", "2d"), default="3d", help="how Wan's decoder convolves")
     parser.add_argument("--fp8", choices=("per-tensor", "rowwise"), default="per-tensor", help="FP8 product")

@@ -59,7 +59,7 @@ def measure_sound(session: Session, device: torch.device) -> None:
     """Log-mel, Whisper's encoder, the sync kernel with drafted latents."""
     encoder = build_encoder(session.shapes, device)
     for mode, graphs in modes(session):
-        listener = Listener(session.shapes, encoder, device, graphs=graphs)
+        listener = Listener(session.shapes, device, encoder, graphs=graphs)
         session.row("features", timed(listener.hear, device, session.repeats), mode=mode)
         session.row("encoder", timed(listener.encode, device, session.repeats), mode=mode)
         _, mel = listener.hear()
