@@ -74,11 +74,14 @@ def light_vae(vae: "AutoencoderKLWan", seed: int = 0) -> "AutoencoderKLWan":
         raise InputError(f"decoder is 'light': a decoder of base_dim {base} has no {LIGHT_SHARE}th; choose another row")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        light = type(vae).from_config(dict(vae.config) | {"decoder_base_dim": base // LIGHT_SHARE})
+        options = {name: value for name, value in vae.config.items() if not name.startswith("_")}
+        light = type(vae)(**options | {"decoder_base_dim": base // LIGHT_SHARE}).eval().requires_grad_(False)
     light.encoder = light.quant_conv = None  # nobody asks it for latents
     own = vae.post_quant_conv.weight
+    for part in (light.post_quant_conv, light.decoder):
+        part.to(own.device, own.dtype)
     wan.convolve_by_onednn(light)
-    wan.channels_innermost(light.to(own.device, own.dtype).eval().requires_grad_(False))
+    wan.channels_innermost(light)
     return light
 
 
