@@ -35,6 +35,7 @@ from specsync_lib.door.parameters import PARAMETERS, Options, Value, parse_argum
 from specsync_lib.door.project import Project
 from specsync_lib.errors import InputError
 from specsync_lib.locks import exclusive
+from specsync_lib.paths import TINY_DECODER, display_path
 
 # A cell's time: for what does not depend on the recording, and for each second of it. (The longest cell takes about 5 s
 # a second on two cores.)
@@ -545,7 +546,7 @@ def resolved(options: Options) -> Options:
 
     Raises
     ------
-    InputError: the transcript's file can not be read, or there is no such device.
+    InputError: the transcript's file can not be read, there is no such device, or no trained decoder.
     """
     from specsync_lib.devices import resolve
     from specsync_lib.speech.audio import local_file
@@ -556,6 +557,8 @@ def resolved(options: Options) -> Options:
     if values["audio"]:
         values["audio"] = str(local_file(values["audio"])[0].absolute())
     values["device"] = resolve(values["device"])
+    if values["decoder"] == "tiny" and not TINY_DECODER.is_file():
+        raise InputError(f"decoder=tiny: {display_path(TINY_DECODER)} is absent; train it, or choose decoder=wan")
     return replace(options, values=values)
 
 

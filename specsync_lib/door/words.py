@@ -119,7 +119,18 @@ CLAIMS = (
         {"kernel.sm120_*": "the kernel compiled for sm_120"},
     ),
 )
+DECODERS = {
+    "wan": "the VAE's own decoder",
+    "light": "a decoder like the VAE's own with a quarter of its channels and random weights, which shows noise",
+    "tiny": "the small decoder trained here",
+}
 READINGS = {
+    "decoder.psnr_db": "the small decoder, new people: PSNR",
+    "decoder.mouth_psnr_db": "the small decoder, new people: PSNR of the mouth",
+    "decoder.ssim": "the small decoder, new people: SSIM",
+    "decoder.flicker_grey": "the small decoder, new people: static flicker",
+    "decoder.cpu_ms_per_chunk": "the small decoder: a chunk of 12 frames of 256 px on a CPU",
+    "decoder.h200_us_per_chunk_384px": "the small decoder: a chunk of 12 frames of 384 px on an H200",
     "run.rule": "this recording: the rule of the run",
     "run.threshold": "this recording: the gate's threshold",
     "run.language": "this recording: the language spoken, Whisper's code",

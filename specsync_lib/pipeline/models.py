@@ -22,7 +22,7 @@ from specsync_lib.draft.latents import FrontLatents, LatentBasis, load_latent_ba
 from specsync_lib.draft.plan import CausalNormaliser, DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
-from specsync_lib.face.decoders.rows import load_decoder
+from specsync_lib.face.decoders import rows
 from specsync_lib.face.wan_mini import Size, new_transformer, new_vae
 from specsync_lib.judge.policy import AcceptancePolicy, LiveConfidence, load_policy
 from specsync_lib.judge.reasoner import Reasoner
@@ -462,7 +462,7 @@ def load_models(
     seed: int = 0,
     device: str = "cpu",
     reference: np.ndarray | None = None,
-    decoder: str = "wan",
+    decoder: str = rows.DEFAULT,
 ) -> Models:
     """The embedded row: draft and ears, SmolLM2 and wan-mini, in float32.
 
@@ -476,7 +476,7 @@ def load_models(
     reference
         [px, px, 3] uint8, another person at rest for wan-mini; None: the basis' own.
     decoder
-        A row of :data:`decoders.rows.ROWS`, for wan-mini's latents.
+        A row of :data:`decoders.rows.ROWS`, for wan-mini's latents; with random weights the label is "real-shape".
 
     Raises
     ------
@@ -505,7 +505,8 @@ def load_models(
     else:
         raise InputError(f"face is {face!r}: expected 'wan-mini' or 'shape'")
     lean = wan.lean_decoder(vae)
-    generator = generation.FaceGenerator(lean, transformer, reference, load_decoder(decoder, lean))
+    generator = generation.FaceGenerator(lean, transformer, reference, rows.load_decoder(decoder, lean))
+    label = "real-shape" if generator.decoder.label == "real-shape" else label
     latents = FrontLatents(basis, z0=generator.still.cpu(), device=device)
     return Models(ears.draft, ears.ears, ears.reasoner, generator, steps, noise_level, label, ears.policy, latents)
 

@@ -187,6 +187,7 @@ def test_a_judge_that_fails_costs_its_verdicts_and_not_the_video(system):
     broken = whole.System(replace(system.models, reasoner=BrokenReasoner()), system.head, "cpu")
     run = broken.run(SPEECH, "exact", progress=False)
     assert set(run.frames()["by"]) == {"policy"} and run.report.counts["unverified"] == 4
+    assert run.facts()["models"]["decoder"] == "wan"
     assert "4 of 4 chunks went out unverified" in run.guarantee and "NaN" in run.facts()["notes"][0]
     assert (run.frames()["committed"] == run.frames()["draft"]).all()
 
