@@ -36,8 +36,8 @@ find_python() {
 
 case "$mode" in
     main | -*) ;;
-    test | lab | doctor | sweep | collect) shift ;;
-    *) fail "unknown mode '$mode'; use ./run_all.sh, ./run_all.sh test, lab, doctor, sweep or collect, or --help" ;;
+    test | lab | live | doctor | sweep | collect) shift ;;
+    *) fail "unknown mode '$mode'; use ./run_all.sh, ./run_all.sh test, lab, live, doctor, sweep or collect, or --help" ;;
 esac
 
 python="$(find_python)"
@@ -63,6 +63,6 @@ case "$mode" in
         exec "$venv/bin/python" -P -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
         ;;
     lab) exec "$venv/bin/python" -P -m specsync_lib.door.lab "$@" ;;
-    doctor | sweep | collect) exec "$venv/bin/python" -P -m "specsync_lib.jobs.$mode" "$@" ;;
+    live | doctor | sweep | collect) exec "$venv/bin/python" -P -m "specsync_lib.jobs.$mode" "$@" ;;
     *) exec "$venv/bin/python" -P -m specsync_lib.door.runner "$@" ;;
 esac

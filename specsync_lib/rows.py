@@ -33,13 +33,15 @@ LABELS = {"trained": "measured", "random": "real-shape"}
 RESTS_ON = {
     "data/measurements/kernel_": (), "data/measurements/slider_": (), "data/measurements/cpu_report": (),
     "data/measurements/claim": ("draft", "video"), "data/measurements/wan_chunk": ("video",),
-    "data/models/draft": ("draft",), "data/models/wan_mini": ("video",), "data/models/lip_reader": (),
+    "data/measurements/decoder": ("video",), "data/models/decoder": ("video",), "data/models/draft": ("draft",),
+    "data/models/wan_mini": ("video",), "data/models/lip_reader": (),
     "data/models/reasoner": ("judge",), "data/models/latent_basis": ("draft", "video"), "data/models/mouth": (),
 }  # fmt: skip
 COMMITTED = ("data/measurements/", "data/models/")
 NOT_MEASURED = "not measured for this row"
 HASHED_WHOLE_BYTES = 2**26
 LOCAL = "local"
+DECODERS = ("wan", "light", "tiny")  # of face/decoders/rows.py
 KINDS = (LOCAL, "sglang", "vllm", "openai")
 
 SOURCE_WORDS = "a name, a hub id, or a path that begins with /, ~, ./ or ../"
@@ -116,7 +118,7 @@ class Video:
     vae_dtype: str = _key("float32", ("float32", "bfloat16", "float16"), "of the VAE")
     transformer_dtype: str = _key("float32", ("float32", "bfloat16", "float16"), "of the transformer")
     device: str = _key("auto", DEVICE, "auto: the run's")
-    decoder: str = _key("wan", ("wan", "tiny"), "the VAE's own decoder, or a small one")
+    decoder: str = _key("wan", DECODERS, "the VAE's own decoder, one of a quarter of its channels, or a small one")
     decoder_file: str = _key("auto", SOURCE_WORDS, "the small one's file; auto: the suite's", path=True)
     pixels: int = _key(256, Range(16, 1280), "side of the generated face")
     steps: int = _key(2, Range(1, 50), "denoising steps")
@@ -360,8 +362,8 @@ def _check_together(row: Row) -> None:
             raise InputError(f"{name}.weights is {part.weights}, and those of {part.source} are {known}; leave it out")
     if video.pixels % 16:
         raise InputError(f"video.pixels is {video.pixels}; give a multiple of 16, as Wan's latents and patches need")
-    if video.decoder == "wan" and video.decoder_file != "auto":
-        raise InputError("video.decoder_file is given and video.decoder is wan; write decoder = 'tiny'")
+    if video.decoder != "tiny" and video.decoder_file != "auto":
+        raise InputError(f"video.decoder_file is given and video.decoder is {video.decoder}; write decoder = 'tiny'")
 
 
 def _check_present(row: Row) -> None:

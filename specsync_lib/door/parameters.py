@@ -19,6 +19,7 @@ from specsync_lib.values import LANGUAGES, FolderName, Parameter, Range, Value, 
 # What decides that a drafted frame stands; judge/rules.py has the same names, and a test keeps them equal.
 RULES = ("exact", "mouth", "lenient", "gate", "draft", "judge")
 DEVICES = ("auto", "cpu", "cuda")
+DECODERS = rows.DECODERS  # of face/decoders/rows.py, and a test keeps them equal
 HELP_COLUMNS = 100
 
 PROFILES = ("smoke", "default", "full")
@@ -81,6 +82,15 @@ PARAMETERS: dict[str, Parameter] = {
         ),
         Parameter(
             "device", str, "auto", DEVICES, "what computes; auto takes a GPU where there is one that CUDA can use"
+        ),
+        Parameter(
+            "decoder",
+            str,
+            "wan",
+            DECODERS,
+            "what makes pictures of latents; it counts before the row's. wan: the VAE's own decoder. light: one with a "
+            "quarter of its channels and random weights, which shows noise and takes the time that it would. tiny: the "
+            "small one trained here, where its file is there",
         ),
         Parameter(
             "name",
@@ -148,7 +158,8 @@ def check(assignments: Sequence[str], profile: str | None = None) -> tuple[dict[
     values = defaults | given
     single = {name: text for name, text in texts.items() if name not in PARAMETERS}
     row = rows.read(values["row"], single)
-    values |= {"row": row.text(), "language": given.get("language", row.language)}
+    of_row = {"language": row.language, "decoder": row.video.decoder}
+    values |= {"row": row.text()} | {name: given.get(name, value) for name, value in of_row.items()}
     if values["rule"] != "gate":
         values["threshold"] = PARAMETERS["threshold"].default  # it does nothing, so nothing runs again for it
     return values, frozenset(texts)
@@ -193,6 +204,7 @@ def _help_epilog() -> str:
         "other modes:",
         "  ./run_all.sh test [pytest arguments]   the same set-up, then the whole test suite",
         "  ./run_all.sh lab                       JupyterLab on the notebooks",
+        "  ./run_all.sh live --audio FILE|mic     at the pace of speech; --help after it shows the rest",
         "  ./run_all.sh doctor --row FILE         whether a row's models can run here, before they do",
         "  ./run_all.sh sweep, collect            a corpus through a row, and tables of it (sweep --help)",
         "",

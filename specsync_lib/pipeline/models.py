@@ -355,8 +355,8 @@ class FaceStage:
     ) -> None:
         self._face, self._steps, self._noise_level, self._seed, self._idle = face, steps, noise_level, seed, idle
 
-    def begin(self, audio: ChunkAudio, draft: Draft, plan: Plan) -> FaceWork:
-        """Start a chunk from its drafted latents."""
+    def begin(self, audio: ChunkAudio, draft: Draft, plan: Plan, steps: int | None = None) -> FaceWork:
+        """Start a chunk from its drafted latents; steps: where it shall take fewer than usual."""
         noise = torch.Generator().manual_seed(self._seed + audio.index)
         level = 1.0 if draft.latents is None else self._noise_level
         whole = whole_chunk(plan, draft.ahead)
@@ -364,7 +364,7 @@ class FaceStage:
         if self._idle is not None:
             frames = audio.first_frame + np.arange(len(whole))
             rows = self._idle[frames.clip(max=len(self._idle) - 1)]
-        chunk = self._face.begin(whole, draft.latents, level, self._steps, noise, rows)
+        chunk = self._face.begin(whole, draft.latents, level, steps or self._steps, noise, rows)
         return FaceWork(chunk, draft)
 
     def step(self, work: FaceWork, plan: Plan) -> None:
@@ -468,6 +468,7 @@ def load_models(
     seed: int = 0,
     device: str = "cpu",
     reference: np.ndarray | None = None,
+    decoder: str | None = None,
 ) -> Models:
     """Every model of a row, the default one's without.
 
@@ -479,6 +480,8 @@ def load_models(
         The run's, for parts whose own is auto.
     reference
         [px, px, 3] uint8, the person at rest; None: the basis' own.
+    decoder
+        A row of :data:`decoders.rows.ROWS` in place of the row's; with random weights the label is "real-shape".
 
     Raises
     ------
@@ -499,10 +502,11 @@ def load_models(
         if reference is None:
             reference = _own_person(basis, vae, place)
     lean = wan.lean_decoder(vae)
-    decoder = load_decoder(video.decoder, lean, **_file(video.decoder_file))
-    generator = generation.FaceGenerator(lean, transformer, reference, decoder)
+    made = load_decoder(decoder or video.decoder, lean, **_file(video.decoder_file))
+    generator = generation.FaceGenerator(lean, transformer, reference, made)
     latents = None if basis is None else FrontLatents(basis, z0=generator.still.cpu(), device=place)
-    label = "measured" if {row.judge.label, video.label} == {"measured"} else "real-shape"
+    labels = {row.judge.label, video.label, generator.decoder.label}
+    label = "measured" if labels == {"measured"} else "real-shape"
     names = {
         "row": row.name,
         "draft": row.draft.front,

@@ -68,8 +68,8 @@ class SystemRun:
 
     Attributes
     ----------
-    rule, threshold, device, label : how it was run; threshold is None but for the gate, label "measured" or
-        "real-shape".
+    rule, threshold, device, decoder, label : how it was run; threshold is None but for the gate, decoder one of
+        `decoders.rows.ROWS`, label "measured" or "real-shape".
     models : what each part of the row is.
     report : the pipeline's own; its commits carry no frames.
     video : what was written; None where nothing was.
@@ -82,6 +82,7 @@ class SystemRun:
     rule: RunRule
     threshold: float | None
     device: str
+    decoder: str
     label: str
     models: Mapping[str, str]
     report: PipelineReport
@@ -131,7 +132,8 @@ class SystemRun:
             "guarantee": self.guarantee,
             "device": self.device,
             "label": self.label,
-            "models": dict(self.models) | ({"judge": "none", "engine": "none"} if self.rule == "draft" else {}),
+            "models": dict(self.models) | {"decoder": self.decoder}
+            | ({"judge": "none", "engine": "none"} if self.rule == "draft" else {}),
             "seconds": self.seconds,
             "frames": self.report.frame_count,
             "chunks": len(chunks),
@@ -251,8 +253,8 @@ class System:
             bar.close()
         threshold = threshold if rule == "gate" else None
         seconds = len(samples) / units.SAMPLE_RATE_HZ
-        made = self.models.label, self.models.names
-        return SystemRun(rule, threshold, self.device, *made, report, info, canvas.shown, canvas.under, idle, seconds)
+        how = rule, threshold, self.device, self.models.face.decoder.row, self.models.label, self.models.names
+        return SystemRun(*how, report, info, canvas.shown, canvas.under, idle, seconds)
 
     def _pipeline(
         self,
@@ -400,8 +402,16 @@ def picked_device(device: str) -> str:
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def load_system(device: str = "auto", seed: int = 0, head: "Head | None" = None, row: Row | None = None) -> System:
-    """The models of a row (the default one's without) on a device, and the reference head.
+def load_system(
+    device: str = "auto",
+    seed: int = 0,
+    head: "Head | None" = None,
+    *,
+    row: Row | None = None,
+    decoder: str | None = None,
+) -> System:
+    """The models of a row (the default one's without) on a device, and the reference head. ``decoder``: as for
+    `load_models`.
 
     Raises
     ------
@@ -412,7 +422,8 @@ def load_system(device: str = "auto", seed: int = 0, head: "Head | None" = None,
     device, row = picked_device(device), Row() if row is None else row
     head = Head(seed=seed) if head is None else head
     reference = cut(head.render(np.zeros(52, np.float32)), FACE_BOX, row.video.pixels)
-    return System(load_models(row, device=device, reference=reference, seed=seed), head, device, seed)
+    models = load_models(row, device=device, reference=reference, seed=seed, decoder=decoder)
+    return System(models, head, device, seed)
 
 
 def write_run(run: SystemRun, folder: str | Path, **facts: object) -> None:
@@ -472,6 +483,7 @@ def run(
     *,
     out: str | Path = "specsync_run",
     device: str = "auto",
+    decoder: str | None = None,
     seed: int = 0,
     start_s: float = 0.0,
     duration_s: float | None = None,
@@ -488,6 +500,7 @@ def run(
     threshold : of the gate; given without a rule it selects the gate.
     out : folder for ``talk.mp4``, ``committed_plan.csv``, ``arkit.csv`` and ``run.json``.
     device : auto, cpu or cuda.
+    decoder : what makes pictures of latents: wan, light or tiny; None: the row's.
     start_s, duration_s : an excerpt; None: to the end.
     row : which models, by a name in data/rows or a TOML file.
 
@@ -509,7 +522,7 @@ def run(
     samples = np.asarray(audio, np.float32) if isinstance(audio, np.ndarray) else load_audio(audio).samples
     samples = excerpt(samples, start_s, duration_s)
     parts = read_row(row)
-    system = load_system(device, seed, row=parts)
+    system = load_system(device, seed, row=parts, decoder=decoder)
     expected_s = system.expected_s(samples, rule, threshold)
     seconds = len(samples) / units.SAMPLE_RATE_HZ
     say(f"{seconds:.1f} s of sound: about {expected_s:.0f} s expected on this machine ({system.device}), by one chunk")
