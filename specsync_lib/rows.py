@@ -47,6 +47,8 @@ KINDS = (LOCAL, "sglang", "vllm", "openai")
 SOURCE_WORDS = "a name, a hub id, or a path that begins with /, ~, ./ or ../"
 DEVICE = Pattern(re.compile(r"auto|cpu|cuda(:[0-9]{1,2})?"), "auto, cpu, cuda, or one GPU as cuda:0, cuda:1, ...")
 SPREAD_DEVICE = Pattern(re.compile(rf"{DEVICE.form.pattern}|spread"), f"{DEVICE.words}, or spread over all GPUs")
+PROMPTS = "prompts"
+CORPUS = Pattern(re.compile(r"prompts|.+\.jsonl", re.DOTALL), "prompts, or the path of a corpus.jsonl")
 URL = Pattern(re.compile(r"https?://[A-Za-z0-9._\[\]:-]+(/[\w./~-]*)?"), "an address such as http://localhost:30000")
 VARIABLE = Pattern(re.compile(r"[A-Za-z_][A-Za-z0-9_]*"), "the name of an environment variable")
 WEIGHTS = ("auto", "trained", "random")
@@ -140,6 +142,7 @@ class Row:
 
     name: str = DEFAULT
     language: str = _key("auto", LANGUAGES, "what is spoken, where the run does not say it")
+    corpus: str = _key(PROMPTS, CORPUS, "the speech that the draft is held against: the pinned prompts, or a manifest")
     hearing: Hearing = Hearing()
     draft: Drafting = Drafting()
     judge: Judge = Judge()
@@ -164,7 +167,7 @@ class Row:
         source = f"{display_path(source)}/"
         if not source.startswith(COMMITTED):
             return True
-        parts = next((parts for beginning, parts in RESTS_ON.items() if source.startswith(beginning)), tuple(PARTS))
+        parts = next((parts for beginning, parts in RESTS_ON.items() if source.startswith(beginning)), ALL)
         return all(getattr(self, part) == getattr(Row(), part) for part in parts)
 
     def held(self, numbers: Mapping[str, Mapping]) -> dict[str, Mapping]:
@@ -177,13 +180,15 @@ class Row:
         return {key: _digest(path) for key, path in self.paths().items()}
 
 
-PARTS = {one.name: one.default for one in fields(Row) if one.name not in ("name", "language")}
+LONE = ("language", "corpus")  # keys of no part
+PARTS = {one.name: one.default for one in fields(Row) if one.name not in ("name", *LONE)}
+ALL = (*PARTS, "corpus")
 
 
 @cache
 def keys() -> dict[str, Parameter]:
     """Every key of a row, ``part.key`` or ``key``, with what it allows."""
-    found = {"language": _spec(Row, "language")}
+    found = {name: _spec(Row, name) for name in LONE}
     for part, default in PARTS.items():
         found |= {f"{part}.{one.name}": one.metadata["parameter"] for one in fields(default)}
     return {name: replace(parameter, name=name) for name, parameter in found.items()}
@@ -196,7 +201,7 @@ def _spec(kind: type, name: str) -> Parameter:
 def _values(row: Row) -> dict[str, Value]:
     """The row's values by key."""
     parts = {f"{part}.{name}": value for part in PARTS for name, value in vars(getattr(row, part)).items()}
-    return {"language": row.language, **parts}
+    return {name: getattr(row, name) for name in LONE} | parts
 
 
 def _digest(path: Path) -> str:
@@ -216,6 +221,8 @@ def _digest(path: Path) -> str:
 
 
 def _is_path(key: str, value: Value) -> bool:
+    if key == "corpus":
+        return value != PROMPTS
     part, _, name = key.partition(".")
     may = part in PARTS and any(one.name == name and one.metadata["path"] for one in fields(PARTS[part]))
     return may and str(value).startswith(PATH_BEGINNINGS)
@@ -323,7 +330,7 @@ def _known(key: str) -> Parameter:
         else did_you_mean(name, own).replace("did you mean ", f"did you mean {part}.")
     )
     hint = near or did_you_mean(key, [*PARTS, *keys()])
-    known = f"keys of [{part}]: {', '.join(own)}" if own else f"known: language, {', '.join(PARTS)}"
+    known = f"keys of [{part}]: {', '.join(own)}" if own else f"known: {', '.join((*LONE, *PARTS))}"
     raise InputError(f"key {shown(key)} is unknown; {hint}{known}")
 
 
@@ -337,7 +344,8 @@ def _built(values: Mapping[str, Value], name: str) -> Row:
                                   if key.startswith(f"{part}.")})
         for part, default in PARTS.items()
     }  # fmt: skip
-    return Row(name, values.get("language", Row().language), **parts)
+    lone = {key: value for key, value in values.items() if key in LONE}
+    return Row(name, **lone, **parts)
 
 
 def _check_together(row: Row) -> None:

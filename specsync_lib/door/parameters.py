@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from specsync_lib import rows, streams
 from specsync_lib.errors import InputError
+from specsync_lib.speech.manifest import read_manifest
 from specsync_lib.values import LANGUAGES, FolderName, Parameter, Range, Value, did_you_mean, on_one_line, shown
 
 # What decides that a drafted frame stands; judge/rules.py has the same names, and a test keeps them equal.
@@ -233,6 +234,7 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     parser.add_argument("-p", dest="assignments", metavar="name=value", action="append", default=[])
     parser.add_argument("--profile", action="append", default=[], help=f"one of {', '.join(PROFILES)}")
     parser.add_argument("--row", action="append", default=[], help="a name in data/rows, or a TOML file: the models")
+    parser.add_argument("--corpus", action="append", default=[], help="a corpus.jsonl in place of the row's corpus")
     parser.add_argument("--fresh", action="store_true", help="run every notebook again, finished or not")
     parser.add_argument(
         "--benchmark",
@@ -242,11 +244,13 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     if "--" in arguments:  # argparse would hand an empty list on as the value before it
         raise InputError("'--' alone is not taken; write -p name=value; ./run_all.sh --help shows what it takes")
     options = parser.parse_args(list(arguments))
-    assignments = [f"{name}={text}" for name in ("profile", "row") for text in getattr(options, name)]
+    assignments = [f"{name}={text}" for name in ("profile", "row", "corpus") for text in getattr(options, name)]
     assignments += options.assignments
     values, given = check(assignments)
     fresh = options.fresh or options.benchmark
     notes, row = rule_notes(values, given), rows.read(values["row"])
+    if row.corpus != rows.PROMPTS:
+        read_manifest(row.corpus)
     return Options(values, given, notes, fresh=fresh, benchmark=options.benchmark, row=row)
 
 

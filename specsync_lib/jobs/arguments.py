@@ -30,7 +30,7 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 
 def _sweep(parser: argparse.ArgumentParser) -> None:
     parser.description = "Judge every recording of a corpus with a row, without video. Run it again to go on."
-    parser.add_argument("--corpus", required=True, help="a corpus.jsonl, one recording a line")
+    parser.add_argument("--corpus", help="a corpus.jsonl, one recording a line; without it the row's")
     parser.add_argument("--out", required=True, help="the folder of the results")
     parser.add_argument("--shard", default="1/1", help="i/n: only every n-th recording, from the i-th on")
 
@@ -72,8 +72,11 @@ def parse(job: str, arguments: Sequence[str]) -> Asked:
     options = parser.parse_args(list(arguments))
     if job == "collect":
         return Asked(options, rows.Row())
-    row = rows.read(options.row, _single(options.single), present=job != "doctor")
-    return Asked(options, row, _recordings(options) if job == "sweep" else ())
+    single = _single(options.single)
+    if getattr(options, "corpus", None):
+        single["corpus"] = options.corpus
+    row = rows.read(options.row, single, present=job != "doctor")
+    return Asked(options, row, _recordings(options.shard, row) if job == "sweep" else ())
 
 
 def _single(assignments: Sequence[str]) -> dict[str, str]:
@@ -88,13 +91,15 @@ def _single(assignments: Sequence[str]) -> dict[str, str]:
     return single
 
 
-def _recordings(options: argparse.Namespace) -> tuple[Utterance, ...]:
+def _recordings(given: str, row: rows.Row) -> tuple[Utterance, ...]:
     """The recordings of this shard."""
-    shard = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", options.shard)
+    shard = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", given)
     first, count = (int(one) for one in shard.groups()) if shard else (0, 0)
     if not 1 <= first <= count:
-        raise InputError(f"--shard: got {shown(options.shard)}; write i/n with i from 1 to n, for example 2/8")
-    return tuple(read_manifest(options.corpus)[first - 1 :: count])
+        raise InputError(f"--shard: got {shown(given)}; write i/n with i from 1 to n, for example 2/8")
+    if row.corpus == rows.PROMPTS:
+        raise InputError("--corpus: a sweep needs a corpus.jsonl; give one here or in the row")
+    return tuple(read_manifest(row.corpus)[first - 1 :: count])
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -139,7 +139,6 @@ def collect(out: Path) -> Path:
     facts = [
         f"differs from the default row in: {', '.join(row.differences()) or 'nothing'}",
         *(f"sha256 of {key}: {digest}" for key, digest in about["digests"].items()),
-        f"corpus: {about['corpus']}",
         f"{len(read)} recordings, {read['seconds'].sum() / 3600:.2f} h, {len(frames)} frames, "
         f"{len(recordings) - len(read)} that could not be read",
     ]

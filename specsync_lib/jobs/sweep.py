@@ -138,8 +138,8 @@ def sweep(asked: Asked, device: str) -> tuple[int, int]:
     InputError : the folder holds another row's sweep; the judge gave several recordings in a row no verdict.
     """
     out, row = Path(asked.options.out), asked.row
-    digests = row.digests()
-    about = {"row": row.text(), "digests": digests, "corpus": str(Path(asked.options.corpus).absolute()), "rule": RULE}
+    digests = {key: digest for key, digest in row.digests().items() if key != "corpus"}  # a line's own is in its key
+    about = {"row": row.text(), "digests": digests, "rule": RULE}
     _claim(out, about)
     keys = {one.id: result_key(one, row, digests) for one in asked.recordings}
     missing = [one for one in asked.recordings if not finished(result_path(out, one), keys[one.id])]

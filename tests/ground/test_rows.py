@@ -26,7 +26,7 @@ def test_the_rows_in_the_repository_are_sound_and_the_first_is_the_default():
 
 def test_the_default_row_shows_every_key_with_its_value():
     tree = tomllib.loads((ROWS_DIR / "embedded.toml").read_text("utf-8"))
-    shown = {f"{part}.{key}" for part, keys in tree.items() if isinstance(keys, dict) for key in keys} | {"language"}
+    shown = {f"{part}.{key}" for part, keys in tree.items() if isinstance(keys, dict) for key in keys} | {*rows.LONE}
     of_a_server = {"judge.url", "judge.served_model", "judge.key_variable"}
     assert rows.keys().keys() - shown == of_a_server | {"video.decoder_file"}
 
@@ -72,10 +72,11 @@ def test_a_label_follows_from_where_the_weights_came_from():
         ({"video.steps": "3"}, "data/models/reasoner/metrics.json", True),
         ({"video.steps": "3"}, MODELS_DIR / "latent_basis" / "metrics.json", False),
         ({"language": "de"}, "data/measurements/pipeline_cpu.json", True),
+        ({"corpus": str(ROWS_DIR.parent / "other.jsonl")}, "data/measurements/referee.json", False),
     ],
 )
 def test_committed_numbers_hold_for_the_models_that_they_rest_on(change, source, holds):
-    row = rows.read("embedded", change)
+    row = rows.read("embedded", change, present=False)
     assert row.holds(source) == holds
     assert bool(row.held({"key": {"source": str(source)}})) == holds
 
@@ -136,6 +137,8 @@ BROKEN = {
     "weights that are known": ('[judge]\nweights = "random"', "those of smollm2 are trained; leave it out"),
     "pixels off the grid": ("[video]\npixels = 250", "give a multiple of 16"),
     "a file for no decoder": ('[video]\ndecoder_file = "x"', "video.decoder is wan; write decoder = 'tiny'"),
+    "a corpus that is no manifest": ('corpus = "speech"', "corpus: got 'speech'; allowed: prompts, or the path"),
+    "a corpus that is not there": ('corpus = "none.jsonl"', "none.jsonl is not there"),
     "a checkpoint that is not there": ('[video]\nsource = "./none"\nweights = "random"', "none is not there"),
     "an adapter that is not there": ('[judge]\nadapter = "/none/at/all"', "/none/at/all is not there"),
     "a Whisper that is not there": ('[hearing]\nwhisper = "~/no-such-whisper"', "is not there; check the path"),
@@ -161,6 +164,8 @@ def test_a_broken_row_is_one_line_and_exit_code_2(what, tmp_path, capsys):
         (["--row", "."], "is unknown"),
         (["--row", "/"], "there is no such file"),
         (["--row", ""], "parameter row: got ''"),
+        (["--corpus", "none.jsonl"], "none.jsonl is not there"),
+        (["--corpus", __file__], "allowed: prompts, or the path of a corpus.jsonl"),
         (["--row", "full", "--row", "full"], "parameter row: given twice"),
         (["--row", "a\0b/c.toml"], "parameter row: got"),
         (["--row", '{"judge": 3}'], "write [judge]"),
@@ -189,7 +194,7 @@ PLAIN = st.text(max_size=20) | st.integers() | st.floats() | st.booleans() | st.
 
 @given(
     st.dictionaries(
-        st.sampled_from([*rows.PARTS, "language", "name"]) | st.text(max_size=8),
+        st.sampled_from([*rows.PARTS, *rows.LONE, "name"]) | st.text(max_size=8),
         PLAIN
         | st.dictionaries(st.sampled_from([key.partition(".")[2] for key in sorted(rows.keys())]), PLAIN, max_size=3),
         max_size=4,

@@ -124,8 +124,10 @@ def test_a_sweep_that_is_killed_at_any_moment_collects_what_an_undisturbed_one_d
 @pytest.mark.parametrize(
     ("job", "arguments", "says"),
     [
-        ("sweep", [], "the following arguments are required: --corpus, --out"),
-        ("sweep", ["--corpus", "none.jsonl", "--out", "x"], "cannot be read; give a corpus.jsonl"),
+        ("sweep", [], "the following arguments are required: --out"),
+        ("sweep", ["--out", "x"], "a sweep needs a corpus.jsonl"),
+        ("sweep", ["--corpus", "none.jsonl", "--out", "x"], "none.jsonl is not there"),
+        ("sweep", ["--corpus", "none.txt", "--out", "x"], "allowed: prompts, or the path of a corpus.jsonl"),
         ("collect", ["--out", "/none/at/all"], "holds no sweep that can be read"),
         *(("sweep", ["--corpus", "CORPUS", "--out", "x", "--shard", shard], "write i/n") for shard in
           ("0/2", "3/2", "2", "a/b", "1/0")),

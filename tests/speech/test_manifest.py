@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specsync_lib.errors import InputError
+from specsync_lib.measures import draft
+from specsync_lib.speech import corpus
 from specsync_lib.speech.manifest import Utterance, read_manifest
 
 
@@ -35,6 +37,25 @@ def test_three_speakers_are_read_in_the_order_of_their_ids(folder):
         Utterance("2", folder / "b.wav", "ben", "de", "train"),
         Utterance("3", folder / "c.wav", "cat"),
     ]
+
+
+def test_what_has_a_truth_stands_for_the_prompts_in_the_measures(tmp_path):
+    """Three speakers: words that fit, words of another language, and words that are not said."""
+    (clip,) = [one for one in corpus.clips() if one.name == "closures"]
+    sound = tmp_path / "talk.flac"
+    sound.write_bytes(clip.path.read_bytes())
+    lines = [
+        {"id": "right", "audio": "talk.flac", "speaker": "ann", "text": clip.transcript, "language": "en"},
+        {"id": "foreign", "audio": "talk.flac", "speaker": "ben", "text": "guten Tag", "language": "de"},
+        {"id": "signs", "audio": "talk.flac", "speaker": "cat", "text": "...", "language": "en"},
+        {"id": "wordless", "audio": "talk.flac", "speaker": "dan"},
+    ]
+    path = write(tmp_path, *lines)
+    (prompt,) = draft.evaluation_prompts("test", str(path))
+    assert (prompt.name, prompt.transcript, prompt.path) == ("right", clip.transcript, sound)
+    with pytest.raises(InputError, match="no recording of split validation"):
+        draft.evaluation_prompts("validation", str(path))
+    assert draft.training_prompts(str(path)) == draft.training_prompts()
 
 
 GOOD = {"id": "1", "audio": "a.wav"}
