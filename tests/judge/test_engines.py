@@ -2,20 +2,27 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from specsync_lib.draft.plan import DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.judge.engines import probe
 from specsync_lib.judge.engines.local import LocalEngine
-from specsync_lib.judge.engines.served import ServerFault, Unreachable
+from specsync_lib.judge.engines.openai import OpenAI
+from specsync_lib.judge.engines.served import ServedEngine, ServerFault, Unreachable
 from specsync_lib.judge.engines.session import Branch
+from specsync_lib.judge.engines.sglang import SGLang
+from specsync_lib.judge.engines.vllm import VLLM
 from specsync_lib.judge.loading import load_judge
 from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.rules import EXACT
+from specsync_lib.judge.script import Script
 from specsync_lib.judge.verify import ChunkContext, verify_chunk
 from specsync_lib.rows import Judge
 from tests.toys.reasoner import CLASSES, byte_tokenizer, recording, tiny_llama, tiny_reasoner
@@ -189,6 +196,48 @@ def test_an_answer_that_cannot_be_believed_is_one_line(kind, fault, toy, url, to
     assert stream.score(np.zeros(12, int)).shape == (12, CLASSES), "the stream goes on"
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["meta_info", "choices", "logprobs", "top_logprobs", "index", "x"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+class Saying:
+    """A server that answers one thing."""
+
+    url = "nowhere"
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def ask(self, path, body=None):
+        return self.answer
+
+
+@given(JSON, st.sampled_from(["score", "choices", "generate"]))
+@settings(max_examples=200)
+def test_whatever_a_server_answers_is_rows_or_one_line(answer, wrapped):
+    script = Script(byte_tokenizer())
+    letters = script.alphabet.tolist()
+    said = {
+        "score": answer,
+        "choices": {"choices": [{"index": 0, "logprobs": {"tokens": [answer], "top_logprobs": [answer] * 3}}]},
+        "generate": [{"meta_info": dict.fromkeys(["input_token_ids_logprobs", "input_token_logprobs"], [answer] * 2)}],
+    }[wrapped]
+    server = Saying(said)
+    for dialect in (SGLang(server, letters), VLLM(server, letters, "m"), OpenAI(server, script, "m")):
+        session = ServedEngine(dialect, letters).open()
+        for ask in (partial(session.rows, [1], [Branch([[2]], [])]), partial(session.next, [1])):
+            try:
+                ask()
+            except ServerFault as fault:
+                assert len(str(fault).splitlines()) == 1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_that_fails_for_a_moment_is_asked_again(kind, toy, url, tokenizer, adapter):
     stream = served(kind, url, tokenizer, adapter).stream()
@@ -223,9 +272,10 @@ def test_nobody_there_is_one_line(tokenizer, adapter):
     with serving(ToyServer()) as gone:
         pass
     for kind in KINDS:
-        with pytest.raises(InputError, match="does a server listen there") as caught:
-            served(kind, gone, tokenizer, adapter, retries=0)
-        assert "\n" not in str(caught.value)
+        for address in (gone, "http://127.0.0.1:99999", "http://a..b"):
+            with pytest.raises(InputError, match=r"does a server listen there|is no address") as caught:
+                served(kind, address, tokenizer, adapter, retries=0)
+            assert "\n" not in str(caught.value)
 
 
 def test_a_key_comes_from_the_environment_alone(url, tokenizer, adapter, monkeypatch):

@@ -10,7 +10,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from typing import Protocol
 
@@ -101,6 +102,8 @@ class Server:
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise Unreachable(f"{where}: {reason}; does a server listen there?", passing=True) from error
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise Unreachable(f"{where}: is no address ({error})") from error
         finally:
             self._room.release()
         if not answer.is_success:
@@ -149,7 +152,8 @@ class ServedEngine:
         """See `Session.rows`; and how many tokens were sent."""
         prompts = [[*text, *branch.tokens, self._letters[0]] for branch in branches]
         places = [[len(text) + end - 1 for end in branch.ends] for branch in branches]
-        scored = self._dialect.score(prompts, places)
+        with self._of_its_form():
+            scored = self._dialect.score(prompts, places)
         if [len(rows) for rows in scored] != [len(own) for own in places]:
             raise ServerFault(f"judge ({self.about}): another number of rows than was asked for")
         return [torch.tensor([self._row(found) for found in rows]) for rows in scored], sum(map(len, prompts))
@@ -171,7 +175,18 @@ class ServedEngine:
 
     def next(self, text: Sequence[int]) -> int:
         """See `Session.next`."""
-        return self._dialect.next(text)
+        with self._of_its_form():
+            return self._dialect.next(text)
+
+    @contextmanager
+    def _of_its_form(self) -> Iterator[None]:
+        """Whatever an answer may hold in place of what it should: one line."""
+        try:
+            yield
+        except ServerFault:
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+            raise ServerFault(f"judge ({self.about}): an answer of another form ({str(error)[:60]})") from error
 
 
 class ServedSession:
