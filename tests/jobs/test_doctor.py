@@ -1,45 +1,18 @@
 """The doctor: a row of one's own parts that can run, and each thing that may be missing told apart."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from specsync_lib.errors import InputError
 from specsync_lib.jobs import arguments, doctor
-from tests.toys.generation import PX, write_wan
-from tests.toys.reasoner import byte_tokenizer
+from tests.toys.own_parts import write_parts, write_row
 from tests.toys.servers import ToyServer, serving
-from tests.toys.whispers import write_whisper
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> Path:
-    """A folder with a Wan checkpoint, a Whisper, a tokenizer and an adapter's settings."""
-    folder = tmp_path_factory.mktemp("parts")
-    write_wan(folder / "wan")
-    write_whisper(folder / "whisper")
-    byte_tokenizer().save_pretrained(folder / "tiny")
-    (folder / "adapter").mkdir()
-    (folder / "adapter" / "reasoner.json").write_text(json.dumps({"temperature": 1.5, "instruction": ""}))
-    return folder
-
-
-def write_row(parts: Path, kind: str, url: str, **changes: str) -> str:
-    keys = {
-        "hearing.whisper": "./whisper", "draft.basis": "none", "judge.kind": kind, "judge.url": url,
-        "judge.source": "./tiny", "judge.weights": "random", "judge.adapter": "./adapter", "video.source": "./wan",
-        "video.weights": "random",
-    } | changes  # fmt: skip
-    tree: dict[str, list[str]] = {}
-    for key, value in keys.items():
-        part, _, name = key.partition(".")
-        tree.setdefault(part, []).append(f'{name} = "{value}"')
-    tree["video"].append(f"pixels = {PX}")
-    tree["judge"] += ["timeout_s = 20.0", "retries = 0"]
-    path = parts / f"{kind}-{len(list(parts.glob('*.toml')))}.toml"
-    path.write_text("\n".join(f"[{part}]\n" + "\n".join(lines) for part, lines in tree.items()))
-    return str(path)
+    return write_parts(tmp_path_factory.mktemp("parts"))
 
 
 @pytest.mark.parametrize("kind", ["sglang", "vllm", "openai"])
