@@ -233,14 +233,14 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     )
     parser.add_argument("-p", dest="assignments", metavar="name=value", action="append", default=[])
     parser.add_argument("--profile", action="append", default=[], help=f"one of {', '.join(PROFILES)}")
-    parser.add_argument("--row", action="append", default=[], help="a name in data/rows, or a TOML file: the models")
-    parser.add_argument("--corpus", action="append", default=[], help="a corpus.jsonl in place of the row's corpus")
     parser.add_argument("--fresh", action="store_true", help="run every notebook again, finished or not")
     parser.add_argument(
         "--benchmark",
         action="store_true",
         help="--fresh, and keep wall time and peak memory in data/measurements/cpu_report.json",
     )
+    parser.add_argument("--row", action="append", default=[], help="a name in data/rows, or a TOML file: the models")
+    parser.add_argument("--corpus", action="append", default=[], help="a corpus.jsonl in place of the row's corpus")
     if "--" in arguments:  # argparse would hand an empty list on as the value before it
         raise InputError("'--' alone is not taken; write -p name=value; ./run_all.sh --help shows what it takes")
     options = parser.parse_args(list(arguments))
