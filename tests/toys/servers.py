@@ -95,6 +95,7 @@ class ToyServer:
 def _handler(toy: ToyServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body go out as they are written, as real servers do
 
         def log_message(self, *_: object) -> None:
             pass
