@@ -120,11 +120,18 @@ class Video:
     vae_dtype: str = _key("float32", ("float32", "bfloat16", "float16"), "of the VAE")
     transformer_dtype: str = _key("float32", ("float32", "bfloat16", "float16"), "of the transformer")
     device: str = _key("auto", DEVICE, "auto: the run's")
-    decoder: str = _key("wan", DECODERS, "the VAE's own decoder, one of a quarter of its channels, or a small one")
+    decoder: str = _key(
+        "auto", ("auto", *DECODERS), "auto: the small one that is made for wan-mini, else the VAE's own"
+    )
     decoder_file: str = _key("auto", SOURCE_WORDS, "the small one's file; auto: the suite's", path=True)
     pixels: int = _key(256, Range(16, 1280), "side of the generated face")
     steps: int = _key(2, Range(1, 50), "denoising steps")
     noise_level: float = _key(0.6, Range(0.01, 1), "how much of a draft is drowned")
+
+    @property
+    def decoded_by(self) -> str:
+        """One of DECODERS."""
+        return {WAN_MINI: "tiny"}.get(self.source, "wan") if self.decoder == "auto" else self.decoder
 
     @property
     def label(self) -> str:

@@ -87,11 +87,11 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter(
             "decoder",
             str,
-            "wan",
+            "tiny",
             DECODERS,
-            "what makes pictures of latents; it counts before the row's. wan: the VAE's own decoder. light: one with a "
-            "quarter of its channels and random weights, which shows noise and takes the time that it would. tiny: the "
-            "small one trained here, where its file is there",
+            "what makes pictures of latents; it counts before the row's. tiny: the small one trained for wan-mini. "
+            "wan: the VAE's own decoder, slower. light: one of that kind with a quarter of its channels and random "
+            "weights, which shows noise and takes the time that it would",
         ),
         Parameter(
             "name",
@@ -159,7 +159,7 @@ def check(assignments: Sequence[str], profile: str | None = None) -> tuple[dict[
     values = defaults | given
     single = {name: text for name, text in texts.items() if name not in PARAMETERS}
     row = rows.read(values["row"], single)
-    of_row = {"language": row.language, "decoder": row.video.decoder}
+    of_row = {"language": row.language, "decoder": row.video.decoded_by}
     values |= {"row": row.text()} | {name: given.get(name, value) for name, value in of_row.items()}
     if values["rule"] != "gate":
         values["threshold"] = PARAMETERS["threshold"].default  # it does nothing, so nothing runs again for it

@@ -502,7 +502,7 @@ def load_models(
         if reference is None:
             reference = _own_person(basis, vae, place)
     lean = wan.lean_decoder(vae)
-    made = load_decoder(decoder or video.decoder, lean, **_file(video.decoder_file))
+    made = load_decoder(decoder or video.decoded_by, lean, **_file(video.decoder_file))
     generator = generation.FaceGenerator(lean, transformer, reference, made)
     latents = None if basis is None else FrontLatents(basis, z0=generator.still.cpu(), device=place)
     labels = {row.judge.label, video.label, generator.decoder.label}

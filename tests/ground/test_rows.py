@@ -54,6 +54,11 @@ def test_single_values_are_put_over_a_row_and_their_paths_start_here(tmp_path, m
     assert (row.judge.adapter, row.video.steps, row.language) == (str(tmp_path / "adapter"), 3, "de")
 
 
+def test_a_checkpoint_of_ones_own_is_decoded_by_its_own_vae():
+    assert rows.Video().decoded_by == "tiny" and rows.Video(decoder="light").decoded_by == "light"
+    assert rows.Video(source="some/wan").decoded_by == rows.Video(source=rows.WAN_MINI_SHAPE).decoded_by == "wan"
+
+
 def test_a_label_follows_from_where_the_weights_came_from():
     assert rows.Judge().label == rows.Video().label == "measured"
     assert rows.Video(source=rows.WAN_MINI_SHAPE).label == "real-shape"
@@ -136,7 +141,7 @@ BROKEN = {
     "video weights unsaid": ('[video]\nsource = "some/wan"', "video.weights = 'trained' or 'random'"),
     "weights that are known": ('[judge]\nweights = "random"', "those of smollm2 are trained; leave it out"),
     "pixels off the grid": ("[video]\npixels = 250", "give a multiple of 16"),
-    "a file for no decoder": ('[video]\ndecoder_file = "x"', "video.decoder is wan; write decoder = 'tiny'"),
+    "a file for no decoder": ('[video]\ndecoder_file = "x"', "video.decoder is auto; write decoder = 'tiny'"),
     "a corpus that is no manifest": ('corpus = "speech"', "corpus: got 'speech'; allowed: prompts, or the path"),
     "a corpus that is not there": ('corpus = "none.jsonl"', "none.jsonl is not there"),
     "a checkpoint that is not there": ('[video]\nsource = "./none"\nweights = "random"', "none is not there"),

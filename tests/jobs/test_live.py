@@ -21,7 +21,7 @@ from tests.pipeline.test_system import FRAMES, system  # noqa: F401 (a fixture)
 
 @pytest.fixture
 def at_the_door(system, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(live, "load_system", lambda device, seed, row: system)
+    monkeypatch.setattr(live, "load_system", lambda device, seed, **_: system)
     monkeypatch.setattr(live.signal, "signal", lambda *_: None)
 
 
