@@ -66,10 +66,10 @@ def hear(ears: FrontWeights, samples: Float[np.ndarray, " n"], chunk: int) -> Fl
     """What a front's stream hears of a recording in chunks of so many frames: calibrated probabilities."""
     mel = torch.from_numpy(CausalNormaliser().push(log_mel(samples)))
     frames = units.frame_count(len(samples))
-    chunks = -(-frames // chunk)
-    rows = in_full(mel, len(new_rows(0, chunks * chunk)), mel[-1:])
-    said = front_offline(whisper_range(rows)[None], ears, [chunk] * chunks)
-    return said.logits[0, :frames].float().softmax(dim=1).numpy()
+    lengths = [min(chunk, frames - first) for first in range(0, frames, chunk)]
+    rows = in_full(mel, len(new_rows(0, frames)), mel[-1:])
+    said = front_offline(whisper_range(rows)[None], ears, lengths)
+    return said.logits[0].float().softmax(dim=1).numpy()
 
 
 def lesson_of(
