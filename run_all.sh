@@ -36,8 +36,8 @@ find_python() {
 
 case "$mode" in
     main | -*) ;;
-    test | lab) shift ;;
-    *) fail "unknown mode '$mode'; use ./run_all.sh, ./run_all.sh test, ./run_all.sh lab or ./run_all.sh --help" ;;
+    test | lab | live) shift ;;
+    *) fail "unknown mode '$mode'; use ./run_all.sh, ./run_all.sh test, ./run_all.sh lab, ./run_all.sh live or ./run_all.sh --help" ;;
 esac
 
 python="$(find_python)"
@@ -58,5 +58,6 @@ case "$mode" in
         exec "$venv/bin/python" -P -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
         ;;
     lab) exec "$venv/bin/python" -P -m specsync_lib.door.lab "$@" ;;
+    live) exec "$venv/bin/python" -P -m specsync_lib.jobs.live "$@" ;;
     *) exec "$venv/bin/python" -P -m specsync_lib.door.runner "$@" ;;
 esac

@@ -12,6 +12,7 @@ SPLITS_FILE = DATA_DIR / "splits.json"
 CLIPS_DIR = DATA_DIR / "clips"
 MODELS_DIR = DATA_DIR / "models"
 MEASUREMENTS_DIR = DATA_DIR / "measurements"
+TINY_DECODER = MODELS_DIR / "decoder" / "decoder.safetensors"
 # The two folders a run writes to; the variables let a test or a second checkout of the data redirect a whole run.
 RUN_DIR = PROJECT_ROOT / os.environ.get("SPECSYNC_RUN_DIR", "data/run")
 PLOTS_DIR = PROJECT_ROOT / os.environ.get("SPECSYNC_PLOTS_DIR", "plots")

@@ -30,6 +30,7 @@ LANGUAGES = (
     "haw", "ln", "ha", "ba", "jw", "su",
 )  # fmt: skip
 DEVICES = ("auto", "cpu", "cuda")
+DECODERS = ("wan", "light", "tiny")  # of face/decoders/rows.py, and a test keeps them equal
 DECIMAL_PATTERN = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 INTEGER_PATTERN = re.compile(r"[+-]?[0-9]{1,18}")
 SHOWN_CHARACTERS = 60
@@ -193,6 +194,15 @@ PARAMETERS: dict[str, Parameter] = {
             "device", str, "auto", DEVICES, "what computes; auto takes a GPU where there is one that CUDA can use"
         ),
         Parameter(
+            "decoder",
+            str,
+            "wan",
+            DECODERS,
+            "what makes pictures of wan-mini's latents. wan: the VAE's own decoder. light: one with a quarter of its "
+            "channels and random weights, which shows noise and takes the time that it would. tiny: the small one "
+            "trained here, where its file is there",
+        ),
+        Parameter(
             "name",
             str,
             "",
@@ -292,6 +302,7 @@ def _help_epilog() -> str:
         "other modes:",
         "  ./run_all.sh test [pytest arguments]   the same set-up, then the whole test suite",
         "  ./run_all.sh lab                       JupyterLab on the notebooks",
+        "  ./run_all.sh live --audio FILE|mic     at the pace of speech; --help after it shows the rest",
         "",
         "environment:",
         "  SPECSYNC_TORCH_INDEX   package index to install torch from (for example a CPU-only one)",

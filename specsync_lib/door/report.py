@@ -27,7 +27,15 @@ from specsync_lib.door import opening as opening_page
 from specsync_lib.door.compare import POSTER_NAME, VIDEO_NAME
 from specsync_lib.door.origins import Origin, origin
 from specsync_lib.door.project import Project
-from specsync_lib.door.words import CAPTIONS, CLAIMS, LATENCY_READINGS, PROFILE_NOTES, READINGS, SETUP_NAMES
+from specsync_lib.door.words import (
+    CAPTIONS,
+    CLAIMS,
+    DECODERS,
+    LATENCY_READINGS,
+    PROFILE_NOTES,
+    READINGS,
+    SETUP_NAMES,
+)
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.paths import NOTEBOOKS_DIR, PLOTS_DIR, RUN_DIR
 from specsync_lib.provenance import versions
@@ -40,7 +48,7 @@ REASONER = "the reasoner, a language model, over all held-out prompts"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PROGRESS_BAR = "%|"  # in the text form of tqdm's widgets
 WIDGET_NOTE = (
-    '<p class="not-interactive">A slider lives here in JupyterLab (./run_all.sh lab); '
+    '<p class="not-interactive">A control lives here in JupyterLab (./run_all.sh lab); '
     '<a href="index.html#recording">the report\'s opening page</a> has one that works without a kernel.</p>'
 )
 
@@ -118,6 +126,13 @@ def cost_facts(run_dir: Path) -> list[tuple[str, str]]:
         ("profile", PROFILE_NOTES[cost["profile"]]),
         ("notebooks ran for", f"{minutes} min {seconds:02} s, at most {cost['peak_rss_gib']:.1f} GiB of memory"),
     ]
+
+
+def decoder_sentence(run_dir: Path) -> str:
+    """What the video's faces were decoded by, once a run has made one."""
+    path = run_dir / "run.json"
+    row = json.loads(path.read_text(encoding="utf-8"))["models"].get("decoder") if path.exists() else None
+    return f"Its faces are decoded by {DECODERS[row]} (decoder={row})." if row else ""
 
 
 def recording_facts(run_dir: Path) -> dict[str, Any]:
@@ -342,6 +357,7 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
     environment.filters |= {"value": display_value, "interval": display_interval, "reading": reading}
     text = environment.get_template("index.html.j2").render(
         source=source,
+        decoded=decoder_sentence(run_dir),
         video=f"../{VIDEO_NAME}" if video.exists() else "",
         poster=write_poster(video, folder) if video.exists() else "",
         variants=opening_page.variants(run_dir, plots_dir),

@@ -28,12 +28,14 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import NoReturn
 
 from specsync_lib import streams
 from specsync_lib.door.parameters import PARAMETERS, Options, Value, parse_arguments
 from specsync_lib.door.project import Project
 from specsync_lib.errors import InputError
 from specsync_lib.locks import exclusive
+from specsync_lib.paths import TINY_DECODER, display_path
 
 # A cell's time: for what does not depend on the recording, and for each second of it. (The longest cell takes about 5 s
 # a second on two cores.)
@@ -544,7 +546,7 @@ def resolved(options: Options) -> Options:
 
     Raises
     ------
-    InputError: the transcript's file can not be read, or there is no such device.
+    InputError: the transcript's file can not be read, there is no such device, or no trained decoder.
     """
     from specsync_lib.devices import resolve
     from specsync_lib.speech.audio import local_file
@@ -555,6 +557,8 @@ def resolved(options: Options) -> Options:
     if values["audio"]:
         values["audio"] = str(local_file(values["audio"])[0].absolute())
     values["device"] = resolve(values["device"])
+    if values["decoder"] == "tiny" and not TINY_DECODER.is_file():
+        raise InputError(f"decoder=tiny: {display_path(TINY_DECODER)} is absent; train it, or choose decoder=wan")
     return replace(options, values=values)
 
 
@@ -704,6 +708,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def leave(code: int) -> NoReturn:
+    """End the process.
+
+    After an interruption a notebook's thread may still be at work. Sockets and streams that are tidied up under it
+    abort the process; all that had to be tidied up has been, so it ends at once.
+    """
+    if code != INTERRUPTED_EXIT_CODE:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     streams.settle()
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

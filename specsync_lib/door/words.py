@@ -32,6 +32,8 @@ LATENCY_READINGS = {
     "branched_p99_ms": "speculative, several plans a pass, p99",
     "lenient_p50_ms": "speculative, lenient judge, median",
     "lenient_p99_ms": "speculative, lenient judge, p99",
+    "generation_p50_ms": "generation alone, nobody asked, median",
+    "after_silence_p99_ms": "the first chunk after silence, p99",
     "reduction": "saved by speculation",
     "delivery_jitter_p99_ms": "delivery jitter, p99",
     "sound_to_frame_p50_ms": "from sound to its frame, median, by sum of the measured parts",
@@ -117,7 +119,18 @@ CLAIMS = (
         {"kernel.sm120_*": "the kernel compiled for sm_120"},
     ),
 )
+DECODERS = {
+    "wan": "the VAE's own decoder",
+    "light": "a decoder like the VAE's own with a quarter of its channels and random weights, which shows noise",
+    "tiny": "the small decoder trained here",
+}
 READINGS = {
+    "decoder.psnr_db": "the small decoder, new people: PSNR",
+    "decoder.mouth_psnr_db": "the small decoder, new people: PSNR of the mouth",
+    "decoder.ssim": "the small decoder, new people: SSIM",
+    "decoder.flicker_grey": "the small decoder, new people: static flicker",
+    "decoder.cpu_ms_per_chunk": "the small decoder: a chunk of 12 frames of 256 px on a CPU",
+    "decoder.h200_us_per_chunk_384px": "the small decoder: a chunk of 12 frames of 384 px on an H200",
     "run.rule": "this recording: the rule of the run",
     "run.threshold": "this recording: the gate's threshold",
     "run.language": "this recording: the language spoken, Whisper's code",

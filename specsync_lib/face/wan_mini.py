@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from specsync_lib import units
+from specsync_lib.face.decoders.rows import DEFAULT, load_decoder
 from specsync_lib.face.vae import PAST_TAPS
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ METHODS = (
 )
 
 
-def load_face(head: "Head", source: str = "wan-mini", decoder: str = "wan") -> "FaceGenerator":
+def load_face(head: "Head", source: str = "wan-mini", decoder: str = DEFAULT) -> "FaceGenerator":
     """The generator of a row of :data:`wan.MODELS` for the person that a head shows at rest.
 
     ``decoder``: a row of :data:`decoders.rows.ROWS`.
@@ -109,7 +110,6 @@ def load_face(head: "Head", source: str = "wan-mini", decoder: str = "wan") -> "
     """
     from specsync_lib.face import wan
     from specsync_lib.face.compositing import FACE_BOX, cut
-    from specsync_lib.face.decoders.rows import load_decoder
     from specsync_lib.face.generation import FaceGenerator
 
     reference = cut(head.render(np.zeros(52, np.float32)), FACE_BOX, wan.MODELS[source].region_px)

@@ -2,9 +2,11 @@
 
 Layout of such a file: setup, label, replayed (per chunk: passes, rejected frames, guessed, known_after: see
 `simulate.ChunkPattern`), replayed_branched and replayed_lenient (the same for the modes whose judge answers otherwise),
-frames_a_pass (of `branches.ROOMS`), and per region ``steps``, ``render_parts``, ``window_s`` (of sound that Whisper's
-encoder hears with every chunk), ``hold_before`` (by mode), ``runs`` (by mode: see :func:`run_numbers`),
-``stages`` (by mode: see :func:`stage_numbers`) and, where there was such a run, ``paced`` (see :func:`paced_numbers`).
+frames_a_pass (of `branches.ROOMS`), and per region ``steps``, ``render_parts``, ``window_s`` (of sound that the judge's
+ears hear with every chunk), ``hold_before`` (by mode), ``runs`` (by mode: see :func:`run_numbers`),
+``stages`` (by mode: see :func:`stage_numbers`) and, where there was such a run, ``paced`` (see :func:`paced_numbers`),
+``generation_alone`` (:func:`run_numbers` of a pipeline that asks no judge) and ``after_silence`` (latency_ms of the
+first chunks of streams that began after ``silence_s``).
 Modes: serial, serial_reasoning, speculative, speculative_eager, which never waits for the judge's first pass,
 speculative_branched, whose judge verifies several plans a pass, and speculative_lenient, whose judge decides by the
 lenient rule after one pass. Times are in ms.

@@ -304,6 +304,15 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
                     key = f"latency.{setup}.sound_to_frame_p{share}_ms{suffix}"
                     age_ms = float(np.percentile(ages_ms, share))
                     numbers.append(shared | {"key": key, "value": age_ms, "unit": "ms", "n": len(ages_ms)})
+            for name, share, seen in (
+                ("generation", 50, result.get("generation_alone", {})),
+                ("after_silence", 99, result.get("after_silence", {})),
+            ):
+                if latency_ms := seen.get("latency_ms"):
+                    value = percentile_interval(latency_ms, np.zeros(len(latency_ms)), share, rng)
+                    key = f"latency.{setup}.{name}_p{share}_ms{suffix}"
+                    numbers.append(shared | {"key": key, "unit": "ms", "value": value.value, "low": value.low,
+                                             "high": value.high, "n": value.n})  # fmt: skip
             if "paced" in result:
                 committed_s = np.asarray(result["paced"]["committed_s"])
                 jitter = delivery_table({"speculative": committed_s})["delivery_jitter_p99_ms"].item()
@@ -331,7 +340,8 @@ def run_table(chunks: pd.DataFrame, ages: pd.DataFrame, trace: pd.DataFrame) -> 
 
 def measured_elsewhere(directory: Path | None = None) -> pd.DataFrame:
     """Committed measurements of whole pipelines: setup, label, machine, date, and in ms the medians of serial and
-    speculative and a frame's age (by sum)."""
+    speculative, a frame's age (by sum), and what makes speculative's median a triple: generation alone and the first
+    chunk after silence."""
     rows = []
     for path in measured_files(directory):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -342,10 +352,13 @@ def measured_elsewhere(directory: Path | None = None) -> pd.DataFrame:
             if {"serial", "speculative"} <= set(runs):
                 best = runs[first_measured(EXACT, runs)]
                 p50, p99 = np.percentile(sound_to_frame_ms(best["latency_ms"]), [50, 99])
+                started_ms = result.get("after_silence", {}).get("latency_ms")
                 rows.append({
                     "setup": f"{content['setup']} {region}", "label": content["label"], "machine": machine,
                     "date": facts.get("date", "not recorded")[:10], "chunks": best["n"],
                     "serial_p50_ms": runs["serial"]["p50_ms"], "speculative_p50_ms": best["p50_ms"],
+                    "generation_p50_ms": result.get("generation_alone", {}).get("p50_ms"),
+                    "after_silence_p99_ms": np.percentile(started_ms, 99) if started_ms else None,
                     "sound_to_frame_p50_ms": p50, "sound_to_frame_p99_ms": p99 if best["n"] >= FEWEST_FOR_P99 else None,
                 })  # fmt: skip
     return pd.DataFrame(rows)

@@ -22,7 +22,7 @@ from specsync_lib.draft.latents import FrontLatents, LatentBasis, load_latent_ba
 from specsync_lib.draft.plan import CausalNormaliser, DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
-from specsync_lib.face.decoders.rows import load_decoder
+from specsync_lib.face.decoders import rows
 from specsync_lib.face.wan_mini import Size, new_transformer, new_vae
 from specsync_lib.judge.policy import AcceptancePolicy, LiveConfidence, load_policy
 from specsync_lib.judge.reasoner import Reasoner
@@ -341,8 +341,8 @@ class FaceStage:
     ) -> None:
         self._face, self._steps, self._noise_level, self._seed, self._idle = face, steps, noise_level, seed, idle
 
-    def begin(self, audio: ChunkAudio, draft: Draft, plan: Plan) -> FaceWork:
-        """Start a chunk from its drafted latents."""
+    def begin(self, audio: ChunkAudio, draft: Draft, plan: Plan, steps: int | None = None) -> FaceWork:
+        """Start a chunk from its drafted latents; steps: where it shall take fewer than usual."""
         noise = torch.Generator().manual_seed(self._seed + audio.index)
         level = 1.0 if draft.latents is None else self._noise_level
         whole = whole_chunk(plan, draft.ahead)
@@ -350,7 +350,7 @@ class FaceStage:
         if self._idle is not None:
             frames = audio.first_frame + np.arange(len(whole))
             rows = self._idle[frames.clip(max=len(self._idle) - 1)]
-        chunk = self._face.begin(whole, draft.latents, level, self._steps, noise, rows)
+        chunk = self._face.begin(whole, draft.latents, level, steps or self._steps, noise, rows)
         return FaceWork(chunk, draft)
 
     def step(self, work: FaceWork, plan: Plan) -> None:
@@ -462,7 +462,7 @@ def load_models(
     seed: int = 0,
     device: str = "cpu",
     reference: np.ndarray | None = None,
-    decoder: str = "wan",
+    decoder: str = rows.DEFAULT,
 ) -> Models:
     """The embedded row: draft and ears, SmolLM2 and wan-mini, in float32.
 
@@ -476,7 +476,7 @@ def load_models(
     reference
         [px, px, 3] uint8, another person at rest for wan-mini; None: the basis' own.
     decoder
-        A row of :data:`decoders.rows.ROWS`, for wan-mini's latents.
+        A row of :data:`decoders.rows.ROWS`, for wan-mini's latents; with random weights the label is "real-shape".
 
     Raises
     ------
@@ -505,7 +505,8 @@ def load_models(
     else:
         raise InputError(f"face is {face!r}: expected 'wan-mini' or 'shape'")
     lean = wan.lean_decoder(vae)
-    generator = generation.FaceGenerator(lean, transformer, reference, load_decoder(decoder, lean))
+    generator = generation.FaceGenerator(lean, transformer, reference, rows.load_decoder(decoder, lean))
+    label = "real-shape" if generator.decoder.label == "real-shape" else label
     latents = FrontLatents(basis, z0=generator.still.cpu(), device=device)
     return Models(ears.draft, ears.ears, ears.reasoner, generator, steps, noise_level, label, ears.policy, latents)
 

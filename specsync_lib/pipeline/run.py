@@ -148,6 +148,11 @@ class Pipeline:
         self._started = False
         self._start_s = self._end_s = 0.0
 
+    @property
+    def start_s(self) -> float:
+        """When the stream began, by its clock; pieces are due from then."""
+        return self._start_s
+
     def run(self, on_commit: Callable[[Commit], None] | None = None, *, keep_commits: bool = True) -> PipelineReport:
         """Run to the end; ``on_commit`` is called in this thread with every commit as it goes out."""
         kept = []

@@ -29,6 +29,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
 from specsync_lib.face.compositing import FACE_BOX, composite, cut, idle_tracks, inside, reader_box, speaking_tracks
 from specsync_lib.face.compositing import resting_frames as resting
+from specsync_lib.face.decoders import rows
 from specsync_lib.face.video import GrowingVideo, VideoInfo
 from specsync_lib.files import atomic_path, write_json
 from specsync_lib.judge.rules import PROMISES, RUN_RULES, RunRule
@@ -65,8 +66,8 @@ class SystemRun:
 
     Attributes
     ----------
-    rule, threshold, device, label : how it was run; threshold is None but for the gate, label "measured" or
-        "real-shape".
+    rule, threshold, device, decoder, label : how it was run; threshold is None but for the gate, decoder one of
+        `decoders.rows.ROWS`, label "measured" or "real-shape".
     report : the pipeline's own; its commits carry no frames.
     video : what was written; None where nothing was.
     shown, under : squares [side, side, 3] (`compositing.reader_box`) of the first COMPARED_CHUNKS: with the generated
@@ -78,6 +79,7 @@ class SystemRun:
     rule: RunRule
     threshold: float | None
     device: str
+    decoder: str
     label: str
     report: PipelineReport
     video: VideoInfo | None
@@ -127,7 +129,7 @@ class SystemRun:
             "device": self.device,
             "label": self.label,
             "models": {"draft": "causal front", "judge": "none" if self.rule == "draft" else "smollm2 + adapter",
-                       "face": "wan-mini"},
+                       "face": "wan-mini", "decoder": self.decoder},
             "seconds": self.seconds,
             "frames": self.report.frame_count,
             "chunks": len(chunks),
@@ -247,8 +249,8 @@ class System:
             bar.close()
         threshold = threshold if rule == "gate" else None
         seconds = len(samples) / units.SAMPLE_RATE_HZ
-        label = self.models.label
-        return SystemRun(rule, threshold, self.device, label, report, info, canvas.shown, canvas.under, idle, seconds)
+        how = rule, threshold, self.device, self.models.face.decoder.row, self.models.label
+        return SystemRun(*how, report, info, canvas.shown, canvas.under, idle, seconds)
 
     def _pipeline(
         self,
@@ -396,8 +398,8 @@ def picked_device(device: str) -> str:
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def load_system(device: str = "auto", seed: int = 0, head: "Head | None" = None) -> System:
-    """The embedded models on a device, and the reference head.
+def load_system(device: str = "auto", seed: int = 0, head: "Head | None" = None, decoder: str = rows.DEFAULT) -> System:
+    """The embedded models on a device, and the reference head. ``decoder``: as for `load_models`.
 
     Raises
     ------
@@ -408,7 +410,7 @@ def load_system(device: str = "auto", seed: int = 0, head: "Head | None" = None)
     device = picked_device(device)
     head = Head(seed=seed) if head is None else head
     reference = cut(head.render(np.zeros(52, np.float32)), FACE_BOX, wan.MODELS["wan-mini"].region_px)
-    return System(load_models(device=device, reference=reference, seed=seed), head, device, seed)
+    return System(load_models(device=device, reference=reference, seed=seed, decoder=decoder), head, device, seed)
 
 
 def write_run(run: SystemRun, folder: str | Path, **facts: object) -> None:
@@ -468,6 +470,7 @@ def run(
     *,
     out: str | Path = "specsync_run",
     device: str = "auto",
+    decoder: str = rows.DEFAULT,
     seed: int = 0,
     start_s: float = 0.0,
     duration_s: float | None = None,
@@ -483,6 +486,7 @@ def run(
     threshold : of the gate; given without a rule it selects the gate.
     out : folder for ``talk.mp4``, ``committed_plan.csv``, ``arkit.csv`` and ``run.json``.
     device : auto, cpu or cuda.
+    decoder : what makes pictures of latents: wan, light or tiny.
     start_s, duration_s : an excerpt; None: to the end.
 
     Raises
@@ -502,7 +506,7 @@ def run(
         say(line)
     samples = np.asarray(audio, np.float32) if isinstance(audio, np.ndarray) else load_audio(audio).samples
     samples = excerpt(samples, start_s, duration_s)
-    system = load_system(device, seed)
+    system = load_system(device, seed, decoder=decoder)
     expected_s = system.expected_s(samples, rule, threshold)
     seconds = len(samples) / units.SAMPLE_RATE_HZ
     say(f"{seconds:.1f} s of sound: about {expected_s:.0f} s expected on this machine ({system.device}), by one chunk")

@@ -51,6 +51,7 @@ def test_help_names_every_mode_and_needs_no_environment(tmp_path):
     for word in (
         "run_all.sh test",
         "run_all.sh lab",
+        "run_all.sh live",
         "--profile",
         "-p name=value",
         "threshold",

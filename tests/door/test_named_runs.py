@@ -369,3 +369,12 @@ def test_a_gpu_that_is_not_there_is_one_line_and_exit_code_2(monkeypatch, capsys
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert runner.resolved(parse_arguments([])).values["device"] == "cuda"
     assert runner.resolved(parse_arguments(["-p", "device=cpu"])).values["device"] == "cpu"
+
+
+def test_a_small_decoder_that_nobody_trained_is_one_line_and_exit_code_2(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(runner, "TINY_DECODER", tmp_path / "decoder.safetensors")
+    assert runner.main(["-p", "decoder=tiny", "-p", "device=cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("specsync: decoder=tiny: ") and line.endswith("is absent; train it, or choose decoder=wan")
+    (tmp_path / "decoder.safetensors").touch()
+    assert runner.resolved(parse_arguments(["-p", "decoder=tiny", "-p", "device=cpu"])).values["decoder"] == "tiny"

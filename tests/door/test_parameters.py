@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specsync_lib.door.parameters import LANGUAGES, PARAMETERS, PROFILES, RULES, Range, check, parse_arguments
+from specsync_lib.door.parameters import DECODERS, LANGUAGES, PARAMETERS, PROFILES, RULES, Range, check, parse_arguments
 from specsync_lib.door.runner import declared_parameters
 from specsync_lib.errors import InputError
 from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
@@ -214,7 +214,14 @@ def test_the_rules_are_those_that_the_judge_knows():
     assert RULES == ("exact", "mouth", "lenient", "gate", "draft", "judge")
 
 
+def test_the_decoders_are_those_that_the_face_knows():
+    from specsync_lib.face.decoders import rows
+
+    assert DECODERS == rows.ROWS
+    assert PARAMETERS["decoder"].default == rows.DEFAULT
+
+
 def test_the_threshold_does_not_reach_what_only_listens():
-    """Notebooks 01 and 02 must not run again for another rule or threshold."""
+    """Notebooks 01 and 02 must not run again for another rule, threshold or decoder."""
     for notebook in NOTEBOOKS[:2]:
-        assert not {"rule", "threshold", "name"} & declared_parameters(notebook).keys()
+        assert not {"rule", "threshold", "decoder", "name"} & declared_parameters(notebook).keys()

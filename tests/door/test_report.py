@@ -104,6 +104,16 @@ def test_every_number_and_figure_of_the_notebooks_has_words():
     assert set(words.CAPTIONS) - stems == set()  # no caption outlives its figure
 
 
+@pytest.mark.parametrize("row", words.DECODERS)
+def test_the_first_lines_name_the_decoder(folders, row):
+    run, plots = folders
+    (run / "run.json").write_text(json.dumps({"rule": "exact", "models": {"decoder": row}}))
+    first = report.build(run, plots).read_text(encoding="utf-8").split("</header>")[0]
+    assert f"(decoder={row})" in first
+    (run / "run.json").write_text(json.dumps({"rule": "exact", "models": {}}))  # a run of before
+    assert "decoder=" not in report.build(run, plots).read_text(encoding="utf-8").split("</header>")[0]
+
+
 def test_a_word_of_the_summary_is_shown_as_it_is(folders):
     run, plots = folders
     words_of_run = {"run.rule": "gate", "run.language": "de"}
@@ -334,7 +344,7 @@ def test_notebook_pages_need_no_network(folders):
     assert page.count("<math") == 3
     assert "\\tanh" not in page
     assert "$x$" in page
-    assert page.count("A slider lives here in JupyterLab") == 1
+    assert page.count("A control lives here in JupyterLab") == 1
     assert "frames:" not in page
     assert 'src="../a.mp4"' in page
     assert "01 Features" in index

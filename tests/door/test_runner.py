@@ -281,6 +281,20 @@ def test_a_stop_that_python_swallowed_is_heeded(request, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(("code", "seen"), [(0, -signal.SIGABRT), (runner.INTERRUPTED_EXIT_CODE, 130)])
+def test_what_aborts_on_the_way_out_of_an_interrupted_run_is_not_met(code, seen):
+    """A notebook's thread at work while Python goes down did that once in a hundred kills, after the last line."""
+    script = f"""
+import atexit, os
+from specsync_lib.door import runner
+atexit.register(os.abort)
+print("said", end="")
+runner.leave({code})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (seen, b"said")
+
+
 def test_watched_passes_on_what_was_raised_and_measures():
     def work():
         raise OSError("disk full")

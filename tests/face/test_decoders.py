@@ -39,13 +39,14 @@ def streams(models):
     torch.manual_seed(1)
     return {
         "wan": WanDecoder(models[0]),
+        "light": rows.load_decoder("light", models[0]),
         "tiny": TinyDecoder(portrait()),
         "plain": TinyDecoder(portrait(Size(16, 1, 16, 1, pictured=False))),
         "taehv": TinyDecoder(Taehv((8, 8, 8, 8)).eval().requires_grad_(False)),
     }
 
 
-ROWS = ["wan", "tiny", "plain", "taehv"]
+ROWS = ["wan", "light", "tiny", "plain", "taehv"]
 
 
 def latents(slots: int, seed: int) -> torch.Tensor:
@@ -150,7 +151,7 @@ def test_a_network_that_trusts_the_picture_shows_it():
 def test_a_flow_moves_the_picture_by_as_many_pixels_as_it_says():
     network = portrait()
     picture = torch.rand(1, 3, PX, PX)
-    flow = torch.zeros(4, 2, SIDE, SIDE)
+    flow = torch.zeros(4, 2, 2 * SIDE, 2 * SIDE)
     flow[:, 0] = 2 / (PX / 2) / network.REACH  # look 2 px to the right
     moved = networks.unfolded(network._moved(flow, picture), 1, 1, 4)
     torch.testing.assert_close(moved[0, :, :, :-2], picture[0, :, :, 2:], atol=1e-4, rtol=1e-4)
@@ -293,8 +294,26 @@ def test_decoders_of_other_latents_layouts_and_names_are_refused(vae, file, tmp_
     pickled = tmp_path / "pickled.safetensors"
     torch.save({"a": torch.zeros(1)}, pickled)
     refused("holds a pickle", vae, pickled)
-    with pytest.raises(InputError, match="expected one of wan, tiny"):
-        rows.load_decoder("light", vae)
+    with pytest.raises(InputError, match="expected one of wan, light, tiny"):
+        rows.load_decoder("heavy", vae)
+
+
+def test_a_light_decoder_is_wans_with_a_quarter_of_the_channels_and_says_that_it_knows_nothing(vae):
+    own, light = rows.load_decoder("wan", vae), rows.load_decoder("light", vae)
+    assert (own.row, own.label) == ("wan", "measured")
+    assert (light.row, light.label) == ("light", "real-shape")
+    assert light.fresh().label == "real-shape"
+    pruned = rows.light_vae(vae)
+    assert pruned.config.decoder_base_dim * rows.LIGHT_SHARE == vae.config.base_dim
+    wide, narrow = vae.decoder.conv_in.weight.shape, pruned.decoder.conv_in.weight.shape
+    assert narrow == (wide[0] // rows.LIGHT_SHARE, *wide[1:])
+    assert list(pruned.config.latents_mean) == list(vae.config.latents_mean)
+    assert light.parameters * 8 < own.parameters
+    again = rows.light_vae(vae)
+    assert all(torch.equal(a, b) for a, b in zip(pruned.parameters(), again.parameters(), strict=True))
+    too_narrow = wan_mini.new_vae(4, seed=0)
+    with pytest.raises(InputError, match="has no 4th"):
+        rows.load_decoder("light", too_narrow)
 
 
 @pytest.fixture(scope="module")

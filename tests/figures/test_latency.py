@@ -123,6 +123,18 @@ def test_headline_numbers_are_fit_for_the_summary(tmp_path, rng, pattern, monkey
     assert ages > chunk + 52.5 + 350 and numbers["latency.h200x2.sound_to_frame_p99_ms"]["n"] == 1200
 
 
+def test_the_triple_is_generation_alone_end_to_end_and_the_first_chunk_after_silence(tmp_path, rng, pattern):
+    content = write_measured(tmp_path, "h200x2", rng, pattern, chunks=100)
+    (result,) = content["regions"].values()
+    result["generation_alone"] = {"latency_ms": [30.0, 31.0, 32.0], "p50_ms": 31.0}
+    result["after_silence"] = {"silence_s": 0.5, "latency_ms": [70.0] * 39 + [90.0]}
+    (tmp_path / "pipeline_h200x2.json").write_text(json.dumps(content))
+    numbers = {number["key"]: number for number in latency_tables.headline_numbers(tmp_path)}
+    assert numbers["latency.h200x2.generation_p50_ms"]["value"] == 31
+    silence = numbers["latency.h200x2.after_silence_p99_ms"]
+    assert 70 < silence["value"] < 90 and silence["n"] == 40 and silence["label"] == "real-shape"
+
+
 def answers(pattern):
     """The same ones whatever the mode, but for the lenient rule."""
     return dict.fromkeys(("serial", *POLICIES), pattern) | {"speculative_lenient": [ChunkPattern(1)]}

@@ -187,6 +187,7 @@ def test_a_judge_that_fails_costs_its_verdicts_and_not_the_video(system):
     broken = whole.System(replace(system.models, reasoner=BrokenReasoner()), system.head, "cpu")
     run = broken.run(SPEECH, "exact", progress=False)
     assert set(run.frames()["by"]) == {"policy"} and run.report.counts["unverified"] == 4
+    assert run.facts()["models"]["decoder"] == "wan"
     assert "4 of 4 chunks went out unverified" in run.guarantee and "NaN" in run.facts()["notes"][0]
     assert (run.frames()["committed"] == run.frames()["draft"]).all()
 
@@ -314,7 +315,7 @@ def test_a_gpu_commits_what_the_cpu_commits(system, runs):
     face = FaceGenerator(*(model.to("cuda") for model in toy_models()), toy_reference())
     models = replace(system.models, draft=toy_draft().to("cuda"), ears=toy_ears().to("cuda"), face=face)
     on_gpu = whole.System(models, system.head, "cuda")
-    for rule in ("exact", "judge", "draft"):
-        run = on_gpu.run(SPEECH, rule, under=runs["exact"].under, progress=False)
-        assert run.report.plan.tolist() == runs[rule].report.plan.tolist()
-        assert np.abs(np.subtract(run.shown[30], runs[rule].shown[30], dtype=int)).max() < 30
+    for name, on_cpu in runs.items():
+        run = on_gpu.run(SPEECH, on_cpu.rule, on_cpu.threshold, under=runs["exact"].under, progress=False)
+        assert run.report.plan.tolist() == on_cpu.report.plan.tolist(), name
+        assert np.abs(np.subtract(run.shown[30], on_cpu.shown[30], dtype=int)).max() < 30, name

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from specsync_lib.errors import InputError
+from specsync_lib.face.decoders.networks import Taehv
 from specsync_lib.judge.branches import Branches
 from specsync_lib.pipeline import answers, simulate
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
@@ -37,11 +38,19 @@ def vae():
     return shape_wan.build_vae(TINY, CPU, dtype=torch.float32)
 
 
+@pytest.fixture(params=list(shape_wan.DECODERS))
+def new_decoder(request, vae):
+    """Either decoder of a chunk's latents, by what ``ShapeDecoder`` is told."""
+    network = vae if request.param == "wan" else shape_wan.build_tiny_decoder(TINY, CPU, dtype=torch.float32)
+    return lambda latents, **options: shape_wan.DECODERS[request.param](network, TINY, latents, **options)
+
+
 def test_every_parameter_gets_storage_and_nothing_explodes(reasoner_model, vae):
     for model in (
         reasoner_model,
         vae,
         shape_wan.build_transformer(TINY, CPU),
+        shape_wan.build_tiny_decoder(TINY, CPU),
         build_encoder(TINY, CPU),
     ):
         tensors = [*model.parameters(), *model.buffers()]
@@ -58,10 +67,12 @@ def test_full_shapes_are_the_published_sizes():
         reasoner = LlamaForCausalLM(LlamaConfig(**FULL.reasoner))
         transformer = WanTransformer3DModel(**FULL.transformer)
         vae = AutoencoderKLWan(**FULL.vae)
+        small = Taehv(FULL.tiny_decoder)
     count = lambda model: sum(parameter.numel() for parameter in model.parameters())  # noqa: E731
     assert count(reasoner) == 70_553_706_496  # Llama 3.1 70B
     assert 1.41e9 < count(transformer) < 1.43e9  # Wan 2.1 1.3B
     assert 1.26e8 < count(vae) < 1.28e8  # Wan VAE
+    assert 9.7e6 < count(small) < 9.9e6  # TAEHV for Wan 2.1
 
 
 def script(reasoner, draft):
@@ -169,9 +180,9 @@ def test_three_slots_at_once_decode_as_slot_by_slot(vae, method):
     assert (face.int() - expected.int()).abs().max() <= 1
 
 
-def test_decoding_twice_without_a_commit_gives_the_same_frames(vae):
+def test_decoding_twice_without_a_commit_gives_the_same_frames(new_decoder):
     latents = torch.randn(1, 16, 3, 4, 4)
-    decoder = shape_wan.ShapeDecoder(vae, TINY, latents)
+    decoder = new_decoder(latents)
     first, _ = decoder.run()
     again, after = decoder.run()
     assert torch.equal(first, again) and first.shape == (12, *TINY.picture, 3)
@@ -185,14 +196,14 @@ def test_no_stage_asks_the_device_for_a_value(monkeypatch):
 
     monkeypatch.setattr(shape_reasoner, "captured", lambda call, device: call)
     with FakeTensorMode():
-        listener = shape_reasoner.Listener(TINY, build_encoder(TINY, CPU), CPU)
+        listener = shape_reasoner.Listener(TINY, CPU, build_encoder(TINY, CPU))
         listener.hear()
         listener.encode()
         shape_wan.ShapeDenoiser(shape_wan.build_transformer(TINY, CPU), TINY, 32, 32, steps=2).step(0)
-        vae = decoder_model(TINY, CPU, "2d")
-        latents = chunk_latents((32, 32), vae)
-        decoder = shape_wan.ShapeDecoder(vae, TINY, latents)
-        decoder.commit(decoder.run()[1])
+        for name, decode in shape_wan.DECODERS.items():
+            network = decoder_model(TINY, CPU, "2d", name)
+            decoder = decode(network, TINY, chunk_latents((32, 32), network))
+            decoder.commit(decoder.run()[1])
         reasoner = shape_reasoner.ShapeReasoner(shape_reasoner.build_reasoner(TINY, CPU, precision="fp8"), TINY)
         reasoner._next.run()
         reasoner._draft.run()
@@ -209,9 +220,9 @@ def test_the_rehearsal_measures_every_stage(tmp_path):
     assert all(row["median_ms"] > 0 and row["n"] >= 2 for row in content["stages"])
 
 
-def test_parts_decode_as_the_whole_and_leave_the_same_past(vae):
+def test_parts_decode_as_the_whole_and_leave_the_same_past(new_decoder):
     latents = torch.randn(1, 16, 3, 4, 4)
-    whole, parts = (shape_wan.ShapeDecoder(vae, TINY, latents, parts=count) for count in (1, 3))
+    whole, parts = (new_decoder(latents, parts=count) for count in (1, 3))
     for _ in range(2):  # the second chunk starts from the first one's cache
         frames, after = whole.run()
         pieces = [parts.run(part) for part in range(3)]
@@ -238,6 +249,22 @@ def pattern_file(path, guessed_passes=(1, 2, 1, 3)):
     return path
 
 
+def test_the_rehearsal_says_which_decoder_made_the_pictures(tmp_path, monkeypatch):
+    path = pattern_file(tmp_path / "pattern.json")
+    monkeypatch.setattr(pipelines, "measured_answers", lambda **given: answers.measured_answers(path, **given))
+    arguments = ["--part", "pipeline", "--tiny", "--regions", "32px:1:2:1", "--decoder", "wan", "--out", str(tmp_path)]
+    arguments += ["--reasoning-chunks", "0", "--paced-chunks", "0", "--policy-chunks", "0", "--eager-chunks", "0"]
+    arguments += ["--alone-chunks", "3", "--starts", "2", "--ears", "encoder"]
+    assert pipelines.main(arguments) == 0
+    content = json.loads((tmp_path / "pipeline_tiny.json").read_text())
+    result = content["regions"]["32px"]
+    assert (content["decoder"], content["ears"], result["window_s"]) == ("wan", "encoder", 3.6)
+    assert result["runs"]["speculative_branched"]["n"] == 2
+    alone, started = result["generation_alone"], result["after_silence"]
+    assert alone["n"] == 3 and set(alone["counts"]) <= {"unasked", "samples filled", "samples dropped"}
+    assert len(started["latency_ms"]) == 2 and min(started["latency_ms"]) > 0
+
+
 def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path, monkeypatch):
     path = pattern_file(tmp_path / "pattern.json")
     monkeypatch.setattr(pipelines, "measured_answers", lambda **given: answers.measured_answers(path, **given))
@@ -251,10 +278,20 @@ def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path
         "4",
         "--out",
     ]
-    arguments += [str(tmp_path), "--reasoning-chunks", "3", "--paced-chunks", "2", "--policy-chunks", "4"]
+    arguments += [
+        str(tmp_path),
+        "--reasoning-chunks",
+        "3",
+        "--paced-chunks",
+        "2",
+        "--policy-chunks",
+        "4",
+        "--starts",
+        "0",
+    ]
     assert pipelines.main([*arguments, "--eager-chunks", "4", "--seconds", "600"]) == 0
     content = json.loads((tmp_path / "pipeline_tiny.json").read_text())
-    assert list(content["regions"]) == ["32px", "32px_4steps", "48x64px"]
+    assert list(content["regions"]) == ["32px", "32px_4steps", "48x64px"] and content["decoder"] == "tiny"
     assert set(content["decode_ms"]) == {"48x64px"}  # where no number of parts was given, the faster is taken
     result = content["regions"]["32px"]
     runs = result["runs"]
@@ -270,7 +307,7 @@ def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path
     assert set(result["stages"]["serial"]) == {"draft", "plan", "begin", "step", "render", "commit"}
     assert {"guess", "verify 1", "verify 2", "verify 3"} <= set(result["stages"]["speculative"])
     assert {"verify 1", "verify 2"} <= set(result["stages"]["speculative_branched"])
-    assert result["window_s"] == 3.6  # what a live judge's Whisper hears
+    assert content["ears"] == "front" and result["window_s"] == 4  # what a live judge's ears hold
     assert runs["speculative_branched"]["counts"]["corrected"] == 3
     lenient = result["stages"]["speculative_lenient"]
     assert "verify 1" in lenient and "verify 2" not in lenient  # the lenient rule decides after one pass

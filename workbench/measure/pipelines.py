@@ -39,7 +39,7 @@ from specsync_lib.pipeline.run import run_speculative
 from specsync_lib.pipeline.serial import run_serial
 from specsync_lib.pipeline.simulate import LATE_POLICIES, PIECE_MS, REASONING_TOKENS
 from specsync_lib.pipeline.sound import pieces
-from specsync_lib.pipeline.stages import Stages
+from specsync_lib.pipeline.stages import Policy, Stages
 from specsync_lib.units import (
     CHUNK_SAMPLES,
     LISTEN_BACK_CHUNKS,
@@ -49,7 +49,16 @@ from specsync_lib.units import (
 from workbench.measure import shape_reasoner, shape_wan
 from workbench.measure.session import LABEL, Case, Session, devices, free, provenance, timed
 from workbench.measure.shape_reasoner import KernelDraft, Listener, ShapeReasoner
-from workbench.measure.shape_stages import ShapeDrafter, ShapeGenerator, ShapeJudge, judged_tokens
+from workbench.measure.shape_stages import (
+    EARS,
+    EARS_WINDOW_S,
+    EncoderEars,
+    FrontEars,
+    ShapeDrafter,
+    ShapeGenerator,
+    ShapeJudge,
+    judged_tokens,
+)
 from workbench.measure.shape_wan import ShapeDecoder, ShapeDenoiser
 from workbench.measure.shapes import FULL, TINY, Shapes, build_encoder, hearing, weight_gib
 from workbench.measure.stages import COMPILED, GROUPS, chunk_latents, decoder_model, measure_stages
@@ -62,6 +71,7 @@ DEFAULT_CASES = {
     ("pipeline", True): ",".join(TINY.regions),
 }
 SLOWER_IN_PARTS = 1.1  # at most, for decoding slot by slot to be worth it
+SILENT_S = 0.5  # before a start that is measured
 LEAST_S = 15  # less is no use to a case: its graphs are captured first
 
 
@@ -73,10 +83,11 @@ class Models:
     """Everything that both pipelines share; streams come and go, models stay."""
 
     draft_listener: Listener
-    judge_listener: Listener
+    ears: FrontEars | EncoderEars
     reasoner: ShapeReasoner
     transformer: torch.nn.Module
-    vae: torch.nn.Module
+    decoder: torch.nn.Module
+    decode: type[ShapeDecoder]
 
 
 def build_models(
@@ -87,30 +98,36 @@ def build_models(
     *,
     fp8_method: shape_reasoner.Fp8Method = "per-tensor",
     convolution: shape_wan.ConvMethod = "3d",
+    decoder: shape_wan.DecoderName = "wan",
     compiled: bool = False,
+    ears: Literal["front", "encoder"] = "front",
     room: Room = ROOMS[USUAL_ROOM],
 ) -> tuple[Models, dict]:
     """The models of a setup, and what they are; one GPU holds the reasoner in FP8 beside all, two hold it in bf16."""
     precision = "bf16" if setup.endswith("x2") else "fp8"  # beside all others on one GPU, or because it is faster
     model = shape_reasoner.build_reasoner(shapes, reasoning, precision=precision, fp8_method=fp8_method)
     reasoner = ShapeReasoner(model, shapes, room=room)
-    encoder = build_encoder(shapes, reasoning)
+    encoder = build_encoder(shapes, reasoning) if ears == "encoder" else None
     transformer = shape_wan.build_transformer(shapes, generation)
     if compiled:
         for block in transformer.blocks:
             block.compile()
-    vae = decoder_model(shapes, generation, convolution)
-    parts = {"reasoner": model, "encoder": encoder, "transformer": transformer, "vae": vae}
+    network = decoder_model(shapes, generation, convolution, decoder)
+    parts = {"reasoner": model, "encoder": encoder, "transformer": transformer, "decoder": network}
+    parts = {name: part for name, part in parts.items() if part is not None}
     facts = {
         "reasoner_precision": precision,
         "fp8_method": fp8_method if precision == "fp8" else None,
-        "convolution": convolution,
+        "decoder": decoder,
+        "convolution": convolution if decoder == "wan" else None,
+        "ears": ears,
         "compiled": compiled,
         "shared": generation == reasoning,
         "weight_gib": {name: round(weight_gib(part), 2) for name, part in parts.items()},
     }
-    listeners = Listener(shapes, encoder, generation, encode=False), Listener(shapes, encoder, reasoning)
-    return Models(*listeners, reasoner, transformer, vae), facts
+    draft_listener = Listener(shapes, generation)
+    heard_by = EARS[ears](Listener(shapes, reasoning, encoder))
+    return Models(draft_listener, heard_by, reasoner, transformer, network, shape_wan.DECODERS[decoder]), facts
 
 
 def stages_of(
@@ -127,11 +144,11 @@ def stages_of(
     size = shapes.regions[region]
     _, mel = models.draft_listener.hear()
     denoiser = ShapeDenoiser(models.transformer, shapes, *size, steps=steps)
-    decoder = ShapeDecoder(models.vae, shapes, denoiser.latents, compiled=compiled, parts=parts)
+    decoder = models.decode(models.decoder, shapes, denoiser.latents, compiled=compiled, parts=parts)
     kernel = KernelDraft(*size, mel, models.draft_listener.device)
     return Stages(
         ShapeDrafter(models.draft_listener, kernel),
-        ShapeJudge(models.judge_listener, models.reasoner, pattern),
+        ShapeJudge(models.ears, models.reasoner, pattern),
         ShapeGenerator(denoiser, decoder),
     )
 
@@ -147,8 +164,9 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     session.content |= {"frames_a_pass": options.frames_a_pass, "regions": {}, "failed": {}}
     session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
     models, facts = build_models(
-        session.shapes, setup, generation, reasoning, convolution=options.convolution, compiled=options.compile,
-        room=ROOMS[options.frames_a_pass], fp8_method="dequantise" if options.tiny else options.fp8,
+        session.shapes, setup, generation, reasoning, convolution=options.convolution, decoder=options.decoder,
+        compiled=options.compile, ears=options.ears, room=ROOMS[options.frames_a_pass],
+        fp8_method="dequantise" if options.tiny else options.fp8,
     )  # fmt: skip
     session.content |= facts
     session.log(f"built: {facts['weight_gib']} GiB, reasoner in {facts['reasoner_precision']}")
@@ -170,6 +188,9 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
                 if options.paced_chunks:
                     run_paced(session, *first, answers["speculative_branched"], options.paced_chunks)
                 first = ()
+            if options.starts:
+                run_alone(session, *measured, options.alone_chunks)
+                run_starts(session, *measured, answers["speculative_branched"], options.starts)
         except (InputError, RuntimeError) as error:  # one case's failure is written down and costs no other its numbers
             session.content["failed"][case.name] = str(error).splitlines()[0]
             session.log(f"{case.name} FAILED: {session.content['failed'][case.name]}")
@@ -195,7 +216,8 @@ def measure_case(
     )
     session.log(f"decoded in {parts} parts; everything captured")
     session.content["regions"][case.name] = result = {
-        "region": case.region, "steps": case.steps, "render_parts": parts, "window_s": session.shapes.window_s,
+        "region": case.region, "steps": case.steps, "render_parts": parts,
+        "window_s": EARS_WINDOW_S if session.content["ears"] == "front" else session.shapes.window_s,
         "runs": {}, "stages": {},
         "hold_before": {mode: policy.hold_before for mode, policy in POLICIES.items()},
     }  # fmt: skip
@@ -215,10 +237,10 @@ def measure_case(
 
 def parts_for(session: Session, models: Models, region: str) -> int:
     """Slot by slot, which frees the generator sooner for a rejection, unless that decodes a tenth slower."""
-    latents = chunk_latents(session.shapes.regions[region], models.vae)
+    latents = chunk_latents(session.shapes.regions[region], models.decoder)
     took_ms = {}
     for parts in (1, SLOTS_PER_CHUNK):
-        decoder = ShapeDecoder(models.vae, session.shapes, latents, parts=parts)
+        decoder = models.decode(models.decoder, session.shapes, latents, parts=parts)
         decode = lambda decoder=decoder: [decoder.run(part) for part in range(decoder.parts)]  # noqa: E731
         took_ms[parts] = timed(decode, latents.device, 7)["median_ms"]
         del decoder, decode
@@ -343,6 +365,34 @@ def run_paced(session: Session, stages: Stages, result: dict, answers: Sequence[
     session.save()
 
 
+def run_alone(session: Session, stages: Stages, result: dict, chunks: int) -> None:
+    """What generation costs by itself: the speculative pipeline with nobody asked."""
+    if session.left() < LEAST_S:
+        return
+    samples = np.zeros(chunks * CHUNK_SAMPLES, np.float32)
+    report = run_without_frames(partial(run_speculative, policy=Policy(gate=0.0), ahead=1), samples, stages)
+    result["generation_alone"] = run_numbers([report])
+    session.log(f"generation alone: p50 {result['generation_alone']['p50_ms']:.1f} ms")
+    session.save()
+
+
+def run_starts(session: Session, stages: Stages, result: dict, answers: Sequence[ChunkPattern], starts: int) -> None:
+    """The first chunk after silence, in which nothing was asked of the machine: latencies of streams of one chunk."""
+    mode, samples = "speculative_branched", np.zeros(CHUNK_SAMPLES, np.float32)
+    seen = []
+    for first_chunk in range(starts):
+        if session.left() < LEAST_S:
+            break
+        time.sleep(SILENT_S)
+        with stages.judge.replaying(answers, branched=True, first_chunk=first_chunk):
+            report = run_without_frames(partial(run_speculative, policy=POLICIES[mode], ahead=1), samples, stages)
+        seen += [round(float(value), 3) for value in report.chunks()["latency_ms"]]
+    result["after_silence"] = {"mode": mode, "silence_s": SILENT_S, "latency_ms": seen}
+    if seen:
+        session.log(f"after {SILENT_S} s of silence: p99 {np.percentile(seen, 99):.1f} ms, {len(seen)} starts")
+    session.save()
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -371,7 +421,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--policy-chunks", type=int, default=12, help="chunks of each policy at each rejection rate")
     parser.add_argument("--paced-chunks", type=int, default=25, help="chunks at the pace of speech")
-    parser.add_argument("--convolution", choices=("3d", "2d"), default="3d", help="how the decoder convolves")
+    parser.add_argument("--starts", type=int, default=40, help="first chunks after silence, in every case")
+    parser.add_argument("--alone-chunks", type=int, default=100, help="chunks of generation without a judge")
+    parser.add_argument(
+        "--ears", choices=tuple(EARS), default="front",
+        help="what the judge hears through: the suite's causal front, or Whisper large-v3's encoder over 3.6 s",
+    )  # fmt: skip
+    parser.add_argument("--decoder", choices=tuple(shape_wan.DECODERS), default="tiny", help="what makes pictures")
+    parser.add_argument("--convolution", choices=("3d", "2d"), default="3d", help="how Wan's decoder convolves")
     parser.add_argument("--fp8", choices=("per-tensor", "rowwise"), default="per-tensor", help="FP8 product")
     parser.add_argument("--compile", action="store_true", help="compile decoder and transformer blocks (a minute each)")
     known = (*GROUPS, COMPILED)

@@ -95,10 +95,10 @@ def build_reasoner(
 
 
 class Listener:
-    """Log-mel of the last window of sound for the encoder and for the draft, and the encoder itself."""
+    """Log-mel of the last window of sound for the encoder and for the draft, and the encoder itself, if any."""
 
     def __init__(
-        self, shapes: Shapes, encoder: nn.Module, device: torch.device, *, graphs: bool = True, encode: bool = True
+        self, shapes: Shapes, device: torch.device, encoder: nn.Module | None = None, *, graphs: bool = True
     ) -> None:
         self.device = device
         samples = round(shapes.window_s * SAMPLE_RATE_HZ)
@@ -109,10 +109,10 @@ class Listener:
         self._filters = torch.rand(bands + MEL_BANDS, STFT_SAMPLES // 2 + 1, device=device)
         self._bands = bands
         self._encoder = encoder
-        self._dtype = next(encoder.parameters()).dtype
+        self._dtype = torch.float32 if encoder is None else next(encoder.parameters()).dtype
         self.hear = captured(self._hear, device) if graphs else self._hear
         self._mel, _ = self.hear()
-        if encode:
+        if encoder is not None:
             self.encode = captured(self._encode, device) if graphs else self._encode
 
     def push(self, samples: Float[np.ndarray, " n"]) -> None:

@@ -3,18 +3,24 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
+from kernels.causal_front import reference
+from kernels.causal_front.random_case import random_weights
 from specsync_lib.judge.branches import Branches
 from specsync_lib.pipeline.answers import ChunkPattern
 from specsync_lib.pipeline.sound import ChunkAudio
 from specsync_lib.pipeline.stages import Draft, Plan, Request, Tokens, Verdict
-from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
+from specsync_lib.units import ENCODER_POSITION_MEL_FRAMES, FRAMES_PER_CHUNK, HOP_SAMPLES, SAMPLE_RATE_HZ, VISEMES
 from workbench.measure import shape_reasoner
 from workbench.measure.shape_reasoner import KernelDraft, Listener, ShapeReasoner
 from workbench.measure.shape_wan import ShapeDecoder, ShapeDenoiser
+
+EARS_BLOCKS, EARS_PAST_POSITIONS = 4, 200  # as the judge's front of this suite has them
+EARS_WINDOW_S = EARS_PAST_POSITIONS * ENCODER_POSITION_MEL_FRAMES * HOP_SAMPLES / SAMPLE_RATE_HZ  # 4 s
 
 
 @dataclass
@@ -68,14 +74,55 @@ class ShapeDrafter(ShapeStage):
         return Draft(tokens, host[:, -2], host[:, -1], host[:, : len(VISEMES)], latents)
 
 
-class ShapeJudge(ShapeStage):
-    """Whisper's encoder, a probe and the reasoner do their work; what they say is a measured pattern's, replayed."""
+class FrontEars:
+    """A live judge's ears: log-mel, and a chunk through the causal front of four blocks, whose cache is the past."""
 
-    def __init__(self, listener: Listener, reasoner: ShapeReasoner, pattern: Sequence[ChunkPattern]) -> None:
-        super().__init__(reasoner.device, urgent=True)
-        self._listener, self._reasoner, self._pattern = listener, reasoner, pattern
+    def __init__(self, listener: Listener) -> None:
+        self._listener, self._next_frame = listener, 0
+        front = random_weights(EARS_BLOCKS, torch.Generator().manual_seed(0), past=EARS_PAST_POSITIONS)
+        if listener.device.type == "cuda":
+            from kernels.causal_front.triton_impl import FrontPlan
+
+            plan = FrontPlan(front, dtype=torch.bfloat16, device=listener.device, captured=True)
+            self._hear, self._cache = plan.front_chunk, plan.new_cache("ears")
+        else:
+            self._hear, self._cache = partial(reference.front_chunk, weights=front), reference.new_cache(front, "ears")
+
+    def hear(self, samples: np.ndarray) -> torch.Tensor:
+        """What a chunk's frames sound like: [12, 15] probabilities."""
+        self._listener.push(samples)
+        _, mel = self._listener.hear()
+        rows = mel[None, -len(reference.new_rows(self._next_frame, FRAMES_PER_CHUNK)) :].float()
+        place = {"stream": "ears", "first_frame": self._next_frame, "frames": FRAMES_PER_CHUNK}
+        heard, self._cache = self._hear(rows, self._cache, **place)
+        self._next_frame += FRAMES_PER_CHUNK
+        return heard.logits[0].softmax(-1)
+
+
+class EncoderEars:
+    """Whisper's encoder over the last window of sound, and a probe."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
         encoded = listener.encode()
-        self._probe = torch.randn(encoded.shape[-1], len(VISEMES), device=self.device, dtype=encoded.dtype)
+        self._probe = torch.randn(encoded.shape[-1], len(VISEMES), device=listener.device, dtype=encoded.dtype)
+
+    def hear(self, samples: np.ndarray) -> torch.Tensor:
+        """As of :class:`FrontEars`."""
+        self._listener.push(samples)
+        self._listener.hear()
+        return (self._listener.encode()[0, -FRAMES_PER_CHUNK:] @ self._probe).float().softmax(-1)
+
+
+EARS = {"front": FrontEars, "encoder": EncoderEars}
+
+
+class ShapeJudge(ShapeStage):
+    """Ears and the reasoner do their work; what they say is a measured pattern's, replayed."""
+
+    def __init__(self, ears: FrontEars | EncoderEars, reasoner: ShapeReasoner, pattern: Sequence[ChunkPattern]) -> None:
+        super().__init__(reasoner.device, urgent=True)
+        self._ears, self._reasoner, self._pattern = ears, reasoner, pattern
         self._branches = Branches.load(room=reasoner.room)
         self._branched = False  # whether several plans share a pass
         self._first_chunk = 0  # where in the pattern the stream begins
@@ -97,9 +144,9 @@ class ShapeJudge(ShapeStage):
         index, answer, tokens = request.audio.index, self._answer(request), self._tokens(request)
         words, said = iter(answer.words(tokens)), request.draft.tokens
         with self._running():
-            encoded = self._hear(request.audio)
+            heard = self._ears.hear(request.audio.samples)
             if answer.guessed:
-                rows = (encoded[0, -FRAMES_PER_CHUNK:] @ self._probe).float().softmax(-1).cpu().numpy()
+                rows = heard.cpu().numpy()
             for done in range(answer.passes):
                 if done or answer.guessed:
                     said = next(words)
@@ -114,14 +161,9 @@ class ShapeJudge(ShapeStage):
 
     def plan(self, request: Request, reasoning_tokens: int = 0) -> Verdict:
         with self._running():
-            self._hear(request.audio)
+            self._ears.hear(request.audio.samples)
             self._reasoner.plan(reasoning_tokens)[0].cpu()
         return Verdict(request.audio.index, self._tokens(request), request.audio.frames)
-
-    def _hear(self, audio: ChunkAudio) -> torch.Tensor:
-        self._listener.push(audio.samples)
-        self._listener.hear()
-        return self._listener.encode()
 
     def _padded(self, tokens: Tokens) -> torch.Tensor:
         padded = (*tokens, *[0] * (FRAMES_PER_CHUNK - len(tokens)))

@@ -1,4 +1,4 @@
-"""Wan 2.1 as a shape: transformer and VAE decoder."""
+"""Wan 2.1 as a shape: transformer, VAE decoder, and the small decoder that can stand in the VAE's place."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from specsync_lib.face.decoders.networks import Taehv, Told
 from specsync_lib.units import FRAMES_PER_CHUNK, LATENT_CHANNELS, PIXELS_PER_LATENT, SLOTS_PER_CHUNK, VISEMES
 from workbench.measure.shapes import Shapes, captured, fill
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 ConvMethod = Literal["3d", "2d"]
+DecoderName = Literal["wan", "tiny"]
 
 
 CACHED_FRAMES = 2  # of each causal convolution with three taps in time
@@ -45,6 +47,16 @@ def build_vae(shapes: Shapes, device: torch.device, dtype: torch.dtype = torch.b
     del vae.encoder
     fill(vae, device, dtype)
     return vae
+
+
+def build_tiny_decoder(shapes: Shapes, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Taehv:
+    """The decoder of a TAEHV file for Wan 2.1 (9.8 M parameters at full size)."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        decoder = Taehv(shapes.tiny_decoder)
+    fill(decoder, device, dtype)
+    return decoder
 
 
 class ShapeDenoiser:
@@ -152,7 +164,7 @@ class ShapeDecoder:
 
     def __init__(
         self,
-        vae: "AutoencoderKLWan",
+        network: nn.Module,
         shapes: Shapes,
         latents: Float[Tensor, "1 16 slots h w"],
         *,
@@ -160,7 +172,7 @@ class ShapeDecoder:
         compiled: bool = False,
         parts: int = 1,
     ) -> None:
-        self._vae, self.latents, self.parts = vae, latents, parts
+        self._network, self.latents, self.parts = network, latents, parts
         self.device = latents.device
         height, width = shapes.picture
         self.picture_shape = (FRAMES_PER_CHUNK, height, width, 3)
@@ -181,17 +193,21 @@ class ShapeDecoder:
     @torch.no_grad()
     def _warm_cache(self) -> list[Tensor]:
         """The cache after the reference slot and one chunk."""
-        cache: list[Tensor | str | None] = [None] * self._vae._cached_conv_counts["decoder"]
-        slots = self._vae.post_quant_conv(self.latents)
-        self._vae.decoder(slots[:, :, :1], feat_cache=cache, feat_idx=[0], first_chunk=True)
-        self._vae.decoder(slots, feat_cache=cache, feat_idx=[0], first_chunk=False)
+        vae = self._network
+        cache: list[Tensor | str | None] = [None] * vae._cached_conv_counts["decoder"]
+        slots = vae.post_quant_conv(self.latents)
+        vae.decoder(slots[:, :, :1], feat_cache=cache, feat_idx=[0], first_chunk=True)
+        vae.decoder(slots, feat_cache=cache, feat_idx=[0], first_chunk=False)
         return [entry.contiguous(memory_format=torch.channels_last_3d) for entry in cache if entry is not None]
 
     def _decode_plain(self, latents: Tensor, cache: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        signal, after = self._signal(latents, cache)
+        return ((signal + 1) * 127.5).round().clamp(0, 255).to(torch.uint8), after
+
+    def _signal(self, latents: Tensor, cache: list[Tensor]) -> tuple[Float[Tensor, "frames h w 3"], list[Tensor]]:
         after = list(cache)
-        signal = self._vae.decoder(self._vae.post_quant_conv(latents), feat_cache=after, feat_idx=[0])
-        frames = ((signal[0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return frames.permute(1, 2, 3, 0), after  # [frames, h, w, 3]
+        signal = self._network.decoder(self._network.post_quant_conv(latents), feat_cache=after, feat_idx=[0])
+        return signal[0].float().permute(1, 2, 3, 0), after
 
     @torch.no_grad()
     def _run(self, part: int) -> tuple[UInt8[Tensor, "frames H W 3"], list[Tensor]]:
@@ -207,3 +223,19 @@ class ShapeDecoder:
     def commit(self, after: list[Tensor]) -> None:
         """The past of the next chunk is this one."""
         torch._foreach_copy_(self._cache, after)
+
+
+class ShapeTinyDecoder(ShapeDecoder):
+    """The same calls with a small decoder in TAEHV's layout, whose blocks keep one frame each."""
+
+    @torch.no_grad()
+    def _warm_cache(self) -> list[Tensor]:
+        return self._signal(self.latents, list(self._network.blank(self.latents[:, :, 0])))[1]
+
+    def _signal(self, latents: Tensor, cache: list[Tensor]) -> tuple[Float[Tensor, "frames h w 3"], list[Tensor]]:
+        first = latents[:, :, 0]
+        signal, after = self._network(latents[0].transpose(0, 1), tuple(cache), Told(first, first))
+        return signal, list(after)
+
+
+DECODERS: dict[DecoderName, type[ShapeDecoder]] = {"wan": ShapeDecoder, "tiny": ShapeTinyDecoder}

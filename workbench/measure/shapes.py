@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from specsync_lib.face.decoders.networks import Taehv
 from specsync_lib.units import (
     CHUNK_SAMPLES,
     ENCODER_POSITION_MEL_FRAMES,
@@ -32,6 +33,7 @@ class Shapes:
     reasoner: dict[str, Any]
     transformer: dict[str, Any]
     vae: dict[str, Any]
+    tiny_decoder: tuple[int, int, int, int]  # widths from the latents' side to the pictures'
     regions: dict[str, tuple[int, int]]
     picture: tuple[int, int]
     window_s: float  # of sound that the encoder hears
@@ -61,6 +63,7 @@ FULL = Shapes(
         "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 1024,
     },
     vae={"base_dim": 96, "z_dim": LATENT_CHANNELS, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2},
+    tiny_decoder=Taehv.WIDTHS,
     regions={"256px": (256, 256), "384px": (384, 384), "512px": (512, 512), "720p": (VIDEO_HEIGHT_PX, VIDEO_WIDTH_PX)},
     picture=(VIDEO_HEIGHT_PX, VIDEO_WIDTH_PX),
     window_s=30.0,
@@ -86,6 +89,7 @@ TINY = Shapes(
         "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 64,
     },
     vae={"base_dim": 8, "z_dim": LATENT_CHANNELS, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 1},
+    tiny_decoder=(8, 8, 8, 8),
     regions={"32px": (32, 32), "48x64px": (48, 64)},
     picture=(48, 64),
     window_s=1.0,

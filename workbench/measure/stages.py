@@ -59,7 +59,7 @@ def measure_sound(session: Session, device: torch.device) -> None:
     """Log-mel, Whisper's encoder, the sync kernel with drafted latents."""
     encoder = build_encoder(session.shapes, device)
     for mode, graphs in modes(session):
-        listener = Listener(session.shapes, encoder, device, graphs=graphs)
+        listener = Listener(session.shapes, device, encoder, graphs=graphs)
         session.row("features", timed(listener.hear, device, session.repeats), mode=mode)
         session.row("encoder", timed(listener.encode, device, session.repeats), mode=mode)
         _, mel = listener.hear()
@@ -95,17 +95,23 @@ def measure_generation(session: Session, device: torch.device) -> None:
                 free(device)
 
 
-def decoder_model(shapes: Shapes, device: torch.device, method: shape_wan.ConvMethod) -> torch.nn.Module:
-    """Wan's VAE, laid out channels last, with lean convolutions."""
+def decoder_model(
+    shapes: Shapes, device: torch.device, method: shape_wan.ConvMethod, decoder: shape_wan.DecoderName = "wan"
+) -> torch.nn.Module:
+    """Wan's VAE with lean convolutions, or the small decoder, which has none in time; laid out channels last."""
+    if decoder == "tiny":
+        small = shape_wan.build_tiny_decoder(shapes, device)
+        wan.channels_innermost(small)
+        return small
     vae = shape_wan.build_vae(shapes, device)
     wan.channels_innermost(vae)
     shape_wan.lean_convolutions(vae, method)
     return vae
 
 
-def chunk_latents(size: tuple[int, int], vae: torch.nn.Module) -> torch.Tensor:
-    """Noise in the shape of a chunk's latents [1, 16, 3, h, w]."""
-    like = vae.post_quant_conv.weight
+def chunk_latents(size: tuple[int, int], decoder: torch.nn.Module) -> torch.Tensor:
+    """Noise in the shape of a chunk's latents [1, 16, 3, h, w], on the device and in the precision of a decoder."""
+    like = next(decoder.parameters())
     shape = (1, shape_reasoner.LATENT_CHANNELS, 3, *(side // shape_reasoner.PIXELS_PER_LATENT for side in size))
     return torch.randn(shape, device=like.device, dtype=like.dtype)
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 SIZES = {
     "large": Size(slot_width=128, slot_blocks=2, frame_width=64, frame_blocks=2),
+    "medium": Size(slot_width=128, slot_blocks=2, frame_width=48, frame_blocks=2),
     "small": Size(slot_width=96, slot_blocks=2, frame_width=32, frame_blocks=2),
     "plain": Size(slot_width=128, slot_blocks=2, frame_width=64, frame_blocks=2, pictured=False),
     "toy": Size(slot_width=32, slot_blocks=1, frame_width=32, frame_blocks=1),
@@ -52,7 +53,7 @@ SIZES = {
 WAYS = ((False, False), (True, False), (False, True), (True, True))  # mirrored, backwards
 STATISTICS = ("latents_mean", "latents_std")
 STEPS_AT_ONCE = 25
-LOSS = LossWeights(mouth=4.0, gradient=0.5, motion=0.5, square=2.0, ssim=0.2)
+LOSS = LossWeights(mouth=6.0, gradient=0.5, motion=0.5, square=6.0, ssim=0.3)
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,7 @@ class Trainer:
         self.frames = torch.from_numpy(corpus.frames).to(device)
         self.mouth_px = torch.from_numpy(corpus.mouth_px).to(device)
         self.lessons = encode_clips(corpus, self.frames, vae, corpus.clips_of("train"), WAYS[: options.ways], self.rng)
+        self._latents: dict[int, Tensor] = {}
         self._loss_of = {False: reconstruction_loss}
         if device.type == "cuda" and options.compiled:
             self._loss_of[True] = torch.compile(reconstruction_loss, dynamic=False)
@@ -284,6 +286,7 @@ class Trainer:
         return {
             "trained_minutes": round(self.minutes, 3),
             "sizes": sizes,
+            "in_use": self.learners[0].name,
             "options": asdict(self.options),
             "corpus": self.corpus.facts,
             "held_out_corpus": self.held_out.facts,
@@ -316,7 +319,9 @@ class Trainer:
         original = torch.from_numpy(self.held_out.frames[first : first + length]).to(self.device)
         signal = original[None].float() / 127.5 - 1
         coder = FoldedVae(self.vae, torch.float32, compiled=False)
-        mean = coder.encode(signal)[0]
+        if clip not in self._latents:  # every measurement decodes the same ones
+            self._latents[clip] = coder.encode(signal)[0]
+        mean = self._latents[clip]
         if model is None:
             output = coder.decode(mean)[:, 1:]
         else:

@@ -4,9 +4,10 @@ Inside, tensors are [frames x clips, channels, h, w], channels last, *frames out
 then the same tensor shifted by the number of clips, with the block's memory in front, whatever the number of slots.
 
 :class:`Portrait` is wan-mini's. It also looks at the picture of the person at rest, which slot 0 stands for and which
-whoever decodes knows: the latents say where each place of it has moved (a flow), what they add and how far the moved
-picture is to be trusted; pores, strands and cloth come from the picture. Blocks work at 1/8 and 1/4 of the frame's
-side; a pixel shuffle lies between them, another one after them, and no convolution sees full resolution.
+whoever decodes knows: the latents say where each place of it has moved (a flow, as fine as the blocks of a frame: lips
+are thinner than a latent), what they add and how far the moved picture is to be trusted; pores, strands and cloth come
+from the picture. Blocks work at 1/8 and 1/4 of the frame's side; a pixel shuffle lies between them, another one after
+them, and no convolution sees full resolution.
 
 :class:`Taehv` has the layout of TAEHV's decoder for Wan 2.1, so that such a file loads.
 
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from specsync_lib.units import FRAMES_PER_SLOT, LATENT_CHANNELS, PIXELS_PER_LATENT
+from specsync_lib.units import FRAMES_PER_SLOT, LATENT_CHANNELS
 
 COLOURS = 3
 Memory = tuple[Tensor, ...]  # what each block keeps: the last frame [clips, channels, h, w] that came in
@@ -102,9 +103,10 @@ class Portrait(nn.Module):
         self.frame_blocks = nn.ModuleList(MemoryBlock(size.frame_width) for _ in range(size.frame_blocks))
         self.paint = conv(size.frame_width, cell * COLOURS + cell * size.pictured)
         if size.pictured:
-            self.flow = conv(size.slot_width, FRAMES_PER_SLOT * 2)
+            self.flow = conv(self.GROWN, 2)
             nn.init.zeros_(self.flow.weight)
             nn.init.zeros_(self.flow.bias)
+            nn.init.constant_(self.paint.bias[cell * COLOURS :], 2.0)  # at first the picture is believed
 
     def blank(self, latents: Float[Tensor, "clips 16 h w"]) -> Memory:
         """The memory before the first slot."""
@@ -124,7 +126,7 @@ class Portrait(nn.Module):
             kept.append(last)
         seen = F.relu(unfolded(self.grow(x), clips, FRAMES_PER_SLOT, 2))
         if self.size.pictured:
-            moved = self._moved(unfolded(self.flow(x), clips, FRAMES_PER_SLOT, 1), told.picture)
+            moved = self._moved(self.flow(seen), told.picture)
             seen = torch.cat([seen, moved.to(seen.dtype)], dim=1)
         x = F.relu(self.merge(seen))
         for block, past in zip(self.frame_blocks, memory[len(kept) :], strict=True):
@@ -141,9 +143,7 @@ class Portrait(nn.Module):
         clips, height, width = len(picture), *picture.shape[2:]
         rows, columns = ((torch.arange(side, device=flow.device) * 2 + 1) / side - 1 for side in (height, width))
         here = torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)], dim=-1)
-        flow = F.interpolate(
-            flow.float().contiguous(), scale_factor=PIXELS_PER_LATENT, mode="bilinear", align_corners=False
-        )
+        flow = F.interpolate(flow.float().contiguous(), (height, width), mode="bilinear", align_corners=False)
         there = here + self.REACH * flow.permute(0, 2, 3, 1)
         source = picture.float().repeat(len(flow) // clips, 1, 1, 1)
         return folded(F.grid_sample(source, there, padding_mode="border", align_corners=False), 4)

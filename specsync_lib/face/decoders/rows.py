@@ -19,26 +19,28 @@ from specsync_lib.errors import InputError
 from specsync_lib.face import wan
 from specsync_lib.face.decoders.networks import Portrait, Size, Taehv, taehv_encoder
 from specsync_lib.face.decoders.streams import Decoder, TinyDecoder, WanDecoder
-from specsync_lib.paths import MODELS_DIR
+from specsync_lib.paths import TINY_DECODER
 from specsync_lib.tensors import read_checked, read_header
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
-ROWS = ("wan", "tiny")
-TINY_FILE = MODELS_DIR / "decoder" / "decoder.safetensors"
+ROWS = ("wan", "light", "tiny")
+LIGHT_SHARE = 4  # a light decoder has this share of the channels
+DEFAULT = "wan"
 NETWORK, SPACE = "network", "latent_space"  # keys of a file's header
 
 
 def load_decoder(
-    row: str, vae: "AutoencoderKLWan", path: str | Path = TINY_FILE, dtype: torch.dtype | None = None
+    row: str, vae: "AutoencoderKLWan", path: str | Path = TINY_DECODER, dtype: torch.dtype | None = None
 ) -> Decoder:
     """A decoder of a VAE's latents, on the VAE's device.
 
     Parameters
     ----------
     row
-        ``wan``: the VAE's own, in the precision that the VAE has. ``tiny``: the network in a file.
+        ``wan``: the VAE's own, in the precision that the VAE has. ``light``: one of its kind with a quarter of the
+        channels and random weights, label "real-shape". ``tiny``: the network in a file.
     path
         Of a small one: ours for wan-mini, or a safetensors file in TAEHV's layout.
     dtype
@@ -50,12 +52,37 @@ def load_decoder(
     """
     if row == "wan":
         return WanDecoder(vae)
+    if row == "light":
+        return WanDecoder(light_vae(vae), row="light", label="real-shape")
     if row != "tiny":
         raise InputError(f"decoder is {row!r}: expected one of {', '.join(ROWS)}")
     device = vae.quant_conv.weight.device
     network = load_network(Path(path), vae).to(device, dtype or _quick_dtype(device))
     wan.channels_innermost(network)
     return TinyDecoder(network)
+
+
+def light_vae(vae: "AutoencoderKLWan", seed: int = 0) -> "AutoencoderKLWan":
+    """A VAE of the same latents, without its encoder, whose random decoder has a quarter of this one's channels.
+
+    Raises
+    ------
+    InputError: this VAE's decoder has too few channels for that.
+    """
+    base = vae.config.decoder_base_dim or vae.config.base_dim
+    if base % LIGHT_SHARE or base < 2 * LIGHT_SHARE:
+        raise InputError(f"decoder is 'light': a decoder of base_dim {base} has no {LIGHT_SHARE}th; choose another row")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        options = {name: value for name, value in vae.config.items() if not name.startswith("_")}
+        light = type(vae)(**options | {"decoder_base_dim": base // LIGHT_SHARE}).eval().requires_grad_(False)
+    light.encoder = light.quant_conv = None  # nobody asks it for latents
+    own = vae.post_quant_conv.weight
+    for part in (light.post_quant_conv, light.decoder):
+        part.to(own.device, own.dtype)
+    wan.convolve_by_onednn(light)
+    wan.channels_innermost(light)
+    return light
 
 
 def _quick_dtype(device: torch.device) -> torch.dtype:

@@ -30,6 +30,7 @@ class Decoder(Protocol):
     """A stream of slots to frames. All latents are normalised ones (:func:`wan.normalise_latents`)."""
 
     row: str  # of rows.ROWS
+    label: str  # "real-shape" where weights are random
     parameters: int
 
     def start(self, first: Float[Tensor, "16 h w"], picture: UInt8[np.ndarray, "height width 3"]) -> None:
@@ -56,10 +57,8 @@ class Decoder(Protocol):
 class WanDecoder:
     """Wan's VAE decoder, slot by slot with its causal cache."""
 
-    row = "wan"
-
-    def __init__(self, vae: "AutoencoderKLWan") -> None:
-        self._vae = vae
+    def __init__(self, vae: "AutoencoderKLWan", row: str = "wan", label: str = "measured") -> None:
+        self._vae, self.row, self.label = vae, row, label
         self._stream: wan.ChunkDecoder | None = None
         self.parameters = sum(p.numel() for part in (vae.post_quant_conv, vae.decoder) for p in part.parameters())
 
@@ -83,13 +82,13 @@ class WanDecoder:
 
     def fresh(self) -> "WanDecoder":
         """See :class:`Decoder`."""
-        return WanDecoder(self._vae)
+        return WanDecoder(self._vae, self.row, self.label)
 
 
 class TinyDecoder:
     """A network of :mod:`networks`, in its own precision."""
 
-    row = "tiny"
+    row, label = "tiny", "measured"
 
     def __init__(self, network: nn.Module) -> None:
         self._network, self._told, self._memory = network, None, ()

@@ -1,0 +1,119 @@
+"""The live mode: a file and a microphone through toy models into a video, and what a person without one is told."""
+
+import sys
+import threading
+import time
+import types
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from specsync_lib import units
+from specsync_lib.face.video import video_info
+from specsync_lib.figures.live import LiveView, put, stamped
+from specsync_lib.jobs import live
+from specsync_lib.pipeline.live import LiveFrame
+from specsync_lib.speech.audio import write_flac
+from tests.pipeline.test_models import SPEECH
+from tests.pipeline.test_system import FRAMES, system  # noqa: F401 (a fixture)
+
+
+@pytest.fixture
+def at_the_door(system, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(live, "load_system", lambda device, seed: system)
+    monkeypatch.setattr(live.signal, "signal", lambda *_: None)
+
+
+def test_a_file_becomes_a_video_with_its_sound_and_a_table(at_the_door, tmp_path, capsys):
+    write_flac(tmp_path / "talk.flac", SPEECH)
+    out = tmp_path / "talk.mp4"
+    assert live.main(["--audio", str(tmp_path / "talk.flac"), "--threshold", "0.6", "--out", str(out)]) == 0
+    info = video_info(out)
+    assert info.frame_count == FRAMES and (info.width_px, info.height_px) == (1280, 720)
+    table = pd.read_csv(out.with_suffix(".csv"))
+    assert table["frame"].tolist() == list(range(FRAMES)) and (table["age_ms"] > 0).all()
+    assert {path.name for path in tmp_path.iterdir()} == {"talk.flac", "talk.mp4", "talk.csv"}
+    said = capsys.readouterr().out
+    assert "rule=gate" in said and f"{FRAMES} frames, age p50" in said and "measured, this machine" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--audio", "absent.wav"], "absent.wav"),
+        (["--audio", "mic"], "sounddevice"),
+        (["--audio", "mic", "--threshold", "2"], "threshold"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_left(at_the_door, tmp_path, monkeypatch, capsys, arguments, named):
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert live.main([*arguments, "--out", str(tmp_path / "talk.mp4")]) == 2
+    said = capsys.readouterr().err
+    assert named in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_microphone_is_heard_until_it_is_stopped(at_the_door, tmp_path, monkeypatch):
+    """Its driver calls from a thread of its own; the stop comes as Ctrl-C does."""
+    handlers = {}
+    monkeypatch.setattr(live.signal, "signal", lambda number, handler: handlers.setdefault(number, handler))
+
+    class InputStream:
+        def __init__(self, rate, block, channels, dtype, callback):
+            assert (rate, channels, dtype) == (units.SAMPLE_RATE_HZ, 1, "float32")
+            self.open, self.call, self.block = True, callback, block
+
+        def start(self):
+            threading.Thread(target=self._speak, daemon=True).start()
+
+        def _speak(self):
+            for first in range(0, len(SPEECH), self.block):
+                block = SPEECH[first : first + self.block]
+                self.call(block[:, None], len(block), None, None)
+            time.sleep(1)
+            handlers[live.signal.SIGINT](None, None)
+
+        def close(self):
+            self.open = False
+
+    monkeypatch.setitem(sys.modules, "sounddevice", types.SimpleNamespace(InputStream=InputStream))
+    out = tmp_path / "talk.mp4"
+    assert live.main(["--audio", "mic", "--rule", "draft", "--out", str(out)]) == 0
+    assert units.FRAMES_PER_CHUNK <= video_info(out).frame_count <= FRAMES
+
+
+def test_a_full_queue_loses_its_oldest_frame():
+    import queue
+
+    frames = queue.Queue(2)
+    for index in range(4):
+        put(frames, index)
+    assert [frames.get(), frames.get()] == [2, 3]
+
+
+def test_the_age_stands_on_the_picture():
+    dark = np.full((720, 1280, 3), 90, np.uint8)
+    shown = stamped(LiveFrame(3, dark, 0.8))
+    assert shown.shape == dark.shape and (shown[:40, :300] == 255).any() and np.array_equal(shown[100:], dark[100:])
+
+
+def test_a_cell_plays_shows_and_comes_to_rest(system):  # noqa: F811
+    view = LiveView(lambda: system, SPEECH, SPEECH, lambda: ("draft", None))
+    view.press()
+    assert view.play.disabled
+    for thread in view.threads:
+        thread.join(60)
+    assert view.line.value.startswith(f"{FRAMES} frames, age p50") and view.picture.value[:2] == b"\xff\xd8"
+    assert not view.play.disabled and view.stop.disabled
+
+
+def test_a_cell_stops_when_it_is_told(system):  # noqa: F811
+    view = LiveView(lambda: system, np.tile(SPEECH, 40), np.tile(SPEECH, 40), lambda: ("draft", None))
+    view.press()
+    while not view.picture.value:
+        time.sleep(0.05)
+    view.stop.click()
+    for thread in view.threads:
+        thread.join(60)
+    assert not view.play.disabled
