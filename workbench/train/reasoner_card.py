@@ -1,4 +1,4 @@
-"""How good the target is, on the path that users run: ``data/models/reasoner/metrics.json``, the numbers of its card.
+"""How good the target is, on the path that users run, row by row: ``data/models/reasoner/metrics.json``, made anew.
 
 ``python -m workbench.train.reasoner_card --calibrate ROW`` fits the temperature of a row's adapter on validation
 speech; ``--rows ROWS`` measures rows on the test prompts and adds them to metrics.json. Needs the English corpus,
