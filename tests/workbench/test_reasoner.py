@@ -177,7 +177,8 @@ def test_some_lessons_lose_the_probe_and_others_the_words():
     told = [disturb(lesson(33), Settings(), np.random.default_rng(seed)) for seed in range(400)]
     no_probe = np.array([np.ptp(probe) == 0 for _, probe, _ in told])
     no_words = np.array([not words for words, _, _ in told])
-    assert 0.08 < no_probe.mean() < 0.22 and 0.05 < no_words.mean() < 0.16
+    assert abs(no_probe.mean() - Settings().no_probe_chance) < 0.06
+    assert abs(no_words.mean() - Settings().no_words_chance) < 0.08
     assert not (no_probe & no_words).any(), "a lesson without both teaches guessing"
 
 
