@@ -196,11 +196,11 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter(
             "decoder",
             str,
-            "wan",
+            "tiny",
             DECODERS,
-            "what makes pictures of wan-mini's latents. wan: the VAE's own decoder. light: one with a quarter of its "
-            "channels and random weights, which shows noise and takes the time that it would. tiny: the small one "
-            "trained here, where its file is there",
+            "what makes pictures of wan-mini's latents. tiny: the small one trained here. wan: the VAE's own decoder, "
+            "slower. light: one of that kind with a quarter of its channels and random weights, which shows noise and "
+            "takes the time that it would",
         ),
         Parameter(
             "name",

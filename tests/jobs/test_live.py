@@ -21,7 +21,7 @@ from tests.pipeline.test_system import FRAMES, system  # noqa: F401 (a fixture)
 
 @pytest.fixture
 def at_the_door(system, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(live, "load_system", lambda device, seed: system)
+    monkeypatch.setattr(live, "load_system", lambda device, seed, **_: system)
     monkeypatch.setattr(live.signal, "signal", lambda *_: None)
 
 
@@ -56,7 +56,9 @@ def test_bad_input_is_one_line_and_nothing_is_left(at_the_door, tmp_path, monkey
 
 def test_a_microphone_is_heard_until_it_is_stopped(at_the_door, tmp_path, monkeypatch):
     """Its driver calls from a thread of its own; the stop comes as Ctrl-C does."""
-    handlers = {}
+    handlers, seen = {}, threading.Event()
+    show = live.Console.show
+    monkeypatch.setattr(live.Console, "show", lambda console, frame: (seen.set(), show(console, frame)))
     monkeypatch.setattr(live.signal, "signal", lambda number, handler: handlers.setdefault(number, handler))
 
     class InputStream:
@@ -71,7 +73,7 @@ def test_a_microphone_is_heard_until_it_is_stopped(at_the_door, tmp_path, monkey
             for first in range(0, len(SPEECH), self.block):
                 block = SPEECH[first : first + self.block]
                 self.call(block[:, None], len(block), None, None)
-            time.sleep(1)
+            seen.wait(300)
             handlers[live.signal.SIGINT](None, None)
 
         def close(self):

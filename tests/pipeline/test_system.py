@@ -271,7 +271,7 @@ def test_rule_threshold_and_device_are_checked():
 
 
 def test_one_call_is_the_system(system, tmp_path, monkeypatch):
-    monkeypatch.setattr(whole, "load_system", lambda device, seed: system)
+    monkeypatch.setattr(whole, "load_system", lambda device, seed, **_: system)
     monkeypatch.setattr(whole, "anyone_speaks", lambda samples: True)
     said = []
     run = specsync_lib.run(SPEECH, threshold=0.4, out=tmp_path, progress=False, say=said.append)
@@ -298,7 +298,7 @@ def test_a_call_hears_what_a_run_of_the_notebooks_hears(system, tmp_path, monkey
         heard.append(options["heard"])
         return run(one, *arguments, **options)
 
-    monkeypatch.setattr(whole, "load_system", lambda device, seed: system)
+    monkeypatch.setattr(whole, "load_system", lambda device, seed, **_: system)
     monkeypatch.setattr(whole.System, "run", noted)
     monkeypatch.setattr(whisper_base, "hear", listened)
     said = []

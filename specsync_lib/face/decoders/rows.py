@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROWS = ("wan", "light", "tiny")
 LIGHT_SHARE = 4  # a light decoder has this share of the channels
-DEFAULT = "wan"
+DEFAULT = "tiny"
 NETWORK, SPACE = "network", "latent_space"  # keys of a file's header
 
 
