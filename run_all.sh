@@ -36,14 +36,19 @@ find_python() {
 
 case "$mode" in
     main | -*) ;;
-    test | lab | live) shift ;;
-    *) fail "unknown mode '$mode'; use ./run_all.sh, ./run_all.sh test, ./run_all.sh lab, ./run_all.sh live or ./run_all.sh --help" ;;
+    test | lab | live | doctor | sweep | collect) shift ;;
+    *) fail "unknown mode '$mode'; use ./run_all.sh, ./run_all.sh test, lab, live, doctor, sweep or collect, or --help" ;;
 esac
 
 python="$(find_python)"
 if [[ "$mode" == main || "$mode" == -* ]]; then
     # Standard library only: bad arguments are refused before anything is installed. --help ends here too.
     PYTHONPATH="$root" "$python" -P -m specsync_lib.door.parameters "$@"
+    for argument in "$@"; do
+        if [[ "$argument" == --help || "$argument" == -h ]]; then exit 0; fi
+    done
+elif [[ "$mode" == doctor || "$mode" == sweep || "$mode" == collect ]]; then
+    PYTHONPATH="$root" "$python" -P -m specsync_lib.jobs.arguments "$mode" "$@"
     for argument in "$@"; do
         if [[ "$argument" == --help || "$argument" == -h ]]; then exit 0; fi
     done
@@ -58,6 +63,6 @@ case "$mode" in
         exec "$venv/bin/python" -P -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
         ;;
     lab) exec "$venv/bin/python" -P -m specsync_lib.door.lab "$@" ;;
-    live) exec "$venv/bin/python" -P -m specsync_lib.jobs.live "$@" ;;
+    live | doctor | sweep | collect) exec "$venv/bin/python" -P -m "specsync_lib.jobs.$mode" "$@" ;;
     *) exec "$venv/bin/python" -P -m specsync_lib.door.runner "$@" ;;
 esac

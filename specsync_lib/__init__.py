@@ -1,9 +1,9 @@
 """SpecSync's library: rooms in the order sound travels, over a few ground files.
 
-sound → speech → draft → judge → face → pipeline → measures → figures; a room imports the ground files, ``kernels`` and
-rooms to its left. door is run_all.sh's side: nobody imports it.
-Ground: units (time base), visemes, paths, caches, streams, locks, files, tensors, errors, assets, claims, provenance,
-summary.
+sound → speech → draft → judge → face → pipeline → measures → figures → jobs; a room imports the ground files,
+``kernels`` and rooms to its left. door is run_all.sh's side: nobody imports it.
+Ground: units (time base), visemes, paths, caches, streams, locks, files, tensors, errors, values, rows, assets, claims,
+provenance, summary.
 Start with ``specsync_lib.run("talk.wav", rule="gate", threshold=0.6)``; see ``specsync_lib.pipeline.system.run``.
 """
 

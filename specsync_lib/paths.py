@@ -10,6 +10,7 @@ ASSETS_FILE = DATA_DIR / "assets.toml"
 CLAIMS_FILE = DATA_DIR / "claims.json"  # the source report's numbers
 SPLITS_FILE = DATA_DIR / "splits.json"
 CLIPS_DIR = DATA_DIR / "clips"
+ROWS_DIR = DATA_DIR / "rows"
 MODELS_DIR = DATA_DIR / "models"
 MEASUREMENTS_DIR = DATA_DIR / "measurements"
 TINY_DECODER = MODELS_DIR / "decoder" / "decoder.safetensors"

@@ -20,16 +20,16 @@ PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors of one part: a single file, or the shards that its index names.
+def weight_files(folder: Path, whole: str = WEIGHTS) -> list[Path]:
+    """The safetensors of one part: a single file of that name, or the shards that its index names.
 
     Raises
     ------
     InputError: none there, only pickles, or a shard outside the folder or absent.
     """
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    index = folder / f"{WEIGHTS}.index.json"
+    if (folder / whole).is_file():
+        return [folder / whole]
+    index = folder / f"{whole}.index.json"
     if index.is_file():
         names = sorted(set(read_object(index).get("weight_map", {}).values()))
         if not names or any(Path(name).name != name or Path(name).suffix != ".safetensors" for name in names):
@@ -40,12 +40,17 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in names]
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
     if pickles:
-        raise InputError(f"{folder / pickles[0]}: a pickle can run code and is never read; convert it to {WEIGHTS}")
-    raise InputError(f"{folder}: no {WEIGHTS} there; give a checkpoint in diffusers' layout")
+        raise InputError(f"{folder / pickles[0]}: a pickle can run code and is never read; convert it to {whole}")
+    raise InputError(f"{folder}: no {whole} there; give a checkpoint in diffusers' layout")
 
 
-def read_checked(files: list[Path], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """All tensors of safetensors files, after checking that they are exactly the expected ones and finite.
+def read_checked(
+    files: list[Path],
+    expected: Mapping[str, tuple[int, ...]],
+    optional: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, Tensor]:
+    """All tensors of safetensors files, after checking that they are exactly the expected ones (with or without the
+    optional ones) and finite.
 
     Raises
     ------
@@ -55,18 +60,19 @@ def read_checked(files: list[Path], expected: Mapping[str, tuple[int, ...]]) -> 
     from safetensors import SafetensorError, safe_open
 
     state: dict[str, Tensor] = {}
+    known = {**expected, **(optional or {})}
     for path in files:
         read_header(path)
         try:
             with safe_open(path, framework="pt") as handle:
                 for name in handle.keys():  # noqa: SIM118 (not a mapping)
-                    if name not in expected:
+                    if name not in known:
                         raise InputError(f"{path}: tensor {name!r} is not part of the model its config describes")
                     if name in state:
                         raise InputError(f"{path}: tensor {name!r} is already in another shard")
                     shape = tuple(handle.get_slice(name).get_shape())
-                    if shape != tuple(expected[name]):
-                        raise InputError(f"{path}: tensor {name!r} has shape {shape}, expected {tuple(expected[name])}")
+                    if shape != tuple(known[name]):
+                        raise InputError(f"{path}: tensor {name!r} has shape {shape}, expected {tuple(known[name])}")
                     tensor = handle.get_tensor(name)
                     if not tensor.is_floating_point():
                         raise InputError(f"{path}: tensor {name!r} is {tensor.dtype}, expected a floating type")

@@ -6,131 +6,22 @@ bad arguments before the environment exists.
 """
 
 import argparse
-import difflib
-import math
-import re
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from specsync_lib import streams
+from specsync_lib import rows, streams
 from specsync_lib.errors import InputError
+from specsync_lib.speech.manifest import read_manifest
+from specsync_lib.values import LANGUAGES, FolderName, Parameter, Range, Value, did_you_mean, on_one_line, shown
 
 # What decides that a drafted frame stands; judge/rules.py has the same names, and a test keeps them equal.
 RULES = ("exact", "mouth", "lenient", "gate", "draft", "judge")
-# The languages of Whisper base's vocabulary (openai-whisper, tokenizer.LANGUAGES but for the last one, large-v3's).
-LANGUAGES = (
-    "auto", "en", "zh", "de", "es", "ru", "ko", "fr", "ja", "pt", "tr", "pl", "ca", "nl", "ar", "sv", "it", "id",
-    "hi", "fi", "vi", "he", "uk", "el", "ms", "cs", "ro", "da", "hu", "ta", "no", "th", "ur", "hr", "bg", "lt", "la",
-    "mi", "ml", "cy", "sk", "te", "fa", "lv", "bn", "sr", "az", "sl", "kn", "et", "mk", "br", "eu", "is", "hy", "ne",
-    "mn", "bs", "kk", "sq", "sw", "gl", "mr", "pa", "si", "km", "sn", "yo", "so", "af", "oc", "ka", "be", "tg", "sd",
-    "gu", "am", "yi", "lo", "uz", "fo", "ht", "ps", "tk", "nn", "mt", "sa", "lb", "my", "bo", "tl", "mg", "as", "tt",
-    "haw", "ln", "ha", "ba", "jw", "su",
-)  # fmt: skip
 DEVICES = ("auto", "cpu", "cuda")
-DECODERS = ("wan", "light", "tiny")  # of face/decoders/rows.py, and a test keeps them equal
-DECIMAL_PATTERN = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
-INTEGER_PATTERN = re.compile(r"[+-]?[0-9]{1,18}")
-SHOWN_CHARACTERS = 60
-LONGEST_MESSAGE = 200  # of argparse, which quotes what it was given
+DECODERS = rows.DECODERS  # of face/decoders/rows.py, and a test keeps them equal
 HELP_COLUMNS = 100
-
-Value = str | int | float
-
-
-@dataclass(frozen=True)
-class Range:
-    """A closed interval."""
-
-    low: float
-    high: float
-
-    def __contains__(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
-
-@dataclass(frozen=True)
-class FolderName:
-    """The name of one folder on any system: no path, no hidden file, no device."""
-
-    PATTERN = re.compile(r"[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?", re.IGNORECASE)
-    # Windows keeps these for devices, in any folder and with any ending.
-    DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{k}" for port in ("com", "lpt") for k in range(10))})
-
-    def __contains__(self, value: str) -> bool:
-        return self.PATTERN.fullmatch(value) is not None and value.lower() not in self.DEVICES
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One notebook parameter: the same name means the same thing in every notebook that declares it.
-
-    ``allowed`` is a tuple of choices, a Range, a FolderName, or for free text the words that describe it. ``words``
-    describes choices that are too many to list. ``profiles`` holds the values that a profile puts in place of the
-    default.
-    """
-
-    name: str
-    type: type[str] | type[int] | type[float]
-    default: Value
-    allowed: tuple[str, ...] | Range | FolderName | str
-    help: str
-    words: str = ""
-    profiles: Mapping[str, Value] = field(default_factory=dict)
-
-    def allowed_text(self) -> str:
-        """The allowed values in words."""
-        if self.words:
-            return self.words
-        match self.allowed:
-            case Range(low, high):
-                return f"{'a whole' if self.type is int else 'a'} number from {low} to {high}"
-            case FolderName():
-                return "1 to 64 letters, digits, - and _, with a letter or a digit at both ends"
-            case str(words):
-                return words
-            case choices:
-                return f"one of {', '.join(choices)}"
-
-    def parse(self, text: str) -> Value:
-        """The typed value of what was written after ``name=``.
-
-        Raises
-        ------
-        InputError: one line with the parameter, what was given and what is allowed.
-        """
-        value = self._typed(text)
-        if value is None or not self._allows(value):
-            hint = "" if self.words or not isinstance(self.allowed, tuple) else did_you_mean(text, self.allowed)
-            raise InputError(f"parameter {self.name}: got {shown(text)}; {hint}allowed: {self.allowed_text()}")
-        return value
-
-    def _typed(self, text: str) -> Value | None:
-        """The text as this parameter's type, None where it is not one."""
-        if self.type is str:
-            return text if text.strip() and text.isprintable() else None
-        pattern = INTEGER_PATTERN if self.type is int else DECIMAL_PATTERN
-        return self.type(text) + 0 if pattern.fullmatch(text) else None
-
-    def _allows(self, value: Value) -> bool:
-        if isinstance(self.allowed, str):
-            return True
-        return value in self.allowed and (isinstance(value, str) or math.isfinite(value))
-
-
-def shown(text: str) -> str:
-    """What was given, quoted, on one line and not longer than a line."""
-    quoted = repr(text)
-    return quoted if len(quoted) <= SHOWN_CHARACTERS else f"{quoted[: SHOWN_CHARACTERS - 4]}...'"
-
-
-def on_one_line(message: str) -> str:
-    """A message that may quote anything: what cannot be printed is escaped, what is longer than two lines is cut."""
-    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
-    return line if len(line) <= LONGEST_MESSAGE else f"{line[: LONGEST_MESSAGE - 3]}..."
-
 
 PROFILES = ("smoke", "default", "full")
 
@@ -198,9 +89,9 @@ PARAMETERS: dict[str, Parameter] = {
             str,
             "tiny",
             DECODERS,
-            "what makes pictures of wan-mini's latents. tiny: the small one trained here. wan: the VAE's own decoder, "
-            "slower. light: one of that kind with a quarter of its channels and random weights, which shows noise and "
-            "takes the time that it would",
+            "what makes pictures of latents; it counts before the row's. tiny: the small one trained for wan-mini. "
+            "wan: the VAE's own decoder, slower. light: one of that kind with a quarter of its channels and random "
+            "weights, which shows noise and takes the time that it would",
         ),
         Parameter(
             "name",
@@ -208,6 +99,14 @@ PARAMETERS: dict[str, Parameter] = {
             "",
             FolderName(),
             "keeps this run's video, plots and report in plots/runs/NAME; the report shows named runs side by side",
+        ),
+        Parameter(
+            "row",
+            str,
+            rows.DEFAULT,
+            "a name in data/rows, or a TOML file",
+            "which Whisper, draft, judge and video model work. -p judge.kind=sglang and the like set single values of "
+            "it; ./run_all.sh doctor --row FILE says beforehand whether a row can run",
         ),
         Parameter("seed", int, 0, Range(0, 2**32 - 1), "start of every random generator"),
         Parameter("profile", str, "default", PROFILES, "how much is computed: smoke is a check, full is for papers"),
@@ -219,6 +118,7 @@ PARAMETERS: dict[str, Parameter] = {
 class Options:
     """What a run was asked for: every parameter's value, and whether finished notebooks count.
 
+    ``row`` is the row that ``values["row"]`` is the text of.
     ``notes`` are lines to show before it begins, on what follows from the parameters and may surprise.
     """
 
@@ -227,6 +127,7 @@ class Options:
     notes: tuple[str, ...] = ()
     fresh: bool = False
     benchmark: bool = False
+    row: rows.Row = field(default_factory=rows.Row)
 
 
 def check(assignments: Sequence[str], profile: str | None = None) -> tuple[dict[str, Value], frozenset[str]]:
@@ -237,17 +138,18 @@ def check(assignments: Sequence[str], profile: str | None = None) -> tuple[dict[
     InputError: unknown or repeated name, wrong type, not finite, out of range, empty, two that exclude each other.
     """
     texts: dict[str, str] = {} if profile is None else {"profile": profile}
+    known = PARAMETERS.keys() | rows.keys().keys()
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise InputError(f"parameter {shown(assignment)}: write it as name=value, for example -p threshold=0.9")
-        if name not in PARAMETERS:
-            hint = did_you_mean(name, PARAMETERS)
+        if name not in known:
+            hint = did_you_mean(name, sorted(known))
             raise InputError(f"parameter {shown(name)} is unknown; {hint}known: {', '.join(PARAMETERS)}")
         if name in texts:
             raise InputError(f"parameter {name}: given twice, {shown(texts[name])} and {shown(text)}; give it once")
         texts[name] = text
-    given = {name: PARAMETERS[name].parse(text) for name, text in texts.items()}
+    given = {name: PARAMETERS[name].parse(text) for name, text in texts.items() if name in PARAMETERS}
     if {"transcript", "transcript_file"} <= given.keys():
         raise InputError("parameters transcript and transcript_file: both are given; give the words once")
     if "threshold" in given and "rule" not in given:
@@ -255,15 +157,13 @@ def check(assignments: Sequence[str], profile: str | None = None) -> tuple[dict[
     chosen = given.get("profile", PARAMETERS["profile"].default)
     defaults = {name: parameter.profiles.get(chosen, parameter.default) for name, parameter in PARAMETERS.items()}
     values = defaults | given
+    single = {name: text for name, text in texts.items() if name not in PARAMETERS}
+    row = rows.read(values["row"], single)
+    of_row = {"language": row.language, "decoder": row.video.decoded_by}
+    values |= {"row": row.text()} | {name: given.get(name, value) for name, value in of_row.items()}
     if values["rule"] != "gate":
         values["threshold"] = PARAMETERS["threshold"].default  # it does nothing, so nothing runs again for it
     return values, frozenset(texts)
-
-
-def did_you_mean(text: str, known: Iterable[str]) -> str:
-    """A hint at the nearest of the known words, empty where none is near."""
-    close = difflib.get_close_matches(text, known, n=1)
-    return f"did you mean {close[0]}? " if close else ""
 
 
 def rule_notes(values: Mapping[str, Value], given: frozenset[str]) -> tuple[str, ...]:
@@ -299,10 +199,15 @@ def _help_epilog() -> str:
         "  ./run_all.sh -p audio=my.wav -p threshold=0.6 -p name=bold      sure frames stand unasked",
         "  ./run_all.sh -p audio=my.wav -p threshold=0.95 -p name=careful  the two side by side in the report",
         "",
+        "other models than the suite's own (README, Your own parts):",
+        "  ./run_all.sh --row remote-judge -p judge.url=http://gpu:30000   a row, and a single value of it",
+        "",
         "other modes:",
         "  ./run_all.sh test [pytest arguments]   the same set-up, then the whole test suite",
         "  ./run_all.sh lab                       JupyterLab on the notebooks",
         "  ./run_all.sh live --audio FILE|mic     at the pace of speech; --help after it shows the rest",
+        "  ./run_all.sh doctor --row FILE         whether a row's models can run here, before they do",
+        "  ./run_all.sh sweep, collect            a corpus through a row, and tables of it (sweep --help)",
         "",
         "environment:",
         "  SPECSYNC_TORCH_INDEX   package index to install torch from (for example a CPU-only one)",
@@ -334,13 +239,19 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         action="store_true",
         help="--fresh, and keep wall time and peak memory in data/measurements/cpu_report.json",
     )
+    parser.add_argument("--row", action="append", default=[], help="a name in data/rows, or a TOML file: the models")
+    parser.add_argument("--corpus", action="append", default=[], help="a corpus.jsonl in place of the row's corpus")
     if "--" in arguments:  # argparse would hand an empty list on as the value before it
         raise InputError("'--' alone is not taken; write -p name=value; ./run_all.sh --help shows what it takes")
     options = parser.parse_args(list(arguments))
-    assignments = [*options.assignments, *(f"profile={name}" for name in options.profile)]
+    assignments = [f"{name}={text}" for name in ("profile", "row", "corpus") for text in getattr(options, name)]
+    assignments += options.assignments
     values, given = check(assignments)
     fresh = options.fresh or options.benchmark
-    return Options(values, given, rule_notes(values, given), fresh=fresh, benchmark=options.benchmark)
+    notes, row = rule_notes(values, given), rows.read(values["row"])
+    if row.corpus != rows.PROMPTS:
+        read_manifest(row.corpus)
+    return Options(values, given, notes, fresh=fresh, benchmark=options.benchmark, row=row)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
-from specsync_lib import files, summary
+from specsync_lib import files, rows, summary
 from specsync_lib.claims import CLAIMED_THRESHOLD
 from specsync_lib.door import compare
 from specsync_lib.door import opening as opening_page
@@ -92,13 +92,14 @@ def reading(key: str) -> str:
     return READINGS.get(key, key)
 
 
-def claim_rows(numbers: Summary, no_truth: str = "") -> list[dict[str, Any]]:
+def claim_rows(numbers: Summary, no_truth: str = "", unmeasured: str = "") -> list[dict[str, Any]]:
     """The claims with every recorded number that bears on them.
 
     ``here`` are this run's on this machine, ``elsewhere`` those of committed files by machine and date; ``missing``
-    says what is not built, or why it is withheld: ``no_truth`` says why there is no truth to compare with.
+    says what is not built, or why it is withheld: ``no_truth`` says why there is no truth to compare with;
+    ``unmeasured`` is what a row of other models says instead of the default one's numbers.
     """
-    rows = []
+    found = []
     for claim in CLAIMS:
         keys = dict.fromkeys(key for pattern in claim.keys for key in fnmatch.filter(numbers, pattern))
         readings: dict[Origin | None, list] = {}
@@ -106,11 +107,11 @@ def claim_rows(numbers: Summary, no_truth: str = "") -> list[dict[str, Any]]:
             readings.setdefault(origin(numbers[key]["source"]), []).append((key, reading(key), numbers[key]))
         here = readings.pop(None, [])
         awaited = [what for pattern, what in claim.awaits.items() if not fnmatch.filter(numbers, pattern)]
-        missing = f"not built yet: {', '.join(awaited)}" if awaited else ""
+        missing = unmeasured or f"not built yet: {', '.join(awaited)}" if awaited else ""
         if claim.needs_truth and no_truth and not here:
             missing = f"withheld: {no_truth}"
-        rows.append({"claim": claim, "here": here, "elsewhere": sorted(readings.items()), "missing": missing})
-    return rows
+        found.append({"claim": claim, "here": here, "elsewhere": sorted(readings.items()), "missing": missing})
+    return found
 
 
 def cost_facts(run_dir: Path) -> list[tuple[str, str]]:
@@ -167,6 +168,21 @@ def recording_facts(run_dir: Path) -> dict[str, Any]:
         ],
         "no_truth": facts["why_no_truth"],
     }
+
+
+def row_of(run_dir: Path) -> tuple[rows.Row, list[tuple[str, str]]]:
+    """The row that a run took, and what is known of it: name, what differs from the default one, what its files are."""
+    path = run_dir / "row.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"row": rows.DEFAULT, "digests": {}}
+    row = rows.read(known["row"], present=False)
+    made = run_dir / "run.json"
+    engine = json.loads(made.read_text(encoding="utf-8")).get("models", {}).get("engine", "") if made.exists() else ""
+    facts = [("row", row.name)]
+    if row.differences():
+        facts += [("differs in", ", ".join(row.differences()))]
+        facts += [("judge runs", engine)] if engine else []
+        facts += [(f"sha256 of {key}", digest[:16]) for key, digest in known["digests"].items()]
+    return row, facts
 
 
 def language_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -345,7 +361,8 @@ def build_all(project: Project) -> Path:
 def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) -> Path:
     """Write the opening page and the merged summary; ``runs`` are those to show side by side, this one first."""
     folder, video = plots_dir / "report", plots_dir / VIDEO_NAME
-    numbers = summary.merged(run_dir / "summary")
+    row, row_facts = row_of(run_dir)
+    numbers = row.held(summary.merged(run_dir / "summary"))
     files.write_json(folder / "summary.json", numbers)
     source = recording_facts(run_dir)
     side_by_side = compare.columns(runs, folder)
@@ -364,7 +381,8 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
         verdicts=opening_page.verdicts(plots_dir),
         recording=opening_page.recording_points(run_dir),
         headline=opening_page.headline(numbers),
-        claims=claim_rows(numbers, source["no_truth"]),
+        row=row_facts,
+        claims=claim_rows(numbers, source["no_truth"], rows.NOT_MEASURED if row.differences() else ""),
         runs=side_by_side,
         run_keys=sorted({key for column in side_by_side for key in column.numbers}),
         shown_seconds=compare.SHOWN_SECONDS,

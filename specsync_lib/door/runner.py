@@ -46,7 +46,7 @@ LARGEST_TRANSCRIPT_BYTES = 2**20
 # What files.atomic_path leaves behind where the process was killed: .stem.xxxxxxxx.suffix
 LEFT_BEHIND = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
 SAMPLING_S = 0.25
-DOOR = Path("specsync_lib", "door")  # a notebook's results can not depend on it
+APART = (Path("specsync_lib", "door"), Path("specsync_lib", "jobs"))  # no notebook's results depend on them
 SOURCE_SUFFIXES = frozenset({".py", ".mplstyle"})
 INTERRUPTED_EXIT_CODE = 130
 asked_to_stop = threading.Event()
@@ -84,14 +84,15 @@ def tree_hash(paths: Sequence[Path], root: Path) -> str:
 
 
 def source_files(root: Path) -> list[Path]:
-    """The library and the kernels, without tests, benchmarks and the door. (The workbench is no part of a run.)"""
+    """The library and the kernels, without tests, benchmarks, the door and the jobs. (The workbench is no part of a
+    run.)"""
     files = [path for folder in ("specsync_lib", "kernels") for path in (root / folder).rglob("*")]
     return [
         path
         for path in files
         if path.suffix in SOURCE_SUFFIXES
         and not path.name.startswith(("test_", "bench_", "conftest"))
-        and not path.is_relative_to(root / DOOR)
+        and not any(path.is_relative_to(root / folder) for folder in APART)
     ]
 
 
@@ -451,6 +452,7 @@ class Inputs:
     recording: str
     assets: str
     seconds: Fraction = Fraction(0)
+    row: Mapping[str, str] = field(default_factory=dict)  # of the files that the row names
 
 
 def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterator[tuple[str, Finished]]:
@@ -477,6 +479,8 @@ def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterato
         facts = {"cells": cells_hash(notebook), "parameters": parameters[notebook], "upstream": upstream}
         if "audio" in parameters[notebook]:
             facts["recording"] = inputs.recording
+        if inputs.row and "row" in parameters[notebook]:
+            facts["row"] = dict(inputs.row)
         key = content_hash(shared | facts)
         finished = read_stamp(project, name)
         title = f"[{position}/{len(notebooks)}] {name}"
@@ -557,7 +561,8 @@ def resolved(options: Options) -> Options:
     if values["audio"]:
         values["audio"] = str(local_file(values["audio"])[0].absolute())
     values["device"] = resolve(values["device"])
-    if values["decoder"] == "tiny" and not TINY_DECODER.is_file():
+    own = options.row.video.decoder_file != "auto"
+    if values["decoder"] == "tiny" and not own and not TINY_DECODER.is_file():
         raise InputError(f"decoder=tiny: {display_path(TINY_DECODER)} is absent; train it, or choose decoder=wan")
     return replace(options, values=values)
 
@@ -629,6 +634,7 @@ def run(options: Options, nameless: Project) -> None:
     """The main job after the check of its arguments."""
     from specsync_lib import assets
     from specsync_lib.door import report
+    from specsync_lib.files import write_json
     from specsync_lib.speech import corpus
 
     for note in options.notes:
@@ -640,7 +646,9 @@ def run(options: Options, nameless: Project) -> None:
         sweep(project)
         assets.fetch()
         digest, seconds = recording or heard(options)
-        inputs = Inputs(digest, f"human speech {corpus.default_is_human()}", seconds)
+        digests = options.row.digests()
+        inputs = Inputs(digest, f"human speech {corpus.default_is_human()}", seconds, digests)
+        write_json(project.run / "row.json", {"row": options.values["row"], "digests": digests})
         drop_departed(project)
         finished = dict(run_notebooks(project, options, inputs))
         record_cost(project, finished, options, digest)

@@ -97,6 +97,11 @@ def _digest(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
+def basis_folder(name: str) -> Path:
+    """Where a basis lies: ``data/models/<name>``, or the path that was given."""
+    return Path(MODELS_DIR, name)
+
+
 def load_latent_basis(folder: str | Path = MODEL_DIR) -> LatentBasis:
     """The committed basis, or one from a folder that :func:`save` wrote; checked tensor by tensor.
 

@@ -117,6 +117,11 @@ def model_input(
     return torch.cat([noisy, held, which, begins], dim=1)
 
 
+def takes_plan(transformer: "WanTransformer3DModel") -> bool:
+    """Whether a transformer is of wan-mini's kind, with the conditions of this module; Wan's own has none of them."""
+    return transformer.config.in_channels == INPUT_CHANNELS
+
+
 def predict_clean(
     transformer: "WanTransformer3DModel",
     noisy: Float[Tensor, "batch 16 slots h w"],
@@ -126,8 +131,17 @@ def predict_clean(
     last: Float[Tensor, "batch 16 h w"],
     first: Bool[Tensor, " batch"],
 ) -> Float[Tensor, "batch 16 slots h w"]:
-    """The model's estimate of a chunk's clean latents (normalised), whatever of noise or of a draft is in ``noisy``."""
+    """The model's estimate of a chunk's clean latents (normalised), whatever of noise or of a draft is in ``noisy``.
+
+    A model of wan-mini's kind says how they differ from the resting face. Wan's own (:func:`takes_plan` is false) says
+    the velocity eps - z of the straight line, so that z = x - t v; of the plan it knows what the draft carries, and in
+    the place of a text it reads none.
+    """
     dtype = transformer.patch_embedding.weight.dtype
+    if not takes_plan(transformer):
+        no_text = noisy.new_zeros(len(noisy), 1, transformer.config.text_dim, dtype=dtype)
+        velocity = transformer(noisy.to(dtype), TIME_SCALE * t, no_text, return_dict=False)[0]
+        return noisy - t[:, None, None, None, None] * velocity.to(noisy.dtype)
     out = transformer(
         model_input(noisy, still, last, first).to(dtype), TIME_SCALE * t, tokens.to(dtype), return_dict=False
     )[0]
@@ -216,7 +230,7 @@ class FaceGenerator:
     Parameters
     ----------
     vae, transformer
-        wan-mini's, on one device. Computation runs in their own precisions; states are float32.
+        wan-mini's or Wan's own, on one device. Computation runs in their own precisions; states are float32.
     reference : ndarray [px, px, 3] uint8
         The person with the mouth at rest. It fills slot 0 of the clip, which is not part of the output.
     decoder : Decoder, optional
@@ -224,8 +238,8 @@ class FaceGenerator:
 
     Raises
     ------
-    InputError: the transformer is not one of wan-mini's kind, the frame does not fit the latent grid, or the GPU's
-        memory does not hold them.
+    InputError: the transformer is neither of wan-mini's kind nor Wan's own, the frame does not fit the latent grid, or
+        the GPU's memory does not hold them.
     """
 
     def __init__(
@@ -236,10 +250,11 @@ class FaceGenerator:
         decoder: "Decoder | None" = None,
     ) -> None:
         given = (transformer.config.in_channels, transformer.config.out_channels, transformer.config.text_dim)
-        if given != (INPUT_CHANNELS, LATENT_CHANNELS, TOKEN_FEATURES):
+        wans_own = given[:2] == (LATENT_CHANNELS, LATENT_CHANNELS)
+        if given != (INPUT_CHANNELS, LATENT_CHANNELS, TOKEN_FEATURES) and not wans_own:
             raise InputError(
                 f"face generator: a transformer with {given} channels in, out and per token; wan-mini's has "
-                f"{(INPUT_CHANNELS, LATENT_CHANNELS, TOKEN_FEATURES)}"
+                f"{(INPUT_CHANNELS, LATENT_CHANNELS, TOKEN_FEATURES)}, Wan's own {LATENT_CHANNELS} in and out"
             )
         if reference.ndim != 3 or reference.shape[0] != reference.shape[1] or reference.shape[2] != 3:
             raise InputError(f"face generator: a reference {reference.shape}, expected a square picture [px, px, 3]")

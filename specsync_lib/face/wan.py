@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from specsync_lib.devices import multiplies_bfloat16
 from specsync_lib.errors import InputError
 from specsync_lib.paths import MODELS_DIR
+from specsync_lib.rows import Video
 from specsync_lib.tensors import check_hashes, read_checked, read_object, weight_files
 from specsync_lib.units import FRAMES_PER_SLOT, LATENT_CHANNELS, PIXELS_PER_LATENT
 
@@ -110,7 +111,11 @@ def latent_shape(frames: int, height_px: int, width_px: int) -> tuple[int, int, 
 
 
 def load_vae(
-    source: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    revision: str = "main",
 ) -> "AutoencoderKLWan":
     """Wan's VAE, checked tensor by tensor, in eval mode and without gradients.
 
@@ -120,6 +125,8 @@ def load_vae(
         A row of :data:`MODELS`, a directory in diffusers' layout, or a hub id (offline settings are honoured).
     dtype
         Default: the row's, else float32.
+    revision
+        Of a hub id.
 
     Raises
     ------
@@ -128,7 +135,7 @@ def load_vae(
     """
     from diffusers import AutoencoderKLWan  # 4 s to import: only those who load a model pay
 
-    model = _load_part(AutoencoderKLWan, source, "vae", dtype, device)
+    model = _load_part(AutoencoderKLWan, source, "vae", dtype, device, revision)
     config = model.config
     if config.z_dim != LATENT_CHANNELS or len(config.latents_mean) != len(config.latents_std):
         raise InputError(f"{source}/vae/config.json: z_dim {config.z_dim}, Wan 2.1 has {LATENT_CHANNELS} channels")
@@ -141,15 +148,28 @@ def load_vae(
 
 
 def load_transformer(
-    source: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    revision: str = "main",
 ) -> "WanTransformer3DModel":
     """Wan's diffusion transformer; parameters and errors as for :func:`load_vae`."""
     from diffusers import WanTransformer3DModel
 
-    return _load_part(WanTransformer3DModel, source, "transformer", dtype, device)
+    return _load_part(WanTransformer3DModel, source, "transformer", dtype, device, revision)
 
 
-def checkpoint_dir(source: str | Path, part: Part) -> Path:
+def load_video(part: Video, device: str) -> "tuple[AutoencoderKLWan, WanTransformer3DModel]":
+    """The VAE and the transformer of a row, on a device; errors as for :func:`load_vae`."""
+    options = {"device": device, "revision": part.revision}
+    return (
+        load_vae(part.source, dtype=getattr(torch, part.vae_dtype), **options),
+        load_transformer(part.source, dtype=getattr(torch, part.transformer_dtype), **options),
+    )
+
+
+def checkpoint_dir(source: str | Path, part: Part, revision: str = "main") -> Path:
     """The local root directory of a checkpoint: itself, or the hub's snapshot of one part (only JSON and safetensors).
 
     Raises
@@ -166,19 +186,19 @@ def checkpoint_dir(source: str | Path, part: Part) -> Path:
 
     try:
         patterns = [f"{part}/*.json", f"{part}/*.safetensors"]
-        return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=patterns))
+        return Path(huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=patterns))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{source}: not a local directory, and the hub did not give it ({reason})") from error
 
 
 def _load_part(
-    kind: type, source: str | Path, part: Part, dtype: torch.dtype | None, device: str | torch.device
+    kind: type, source: str | Path, part: Part, dtype: torch.dtype | None, device: str | torch.device, revision: str
 ) -> nn.Module:
     from accelerate import init_empty_weights
 
     row = MODELS.get(str(source))
-    root = checkpoint_dir(row.source if row else source, part)
+    root = checkpoint_dir(row.source if row else source, part, revision)
     dtype = dtype or (row.dtype if row else torch.float32)
     folder = root / part
     check_hashes(root, part)

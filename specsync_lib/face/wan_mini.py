@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from specsync_lib import units
 from specsync_lib.face.decoders.rows import DEFAULT, load_decoder
 from specsync_lib.face.vae import PAST_TAPS
+from specsync_lib.rows import Drafting
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -117,23 +118,26 @@ def load_face(head: "Head", source: str = "wan-mini", decoder: str = DEFAULT) ->
     return FaceGenerator(vae, wan.load_transformer(source), reference, load_decoder(decoder, vae))
 
 
-def kernel_drafts(samples: np.ndarray, face: "FaceGenerator") -> Drafts:
+def kernel_drafts(samples: np.ndarray, face: "FaceGenerator", part: Drafting | None = None) -> Drafts:
     """The sync kernel's latents for every chunk of a recording, on the face that the generator shows.
+
+    ``part``: a row's front and basis; None: the default one's.
 
     Raises
     ------
-    InputError: the committed basis is absent, or belongs to another VAE, draft or size.
+    InputError: the basis is absent, or belongs to another VAE, draft or size.
     """
-    from specsync_lib.draft.front import DRAFT, FrontStream, front_path, load_draft_front
+    from specsync_lib.draft.front import FrontStream, front_path, load_draft_front
     from specsync_lib.draft.front_weights import features_sha256
-    from specsync_lib.draft.latents import FrontLatents, load_latent_basis
+    from specsync_lib.draft.latents import FrontLatents, basis_folder, load_latent_basis
     from specsync_lib.draft.plan import normalise
     from specsync_lib.speech.log_mel import log_mel
 
-    basis = load_latent_basis()
+    part = Drafting() if part is None else part
+    basis = load_latent_basis(basis_folder(part.basis))
     basis.check(face.vae, face.px)
-    basis.check_draft(features_sha256(front_path(DRAFT)))
-    latents, stream = FrontLatents(basis, z0=face.still), FrontStream(load_draft_front(DRAFT))
+    basis.check_draft(features_sha256(front_path(part.front)))
+    latents, stream = FrontLatents(basis, z0=face.still), FrontStream(load_draft_front(part.front))
     mel = normalise(log_mel(samples))
     drafted = []
 

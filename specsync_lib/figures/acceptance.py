@@ -33,7 +33,13 @@ NARROWEST_NAMED_RUN = 1 / 80
 
 
 def draw_acceptance(
-    table: pd.DataFrame, threshold: float, ax: Axes, *, judge: str = "truth", confidence: str = "confidence"
+    table: pd.DataFrame,
+    threshold: float,
+    ax: Axes,
+    *,
+    judge: str = "truth",
+    confidence: str = "confidence",
+    label: str = "measured",
 ) -> Drawing:
     """Acceptance and coverage against the threshold, intervals shaded, with the claimed point and the chosen threshold.
 
@@ -43,6 +49,7 @@ def draw_acceptance(
         be added.
     judge : who accepts, for the legend.
     confidence : whose, for the axis.
+    label : "real-shape" where the judge's weights are random.
     """
     curves = [("acceptance", "accepted", "-", f"accepted by {judge}, same frame")]
     if "within_one_frame" in table:
@@ -51,7 +58,7 @@ def draw_acceptance(
     points = []
     for name, role, line_style, text in curves:
         colour = ROLE_COLOURS[role]
-        ax.plot(table["threshold"], table[name], line_style, color=colour, label=labelled(text, "measured"))
+        ax.plot(table["threshold"], table[name], line_style, color=colour, label=labelled(text, label))
         low, high = table[f"{name}_low"], table[f"{name}_high"]
         ax.fill_between(table["threshold"], low, high, color=colour, alpha=0.25, linewidth=0)
         points += ax.plot([], [], ROLE_MARKERS[role], color=colour, markeredgecolor="white", markersize=9, zorder=4)

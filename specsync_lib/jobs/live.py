@@ -29,6 +29,8 @@ from specsync_lib.paths import PLOTS_DIR, display_path
 from specsync_lib.pipeline.live import LiveFrame, run_live
 from specsync_lib.pipeline.sound import AudioPiece, pieces
 from specsync_lib.pipeline.system import checked_rule, load_system
+from specsync_lib.rows import DEFAULT as DEFAULT_ROW
+from specsync_lib.rows import read as read_row
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.level import StreamingLevel, at_level
 
@@ -114,7 +116,7 @@ def play(options: argparse.Namespace) -> int:
     stop = threading.Event()
     microphone = options.audio == MICROPHONE
     samples = None if microphone else load_audio(options.audio).samples
-    system = load_system(options.device, options.seed)
+    system = load_system(options.device, options.seed, row=read_row(options.row))
     warm_up = np.zeros(units.CHUNK_SAMPLES * 2, np.float32) if microphone else at_level(samples)
     chunk_s = system.expected_s(warm_up, rule, threshold, video=False) / (len(warm_up) / units.CHUNK_SAMPLES)
     print(f"about {1e3 * chunk_s:.0f} ms for a chunk of 400 ms on this machine ({system.device}), one after the other")
@@ -163,6 +165,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--threshold", type=float, help="of the gate; given without a rule it selects the gate")
     parser.add_argument("--out", type=Path, default=PLOTS_DIR / "live.mp4", help="the video [plots/live.mp4]")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--row", default=DEFAULT_ROW, help="which models: a name in data/rows, or a TOML file")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(list(arguments))
     try:

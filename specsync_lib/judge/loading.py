@@ -1,9 +1,12 @@
-"""From weights on disk to a judge: the language model, its adapter merged in, digests checked."""
+"""From a row's part to a judge: a language model with its adapter merged in, or a server that has both."""
 
 import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,17 +14,89 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from specsync_lib import rows
 from specsync_lib.assets import asset, pins
 from specsync_lib.caches import cache_dir, made_dir
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
+from specsync_lib.judge.engines.local import LocalEngine
+from specsync_lib.judge.engines.openai import OpenAI
+from specsync_lib.judge.engines.probe import check_scores
+from specsync_lib.judge.engines.served import ServedEngine, Server, told
+from specsync_lib.judge.engines.sglang import SGLang
+from specsync_lib.judge.engines.vllm import VLLM
 from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.script import Script
 from specsync_lib.locks import exclusive
 from specsync_lib.paths import MODELS_DIR
 
 MODEL_DIR = MODELS_DIR / "reasoner"
-DEFAULT_MODEL = "smollm2"
+DEFAULT_MODEL = rows.SMOLLM2
+OWN_ADAPTER = "adapter"  # smollm2's
+SPREAD = "spread"  # over all GPUs
+
+
+def load_judge(part: rows.Judge, device: str | torch.device = "cpu") -> Reasoner:
+    """The judge of a row. One behind a server is asked at once whether it can score (`probe.check_scores`).
+
+    Parameters
+    ----------
+    device : the run's, for a part whose own is auto.
+
+    Raises
+    ------
+    InputError : see `load_reasoner`; a server that does not answer, or can not score.
+    """
+    if part.kind != rows.LOCAL:
+        judge = served_judge(part)
+        check_scores(judge)
+        return judge
+    known = rows.KNOWN_WEIGHTS.get(part.source)
+    judge = load_reasoner(
+        part.source,
+        adapter_of(part),
+        device=device if part.device == "auto" else part.device,
+        dtype="auto" if part.dtype == "checkpoint" else getattr(torch, part.dtype),
+        weights=None if known else part.weights,
+        revision=part.revision,
+        tokenizer=None if part.tokenizer == "auto" else part.tokenizer,
+    )
+    return replace(judge, temperature=part.temperature or judge.temperature)
+
+
+def adapter_of(part: rows.Judge) -> Path | None:
+    """The folder of a part's adapter; None without one.
+
+    Raises
+    ------
+    InputError : a name that is no folder of data/models/reasoner.
+    """
+    name = part.adapter
+    if name == "auto":
+        name = OWN_ADAPTER if part.source == DEFAULT_MODEL else "none"
+    if name == "none":
+        return None
+    folder = Path(name) if Path(name).is_absolute() else MODEL_DIR / name
+    if not folder.is_dir():
+        raise InputError(f"judge.adapter: {folder} is no folder; give a folder of peft's, or none")
+    return folder
+
+
+def served_judge(part: rows.Judge) -> Reasoner:
+    """The judge behind a server, unprobed: its tokenizer and its adapter's settings are read here."""
+    source = part.source if part.tokenizer == "auto" else part.tokenizer
+    script = Script(load_tokenizer(dense_copy() if source == DEFAULT_MODEL else source, part.revision))
+    folder, server = adapter_of(part), Server(part)
+    settings = {} if folder is None else read_settings(folder)
+    letters = script.alphabet.tolist()
+    if part.kind == "sglang":
+        dialect = SGLang(server, letters)
+    else:
+        model = told(server, "/v1/models", "data", 0, "id") if part.served_model == "auto" else part.served_model
+        dialect = VLLM(server, letters, model) if part.kind == "vllm" else OpenAI(server, script, model)
+    if part.temperature:
+        settings["temperature"] = part.temperature
+    return Reasoner(ServedEngine(dialect, letters), script, f"{part.source} behind {part.kind}", part.label, **settings)
 
 
 def load_reasoner(
@@ -29,8 +104,10 @@ def load_reasoner(
     adapter: str | Path | None = "adapter",
     *,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Literal["auto"] | None = None,
     weights: Literal["trained", "random"] | None = None,
+    revision: str = "main",
+    tokenizer: str | None = None,
 ) -> Reasoner:
     """A language model as judge.
 
@@ -44,10 +121,13 @@ def load_reasoner(
         A folder of peft's, by path or by name below ``data/models/reasoner``; None: as it comes, led by an instruction.
         The default belongs to "smollm2" and is left out for every other model.
     device, dtype
-        By default float32 on the CPU, where the exact rules are exact, and bfloat16 elsewhere.
+        By default float32 on the CPU, where the exact rules are exact, and bfloat16 elsewhere; "auto" as stored: FP8
+        and quantised checkpoints too. The device may be "spread": layer after layer over all GPUs.
     weights
         Where they came from, which decides the label of every number that the judge gives: "trained" (measured) or
         "random" (real-shape). Known for "smollm2", whose files are pinned; for every other model the caller says it.
+    revision, tokenizer
+        Of the hub; and a tokenizer from elsewhere.
 
     Raises
     ------
@@ -57,39 +137,68 @@ def load_reasoner(
     own = str(name) == DEFAULT_MODEL
     if weights not in (("trained", None) if own else ("trained", "random")):
         raise InputError(f"reasoner {name}: say where its weights came from: weights='trained' or 'random'")
-    device = torch.device(device)
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    model, tokenizer = load_language_model(dense_copy() if own else name, device, dtype)
+    on_cpu = torch.device("cuda" if device == SPREAD else device).type == "cpu"
+    dtype = dtype or (torch.float32 if on_cpu else torch.bfloat16)
+    model, its_tokenizer = load_language_model(dense_copy() if own else name, device, dtype, revision, tokenizer)
     settings: dict = {}
-    if adapter is not None and (own or str(adapter) != "adapter"):
+    if adapter is not None and (own or str(adapter) != OWN_ADAPTER):
         folder = MODEL_DIR / adapter if isinstance(adapter, str) and not Path(adapter).is_dir() else Path(adapter)
         settings = merge_adapter(model, folder)
-    return Reasoner(
-        model, Script(tokenizer), str(name), "real-shape" if weights == "random" else "measured", **settings
-    )
+    script = Script(its_tokenizer)
+    engine = LocalEngine(model, script.alphabet, str(name))
+    return Reasoner(engine, script, str(name), "real-shape" if weights == "random" else "measured", **settings)
 
 
-def load_language_model(name: str | Path, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, object]:
+def load_language_model(
+    name: str | Path,
+    device: str | torch.device,
+    dtype: torch.dtype | Literal["auto"],
+    revision: str = "main",
+    tokenizer: str | Path | None = None,
+) -> tuple[nn.Module, object]:
     """A causal language model and its tokenizer, from safetensors, in eval mode.
 
     Raises
     ------
     InputError: there is none of that name, or it cannot be read.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     source = str(name)
+    tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, revision)
+    # Placed as it is read: the full-scale row is larger than many a machine's memory.
+    places = {"cpu": {}, SPREAD: {"device_map": "auto"}}
+    placed = places.get(str(device), {"device_map": {"": device}})
+    with _readable(source):
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, revision=revision, **placed
+        )
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def load_tokenizer(source: str | Path, revision: str = "main") -> object:
+    """A tokenizer by folder or hub id.
+
+    Raises
+    ------
+    InputError: there is none of that name, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    with _readable(str(source)):
+        return AutoTokenizer.from_pretrained(str(source), revision=revision)
+
+
+@contextmanager
+def _readable(source: str) -> Iterator[None]:
+    """What transformers raises for a source that it can not read, as one line."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        # Placed as it is read: the full-scale row is larger than many a machine's memory.
-        placed = {} if device.type == "cpu" else {"device_map": {"": device}}
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **placed)
+        yield
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise InputError(
             f"reasoner {source}: cannot be loaded ({reason}); give a folder or a hub id of a causal language model"
         ) from error
-    return model.eval().requires_grad_(False), tokenizer
 
 
 def dense_copy() -> Path:
@@ -153,10 +262,9 @@ def merge_adapter(model: nn.Module, folder: Path) -> dict:
     ------
     InputError: a file is absent, or a tensor is misshapen, not finite or fits no weight of the model.
     """
+    settings = read_settings(folder)
     try:
-        config, settings = (
-            json.loads((folder / name).read_text(encoding="utf-8")) for name in ("adapter_config.json", "reasoner.json")
-        )
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError) as error:
         raise InputError(f"adapter {folder}: {error}; restore the folder or train it") from error
@@ -176,3 +284,16 @@ def merge_adapter(model: nn.Module, folder: Path) -> dict:
         with torch.no_grad():
             weight += change.to(weight)
     return settings
+
+
+def read_settings(folder: Path) -> dict:
+    """An adapter's temperature and instruction, for `Reasoner`.
+
+    Raises
+    ------
+    InputError: the file is absent or no JSON.
+    """
+    try:
+        return json.loads((folder / "reasoner.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"adapter {folder}: {error}; restore the folder or train it") from error

@@ -21,18 +21,18 @@ Sources: one-pass verification, Leviathan et al. 2211.17192; several drafts in o
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
-from torch import Generator, Tensor, nn
+from jaxtyping import Float32, Int
+from torch import Generator, Tensor
 
 from specsync_lib import units
 from specsync_lib.errors import InputError
+from specsync_lib.judge.engines.session import Branch, Engine
 from specsync_lib.judge.script import INSTRUCTION, VISEME_LETTERS, ChunkEvidence, Script
-from specsync_lib.judge.token_tree import TokenTree
 
 WINDOW_TOKENS = 1024  # 12 s of speech, 60 MB of float32 cache for SmolLM2
 
@@ -46,6 +46,7 @@ class Reasoner:
 
     Attributes
     ----------
+    engine : where the model runs.
     name : what was loaded.
     label : "measured" for real weights, "real-shape" for random ones.
     temperature : divides the alphabet's logits; fitted on validation speech.
@@ -53,51 +54,28 @@ class Reasoner:
     window_tokens : how much of the past it reads; see `ReasonerStream.read`.
     """
 
-    model: nn.Module
+    engine: Engine
     script: Script
     name: str
     label: Literal["measured", "real-shape"]
     temperature: float = 1.0
     instruction: str = INSTRUCTION
     window_tokens: int = WINDOW_TOKENS
-    head: Float[Tensor, "15 width"] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        output = self.model.get_output_embeddings()
-        if not isinstance(output, nn.Linear) or output.bias is not None:
-            raise InputError(f"reasoner {self.name}: its output layer is not one matrix; choose another model")
-        head = output.weight.detach()[self.script.alphabet.to(output.weight.device)].float()
-        object.__setattr__(self, "head", head)
 
     @property
     def alphabet(self) -> dict[str, str]:
         """The letter that stands for each viseme."""
         return dict(VISEME_LETTERS)
 
-    @property
-    def device(self) -> torch.device:
-        """Where it runs."""
-        return self.head.device
-
     def stream(self) -> "ReasonerStream":
         """Begin one recording."""
         return ReasonerStream(self)
-
-    def logits(self, hidden: Float[Tensor, "n width"]) -> Float32[Tensor, "n 15"]:
-        """The alphabet's logits of hidden states, in float32, calibrated."""
-        return hidden.float() @ self.head.T / self.temperature
 
 
 class ReasonerStream:
     """One recording: read a chunk's evidence, score drafts of it or write its plan, commit; then the next chunk.
 
-    The text is the truth of the stream and the key-value cache only follows it: before each pass the cache is cut back
-    to the longest beginning that it shares with the text to read. A rejected draft is thus rolled back by the next
-    pass, and what a pass has already computed for committed tokens is never computed again, on whichever branch.
-
-    Attributes
-    ----------
-    passes, tokens_read : forward passes, and tokens that went through them, so far.
+    The text is the truth of the stream; what the engine remembers of it only follows.
     """
 
     def __init__(self, reasoner: Reasoner) -> None:
@@ -109,23 +87,25 @@ class ReasonerStream:
         self._lines: list[list[int]] = []  # what stands before the plan token of each frame still open
         self._announced: set[tuple[str, int]] = set()
         self._next_frame: int | None = None
-        self._cache = None
-        self._cached = TokenTree()
-        self.passes = 0
-        self.tokens_read = 0
+        self._session = reasoner.engine.open()
 
     def fork(self) -> "ReasonerStream":
-        """Another stream at the same place: what either reads or commits from now on, the other does not see.
-
-        Keys and values are shared until a pass replaces them, so a fork costs no memory of its own.
-        """
+        """Another stream at the same place: what either reads or commits from now on, the other does not see."""
         twin = copy(self)
         twin._past, twin._lines = [*self._past], [*self._lines]
         twin._fixed, twin._announced = [*self._fixed], {*self._announced}
-        if self._cache is not None:
-            twin._cache = copy(self._cache)
-            twin._cache.layers = [copy(layer) for layer in self._cache.layers]
+        twin._session = self._session.fork()
         return twin
+
+    @property
+    def passes(self) -> int:
+        """How often the model was asked so far."""
+        return self._session.passes
+
+    @property
+    def tokens_read(self) -> int:
+        """The tokens that went through the model so far."""
+        return self._session.tokens_read
 
     @property
     def open_frames(self) -> int:
@@ -245,58 +225,19 @@ class ReasonerStream:
     def _rows(
         self, text: list[int], branches: Sequence[np.ndarray], last: bool = False
     ) -> list[Float32[Tensor, "rows 15"]]:
-        """Logits of the frames after ``text``, by branch: one more than it wrote, or the ``last`` alone."""
-        tree, places = TokenTree(), []
-        end_of_text = tree.extend(-1, text)
-        for written in branches:
-            letters = [self._reasoner.script.letter(token) for token in written]
-            own = tree.alternate(end_of_text, self._lines[: len(written) + 1], letters)
-            places.append(own[-1:] if last else own)
-        asked = sorted({place for own in places for place in own})
-        logits = self._reasoner.logits(self._hidden(tree, asked))
-        return [logits[np.searchsorted(asked, own)] for own in places]
+        """Calibrated logits of the frames after ``text``, by branch: one more than it wrote, or the ``last`` alone."""
+        ways = [
+            Branch(self._lines[: len(written) + 1], [self._reasoner.script.letter(token) for token in written], last)
+            for written in branches
+        ]
+        return [logits / self._reasoner.temperature for logits in self._session.rows(text, ways)]
 
     def _think(self, text: list[int], count: int) -> list[int]:
         """Up to ``count`` tokens of the model's own, greedy over its whole vocabulary."""
         thought: list[int] = []
-        head = self._reasoner.model.get_output_embeddings()
         for _ in range(count if text else 0):
-            tree = TokenTree()
-            hidden = self._hidden(tree, [tree.extend(-1, [*text, *thought])])
-            token = int(head(hidden)[0].argmax())
+            token = self._session.next([*text, *thought])
             if token == self._reasoner.script.end:
                 break
             thought.append(token)
         return thought
-
-    @torch.inference_mode()
-    def _hidden(self, tree: TokenTree, places: list[int]) -> Float[Tensor, "places width"]:
-        """Hidden states at some nodes of a tree, by one forward pass over what the cache does not hold of it.
-
-        All branches begin at the first place or behind it.
-        """
-        kept = self._cached.follow(tree.tokens[: places[0]])
-        first, count = len(kept), len(self._cached.tokens)
-        if not first:
-            self._cache = None
-        elif kept[-1] != first - 1:  # the text goes on along a later branch
-            for layer in self._cache.layers:
-                layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
-        elif first < count:
-            self._cache.crop(first - count)  # a negative number is how many tokens to remove
-        self._cached = TokenTree()  # should the pass fail, the next one starts afresh
-        model, device = self._reasoner.model.base_model, self._reasoner.device
-        ids = torch.tensor([tree.tokens[first:]], device=device)
-        sight = {}  # of a lone text: all that came before, which the model knows
-        if tree.parents != list(range(-1, len(tree.tokens) - 1)):
-            hidden_from = torch.from_numpy(~tree.sight(first)).to(device)
-            mask = torch.zeros(hidden_from.shape, dtype=model.dtype, device=device)
-            sight = {
-                "attention_mask": mask.masked_fill(hidden_from, torch.finfo(model.dtype).min)[None, None],
-                "position_ids": torch.tensor([tree.depths()[first:]], device=device),
-            }
-        output = model(input_ids=ids, past_key_values=self._cache, use_cache=True, **sight)
-        self._cache, self._cached = output.past_key_values, tree
-        self.passes += 1
-        self.tokens_read += ids.shape[1]
-        return output.last_hidden_state[0, [place - first for place in places]]

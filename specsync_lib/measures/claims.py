@@ -13,6 +13,8 @@ from specsync_lib.paths import display_path
 from specsync_lib.pipeline.chips import REASONER_PARAMETERS
 from specsync_lib.pipeline.simulate import CHUNK_MS, LABEL
 from specsync_lib.pipeline.stage_times import Setup
+from specsync_lib.rows import NOT_MEASURED as UNMEASURED
+from specsync_lib.rows import Row
 from specsync_lib.units import FRAMES_PER_CHUNK
 
 NOTICED_OFFSET_MS, STEADY_RATIO, NEAR_PERFECT_R = 45.0, 1.5, 0.95
@@ -40,19 +42,22 @@ def needed_by_claim(setup: Setup) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["what", "needed", "here", "unit"]).assign(label=LABEL, setup=setup.name)
 
 
-def verdict_table(summary: Mapping[str, Mapping], directory: Path | None = None) -> pd.DataFrame:
+def verdict_table(
+    summary: Mapping[str, Mapping], directory: Path | None = None, row: Row | None = None
+) -> pd.DataFrame:
     """The source report's claims, what this suite found, and a verdict computed from files.
 
     Parameters
     ----------
     summary : the run's recorded numbers (`summary.merged`).
+    row : whose models ran; what a committed file says of others is not measured for it.
 
     Returns
     -------
     Columns claim, claimed, number, found, label, verdict, source; number is the one that the verdict rests on, found
     says what it is of. Verdicts: holds, missed, exceeded, in part, or "not measured yet" where the file is absent.
     """
-    said = claims()
+    said, columns = claims(), ["claim", "claimed", "number", "found", "label", "verdict", "source"]
     rows = [
         _latency_verdict(said["serial_ms"], ("serial",), directory),
         _latency_verdict(said["speculative_ms"], EXACT, directory),
@@ -65,7 +70,11 @@ def verdict_table(summary: Mapping[str, Mapping], directory: Path | None = None)
         _lip_sync_verdict(said["lip_sync"], summary),
         _sm120_verdict(said["sm_120"], summary),
     ]
-    return pd.DataFrame(rows, columns=["claim", "claimed", "number", "found", "label", "verdict", "source"])
+    table = pd.DataFrame(rows, columns=columns)
+    if row is not None:
+        others = ~table["source"].map(row.holds)
+        table.loc[others, ["number", "found", "label", "verdict", "source"]] = ["", UNMEASURED, "", NOT_MEASURED, ""]
+    return table
 
 
 def _said(claim: Mapping) -> str:

@@ -13,19 +13,37 @@ from tqdm.auto import tqdm
 
 from specsync_lib.draft.plan import DraftPlan
 from specsync_lib.errors import InputError
+from specsync_lib.rows import PROMPTS
 from specsync_lib.speech.audio import load_audio
-from specsync_lib.speech.corpus import Prompt, aligned, clips, default_is_human, human_prompts
+from specsync_lib.speech.corpus import Prompt, aligned, clips, default_is_human, human_prompts, own_prompts
 from specsync_lib.speech.log_mel import frame_energy
 from specsync_lib.units import VISEMES
 
 ENERGY_LEVELS = 64  # candidate cuts of the energy rule: quantiles of the training frames
 
 
-def evaluation_prompts(split: str) -> list[Prompt]:
-    """The human prompts of a split; without the corpus the shipped synthetic clips, whatever the split."""
+def evaluation_prompts(split: str, corpus: str = PROMPTS) -> list[Prompt]:
+    """The prompts of a row's corpus and of a split: a manifest's, or the human ones; where these are not in the cache
+    the shipped synthetic clips, whatever the split.
+
+    Raises
+    ------
+    InputError
+        None of a manifest's recordings of that split has a truth.
+    """
+    if corpus != PROMPTS:
+        if not (own := own_prompts(corpus, split)):
+            raise InputError(f"corpus {corpus}: no recording of split {split} has English words that fit it")
+        return own
     if default_is_human():
         return human_prompts(split)
     return [Prompt(clip.name, clip.transcript, clip.path, split) for clip in clips()]
+
+
+def training_prompts(corpus: str = PROMPTS) -> list[Prompt]:
+    """What the two simple rules are fitted on: a row's corpus, or the default one where that has no training split."""
+    own = [] if corpus == PROMPTS else own_prompts(corpus, "train")
+    return own or evaluation_prompts("train")
 
 
 def frame_table(prompts: Iterable[Prompt], draft: Callable[[np.ndarray], DraftPlan]) -> pd.DataFrame:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 RESULT, LIPS, LIPS_FACTS, PREVIEW = "claim.json", "claim_lips.csv", "lips.json", "preview.png"
+CLAIM_FILE = MEASUREMENTS_DIR / RESULT
 CONDITIONS = {
     "vae": "truth's render through the VAE: its ceiling",
     "truth_coefficients": "truth's own latents on B: the basis' ceiling",
@@ -131,7 +132,7 @@ def load_claim(folder: Path = MEASUREMENTS_DIR) -> Claim:
     return Claim(table.astype(dict.fromkeys(numbers, float)), lips, content)
 
 
-def record_summary(claim: Claim, source: Path = MEASUREMENTS_DIR / RESULT) -> None:
+def record_summary(claim: Claim, source: Path = CLAIM_FILE) -> None:
     """Record the claim's headline numbers for the running notebook."""
     from specsync_lib.summary import record
 

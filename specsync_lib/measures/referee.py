@@ -31,6 +31,7 @@ from specsync_lib.measures.bounds import bad_accept_bound, conformal_threshold, 
 from specsync_lib.measures.intervals import bootstrap_by_group, interval
 from specsync_lib.measures.ways import EXACT_PLANS, pass_facts
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
+from specsync_lib.rows import Row
 from specsync_lib.speech.corpus import human_prompts
 from specsync_lib.summary import record
 from specsync_lib.units import VIDEO_FPS, VISEMES
@@ -465,12 +466,12 @@ def acceptance_pattern(chunks: pd.DataFrame, judging: dict) -> dict:
     }
 
 
-def with_judge(frames: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+def with_judge(frames: pd.DataFrame, row: Row | None = None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """A notebook's frame table with the reasoner's verdicts on the same drafts, and its chunk table.
 
     Adds reasoner (its plan), exact, lenient_verdict, recalibrated, judge_confidence and accepted (exact). Where there
-    are no committed tables, or they are about other speech, truth stays the judge: the frames come back with its
-    verdicts, and None.
+    are no committed tables, or they are about other speech or not of this row, truth stays the judge: the frames come
+    back with its verdicts, and None.
 
     Raises
     ------
@@ -478,7 +479,7 @@ def with_judge(frames: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]
     """
     own = frames.set_index(["utterance", "frame"])
     by_truth = verdicts_of(frames.assign(committed=frames["truth"])).assign(recalibrated=frames["confidence"])
-    if not FRAMES_FILE.is_file():
+    if not FRAMES_FILE.is_file() or not (row is None or row.holds(FRAMES_FILE)):
         return by_truth.assign(accepted=by_truth["exact"]), None
     judged, chunks = judged_tables()
     judged, chunks = (rows[(rows["speaker"] == "trained") & (rows["split"] == "test")] for rows in (judged, chunks))

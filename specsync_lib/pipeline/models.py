@@ -8,9 +8,9 @@ Whisper's *words* come a second or more after they sound, too late for a chunk t
 judge has none; ``words`` is for speech whose text and times are known beforehand (a script, or a synthetic voice).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,11 +18,11 @@ import torch
 from specsync_lib import units
 from specsync_lib.draft.front import DRAFT, EARS, FrontDraft, FrontStream, front_path, load_draft_front
 from specsync_lib.draft.front_weights import features_sha256
-from specsync_lib.draft.latents import FrontLatents, LatentBasis, load_latent_basis
+from specsync_lib.draft.latents import FrontLatents, LatentBasis, basis_folder, load_latent_basis
 from specsync_lib.draft.plan import CausalNormaliser, DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
-from specsync_lib.face.decoders import rows
+from specsync_lib.face.decoders.rows import load_decoder
 from specsync_lib.face.wan_mini import Size, new_transformer, new_vae
 from specsync_lib.judge.policy import AcceptancePolicy, LiveConfidence, load_policy
 from specsync_lib.judge.reasoner import Reasoner
@@ -32,6 +32,7 @@ from specsync_lib.judge.verify import ChunkContext, ChunkVerdict, verify_chunk
 from specsync_lib.paths import MODELS_DIR
 from specsync_lib.pipeline.sound import ChunkAudio, samples_for_chunk
 from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Stopped, Verdict
+from specsync_lib.rows import WAN_MINI_SHAPE, Row
 from specsync_lib.speech.log_mel import StreamingLogMel
 from specsync_lib.tensors import read_object
 from specsync_lib.visemes import SyncPlan, expected_openness
@@ -242,6 +243,7 @@ class ReasonerJudge:
         self._stream = reasoner.stream()
         self._best_of_last: int | None = None  # the judge's best viseme for the last frame that it read
         self._read = 0  # the next chunk to read
+        self._failed: int | None = None  # the chunk that was read, and whose plan no pass could write
         self.faults: list[str] = []
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
@@ -274,15 +276,20 @@ class ReasonerJudge:
         Stopped: before a pass that nobody waits for any more.
         """
         self._read_up_to(request)
-        frames, tokens, rows = request.audio.frames, [], []
+        index = request.audio.index
+        frames, tokens, rows, begun = request.audio.frames, [], [], self._stream.fork()
         at_once = frames if reasoning_tokens else 1  # what it thought is in sight of the whole plan
-        while len(tokens) < frames:
-            if request.stop.is_set():
-                raise Stopped
-            some, their_rows = self._stream.plan(at_once, reasoning_tokens)
-            self._stream.commit(some)
-            tokens += some.tolist()
-            rows.append(their_rows)
+        try:
+            while len(tokens) < frames:
+                if request.stop.is_set():
+                    raise Stopped
+                some, their_rows = self._stream.plan(at_once, reasoning_tokens)
+                self._stream.commit(some)
+                tokens += some.tolist()
+                rows.append(their_rows)
+        except Exception:
+            self._stream, self._failed = begun, index  # what goes out for it instead is fixed with the next request
+            raise
         return Verdict(request.audio.index, tokens, frames, openness=expected_openness(np.concatenate(rows)))
 
     def _read_up_to(self, request: Request) -> ChunkEvidence:
@@ -290,6 +297,13 @@ class ReasonerJudge:
 
         What the stream holds of a chunk that it judged itself stays: its own tokens.
         """
+        if self._failed is not None:
+            out = next((settled.tokens for settled in request.settled if settled.audio.index == self._failed), None)
+            self._failed = None
+            if out is None:
+                self._read = -1  # nobody knows any more what went out
+            else:
+                self._stream.commit(np.array(out))
         missed = [settled for settled in request.settled if settled.audio.index >= self._read]
         if (missed[0].audio.index if missed else request.audio.index) > self._read:
             self._stream = self._reasoner.stream()  # more went by than it could remember
@@ -375,7 +389,7 @@ class FaceStage:
 
 @dataclass(frozen=True)
 class Models:
-    """What every stream shares. label: "real-shape" where a model's weights are random."""
+    """What every stream shares. label: "real-shape" where a model's weights are random; names: what each part is."""
 
     draft: "FrontWeights"
     ears: "FrontWeights"
@@ -386,6 +400,7 @@ class Models:
     label: str = "measured"
     policy: AcceptancePolicy | None = None
     latents: FrontLatents | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def stages(
         self,
@@ -414,15 +429,14 @@ class Models:
         return Stages(drafter, judge, face_stage)
 
 
-# --- the embedded row ------------------------------------------------------------------------------------------------
+# --- from a row ------------------------------------------------------------------------------------------------------
 
-REGION_PX = 256  # wan-mini's
-COEFFICIENTS = 64
+COEFFICIENTS = 64  # of the basis that stands in where weights are random
 
 
 @dataclass(frozen=True)
 class Listeners:
-    """The embedded models that hear and judge, without a face."""
+    """The models that hear and judge, without a face."""
 
     draft: "FrontWeights"
     ears: "FrontWeights"
@@ -430,91 +444,122 @@ class Listeners:
     policy: AcceptancePolicy
 
 
-def load_listeners(reasoner: str = "smollm2", adapter: str | None = "adapter", device: str = "cpu") -> Listeners:
-    """The draft, the judge's ears, SmolLM2 as judge, and the acceptance policy.
-
-    Parameters
-    ----------
-    reasoner, adapter
-        As for `reasoner.load_reasoner`.
+def load_listeners(row: Row | None = None, device: str = "cpu") -> Listeners:
+    """The draft, the judge's ears and the judge of a row (the default one's without), and the acceptance policy.
 
     Raises
     ------
-    InputError: weights are absent or do not fit.
+    InputError: weights are absent or do not fit, or a server is none that can judge.
     """
-    from specsync_lib.judge.loading import load_reasoner
+    from specsync_lib.judge.loading import load_judge
 
+    row = Row() if row is None else row
     return Listeners(
-        load_draft_front(DRAFT).to(device),
-        load_draft_front(EARS).to(device),
-        load_reasoner(reasoner, adapter, device=device, dtype=torch.float32),
+        load_draft_front(row.draft.front).to(device),
+        load_draft_front(row.draft.ears).to(device),
+        load_judge(row.judge, device),
         load_policy(),
     )
 
 
 def load_models(
-    face: Literal["wan-mini", "shape"] = "wan-mini",
+    row: Row | None = None,
     *,
-    reasoner: str = "smollm2",
-    adapter: str | None = "adapter",
-    steps: int = 2,
-    noise_level: float = 0.6,
     seed: int = 0,
     device: str = "cpu",
     reference: np.ndarray | None = None,
-    decoder: str = rows.DEFAULT,
+    decoder: str | None = None,
 ) -> Models:
-    """The embedded row: draft and ears, SmolLM2 and wan-mini, in float32.
+    """Every model of a row, the default one's without.
 
     Parameters
     ----------
-    face
-        ``wan-mini``: the trained generator, its latent basis, and the basis' person, decoded. ``shape``: the same
-        shapes with random weights, label "real-shape": what it costs, not what it shows.
-    reasoner, adapter
-        As for `reasoner.load_reasoner`.
+    seed
+        Of random weights (``wan-mini-shape``: what its size costs, not what it shows).
+    device
+        The run's, for parts whose own is auto.
     reference
-        [px, px, 3] uint8, another person at rest for wan-mini; None: the basis' own.
+        [px, px, 3] uint8, the person at rest; None: the basis' own.
     decoder
-        A row of :data:`decoders.rows.ROWS`, for wan-mini's latents; with random weights the label is "real-shape".
+        A row of :data:`decoders.rows.ROWS` in place of the row's; with random weights the label is "real-shape".
 
     Raises
     ------
-    InputError: weights are absent or do not fit.
+    InputError: weights are absent or do not fit each other.
     """
-    ears = load_listeners(reasoner, adapter, device)
-    if face == "wan-mini":
-        basis, label = load_latent_basis(), "measured"
-        basis.check_draft(features_sha256(front_path(DRAFT)))
-        vae, transformer = wan.load_vae("wan-mini", device=device), wan.load_transformer("wan-mini", device=device)
-        side_px = basis.z0.shape[-1] * units.PIXELS_PER_LATENT
-        basis.check(vae, side_px)
-        if reference is None:
-            still = basis.z0.to(device)[None, :, None].expand(-1, -1, units.SLOTS_PER_CHUNK, -1, -1)
-            with torch.no_grad():
-                reference = (
-                    wan.to_frames(wan.decode_clip(vae, wan.denormalise_latents(still, vae)))[0, -1].cpu().numpy()
-                )
-    elif face == "shape":
-        basis, label = _random_basis(len(ears.draft.hidden_b), seed), "real-shape"
-        config = read_object(MODELS_DIR / "wan_mini" / "vae" / "config.json")
-        vae = new_vae(config["base_dim"], seed, config["num_res_blocks"]).eval().requires_grad_(False).to(device)
-        vae.register_to_config(latents_mean=[0.0] * units.LATENT_CHANNELS, latents_std=[1.0] * units.LATENT_CHANNELS)
-        transformer = new_transformer(Size(), seed).eval().requires_grad_(False).to(device)
-        reference = np.full((REGION_PX, REGION_PX, 3), 128, np.uint8)
+    row = Row() if row is None else row
+    ears, video = load_listeners(row, device), row.video
+    place = device if video.device == "auto" else video.device
+    if video.source == WAN_MINI_SHAPE:
+        basis = _random_basis(len(ears.draft.hidden_b), seed, video.pixels)
+        vae, transformer = _random_wan_mini(seed, place)
+        reference = np.full((video.pixels, video.pixels, 3), 128, np.uint8)
     else:
-        raise InputError(f"face is {face!r}: expected 'wan-mini' or 'shape'")
+        basis = load_basis(row)
+        vae, transformer = wan.load_video(video, place)
+        if basis is not None:
+            basis.check(vae, video.pixels)
+        if reference is None:
+            reference = _own_person(basis, vae, place)
     lean = wan.lean_decoder(vae)
-    generator = generation.FaceGenerator(lean, transformer, reference, rows.load_decoder(decoder, lean))
-    label = "real-shape" if generator.decoder.label == "real-shape" else label
-    latents = FrontLatents(basis, z0=generator.still.cpu(), device=device)
-    return Models(ears.draft, ears.ears, ears.reasoner, generator, steps, noise_level, label, ears.policy, latents)
+    made = load_decoder(decoder or video.decoded_by, lean, **_file(video.decoder_file))
+    generator = generation.FaceGenerator(lean, transformer, reference, made)
+    latents = None if basis is None else FrontLatents(basis, z0=generator.still.cpu(), device=place)
+    labels = {row.judge.label, video.label, generator.decoder.label}
+    label = "measured" if labels == {"measured"} else "real-shape"
+    names = {
+        "row": row.name,
+        "draft": row.draft.front,
+        "judge": ears.reasoner.name,
+        "engine": ears.reasoner.engine.about,
+        "face": video.source,
+    }
+    return Models(
+        ears.draft, ears.ears, ears.reasoner, generator, video.steps, video.noise_level, label, ears.policy, latents,
+        names,
+    )  # fmt: skip
 
 
-def _random_basis(hidden: int, seed: int) -> LatentBasis:
-    """A basis of wan-mini's size for so many features."""
+def load_basis(row: Row) -> LatentBasis | None:
+    """The basis of a row's drafted latents, None where it has none.
+
+    Raises
+    ------
+    InputError: it is absent, or of another draft.
+    """
+    if row.draft.basis == "none":
+        return None
+    basis = load_latent_basis(basis_folder(row.draft.basis))
+    basis.check_draft(features_sha256(front_path(row.draft.front)))
+    return basis
+
+
+def _file(given: str) -> dict[str, str]:
+    return {} if given == "auto" else {"path": given}
+
+
+def _own_person(basis: LatentBasis | None, vae, device: str) -> np.ndarray:
+    """The resting face that the basis was fitted around, decoded."""
+    if basis is None:
+        raise InputError("face: a row without a basis has no person of its own; give a reference")
+    still = basis.z0.to(device)[None, :, None].expand(-1, -1, units.SLOTS_PER_CHUNK, -1, -1)
+    with torch.no_grad():
+        signal = wan.decode_clip(vae, wan.denormalise_latents(still, vae))
+    return wan.to_frames(signal)[0, -1].cpu().numpy()
+
+
+def _random_wan_mini(seed: int, device: str) -> tuple:
+    """wan-mini's VAE and transformer with random weights."""
+    config = read_object(MODELS_DIR / "wan_mini" / "vae" / "config.json")
+    vae = new_vae(config["base_dim"], seed, config["num_res_blocks"]).eval().requires_grad_(False).to(device)
+    vae.register_to_config(latents_mean=[0.0] * units.LATENT_CHANNELS, latents_std=[1.0] * units.LATENT_CHANNELS)
+    return vae, new_transformer(Size(), seed).eval().requires_grad_(False).to(device)
+
+
+def _random_basis(hidden: int, seed: int, pixels: int) -> LatentBasis:
+    """A basis of so many pixels' size for so many features."""
     generator = torch.Generator().manual_seed(seed)
-    side = REGION_PX // units.PIXELS_PER_LATENT
+    side = pixels // units.PIXELS_PER_LATENT
     size = units.LATENT_CHANNELS * side * side
     basis = torch.randn(COEFFICIENTS, size, generator=generator) / size**0.5
     w_coef = torch.randn(hidden + 1, COEFFICIENTS, generator=generator) / hidden**0.5

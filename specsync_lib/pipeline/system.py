@@ -26,10 +26,9 @@ from tqdm.auto import tqdm
 
 from specsync_lib import provenance, units
 from specsync_lib.errors import InputError
-from specsync_lib.face import generation, wan
+from specsync_lib.face import generation
 from specsync_lib.face.compositing import FACE_BOX, composite, cut, idle_tracks, inside, reader_box, speaking_tracks
 from specsync_lib.face.compositing import resting_frames as resting
-from specsync_lib.face.decoders import rows
 from specsync_lib.face.video import GrowingVideo, VideoInfo
 from specsync_lib.files import atomic_path, write_json
 from specsync_lib.judge.rules import PROMISES, RUN_RULES, RunRule
@@ -40,6 +39,9 @@ from specsync_lib.pipeline.run import run_speculative
 from specsync_lib.pipeline.serial import run_serial
 from specsync_lib.pipeline.sound import AudioPiece, samples_for_chunk
 from specsync_lib.pipeline.stages import Commit, Policy, Stopped
+from specsync_lib.rows import DEFAULT as DEFAULT_ROW
+from specsync_lib.rows import Row
+from specsync_lib.rows import read as read_row
 from specsync_lib.speech.ears import anyone_speaks, as_heard
 from specsync_lib.speech.level import at_level
 from specsync_lib.units import FRAMES_PER_CHUNK, VIDEO_FPS, VISEMES
@@ -68,6 +70,7 @@ class SystemRun:
     ----------
     rule, threshold, device, decoder, label : how it was run; threshold is None but for the gate, decoder one of
         `decoders.rows.ROWS`, label "measured" or "real-shape".
+    models : what each part of the row is.
     report : the pipeline's own; its commits carry no frames.
     video : what was written; None where nothing was.
     shown, under : squares [side, side, 3] (`compositing.reader_box`) of the first COMPARED_CHUNKS: with the generated
@@ -81,6 +84,7 @@ class SystemRun:
     device: str
     decoder: str
     label: str
+    models: Mapping[str, str]
     report: PipelineReport
     video: VideoInfo | None
     shown: list[np.ndarray]
@@ -128,8 +132,8 @@ class SystemRun:
             "guarantee": self.guarantee,
             "device": self.device,
             "label": self.label,
-            "models": {"draft": "causal front", "judge": "none" if self.rule == "draft" else "smollm2 + adapter",
-                       "face": "wan-mini", "decoder": self.decoder},
+            "models": dict(self.models) | {"decoder": self.decoder}
+            | ({"judge": "none", "engine": "none"} if self.rule == "draft" else {}),
             "seconds": self.seconds,
             "frames": self.report.frame_count,
             "chunks": len(chunks),
@@ -249,7 +253,7 @@ class System:
             bar.close()
         threshold = threshold if rule == "gate" else None
         seconds = len(samples) / units.SAMPLE_RATE_HZ
-        how = rule, threshold, self.device, self.models.face.decoder.row, self.models.label
+        how = rule, threshold, self.device, self.models.face.decoder.row, self.models.label, self.models.names
         return SystemRun(*how, report, info, canvas.shown, canvas.under, idle, seconds)
 
     def _pipeline(
@@ -398,8 +402,16 @@ def picked_device(device: str) -> str:
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def load_system(device: str = "auto", seed: int = 0, head: "Head | None" = None, decoder: str = rows.DEFAULT) -> System:
-    """The embedded models on a device, and the reference head. ``decoder``: as for `load_models`.
+def load_system(
+    device: str = "auto",
+    seed: int = 0,
+    head: "Head | None" = None,
+    *,
+    row: Row | None = None,
+    decoder: str | None = None,
+) -> System:
+    """The models of a row (the default one's without) on a device, and the reference head. ``decoder``: as for
+    `load_models`.
 
     Raises
     ------
@@ -407,10 +419,11 @@ def load_system(device: str = "auto", seed: int = 0, head: "Head | None" = None,
     """
     from specsync_lib.face.head.head import Head
 
-    device = picked_device(device)
+    device, row = picked_device(device), Row() if row is None else row
     head = Head(seed=seed) if head is None else head
-    reference = cut(head.render(np.zeros(52, np.float32)), FACE_BOX, wan.MODELS["wan-mini"].region_px)
-    return System(load_models(device=device, reference=reference, seed=seed, decoder=decoder), head, device, seed)
+    reference = cut(head.render(np.zeros(52, np.float32)), FACE_BOX, row.video.pixels)
+    models = load_models(row, device=device, reference=reference, seed=seed, decoder=decoder)
+    return System(models, head, device, seed)
 
 
 def write_run(run: SystemRun, folder: str | Path, **facts: object) -> None:
@@ -470,10 +483,11 @@ def run(
     *,
     out: str | Path = "specsync_run",
     device: str = "auto",
-    decoder: str = rows.DEFAULT,
+    decoder: str | None = None,
     seed: int = 0,
     start_s: float = 0.0,
     duration_s: float | None = None,
+    row: str | Path = DEFAULT_ROW,
     progress: bool = True,
     say: Callable[[str], None] = print,
 ) -> SystemRun:
@@ -486,8 +500,9 @@ def run(
     threshold : of the gate; given without a rule it selects the gate.
     out : folder for ``talk.mp4``, ``committed_plan.csv``, ``arkit.csv`` and ``run.json``.
     device : auto, cpu or cuda.
-    decoder : what makes pictures of latents: wan, light or tiny.
+    decoder : what makes pictures of latents: wan, light or tiny; None: the row's.
     start_s, duration_s : an excerpt; None: to the end.
+    row : which models, by a name in data/rows or a TOML file.
 
     Raises
     ------
@@ -506,11 +521,12 @@ def run(
         say(line)
     samples = np.asarray(audio, np.float32) if isinstance(audio, np.ndarray) else load_audio(audio).samples
     samples = excerpt(samples, start_s, duration_s)
-    system = load_system(device, seed, decoder=decoder)
+    parts = read_row(row)
+    system = load_system(device, seed, row=parts, decoder=decoder)
     expected_s = system.expected_s(samples, rule, threshold)
     seconds = len(samples) / units.SAMPLE_RATE_HZ
     say(f"{seconds:.1f} s of sound: about {expected_s:.0f} s expected on this machine ({system.device}), by one chunk")
-    if not (speech := anyone_speaks(samples)):
+    if not (speech := anyone_speaks(samples, parts.hearing)):
         say("Whisper hears no speech: the mouth stays shut")
     heard, video = as_heard(samples, speech), Path(out) / "talk.mp4"
     done = system.run(samples, rule, threshold, heard=heard, video=video, progress=progress, say=say)

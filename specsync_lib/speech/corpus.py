@@ -24,6 +24,7 @@ from specsync_lib.paths import CLIPS_DIR, SPLITS_FILE
 from specsync_lib.speech import alignment
 from specsync_lib.speech.alignment import Phone, align, plan_from_phones
 from specsync_lib.speech.audio import load_audio
+from specsync_lib.speech.manifest import read_manifest
 from specsync_lib.units import VIDEO_FPS, VISEMES
 from specsync_lib.visemes import SyncPlan
 
@@ -70,6 +71,30 @@ def human_prompts(split: Split | None = None) -> list[Prompt]:
         for name, row in sorted(read_splits()["prompts"].items())
         if split in (None, row["split"])
     ]
+
+
+def own_prompts(manifest: str | Path, split: Split) -> list[Prompt]:
+    """The recordings of a corpus of one's own that have a truth: of one split, with their words, in English, and
+    aligned.
+
+    Raises
+    ------
+    InputError: the manifest is broken.
+    """
+    found = [
+        Prompt(one.id, one.text, one.audio, split)
+        for one in read_manifest(manifest)
+        if one.split == split and one.text and one.language in ("auto", "en")
+    ]
+    return [prompt for prompt in found if _aligns(prompt)]
+
+
+def _aligns(prompt: Prompt) -> bool:
+    try:
+        aligned(prompt)
+    except InputError:
+        return False
+    return True
 
 
 @cache

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from specsync_lib.paths import RUN_DIR
+from specsync_lib.rows import Hearing
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.level import at_level
 from specsync_lib.units import SAMPLE_RATE_HZ
@@ -22,8 +23,10 @@ def as_heard(samples: Float[np.ndarray, " n"], speech: bool) -> Float32[np.ndarr
     return at_level(samples) if speech else np.zeros(len(samples), np.float32)
 
 
-def anyone_speaks(samples: Float[np.ndarray, " n"]) -> bool:
+def anyone_speaks(samples: Float[np.ndarray, " n"], hearing: Hearing | None = None) -> bool:
     """Whether Whisper hears a word in a recording (16 kHz mono in [-1, 1]), half a minute at a time until it does.
+
+    ``hearing``: a row's part; None: the default one's.
 
     Raises
     ------
@@ -31,7 +34,7 @@ def anyone_speaks(samples: Float[np.ndarray, " n"]) -> bool:
     """
     from specsync_lib.speech import whisper_base
 
-    model, levelled, window = whisper_base.load_whisper(), at_level(samples), WINDOW_S * SAMPLE_RATE_HZ
+    model, levelled, window = whisper_base.load_whisper(hearing), at_level(samples), WINDOW_S * SAMPLE_RATE_HZ
     parts = (levelled[first : first + window] for first in range(0, len(levelled), window))
     return any(whisper_base.hear(model, part).words for part in parts)
 

@@ -1,4 +1,4 @@
-"""Whisper base from the pinned asset: the encoder's features, and words with their times."""
+"""Whisper, the pinned base or a checkpoint of any size: the encoder's features, and words with their times."""
 
 import struct
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ from whisper.model import ModelDimensions, Whisper
 from specsync_lib import units
 from specsync_lib.assets import asset
 from specsync_lib.errors import InputError
+from specsync_lib.rows import Hearing
+from specsync_lib.speech.whisper_checkpoint import hub_folder, load_checkpoint
 
 # Long recordings are encoded in 30 s windows that overlap; each hands over in the middle of the overlap.
 ENCODER_OVERLAP_MEL_FRAMES = 500
@@ -25,21 +27,27 @@ FIRST_SOUND, BEFORE_SOUND_S = 0.1, 0.5
 COMPRESSION_RATIO_THRESHOLD = 2.4  # openai-whisper, transcribe: above it a decoding has failed
 
 
-def load_whisper() -> Whisper:
-    """Whisper base with its real weights, float32 on the CPU, in eval mode, alignment heads set for word times.
+PINNED = "whisper-base"
+
+
+def load_whisper(part: Hearing | None = None) -> Whisper:
+    """The Whisper of a row (the default one's without), float32 on the CPU, in eval mode, alignment heads set for word
+    times.
 
     Raises
     ------
     InputError
-        If the asset is absent, or its file is not CTranslate2's format v6.
+        If the asset is absent, or its file is not CTranslate2's format v6; if a checkpoint is absent or damaged.
     """
+    if part is not None and part.whisper != PINNED:
+        return load_checkpoint(hub_folder(part.whisper))
     model = Whisper(
         ModelDimensions(
             n_mels=80, n_audio_ctx=1500, n_audio_state=512, n_audio_head=8, n_audio_layer=6,
             n_vocab=51865, n_text_ctx=448, n_text_state=512, n_text_head=8, n_text_layer=6,
         )
     )  # fmt: skip
-    variables = read_ctranslate2(asset("whisper-base") / "model.bin")
+    variables = read_ctranslate2(asset(PINNED) / "model.bin")
     model.load_state_dict(_whisper_state(variables, layers=6), strict=True)
     model.set_alignment_heads(_ALIGNMENT_HEADS["base"])
     return model.eval().requires_grad_(False)
@@ -265,9 +273,14 @@ def hear(model: Whisper, samples: Float[np.ndarray, " n"], language: str = "auto
 
 
 def language_probabilities(model: Whisper, samples: Float[np.ndarray, " n"]) -> dict[str, float]:
-    """Whisper's probability of each language that it knows, by code: its detection over 30 s from the first sound."""
+    """Whisper's probability of each language that it knows, by code: its detection over 30 s from the first sound.
+
+    One that was trained on English alone knows no other.
+    """
     level = np.abs(samples)
     first = int(np.argmax(level >= FIRST_SOUND * level.max()) - BEFORE_SOUND_S * units.SAMPLE_RATE_HZ)
     begun = torch.from_numpy(samples[max(first, 0) :]).float()
+    if not model.is_multilingual:
+        return {"en": 1.0}
     mel = log_mel_spectrogram(pad_or_trim(begun), model.dims.n_mels)
     return model.detect_language(mel.to(model.device))[1]

@@ -12,6 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
+from specsync_lib import rows
 from specsync_lib.door import report, words
 from specsync_lib.door.origins import origin
 from specsync_lib.door.project import Project
@@ -84,6 +85,23 @@ def test_numbers_stand_in_their_rows_with_label_and_interval(folders):
     assert "0.0234 ms" in html
     assert 'class="badge real-shape"' in html
     assert json.loads((plots / "report" / "summary.json").read_text())["draft.accuracy"] == numbers["draft.accuracy"]
+
+
+def test_a_row_of_other_models_names_itself_and_shows_no_number_of_the_default_ones(folders):
+    run, plots = folders
+    row = rows.read("embedded", {"judge.temperature": "2", "judge.adapter": "none"})
+    (run / "row.json").write_text(json.dumps({"row": row.text(), "digests": {"judge.source": "ab" * 32}}))
+    (run / "run.json").write_text(json.dumps({"models": {"engine": "SGLang 0.5 at http://gpu"}, "rule": "exact"}))
+    committed = entry(0.9876) | {"source": "data/measurements/referee.json"}
+    numbers = {"draft.accuracy": entry(0.8514), "reasoner.accuracy": committed}
+    (run / "summary" / "03_acceptance_sweep.json").write_text(json.dumps(numbers))
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    first = html[html.index("<h1>") : html.index("The claim under test")]
+    for words_of_it in ("row: embedded", "judge.temperature=2.0", "SGLang 0.5 at http://gpu", "judge.source: ababab"):
+        assert words_of_it in first
+    assert "85.1 %" in html and "98.8 %" not in html
+    assert json.loads((plots / "report" / "summary.json").read_text()).keys() == {"draft.accuracy"}
+    assert 'class="missing">not measured for this row' in html and 'missing">not built yet:' not in html
 
 
 def test_every_number_and_figure_of_the_notebooks_has_words():

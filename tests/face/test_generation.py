@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specsync_lib import rows
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan
 from specsync_lib.face.compositing import idle_tracks
@@ -15,7 +16,7 @@ from specsync_lib.face.generation import IDLE_FEATURES, TOKENS
 from specsync_lib.measures import pictures
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 from specsync_lib.visemes import SyncPlan
-from tests.toys.generation import PX, toy_generator, toy_models, toy_plan, toy_reference
+from tests.toys.generation import PX, toy_generator, toy_models, toy_plan, toy_reference, wans_own, write_wan
 
 
 @pytest.fixture(scope="module")
@@ -356,9 +357,9 @@ def test_a_model_or_a_reference_of_another_kind_is_refused():
     vae, transformer = toy_models()
     from diffusers import WanTransformer3DModel
 
-    plain = WanTransformer3DModel(num_attention_heads=2, attention_head_dim=12, ffn_dim=16, num_layers=1, text_dim=8)
-    with pytest.raises(InputError, match="wan-mini's has"):
-        generation.FaceGenerator(vae, plain, toy_reference())
+    size = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 16, "num_layers": 1, "text_dim": 8}
+    with pytest.raises(InputError, match="wan-mini's has"):  # image to video: 16 channels and 20 of conditions
+        generation.FaceGenerator(vae, WanTransformer3DModel(**size, in_channels=36), toy_reference())
     with pytest.raises(InputError, match="give uint8, 16k px"):
         generation.FaceGenerator(vae, transformer, toy_reference()[:24, :24])
     with pytest.raises(InputError, match="square picture"):
@@ -374,3 +375,38 @@ def test_a_full_gpu_is_one_line_with_sizes_and_the_option_to_lower(generator, mo
     with pytest.raises(InputError, match=r"3 slots of 32 px .*lower region_px") as error:
         chunk.step()
     assert "\n" not in str(error.value)
+
+
+def test_wans_own_transformer_predicts_a_velocity_and_its_clean_latents_follow():
+    """x = (1 - t) z + t eps and v = eps - z give z = x - t v, to the last bit that the sums leave."""
+    model, rng = wans_own(), torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(2, 16, 3, 4, 4, generator=rng) for _ in range(2))
+    t = torch.tensor([0.25, 0.9])
+    noisy = (1 - t)[:, None, None, None, None] * clean + t[:, None, None, None, None] * noise
+    asked = {}
+
+    class Straight(torch.nn.Module):
+        config, patch_embedding = model.config, model.patch_embedding
+
+        def forward(self, x, times, text, return_dict):
+            asked.update(x=x, times=times, text=text)
+            return (noise - clean,)
+
+    still = last = torch.zeros(2, 16, 4, 4)
+    first, tokens = torch.tensor([True, False]), torch.zeros(2, generation.TOKENS, generation.TOKEN_FEATURES)
+    found = generation.predict_clean(Straight(), noisy, t, tokens, still, last, first)
+    torch.testing.assert_close(found, clean, atol=1e-5, rtol=1e-5)
+    assert torch.equal(asked["x"], noisy) and asked["times"].tolist() == [250, 900]
+    assert asked["text"].shape == (2, 1, 4096) and not asked["text"].any()
+
+
+def test_wans_own_checkpoint_in_two_shards_draws_a_chunk_through_a_row(tmp_path):
+    row = rows.Video(source=str(write_wan(tmp_path)), weights="random", pixels=PX)
+    vae, transformer = wan.load_video(row, "cpu")
+    for name, tensor in wans_own().state_dict().items():
+        assert torch.equal(transformer.state_dict()[name], tensor), name
+    face = generation.FaceGenerator(vae, transformer, toy_reference())
+    chunk = face.begin(toy_plan(12), None, 1.0, 2, torch.Generator().manual_seed(0))
+    while chunk.steps_left:
+        chunk.step()
+    assert face.commit(chunk).shape == (12, PX, PX, 3)

@@ -174,7 +174,7 @@ def test_absent_checkpoints_say_so_without_the_network(monkeypatch, tmp_path):
 def test_a_hub_snapshot_takes_the_same_path(checkpoint, monkeypatch):
     asked = {}
 
-    def snapshot(repo, allow_patterns):
+    def snapshot(repo, allow_patterns, revision="main"):
         asked.update(repo=repo, patterns=allow_patterns)
         return str(checkpoint)
 

@@ -37,6 +37,7 @@ from specsync_lib.pipeline.simulate import check_measured
 from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler, pieces
 from specsync_lib.pipeline.stages import Draft, Policy, Request, Settled, Stages, plan_of
 from specsync_lib.pipeline.synthetic import StageTimes, SyntheticGenerator
+from specsync_lib.rows import Row
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.whisper_base import Word
 from specsync_lib.units import CHUNK_SAMPLES
@@ -286,6 +287,28 @@ def test_chunks_that_went_by_are_read_later(weights):
     assert verdicts[-1].final and len(verdicts[-1].tokens) == 12
 
 
+class OnceSilent(ToyStream):
+    """The third frame of the second chunk gets no answer."""
+
+    asked = 0
+
+    def plan(self, frames, reasoning_tokens=0):
+        type(self).asked += 1
+        if self.asked == 15:
+            raise InputError("judge: no answer within 5 s")
+        return super().plan(frames, reasoning_tokens)
+
+
+def test_a_judge_that_writes_goes_on_after_a_chunk_that_it_could_not(weights):
+    """A time-out costs the chunk its plan, which is then the draft's, and the stream knows what went out."""
+    stages = toy_stages(weights)
+    stages.judge._stream = OnceSilent()
+    report = run_serial(pieces(SPEECH, pace="fast"), stages, Policy(on_silence="draft"))
+    assert report.ended == "complete" and "no answer" in report.notes[0]
+    assert [commit.index for commit in report.commits if commit.how == "unverified"] == [1]
+    assert stages.judge._stream.fixed == report.plan.tolist()
+
+
 def test_a_judge_whose_rows_are_broken_abstains(weights):
     stages = toy_stages(weights)
     stages.judge._stream.fail = True
@@ -294,9 +317,10 @@ def test_a_judge_whose_rows_are_broken_abstains(weights):
     assert report.counts["verdicts abstaining"] == 4 and "NaN" in stages.judge.faults[0]
 
 
-def test_an_unknown_face_is_refused():
-    with pytest.raises(InputError, match="expected 'wan-mini' or 'shape'"):
-        load_models("nobody")
+def test_a_face_that_is_not_there_is_refused():
+    row = replace(Row(), video=replace(Row().video, source="nobody", weights="random"))
+    with pytest.raises(InputError, match="nobody: no such checkpoint directory"):
+        load_models(row)
 
 
 def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, monkeypatch, capsys):

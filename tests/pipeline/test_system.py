@@ -272,7 +272,7 @@ def test_rule_threshold_and_device_are_checked():
 
 def test_one_call_is_the_system(system, tmp_path, monkeypatch):
     monkeypatch.setattr(whole, "load_system", lambda device, seed, **_: system)
-    monkeypatch.setattr(whole, "anyone_speaks", lambda samples: True)
+    monkeypatch.setattr(whole, "anyone_speaks", lambda samples, hearing: True)
     said = []
     run = specsync_lib.run(SPEECH, threshold=0.4, out=tmp_path, progress=False, say=said.append)
     assert (

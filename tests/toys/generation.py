@@ -1,5 +1,7 @@
 """A face generator small enough for tests: random weights, 32 px, a few milliseconds a step."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -24,6 +26,28 @@ def toy_models(seed: int = 0):
     for block in transformer.blocks:
         torch.nn.init.normal_(block.attn2.to_out[0].weight, std=0.5)
     return vae, transformer
+
+
+def wans_own(seed: int = 0):
+    """A transformer as Wan 2.1 has it: 16 channels in and out, text of width 4096; random, of two layers."""
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(seed)
+    return WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, num_layers=2, ffn_dim=32, freq_dim=32, text_dim=4096,
+        in_channels=16, out_channels=16, rope_max_seq_len=64,
+    ).eval().requires_grad_(False)  # fmt: skip
+
+
+def write_wan(folder: Path) -> Path:
+    """A tiny checkpoint in the hub's layout: a VAE, and Wan's own transformer in two shards."""
+    vae, _ = toy_models()
+    vae.save_pretrained(folder / "vae")
+    model = wans_own()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    model.save_pretrained(folder / "transformer", max_shard_size=size * 2 // 3)
+    assert len(list((folder / "transformer").glob("*.safetensors"))) == 2
+    return folder
 
 
 def toy_reference(seed: int = 0) -> np.ndarray:

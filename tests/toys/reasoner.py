@@ -6,7 +6,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from specsync_lib import units
-from specsync_lib.judge.script import ChunkEvidence, TimedWord, chunk_evidence
+from specsync_lib.judge.engines.local import LocalEngine
+from specsync_lib.judge.reasoner import Reasoner
+from specsync_lib.judge.script import ChunkEvidence, Script, TimedWord, chunk_evidence
 
 CLASSES = len(units.VISEMES)
 
@@ -29,6 +31,12 @@ def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
         num_key_value_heads=2, initializer_range=0.3, max_position_embeddings=4096, bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+def tiny_reasoner(seed: int = 0, script: Script | None = None) -> Reasoner:
+    """The tiny model as judge, without an instruction."""
+    script = Script(byte_tokenizer()) if script is None else script
+    return Reasoner(LocalEngine(tiny_llama(seed), script.alphabet), script, "tiny", "real-shape", instruction="")
 
 
 def recording(frames: int, seed: int = 0) -> list[ChunkEvidence]:

@@ -14,12 +14,11 @@ from specsync_lib.assets import asset
 from specsync_lib.draft.front import front_plan, load_draft_front
 from specsync_lib.errors import InputError
 from specsync_lib.judge.loading import MODEL_DIR, load_reasoner
-from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.script import Script, TimedWord, chunk_evidence
 from specsync_lib.speech.alignment import Phone
 from specsync_lib.speech.corpus import human_prompts, read_splits
 from specsync_lib.speech.words import normalise_text
-from tests.toys.reasoner import CLASSES, byte_tokenizer, recording, tiny_llama
+from tests.toys.reasoner import CLASSES, byte_tokenizer, recording, tiny_llama, tiny_reasoner
 from workbench.train.lessons import CHUNKS, elsewhere, hear, words_of
 from workbench.train.reasoner import (
     Lesson,
@@ -145,7 +144,7 @@ def test_nothing_of_the_test_split_was_learned():
 def test_an_example_is_the_text_of_a_stream(script):
     taught = lesson(40)
     (example,) = examples(script, taught, 4096)
-    stream = Reasoner(tiny_llama(), script, "tiny", "real-shape", instruction="").stream()
+    stream = tiny_reasoner(script=script).stream()
     for evidence in chunk_evidence(taught.words, taught.energy, taught.probe):
         stream.read(evidence)
         stream.commit(taught.truth[evidence.first_frame : evidence.first_frame + len(evidence)])
@@ -228,7 +227,7 @@ def test_training_learns_and_its_adapter_loads(script, short, tmp_path):
     ids = torch.randint(0, 300, (1, 50))
     with torch.no_grad():
         trained = model.base_model(input_ids=ids).last_hidden_state  # peft's layers are inside
-        merged = tuned.model.base_model(input_ids=ids).last_hidden_state
+        merged = tuned.engine.model.base_model(input_ids=ids).last_hidden_state
     torch.testing.assert_close(merged, trained, atol=0.1, rtol=0.1)  # the file is bfloat16
     assert not (tmp_path / "adapter" / "checkpoint.safetensors").exists()
 

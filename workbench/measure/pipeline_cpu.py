@@ -40,11 +40,13 @@ from specsync_lib.pipeline.simulate import REASONING_TOKENS
 from specsync_lib.pipeline.sound import pieces
 from specsync_lib.pipeline.stages import Policy
 from specsync_lib.provenance import machine, usable_cores
+from specsync_lib.rows import WAN_MINI, WAN_MINI_SHAPE, Row
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import Prompt, clips, default_is_human, human_prompts
 from specsync_lib.units import SAMPLE_RATE_HZ
 from workbench.measure.pipelines import run_numbers, stage_numbers
 
+FACES = {"wan-mini": WAN_MINI, "shape": WAN_MINI_SHAPE}
 RESAMPLES = 1000
 PERCENTILES = (50, 95, 99)
 IN_FLIGHT_SHARE = 0.25  # of the chunks, for the run whose throughput alone counts
@@ -249,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline")
     parser.add_argument("--longest-s", type=float, default=8.0, help="utterances are cut there")
     parser.add_argument("--minutes", type=float, default=60, help="no utterance begins after this")
-    parser.add_argument("--face", choices=("wan-mini", "shape"), default="wan-mini", help="shape: random weights")
+    parser.add_argument("--face", choices=tuple(FACES), default="wan-mini", help="shape: random weights")
     parser.add_argument("--adapter", default="adapter", help='the reasoner\'s adapter; "none": the model as it comes')
     parser.add_argument("--steps", type=int, default=2, help="denoising steps")
     parser.add_argument("--threads", type=int, default=0, help="of each speculative stage; default: half of the cores")
@@ -265,8 +267,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
-        adapter = None if options.adapter == "none" else options.adapter
-        models = load_models(options.face, adapter=adapter, steps=options.steps, seed=options.seed)
+        row = Row()
+        video = replace(row.video, source=FACES[options.face], steps=options.steps)
+        row = replace(row, judge=replace(row.judge, adapter=options.adapter), video=video)
+        models = load_models(row, seed=options.seed)
 
         def save(results: Results) -> None:
             write_text(options.out, json.dumps(summary(models, options, results), indent=1) + "\n")

@@ -1,0 +1,223 @@
+"""Rows: what comes through is typed and allowed, and whatever is wrong is one line and exit code 2."""
+
+import json
+import tomllib
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specsync_lib import rows
+from specsync_lib.door import parameters
+from specsync_lib.errors import InputError
+from specsync_lib.paths import MODELS_DIR, ROWS_DIR
+
+SHIPPED = ("embedded", "full", "remote-judge")
+
+
+def test_the_rows_in_the_repository_are_sound_and_the_first_is_the_default():
+    assert rows.known_rows() == list(SHIPPED)
+    for name in SHIPPED:
+        row = rows.read(name)
+        assert row.name == name and rows.read(row.text()) == row
+    assert rows.read("embedded") == rows.Row() and rows.Row().text() == "embedded" and not rows.Row().differences()
+
+
+def test_the_default_row_shows_every_key_with_its_value():
+    tree = tomllib.loads((ROWS_DIR / "embedded.toml").read_text("utf-8"))
+    shown = {f"{part}.{key}" for part, keys in tree.items() if isinstance(keys, dict) for key in keys} | {*rows.LONE}
+    of_a_server = {"judge.url", "judge.served_model", "judge.key_variable"}
+    assert rows.keys().keys() - shown == of_a_server | {"video.decoder_file"}
+
+
+def write(folder, text: str | bytes):
+    path = folder / "row.toml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_a_file_names_only_what_differs_and_its_paths_lie_beside_it(tmp_path):
+    (tmp_path / "wan").mkdir()
+    path = write(tmp_path, '[video]\nsource = "./wan"\nweights = "random"\nsteps = 4\nnoise_level = 1\n')
+    row = rows.read(path)
+    assert row.video == replace(rows.Video(), source=str(tmp_path / "wan"), weights="random", steps=4, noise_level=1.0)
+    assert row.judge == rows.Judge() and row.paths() == {"video.source": tmp_path / "wan"}
+    assert row.name == "row" and "video.steps=4" in row.differences() and len(row.differences()) == 4
+    assert rows.read(row.text()) == row
+
+
+def test_single_values_are_put_over_a_row_and_their_paths_start_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    row = rows.read("embedded", {"judge.adapter": "./adapter", "video.steps": "3", "language": "de"})
+    assert (row.judge.adapter, row.video.steps, row.language) == (str(tmp_path / "adapter"), 3, "de")
+
+
+def test_a_checkpoint_of_ones_own_is_decoded_by_its_own_vae():
+    assert rows.Video().decoded_by == "tiny" and rows.Video(decoder="light").decoded_by == "light"
+    assert rows.Video(source="some/wan").decoded_by == rows.Video(source=rows.WAN_MINI_SHAPE).decoded_by == "wan"
+
+
+def test_a_label_follows_from_where_the_weights_came_from():
+    assert rows.Judge().label == rows.Video().label == "measured"
+    assert rows.Video(source=rows.WAN_MINI_SHAPE).label == "real-shape"
+    assert rows.Judge(source="some/model", weights="random").label == "real-shape"
+
+
+@pytest.mark.parametrize(
+    ("change", "source", "holds"),
+    [
+        ({}, "data/measurements/referee.json", True),
+        ({"judge.temperature": "2"}, "data/measurements/referee.json", False),
+        ({"judge.temperature": "2"}, "data/models/draft_front/metrics.json", True),
+        ({"judge.temperature": "2"}, "data/measurements/kernel_project_latents_h200.json", True),
+        ({"judge.temperature": "2"}, "data/run/acceptance_frames.csv", True),
+        ({"video.steps": "3"}, "data/models/wan_mini/metrics.json", False),
+        ({"video.steps": "3"}, "data/models/reasoner/metrics.json", True),
+        ({"video.steps": "3"}, MODELS_DIR / "latent_basis" / "metrics.json", False),
+        ({"language": "de"}, "data/measurements/pipeline_cpu.json", True),
+        ({"corpus": str(ROWS_DIR.parent / "other.jsonl")}, "data/measurements/referee.json", False),
+    ],
+)
+def test_committed_numbers_hold_for_the_models_that_they_rest_on(change, source, holds):
+    row = rows.read("embedded", change, present=False)
+    assert row.holds(source) == holds
+    assert bool(row.held({"key": {"source": str(source)}})) == holds
+
+
+def test_what_lies_behind_a_path_has_a_digest_that_changes_with_it(tmp_path):
+    (tmp_path / "wan").mkdir()
+    (tmp_path / "wan" / "a").write_bytes(b"1")
+    row = rows.read(write(tmp_path, '[video]\nsource = "./wan"\nweights = "random"'))
+    before = row.digests()
+    (tmp_path / "wan" / "a").write_bytes(b"2")
+    assert before.keys() == {"video.source"} and row.digests() != before
+
+
+SERVED = 'kind = "sglang"\nurl = "http://localhost:30000"\n'
+BROKEN = {
+    "no TOML": ("judge = [", "is no TOML"),
+    "a key twice": ('[judge]\nkind = "local"\nkind = "local"', "is no TOML"),
+    "a part twice": ("[judge]\n[judge]", "is no TOML"),
+    "not UTF-8": (b'[judge]\nsource = "\xff"', "is not text in UTF-8"),
+    "binary": (b"\x00\x01\x02", "is no TOML"),
+    "too large": ("#" * 70_000, "is larger than 64 KiB"),
+    "an unknown part": ("[juge]\n", "key 'juge' is unknown; did you mean judge?"),
+    "an unknown key": ('[judge]\nsorce = "x"', "did you mean judge.source?"),
+    "a key of another part": ('[judge]\nwhisper = "x"', "unknown; did you mean hearing.whisper?"),
+    "an unknown word": ('speed = "fast"', "key 'speed' is unknown"),
+    "a part that is a word": ('judge = "smollm2"', "write [judge] and its keys below it"),
+    "a part that is a list": ("[[judge]]\n", "write [judge] and its keys below it"),
+    "a key that is a table": ('[judge.source]\nname = "x"', "judge.source: got"),
+    "a key that is a list": ('[judge]\nsource = ["x"]', "judge.source: got ['x']"),
+    "a key that is a date": ("[judge]\nsource = 2026-01-01", "judge.source: got"),
+    "a key that is true": ("[judge]\nretries = true", "judge.retries: got True; allowed: a whole number from 0 to 10"),
+    "a number as text": ('[judge]\ntimeout_s = "5"', "judge.timeout_s: got '5'; allowed: a number"),
+    "text as a number": ("[judge]\nsource = 5", "judge.source: got 5"),
+    "a fraction for a count": ("[video]\nsteps = 2.5", "video.steps: got 2.5; allowed: a whole number"),
+    "no number": ("[judge]\ntimeout_s = nan", "judge.timeout_s: got nan"),
+    "endless": ("[judge]\ntimeout_s = inf", "judge.timeout_s: got inf"),
+    "a huge number": (f"[judge]\ntimeout_s = {'9' * 400}", "judge.timeout_s: got 999"),
+    "below the least": ("[video]\nsteps = 0", "video.steps: got 0; allowed: a whole number from 1 to 50"),
+    "above the most": ("[judge]\nin_flight = 257", "judge.in_flight: got 257"),
+    "a negative temperature": ("[judge]\ntemperature = -1.0", "judge.temperature: got -1.0"),
+    "nothing": ('[judge]\nsource = ""', "judge.source: got ''"),
+    "blanks": ('[judge]\nsource = "  "', "judge.source: got '  '"),
+    "two lines": ('[judge]\nsource = "a\\nb"', r"judge.source: got 'a\nb'"),
+    "an unknown kind": ('[judge]\nkind = "vlm"', "did you mean vllm? allowed: one of local, sglang, vllm, openai"),
+    "an unknown dtype": ('[judge]\ndtype = "fp8"', "allowed: one of float32, bfloat16, float16, checkpoint"),
+    "an unknown device": ('[video]\ndevice = "gpu"', "video.device: got 'gpu'; allowed: auto, cpu, cuda"),
+    "a spread video": ('[video]\ndevice = "spread"', "video.device: got 'spread'"),
+    "an unknown decoder": ('[video]\ndecoder = "small"', "video.decoder: got 'small'"),
+    "an unknown language": ('language = "German"', "language: got 'German'"),
+    "an address without a scheme": ('[judge]\nkind = "vllm"\nurl = "localhost:8000"', "got 'localhost:8000'"),
+    "another scheme": ('[judge]\nkind = "vllm"\nurl = "file:///etc/passwd"', "judge.url: got 'file:///etc/passwd'"),
+    "a name in an address": ('[judge]\nkind = "vllm"\nurl = "http://me:word@host"', "got 'http://me:word@host'"),
+    "a server without an address": ('[judge]\nkind = "sglang"', "no judge.url is given"),
+    "an address without a server": ('[judge]\nurl = "http://localhost:1"', "judge.kind is local"),
+    "a key in the row": (f'[judge]\n{SERVED}key_variable = "sk-123"', "the name of an environment variable"),
+    "weights unsaid": ('[judge]\nsource = "some/model"', "judge.weights = 'trained' or 'random'"),
+    "video weights unsaid": ('[video]\nsource = "some/wan"', "video.weights = 'trained' or 'random'"),
+    "weights that are known": ('[judge]\nweights = "random"', "those of smollm2 are trained; leave it out"),
+    "pixels off the grid": ("[video]\npixels = 250", "give a multiple of 16"),
+    "a file for no decoder": ('[video]\ndecoder_file = "x"', "video.decoder is auto; write decoder = 'tiny'"),
+    "a corpus that is no manifest": ('corpus = "speech"', "corpus: got 'speech'; allowed: prompts, or the path"),
+    "a corpus that is not there": ('corpus = "none.jsonl"', "none.jsonl is not there"),
+    "a checkpoint that is not there": ('[video]\nsource = "./none"\nweights = "random"', "none is not there"),
+    "an adapter that is not there": ('[judge]\nadapter = "/none/at/all"', "/none/at/all is not there"),
+    "a Whisper that is not there": ('[hearing]\nwhisper = "~/no-such-whisper"', "is not there; check the path"),
+    "deep nesting": (f"judge = {'[' * 5000}{']' * 5000}", "is no TOML"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_row_is_one_line_and_exit_code_2(what, tmp_path, capsys):
+    text, says = BROKEN[what]
+    path = write(tmp_path, text)
+    assert parameters.main(["--row", str(path)]) == InputError.EXIT_CODE
+    line = capsys.readouterr().err
+    assert says in line and line.count("\n") == 1 and line.startswith("specsync: row ")
+    assert len(line) < 500 and line[:-1].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--row", "embeded"], "row 'embeded' is unknown; did you mean embedded?"),
+        (["--row", "no/such/row.toml"], "there is no such file"),
+        (["--row", "."], "is unknown"),
+        (["--row", "/"], "there is no such file"),
+        (["--row", ""], "parameter row: got ''"),
+        (["--corpus", "none.jsonl"], "none.jsonl is not there"),
+        (["--corpus", __file__], "allowed: prompts, or the path of a corpus.jsonl"),
+        (["--row", "full", "--row", "full"], "parameter row: given twice"),
+        (["--row", "a\0b/c.toml"], "parameter row: got"),
+        (["--row", '{"judge": 3}'], "write [judge]"),
+        (["--row", "{"], "is no TOML"),
+        (["-p", "judge.knd=local"], "did you mean judge.kind?"),
+        (["-p", "judge.kind="], "judge.kind: got ''"),
+        (["-p", "judge.kind=vllm"], "no judge.url is given"),
+        (["-p", "video.steps=2", "-p", "video.steps=2"], "parameter video.steps: given twice"),
+        (["-p", "video.steps=two"], "video.steps: got 'two'; allowed: a whole number from 1 to 50"),
+    ],
+)
+def test_a_broken_command_line_is_one_line_too(arguments, says, capsys):
+    assert parameters.main(arguments) == InputError.EXIT_CODE
+    line = capsys.readouterr().err
+    assert says in line and line.count("\n") == 1
+
+
+def test_the_runs_own_language_counts_before_the_rows(tmp_path):
+    path = str(write(tmp_path, 'language = "de"'))
+    assert parameters.parse_arguments(["--row", path]).values["language"] == "de"
+    assert parameters.parse_arguments(["--row", path, "-p", "language=fr"]).values["language"] == "fr"
+
+
+PLAIN = st.text(max_size=20) | st.integers() | st.floats() | st.booleans() | st.none()
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*rows.PARTS, *rows.LONE, "name"]) | st.text(max_size=8),
+        PLAIN
+        | st.dictionaries(st.sampled_from([key.partition(".")[2] for key in sorted(rows.keys())]), PLAIN, max_size=3),
+        max_size=4,
+    )
+)
+def test_whatever_is_written_is_a_row_or_one_line(tree):
+    try:
+        row = rows.read(json.dumps(tree), present=False)
+    except InputError as refusal:
+        assert len(str(refusal).splitlines()) == 1
+        return
+    assert rows.read(row.text(), present=False) == row
+    assert all(rows.keys()[key].check(value) == value for key, value in rows._values(row).items())
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_a_row_or_one_line(text):
+    try:
+        rows.read(text)
+    except InputError as refusal:
+        assert len(str(refusal).splitlines()) == 1 and str(refusal).isprintable()

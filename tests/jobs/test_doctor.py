@@ -1,0 +1,84 @@
+"""The doctor: a row of one's own parts that can run, and each thing that may be missing told apart."""
+
+from pathlib import Path
+
+import pytest
+
+from specsync_lib.errors import InputError
+from specsync_lib.jobs import arguments, doctor
+from tests.toys.own_parts import write_parts, write_row
+from tests.toys.servers import ToyServer, serving
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Path:
+    return write_parts(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.mark.parametrize("kind", ["sglang", "vllm", "openai"])
+def test_a_row_of_ones_own_parts_can_run(kind, parts, capsys):
+    """A tiny Wan in two shards, another Whisper, and a judge behind each server: looked at, loaded, and one chunk."""
+    with serving(ToyServer()) as url:
+        code = doctor.main(["--row", write_row(parts, kind, url)])
+    said = capsys.readouterr()
+    assert code == 0 and said.out.endswith("the row can run\n"), said
+    for words in ("sha256", "128 mels, width 32, 3 layers", "16 channels in", "as it writes", "real-shape", "decode"):
+        assert words in " ".join(said.out.split()), words
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "says"),
+    [
+        ({"video.source": "./nothing"}, "video.source", "is not there"),
+        ({"hearing.whisper": "./tiny"}, "hearing.whisper", "absent"),
+        ({"judge.source": "nobody/no-model"}, "judge.tokenizer", "is not on this machine; fetch it first"),
+        ({"judge.adapter": "./tiny"}, "judge.adapter", "reasoner.json"),
+        ({"draft.basis": "latent_basis"}, "draft.basis", "made for 32x32 latents"),
+        ({"draft.front": "./tiny/none.safetensors"}, "draft.front", "no such file"),
+        ({"video.device": "cuda:7"}, "video.source", "cuda:7"),
+    ],
+)
+def test_what_is_missing_is_told_apart(changes, key, says, parts):
+    with serving(ToyServer()) as url:
+        row = arguments.parse("doctor", ["--row", write_row(parts, "sglang", url, **changes)]).row
+        findings = list(doctor.examine(row, "cpu"))
+    missing = {one.key: one.found for one in findings if not one.good}
+    assert says in missing[key], missing
+    assert all("\n" not in found for found in missing.values())
+    assert any(one.good for one in findings)
+
+
+def test_a_server_that_is_down_or_cannot_score_is_missing(parts, capsys):
+    toy = ToyServer()
+    with serving(toy) as url:
+        path = write_row(parts, "vllm", url)
+        toy.knows_tokens = False
+        row = arguments.parse("doctor", ["--row", path]).row
+        (found,) = [one.found for one in doctor.examine(row, "cpu") if not one.good]
+        assert "letters are missing" in found
+    assert doctor.main(["--row", path, "--dry-chunk", "no"]) == InputError.EXIT_CODE
+    said = capsys.readouterr()
+    assert "does a server listen there" in said.err and said.err.count("\n") == 1 and "missing" in said.out
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--row", "nothing"], "row 'nothing' is unknown"),
+        (["--rows", "full"], "unrecognized arguments: --rows full"),
+        (["-p", "judge.kind"], "write it as part.key=value"),
+        (["-p", "judge.kind=x"], "judge.kind: got 'x'"),
+        (["-p", "language=de", "-p", "language=en"], "given twice"),
+        (["--"], "'--' alone is not taken"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(given, says, capsys):
+    for call in (lambda: doctor.main(given), lambda: arguments.main(["doctor", *given])):
+        assert call() == InputError.EXIT_CODE
+        line = capsys.readouterr().err
+        assert says in line and line.count("\n") == 1
+
+
+def test_an_unknown_job_is_one_line(capsys):
+    assert arguments.main(["docter"]) == InputError.EXIT_CODE
+    assert "did you mean doctor?" in capsys.readouterr().err
