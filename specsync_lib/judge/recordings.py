@@ -1,8 +1,9 @@
 """A recording with all that drafts and judges make of it before they meet, and every way in which it can be judged."""
 
+import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from specsync_lib.judge.branches import ROOMS, USUAL_ROOM
 from specsync_lib.judge.loading import load_reasoner
 from specsync_lib.judge.reasoner import Reasoner, ReasonerStream
 from specsync_lib.judge.rules import EXACT, VerifyOptions
-from specsync_lib.judge.script import ChunkEvidence, gather_evidence
+from specsync_lib.judge.script import ChunkEvidence, TimedWord, chunk_evidence, gather_evidence
 from specsync_lib.judge.verify import ChunkContext, ChunkVerdict, row_fault, run_options, verify_chunk
 from specsync_lib.paths import MEASUREMENTS_DIR
 from specsync_lib.speech import log_mel
@@ -62,6 +63,27 @@ class Recording:
     def chunks(self) -> list[slice]:
         """The frames of each chunk; the last may be short."""
         return [slice(first, first + FRAMES_PER_CHUNK) for first in range(0, len(self.truth), FRAMES_PER_CHUNK)]
+
+    def save(self, path: Path) -> None:
+        """Write as npz; tables inside, nothing that runs when it is read."""
+        words = {(w.text, w.first_frame, w.last_frame): None for chunk in self.evidence for w in chunk.words}
+        with atomic_path(path) as temporary:
+            np.savez_compressed(
+                temporary,
+                **{f"draft_{name}": values for name, values in vars(self.draft).items()},
+                truth=self.truth, energy=self.energy, probe=self.probe, words=np.array(json.dumps(list(words))),
+                loudness=np.concatenate([chunk.energy for chunk in self.evidence]),
+            )  # fmt: skip
+
+    @classmethod
+    def load(cls, name: str, path: Path) -> "Recording":
+        """What `save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        draft = DraftPlan(*(arrays[f"draft_{part.name}"] for part in fields(DraftPlan)))
+        words = [TimedWord(*word) for word in json.loads(str(arrays["words"]))]
+        evidence = chunk_evidence(words, arrays["loudness"], arrays["probe"])
+        return cls(name, arrays["truth"], draft, arrays["energy"], arrays["probe"], evidence)
 
 
 class Listening:
@@ -238,11 +260,24 @@ def drafter(name: str) -> Callable[[np.ndarray], DraftPlan]:
     return teacher_plan(name)
 
 
-def gather(prompts: Iterable[Prompt], draft_name: str | None, ears_name: str, words: pd.DataFrame) -> list[Recording]:
-    """Draft, ears and evidence of prompts, with their truth; without a draft's name the ears' plan is the draft."""
+def kept_as(folder: Path, name: str) -> Path:
+    """The file of a recording, or of what was judged of it, in a folder."""
+    return folder / f"{name.replace('/', '--')}.npz"
+
+
+def gather(
+    prompts: Iterable[Prompt], draft_name: str | None, ears_name: str, words: pd.DataFrame, kept: Path | None = None
+) -> list[Recording]:
+    """Draft, ears and evidence of prompts, with their truth; without a draft's name the ears' plan is the draft.
+
+    ``kept``: the folder of those that were gathered before; the others are added to it.
+    """
     draft, ears, recordings = draft_name and drafter(draft_name), drafter(ears_name), []
     heard = {name: [Word(*row) for row in rows.to_numpy()[:, 1:]] for name, rows in words.groupby("utterance")}
     for prompt in tqdm(list(prompts), desc="gathering", unit="utterance"):
+        if kept is not None and kept_as(kept, prompt.name).is_file():
+            recordings.append(Recording.load(prompt.name, kept_as(kept, prompt.name)))
+            continue
         samples, truth = load_audio(prompt.path).samples, aligned(prompt).visemes.astype(int)
         heard_by_judge = ears(samples)
         probabilities = heard_by_judge.probabilities.astype(np.float32)
@@ -256,6 +291,8 @@ def gather(prompts: Iterable[Prompt], draft_name: str | None, ears_name: str, wo
                 gather_evidence(samples, heard.get(prompt.name, []), probabilities),
             )
         )
+        if kept is not None:
+            recordings[-1].save(kept_as(kept, prompt.name))
     return recordings
 
 

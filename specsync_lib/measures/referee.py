@@ -358,6 +358,34 @@ def unseen_facts(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, card
     }
 
 
+def real_speaker_facts(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: int = 0) -> dict:
+    """Every number of `referee_real_speakers.json`: people whom neither draft nor ears nor adapter ever heard.
+
+    frames, chunks : test rows with speaker "real", live judged too.
+    """
+    rng = np.random.default_rng(seed)
+    frames = verdicts_of(frames)
+    utterance = frames["utterance"].to_numpy()
+    right = (frames["committed"] == frames["truth"]).to_numpy()
+    error = expected_calibration_error(frames["judge_confidence"].to_numpy(), right, utterance, rng=rng)
+    return {
+        "provenance": {
+            **provenance.machine(),
+            "command": "python -m workbench.measure.referee --strangers DIR",
+            "label": "measured",
+        },
+        "definitions": {name: DEFINITIONS[name] for name in ("judge", "lenient", "exact_greedy", "bad_accepts")},
+        "judging": judging,
+        "table": referee_table(frames, rng).to_dict("records"),
+        "gains": gains(frames, rng),
+        "agreement": interval("exact", bootstrap_by_group(frames["exact"].to_numpy(), utterance, rng=rng))
+        | interval("lenient", bootstrap_by_group(frames["lenient_verdict"].to_numpy(), utterance, rng=rng)),
+        "draft_confidence": threshold_facts(frames, "confidence", rng),
+        "passes": pass_facts(chunks, rng),
+        "judge_calibration": interval("ece", error),
+    }
+
+
 def with_unseen(table: pd.DataFrame) -> pd.DataFrame:
     """The referee table with the unseen speaker's rows below it, where those were measured."""
     if not UNSEEN_FILE.is_file():

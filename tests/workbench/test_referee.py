@@ -16,7 +16,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.judge.loading import load_reasoner
 from specsync_lib.judge.mouth import load_mouth_shapes
 from specsync_lib.judge.policy import chunk_of
-from specsync_lib.judge.recordings import RUNS, Judged, Recording, judge, write_alone
+from specsync_lib.judge.recordings import RUNS, Judged, Recording, judge, kept_as, write_alone
 from specsync_lib.judge.rules import VerifyOptions, decide
 from specsync_lib.judge.script import TimedWord, chunk_evidence
 from specsync_lib.measures import referee as referee_numbers
@@ -158,10 +158,39 @@ def test_judged_recordings_survive_their_file(tmp_path):
 
 def test_what_is_judged_is_not_judged_again(tmp_path):
     recordings, model = [toy_recording(f"dir/{k}", 24, k) for k in range(3)], ToyReasoner()
-    first = judge_all(model, recordings[:2], "exact", tmp_path)
+    first = judge_all(model, recordings[:2], {"exact": judge}, tmp_path)["exact"]
     assert model.streams == 2
-    again = judge_all(model, recordings, "exact", tmp_path)
+    again = judge_all(model, recordings, {"exact": judge}, tmp_path)["exact"]
     assert model.streams == 3 and again[0].tokens.tolist() == first[0].tokens.tolist()
+
+
+def test_judges_side_by_side_say_what_one_says(tmp_path):
+    recordings = [toy_recording(f"dir/{k}", 20 + k, k) for k in range(5)]
+    hows = {run: RUNS[run] for run in ("exact", "alone", "lenient")}
+    alone = judge_all(ToyReasoner(), recordings, hows, tmp_path / "one")
+    beside = judge_all(ToyReasoner(), recordings, hows, tmp_path / "two", processes=2)
+    assert list(beside) == list(alone)
+    for run in hows:
+        assert [each.tokens.tolist() for each in beside[run]] == [each.tokens.tolist() for each in alone[run]]
+
+
+def test_gathered_recordings_survive_their_file(tmp_path):
+    recording = toy_recording("dir/one", 31, 4)
+    words = [TimedWord("oh", 3, 15), TimedWord("no", 24, 30), TimedWord("no", 28, 30)]
+    loudness = np.concatenate([chunk.energy for chunk in recording.evidence])
+    recording = replace(recording, evidence=chunk_evidence(words, loudness, recording.probe))
+    recording.save(kept_as(tmp_path, recording.name))
+    again = Recording.load(recording.name, kept_as(tmp_path, recording.name))
+    assert (again.truth == recording.truth).all() and (again.probe == recording.probe).all()
+    assert (again.energy == recording.energy).all()
+    for one, other in zip(vars(again.draft).values(), vars(recording.draft).values(), strict=True):
+        assert (one == other).all()
+    for one, other in zip(again.evidence, recording.evidence, strict=True):
+        assert (one.first_frame, one.words, one.energy.tolist()) == (
+            other.first_frame,
+            other.words,
+            other.energy.tolist(),
+        )
 
 
 def test_a_judge_that_fails_leaves_the_draft_and_says_nothing(tmp_path):

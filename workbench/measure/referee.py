@@ -8,21 +8,25 @@ policy; beside the adapter, by which plans share a pass (`branches.py`); and `re
 100 utterances were decided as the reasoner alone wrote them. ``--summarise`` makes only `referee.json` again,
 ``--lossless N`` only the proof, for N utterances. ``--unseen ADAPTER`` judges the test prompts with an adapter that
 never heard their speaker, nor did probe and draft, and writes `judged_frames_unseen.csv.gz` and `referee_unseen.json`;
-the adapter itself is not kept (all models together stay under 24 MiB). ``--rules`` judges only by the rules whose plans
-are not the judge's own (lenient, mouth, gate) and fits the policy; the judge's own plans stay the tables'. Judged
-recordings are kept in the run's folder: an interrupted command goes on where it was. ``--quick`` leaves out plain
-decoding, the judge without its ears, several plans a pass and the gate; so do its tables, and the pattern stays.
+the adapter itself is not kept (all models together stay under 24 MiB). ``--strangers DIR`` judges people whom nobody
+trained on (`list.tsv`: file, speaker, words) and writes `referee_real_speakers.json`. ``--rules`` judges only by the
+rules whose plans are not the judge's own (lenient, mouth, gate) and fits the policy; the judge's own plans stay the
+tables'. What is gathered and judged is kept in the run's folder: an interrupted command goes on where it was, also on
+another machine. ``--quick`` leaves out plain decoding, the judge without its ears, several plans a pass and the gate;
+so do its tables, and the pattern stays.
 
 Truth, the forced alignment, is the referee: neither draft nor judge sees it.
 """
 
 import argparse
+import csv
 import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +54,7 @@ from specsync_lib.judge.recordings import (
     gather,
     heard_words,
     judge,
+    kept_as,
 )
 from specsync_lib.judge.rules import VerifyOptions, within_one_frame
 from specsync_lib.judge.verify import ChunkVerdict, run_options
@@ -64,15 +69,19 @@ from specsync_lib.measures.referee import (
     UNSEEN_FRAMES_FILE,
     acceptance_pattern,
     judged_tables,
+    real_speaker_facts,
     summarise,
     unseen_facts,
 )
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
-from specsync_lib.speech.corpus import human_prompts
+from specsync_lib.speech.corpus import Prompt, human_prompts
 from specsync_lib.units import VISEMES
 from specsync_lib.visemes import viseme_codes
 
+STRANGERS_FILE = MEASUREMENTS_DIR / "referee_real_speakers.json"
 LOSSLESS_FILE = MEASUREMENTS_DIR / "reasoner_lossless.json"
+MACHINE_FILE = "machine.json"  # beside judged recordings: the one that judged them, whose tables may be made elsewhere
+FRONTS = [front_path(name) for name in (DRAFT, EARS)]
 
 UNSEEN_PROBE = "teacher_unseen_speaker"  # that did not
 LOSSLESS_UTTERANCES = 100  # of the whole command; those of the test split are judged token by token anyway
@@ -110,23 +119,55 @@ def fit_policy(recordings: Sequence[Recording], plans: Sequence[np.ndarray]) -> 
     return AcceptancePolicy.fit(features, within_one_frame(drafted, plan, utterance), drafted == plan, chunks)
 
 
+# What judges a recording: one of :data:`RUNS`, or a rule with what was fitted for it.
+How = Callable[[Reasoner, Recording], Judged]
+
+
 def judge_all(
     model: Reasoner,
     recordings: Sequence[Recording],
-    run: str,
+    hows: dict[str, How],
     folder: Path,
     words: str = "",
-    how: Callable[[Reasoner, Recording], Judged] | None = None,
-) -> list[Judged]:
-    """One run over recordings; what is in ``folder`` from an earlier call is not computed again. how: of a run that is
-    not among :data:`RUNS`."""
-    judged = []
-    for recording in tqdm(recordings, desc=f"{words} {run}", unit="utterance"):
-        path = folder / run / f"{recording.name.replace('/', '--')}.npz"
-        if not path.is_file():
-            (how or RUNS[run])(model, recording).save(path)
-        judged.append(Judged.load(path))
-    return judged
+    processes: int = 1,
+) -> dict[str, list[Judged]]:
+    """Runs over recordings, by name; what is in ``folder`` from an earlier call is not judged again.
+
+    processes: how many judge side by side; each is a fork of this one and shares the judge's weights.
+    """
+    paths = {run: [kept_as(folder / run, each.name) for each in recordings] for run in hows}
+    # The longest first, so that the last ones end together.
+    order = sorted(range(len(recordings)), key=lambda index: -len(recordings[index].truth))
+    jobs = [
+        (paths[run][index], how, recordings[index])
+        for run, how in hows.items()
+        for index in order
+        if not paths[run][index].is_file()
+    ]
+    bar = partial(tqdm, total=len(jobs), desc=f"{words} {', '.join(hows)}", unit="recording", disable=not jobs)
+    if jobs and not (folder / MACHINE_FILE).is_file():
+        write_json(folder / MACHINE_FILE, provenance.machine())
+    if processes == 1 or len(jobs) < 2:
+        for path, how, recording in bar(jobs):
+            how(model, recording).save(path)
+    else:
+        with get_context("fork").Pool(processes, _take_seat, (model, jobs)) as pool:
+            for _ in bar(pool.imap_unordered(_judge_job, range(len(jobs)))):
+                pass
+    return {run: [Judged.load(path) for path in paths[run]] for run in hows}
+
+
+_seat: list = []  # of a process that judges beside others: the judge, and all jobs
+
+
+def _take_seat(model: Reasoner, jobs: Sequence[tuple[Path, How, Recording]]) -> None:
+    _seat[:] = [model, jobs]
+
+
+def _judge_job(index: int) -> None:
+    model, jobs = _seat
+    path, how, recording = jobs[index]
+    how(model, recording).save(path)
 
 
 def frame_rows(recording: Recording, judged: Judged, temperature: float, **plans: Judged) -> pd.DataFrame:
@@ -225,22 +266,23 @@ def judge_splits(
     runs: Sequence[str],
     folder: Path,
     words: str = "",
+    processes: int = 1,
 ) -> Findings:
     """Judge validation speech, fit the temperature to it, then judge test speech in every run that is exact.
 
     What was judged is kept in ``folder``: an interrupted call goes on where it was.
     """
-    seen = judge_all(model, validation, "exact", folder, f"{words} validation")
+    seen = judge_all(model, validation, {"exact": judge}, folder, f"{words} validation", processes)["exact"]
     rows, truth = np.concatenate([one.last_rows for one in seen]), np.concatenate([each.truth for each in validation])
     judged = ~np.isnan(rows).any(axis=1)
     temperature = fit_temperature(logits_of(rows[judged]), truth[judged])
     together = Branches.fit([each.tokens for each in seen])
-    hows = {
+    branched = {
         run: partial(judge, options=VerifyOptions(branches=replace(together, room=room)), guess_from_probe=True)
         for run, room in BRANCHED.items()
-        if run in runs
     }
-    results = {run: judge_all(model, test, run, folder, f"{words} test", hows.get(run)) for run in runs}
+    hows = {run: branched.get(run) or RUNS[run] for run in runs}
+    results = judge_all(model, test, hows, folder, f"{words} test", processes)
     frames, chunks = [], []
     for each, judged in zip(validation, seen, strict=True):
         frames.append(frame_rows(each, judged, temperature).assign(split="validation"))
@@ -274,6 +316,7 @@ def judge_by_rules(
     folder: Path,
     words: str = "",
     ruled: Sequence[str] = RULED,
+    processes: int = 1,
 ) -> Ruled:
     """Fit the policy to the judge's plans of validation speech, then judge test speech by every rule that is not exact.
 
@@ -296,8 +339,9 @@ def judge_by_rules(
         options = run_options("gate", threshold)
         return judge(model, recording, options, guess_from_probe=True, recalibrated=sureness)
 
-    hows = {run: partial(gated, threshold=threshold) for run, threshold in GATED.items()}
-    results = {run: judge_all(model, test, run, folder, f"{words} test", hows.get(run)) for run in ruled}
+    gates = {run: partial(gated, threshold=threshold) for run, threshold in GATED.items()}
+    hows = {run: gates.get(run) or RUNS[run] for run in ruled}
+    results = judge_all(model, test, hows, folder, f"{words} test", processes)
     rows = [ruled_rows(each, policy, {}) for each in validation]
     rows += [ruled_rows(each, policy, {run: results[run][index] for run in ruled}) for index, each in enumerate(test)]
     tables = []
@@ -313,6 +357,16 @@ def seconds_of(results: dict[str, Sequence[Judged]]) -> dict[str, float]:
     return {run: round(sum(each.seconds for each in judged), 1) for run, judged in results.items()}
 
 
+def gathered_folder(weights: Sequence[Path], words: pd.DataFrame) -> Path:
+    """Where gathered recordings are kept, by the files of draft and ears and by the words.
+
+    Raises
+    ------
+    InputError : a file of weights is absent.
+    """
+    return paths.RUN_DIR / "referee" / f"gathered-{_digest(weights, words)}"
+
+
 def run_folder(label: str, adapter: Path, weights: Sequence[Path], words: pd.DataFrame) -> tuple[Path, str]:
     """Where recordings judged with an adapter are kept, by all that they follow from, and the adapter's sha256.
 
@@ -323,23 +377,53 @@ def run_folder(label: str, adapter: Path, weights: Sequence[Path], words: pd.Dat
     InputError : a file of weights is absent.
     """
     tensors, settings = (adapter / name for name in ("adapter_model.safetensors", "reasoner.json"))
-    digest = hashlib.sha256(f"{JUDGED_FORMAT}\n{words.to_csv(index=False)}".encode())
-    for path in (tensors, settings, *weights):
-        if not path.is_file():
-            raise InputError(f"{display_path(path)}: no such file; restore it or train it")
-        digest.update(path.read_bytes())
-    folder = paths.RUN_DIR / "referee" / f"{label}-{digest.hexdigest()[:12]}"
+    folder = paths.RUN_DIR / "referee" / f"{label}-{_digest([tensors, settings, *weights], words)}"
     return folder, hashlib.sha256(tensors.read_bytes()).hexdigest()
 
 
-def prove_lossless(count: int) -> dict:
+def _digest(files: Sequence[Path], words: pd.DataFrame) -> str:
+    digest = hashlib.sha256(f"{JUDGED_FORMAT}\n{words.to_csv(index=False)}".encode())
+    for path in files:
+        if not path.is_file():
+            raise InputError(f"{display_path(path)}: no such file; restore it or train it")
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def strangers(folder: Path) -> list[Prompt]:
+    """The recordings of people whom nobody trained on: a folder's list.tsv (file, speaker, words)."""
+    with (folder / "list.tsv").open(encoding="utf-8") as rows:
+        return [Prompt(name, words, folder / name, "test") for name, _, words in csv.reader(rows, delimiter="\t")]
+
+
+def judge_real_speakers(folder: Path, processes: int = 1) -> dict:
+    """What the committed draft, ears and adapter make of people whom none of them ever heard, offline and live."""
+    prompts = strangers(folder)
+    words = heard_words(prompts, paths.RUN_DIR / "referee" / "strangers_words.csv")
+    kept, digest = run_folder("strangers", MODEL_DIR / ADAPTER, FRONTS, words)
+    model = load_reasoner(adapter=ADAPTER)
+    recordings = gather(prompts, DRAFT, EARS, words, gathered_folder(FRONTS, words))
+    runs = {run: RUNS[run] for run in ("exact", "live", "guessed")}
+    exact, live, guessed = judge_all(model, recordings, runs, kept, "strangers:", processes).values()
+    frames, chunks = [], []
+    for each, one, other, third in zip(recordings, exact, live, guessed, strict=True):
+        # Rows are at the adapter's own temperature: nothing is fitted on these people.
+        frames.append(frame_rows(each, one, 1.0, live=other))
+        chunks.append(chunk_rows(each, one, guessed=third))
+    tables = (pd.concat(rows, ignore_index=True).assign(split="test", speaker="real") for rows in (frames, chunks))
+    judging = {"reasoner": model.name, "adapter_sha256": digest}
+    return real_speaker_facts(*tables, judging)
+
+
+def prove_lossless(count: int, processes: int = 1) -> dict:
     """Decide the first ``count`` prompts (test, then validation) exactly, and token by token: are they equal?"""
     prompts = [*human_prompts("test"), *human_prompts("validation")][:count]
     words = heard_words([*human_prompts("validation"), *human_prompts("test")])
-    folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, [front_path(name) for name in (DRAFT, EARS)], words)
+    folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, FRONTS, words)
     model = load_reasoner(adapter=ADAPTER)
-    recordings = gather(prompts, DRAFT, EARS, words)
-    exact, alone = (judge_all(model, recordings, run, folder, "lossless:") for run in ("exact", "alone"))
+    recordings = gather(prompts, DRAFT, EARS, words, gathered_folder(FRONTS, words))
+    hows = {run: RUNS[run] for run in ("exact", "alone")}
+    exact, alone = judge_all(model, recordings, hows, folder, "lossless:", processes).values()
     pairs = list(zip(recordings, exact, alone, strict=True))
     different = [each.name for each, one, other in pairs if (one.tokens != other.tokens).any()]
     seconds = seconds_of({"exact": exact, "alone": alone})
@@ -356,6 +440,7 @@ def prove_lossless(count: int) -> dict:
         "frames_equal": int(sum((one.tokens == other.tokens).sum() for _, one, other in pairs)),
         "fallback_frames": int(sum(verdict.fallbacks for one in exact for verdict in one.verdicts)),
         "passes": {"token_by_token": frames, "verified": passes},
+        "machine": json.loads((folder / MACHINE_FILE).read_text(encoding="utf-8")),
         "processor_seconds": seconds,
         "frames_a_processor_second": {run: round(frames / spent, 2) for run, spent in seconds.items()},
         "provenance": {
@@ -373,41 +458,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--summarise", action="store_true", help="only make referee.json again from the tables")
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join((*QUICK_RUNS, *QUICK_RULES))}")
     parser.add_argument("--rules", action="store_true", help="only judge by the rules that are not exact")
+    parser.add_argument("--processes", type=int, default=1, help="that judge side by side, on one core each")
+    parser.add_argument("--strangers", type=Path, metavar="DIR", help="only judge these people's speech: list.tsv")
     parser.add_argument(
         "--unseen", type=Path, metavar="ADAPTER", help="only judge the unseen speaker, with this folder"
     )
     options = parser.parse_args(arguments)
-    torch.set_num_threads(provenance.usable_cores())
+    # A fork of a process that has worked in several threads would wait for them for ever.
+    torch.set_num_threads(1 if options.processes > 1 else provenance.usable_cores())
+    judge_and_keep = partial(judge_and_write, processes=options.processes)
     try:
         if options.lossless is not None:
-            write_json(LOSSLESS_FILE, prove_lossless(options.lossless))
+            write_json(LOSSLESS_FILE, prove_lossless(options.lossless, options.processes))
         elif options.unseen is not None:
             judge_unseen(options.unseen)
+        elif options.strangers is not None:
+            write_json(STRANGERS_FILE, judge_real_speakers(options.strangers, options.processes))
         elif options.summarise:
             frames, chunks = judged_tables()
             judging = json.loads(REFEREE_FILE.read_text(encoding="utf-8"))["judging"]
             write_json(REFEREE_FILE, summarise(frames, chunks, judging))
         elif options.rules:
-            judge_and_write(rules_only=True)
+            judge_and_keep(rules_only=True)
         elif options.quick:
-            judge_and_write(runs=QUICK_RUNS, ruled=QUICK_RULES)
+            judge_and_keep(runs=QUICK_RUNS, ruled=QUICK_RULES)
         else:
-            judge_and_write()
-            write_json(LOSSLESS_FILE, prove_lossless(LOSSLESS_UTTERANCES))
+            judge_and_keep()
+            write_json(LOSSLESS_FILE, prove_lossless(LOSSLESS_UTTERANCES, options.processes))
     except InputError as error:
         print(error, file=sys.stderr)
         return error.EXIT_CODE
     return 0
 
 
-def judge_and_write(rules_only: bool = False, runs: Sequence[str] = TRAINED_RUNS, ruled: Sequence[str] = RULED) -> None:
+def judge_and_write(
+    rules_only: bool = False,
+    runs: Sequence[str] = TRAINED_RUNS,
+    ruled: Sequence[str] = RULED,
+    processes: int = 1,
+) -> None:
     """The whole command: judge, keep tables and policy, summarise.
 
     rules_only: the exact runs stay the tables'; runs, ruled: the pattern for replay is kept where all were judged.
     """
     words = heard_words([*human_prompts("validation"), *human_prompts("test")])
-    folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, [front_path(name) for name in (DRAFT, EARS)], words)
-    validation, test = (gather(human_prompts(split), DRAFT, EARS, words) for split in ("validation", "test"))
+    folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, FRONTS, words)
+    kept = gathered_folder(FRONTS, words)
+    validation, test = (gather(human_prompts(split), DRAFT, EARS, words, kept) for split in ("validation", "test"))
     model = load_reasoner(adapter=ADAPTER)
     facts = {"fitted_on": "validation split", "adapter_sha256": digest, "commit": provenance.commit()}
     if rules_only:
@@ -416,7 +513,7 @@ def judge_and_write(rules_only: bool = False, runs: Sequence[str] = TRAINED_RUNS
         if judging["trained"]["adapter_sha256"] != digest:
             raise InputError(f"{display_path(REFEREE_FILE)}: made with another adapter; run it without --rules")
     else:
-        found = judge_splits(model, validation, test, runs, folder, "trained:")
+        found = judge_splits(model, validation, test, runs, folder, "trained:", processes)
         found.branches.save(**facts)
         frames, chunks = (table.assign(speaker="trained") for table in (found.frames, found.chunks))
         trained = {
@@ -424,10 +521,11 @@ def judge_and_write(rules_only: bool = False, runs: Sequence[str] = TRAINED_RUNS
             "adapter": ADAPTER,
             "adapter_sha256": digest,
             "judge_temperature_on_validation": round(found.temperature, 4),
+            "machine": json.loads((folder / MACHINE_FILE).read_text(encoding="utf-8")),
             "processor_seconds": found.seconds,
         }
         judging = {"trained": trained}
-    by_rules = judge_by_rules(model, validation, test, frames, chunks, folder, "trained:", ruled)
+    by_rules = judge_by_rules(model, validation, test, frames, chunks, folder, "trained:", ruled, processes)
     by_rules.policy.save(**facts)
     judging["trained"]["processor_seconds"] |= by_rules.seconds
     write_tables(by_rules.frames, by_rules.chunks)
@@ -463,11 +561,14 @@ def judge_strangers(
 
     alone: of how many recordings, drawn at random, the plan is also written token by token; missing for the others.
     """
-    exact = judge_all(model, recordings, "exact", folder, "unseen:")
+    exact = judge_all(model, recordings, {"exact": judge}, folder, "unseen:")["exact"]
     count = min(alone, len(recordings))
     drawn = sorted(np.random.default_rng(seed).choice(len(recordings), count, replace=False).tolist())
+    alone_runs = {"alone": RUNS["alone"]}
     written = dict(
-        zip(drawn, judge_all(model, [recordings[k] for k in drawn], "alone", folder, "unseen:"), strict=True)
+        zip(
+            drawn, judge_all(model, [recordings[k] for k in drawn], alone_runs, folder, "unseen:")["alone"], strict=True
+        )
     )
     frames, chunks = [], []
     for index, (each, judged) in enumerate(zip(recordings, exact, strict=True)):

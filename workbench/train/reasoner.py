@@ -18,7 +18,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, count, islice
 from pathlib import Path
 
@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -55,13 +56,17 @@ class Settings:
     weight_decay: float = 0.01
     largest_gradient: float = 1.0
     window_tokens: int = WINDOW_TOKENS
-    no_probe_chance: float = 0.15
-    no_words_chance: float = 0.10
+    no_probe_chance: float = 0.10
+    no_words_chance: float = 0.50  # live there are none
     lost_word_chance: float = 0.05
     word_start_frames: tuple[float, float] = (-2.0, 2.0)  # mean and deviation from the aligned time: Whisper's own
     word_end_frames: tuple[float, float] = (-3.0, 2.5)
-    probe_noise_chance: float = 0.3
+    probe_noise_chance: float = 0.15
     probe_noise_neper: float = 0.7
+    known_sources: tuple[str, ...] = ("speech-en",)  # whose speech taught the ears; see `as_unheard`
+    displaced_share: float = 0.03
+    sharper: float = 1.15
+    stretch_frames: tuple[int, int] = (2, 8)
     true_past_share: float = 0.25
     past_stretch_frames: tuple[int, int] = (3, 16)
     seed: int = 0
@@ -152,6 +157,8 @@ def disturb(
             words.append(TimedWord(word.text, first, last))
     words.sort(key=lambda word: word.first_frame)
     probe = lesson.probe
+    if lesson.source in settings.known_sources:
+        probe = as_unheard(probe, settings, rng)
     if rng.random() < settings.probe_noise_chance:
         noisy = np.log(probe.clip(1e-4)) + rng.normal(0, settings.probe_noise_neper, probe.shape)
         probe = np.exp(noisy - noisy.max(axis=1, keepdims=True))
@@ -166,6 +173,19 @@ def disturb(
         np.full_like(probe, 1 / probe.shape[1]),
         written_past(lesson.truth, moved if rng.random() < 0.7 else elsewhere, settings, rng),
     )
+
+
+def as_unheard(
+    probe: Float[np.ndarray, "frames 15"], settings: Settings, rng: np.random.Generator
+) -> Float[np.ndarray, "frames 15"]:
+    """What ears hear, through noise, of speech that they learned from, as if they heard others without noise: surer,
+    and a stretch here and there a frame early or late. So it errs as on validation speech (`lessons.heard_well`)."""
+    frames = len(probe)
+    ends = np.cumsum(rng.integers(*settings.stretch_frames, frames))
+    displaced = np.where(rng.random(frames) < settings.displaced_share, rng.choice([-1, 1], frames), 0)
+    displaced = displaced[np.searchsorted(ends, np.arange(frames), side="right")]
+    heard = probe[(np.arange(frames) + displaced).clip(0, frames - 1)].clip(1e-5) ** settings.sharper
+    return (heard / heard.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def written_past(truth: np.ndarray, guess: np.ndarray, settings: Settings, rng: np.random.Generator) -> np.ndarray:
@@ -265,6 +285,7 @@ class Trainee:
     steps: int = 0
     seconds: float = 0.0
     tokens: int = 0
+    since: float = field(default_factory=time.perf_counter)  # when the last step ended: making batches counts too
 
     @classmethod
     def new(cls, model: nn.Module, settings: Settings, start: Path | None) -> "Trainee":
@@ -331,7 +352,6 @@ class Trainee:
 
     def step(self, group: Sequence[Example], alphabet: Tensor, settings: Settings) -> tuple[float, float]:
         """One update; returns the loss and the share of places that were right before it."""
-        begin = time.perf_counter()
         rate = settings.learning_rate * cosine_to_zero(self.progress(settings) * WARM_UP_RESOLUTION, WARM_UP_RESOLUTION)
         for part in self.optimiser.param_groups:
             part["lr"] = rate
@@ -348,8 +368,26 @@ class Trainee:
         loss_value = float(loss.detach())  # waits for the device
         self.steps += 1
         self.tokens += sum(len(example.tokens) for example in group)
-        self.seconds += time.perf_counter() - begin
+        now = time.perf_counter()
+        self.seconds, self.since = self.seconds + now - self.since, now
         return loss_value, right
+
+
+@torch.inference_mode()
+def held_accuracy(model: nn.Module, script: Script, lessons: Sequence[Lesson], settings: Settings) -> dict[str, float]:
+    """Share of right frames on lessons that were not learned from, what the ears hear written before: with the words
+    ("told"), without ("live"), and of the ears themselves."""
+    alphabet = script.alphabet.to(next(model.parameters()).device)
+    heard = [lesson.probe.argmax(axis=1) for lesson in lessons]
+    right = {"ears": [best == lesson.truth for best, lesson in zip(heard, lessons, strict=True)]}
+    for way in ("told", "live"):
+        right[way] = []
+        for best, lesson in zip(heard, lessons, strict=True):
+            words = lesson.words if way == "told" else ()
+            for example in examples(script, lesson, settings.window_tokens, (words, lesson.probe, best)):
+                logits, targets = batch_logits(model, alphabet, [example])
+                right[way].append((logits.argmax(dim=1) == targets).cpu().numpy())
+    return {way: round(float(np.concatenate(shares).mean()), 4) for way, shares in right.items()}
 
 
 def fit(
@@ -359,8 +397,11 @@ def fit(
     settings: Settings,
     out: Path,
     start: Path | None = None,
+    held: Sequence[Lesson] = (),
 ) -> dict:
     """Train an adapter and write it to ``out`` (peft's two files, reasoner.json, training.json, losses.csv).
+
+    ``held``: lessons to measure it on afterwards (`held_accuracy`).
 
     Raises
     ------
@@ -400,7 +441,8 @@ def fit(
         "steps": trainee.steps, "tokens": trainee.tokens, "seconds": round(trainee.seconds, 1), "device": device.type,
         "lessons": len(lessons), "frames": sum(len(lesson.truth) for lesson in lessons),
         "sources": sorted({lesson.source for lesson in lessons}),
-        "names": [lesson.name for lesson in lessons], "settings": asdict(settings),
+        "names": list(dict.fromkeys(lesson.name for lesson in lessons)), "settings": asdict(settings),
+        "validation": held_accuracy(model, script, held, settings) if held else None,
     }  # fmt: skip
     _write_csv(curve, curve_path)
     write_adapter(trainee, out, facts)
@@ -466,20 +508,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     try:
         unwanted = options.not_sources.split(",")
+        gathered = load_lessons(options.lessons)
         lessons = [
             lesson
-            for lesson in load_lessons(options.lessons)
+            for lesson in gathered
             if lesson.split == "train"
             and lesson.source not in unwanted
             and (options.sources is None or lesson.source in options.sources.split(","))
         ]
         folder = dense_copy() if options.model == DEFAULT_MODEL else options.model
         model, tokenizer = load_language_model(folder, torch.device(options.device), torch.bfloat16)
-        facts = fit(model, Script(tokenizer), lessons, settings, options.out, options.start)
+        facts = fit(model, Script(tokenizer), lessons, settings, options.out, options.start,
+                    [lesson for lesson in gathered if lesson.split == "validation"])  # fmt: skip
     except InputError as error:
         print(error, file=sys.stderr)
         return error.EXIT_CODE
-    print(json.dumps({name: facts[name] for name in ("steps", "tokens", "seconds")}))
+    print(json.dumps({name: facts[name] for name in ("steps", "tokens", "seconds", "validation")}))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""How good the target is, on the path that users run: ``data/models/reasoner/metrics.json``, the numbers of its card.
+"""How good the target is, on the path that users run, row by row: ``data/models/reasoner/metrics.json``, made anew.
 
 ``python -m workbench.train.reasoner_card --calibrate ROW`` fits the temperature of a row's adapter on validation
 speech; ``--rows ROWS`` measures rows on the test prompts and adds them to metrics.json. Needs the English corpus,
@@ -21,8 +21,7 @@ from jaxtyping import Float32, Int
 from tqdm.auto import tqdm
 
 from specsync_lib import provenance
-from specsync_lib.draft.plan import draft_plan, load_draft
-from specsync_lib.draft.probe import teacher_plan
+from specsync_lib.draft.front import DRAFT, EARS
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
 from specsync_lib.judge import recordings
@@ -55,10 +54,10 @@ class Row:
 
 
 ROWS = {
-    "target": Row("adapter", "teacher", "draft"),
-    "no_probe": Row("adapter", None, "draft"),
-    "no_words": Row("adapter", "teacher", "draft", "none"),
-    "aligned_words": Row("adapter", "teacher", "draft", "aligned"),
+    "target": Row("adapter", EARS, DRAFT),
+    "no_probe": Row("adapter", None, DRAFT),
+    "no_words": Row("adapter", EARS, DRAFT, "none"),
+    "aligned_words": Row("adapter", EARS, DRAFT, "aligned"),
 }
 
 
@@ -100,13 +99,12 @@ def target_table(row: Row, prompts: Sequence[Prompt], device: str = "cpu") -> pd
     chunk), and the target's distribution, p_sil … p_ou.
     """
     judge = load_reasoner(adapter=row.adapter, device=device)
-    weights = load_draft(row.draft)
-    hear = teacher_plan(row.probe or "teacher")
+    drafted, hear = recordings.drafter(row.draft), recordings.drafter(row.probe or EARS)
     heard = heard_words(prompts) if row.words == "heard" else {}
     tables = []
     for prompt in tqdm(prompts, desc=row.adapter, unit="utterance", mininterval=10):
         samples, truth = load_audio(prompt.path).samples, aligned(prompt)
-        draft, probe = draft_plan(samples, weights), hear(samples)
+        draft, probe = drafted(samples), hear(samples)
         words = words_of(aligned_phones(prompt)) if row.words == "aligned" else heard.get(prompt.name, [])
         stream = judge.stream()
         plans, rows, passes = [], [], []
@@ -180,7 +178,7 @@ def summarise(table: pd.DataFrame) -> dict:
 
 def timing(prompt: Prompt) -> dict[str, float]:
     """Tokens a second on this machine: writing a plan token by token, and scoring it, on chunks of one prompt."""
-    judge, hear = load_reasoner(), teacher_plan("teacher")
+    judge, hear = load_reasoner(), recordings.drafter(EARS)
     samples = load_audio(prompt.path).samples
     written, scored = judge.stream(), judge.stream()
     spent = {"plan": 0.0, "score": 0.0}
