@@ -12,7 +12,12 @@ from specsync_lib.paths import CLIPS_DIR, MEASUREMENTS_DIR
 from tests.toys.own_parts import write_parts, write_row
 from tests.toys.servers import ToyServer, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not os.environ.get("SPECSYNC_LONG_TESTS"), reason="a second whole report; SPECSYNC_LONG_TESTS=1 runs it"
+    ),
+]
 
 
 def test_a_row_of_ones_own_runs_the_whole_report(tmp_path):
