@@ -41,7 +41,7 @@ COMMITTED = ("data/measurements/", "data/models/")
 NOT_MEASURED = "not measured for this row"
 HASHED_WHOLE_BYTES = 2**26
 LOCAL = "local"
-DECODERS = ("wan", "light", "tiny")  # of face/decoders/rows.py
+DECODERS = ("wan", "light", "tiny")  # of face/decoders/rows.py, and a test keeps them equal
 KINDS = (LOCAL, "sglang", "vllm", "openai")
 
 SOURCE_WORDS = "a name, a hub id, or a path that begins with /, ~, ./ or ../"

@@ -20,7 +20,6 @@ from specsync_lib.values import LANGUAGES, FolderName, Parameter, Range, Value, 
 # What decides that a drafted frame stands; judge/rules.py has the same names, and a test keeps them equal.
 RULES = ("exact", "mouth", "lenient", "gate", "draft", "judge")
 DEVICES = ("auto", "cpu", "cuda")
-DECODERS = rows.DECODERS  # of face/decoders/rows.py, and a test keeps them equal
 HELP_COLUMNS = 100
 
 PROFILES = ("smoke", "default", "full")
@@ -88,7 +87,7 @@ PARAMETERS: dict[str, Parameter] = {
             "decoder",
             str,
             "tiny",
-            DECODERS,
+            rows.DECODERS,
             "what makes pictures of latents; it counts before the row's. tiny: the small one trained for wan-mini. "
             "wan: the VAE's own decoder, slower. light: one of that kind with a quarter of its channels and random "
             "weights, which shows noise and takes the time that it would",

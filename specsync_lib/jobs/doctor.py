@@ -181,10 +181,6 @@ def _vae(video: rows.Video, kept: list) -> str:
     return f"16 latent channels; a transformer of {layers} layers, {channels} channels in"
 
 
-def _decoder(path: Path, vae: object) -> str:
-    return f"a {type(load_network(path, vae)).__name__}"
-
-
 def _fits_vae(basis: LatentBasis, vae: object, video: rows.Video) -> str:
     basis.check(vae, video.pixels)
     return f"fitted on it, for {video.pixels} px"

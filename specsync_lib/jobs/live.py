@@ -117,7 +117,7 @@ def play(options: argparse.Namespace) -> int:
     microphone = options.audio == MICROPHONE
     samples = None if microphone else load_audio(options.audio).samples
     system = load_system(options.device, options.seed, row=read_row(options.row))
-    warm_up = np.zeros(units.CHUNK_SAMPLES * 2, np.float32) if microphone else at_level(samples)
+    warm_up = np.zeros(units.CHUNK_SAMPLES * 2, np.float32) if microphone else samples
     chunk_s = system.expected_s(warm_up, rule, threshold, video=False) / (len(warm_up) / units.CHUNK_SAMPLES)
     print(f"about {1e3 * chunk_s:.0f} ms for a chunk of 400 ms on this machine ({system.device}), one after the other")
     for number in (signal.SIGINT, signal.SIGTERM):

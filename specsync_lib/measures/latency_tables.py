@@ -291,10 +291,9 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
                 ("speculative_branched", 99), ("speculative_lenient", 50), ("speculative_lenient", 99),
             ):  # fmt: skip
                 if mode in runs and (share == 50 or runs[mode]["n"] >= FEWEST_FOR_P99):
-                    value = percentile_interval(runs[mode]["latency_ms"], runs[mode]["block"], share, rng)
+                    seen = percentile_interval(runs[mode]["latency_ms"], runs[mode]["block"], share, rng)
                     key = f"latency.{setup}.{mode.removeprefix('speculative_')}_p{share}_ms{suffix}"
-                    numbers.append(shared | {"key": key, "value": value.value, "unit": "ms", "low": value.low,
-                                             "high": value.high, "n": value.n})  # fmt: skip
+                    numbers.append(shared | {"key": key, "unit": "ms"} | _with_ends(seen))
             if {"serial", "speculative"} <= set(runs):
                 best = runs[first_measured(EXACT, runs)]
                 saved, key = 1 - best["p50_ms"] / runs["serial"]["p50_ms"], f"latency.{setup}.reduction{suffix}"
@@ -311,14 +310,18 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
                 if latency_ms := seen.get("latency_ms"):
                     value = percentile_interval(latency_ms, np.zeros(len(latency_ms)), share, rng)
                     key = f"latency.{setup}.{name}_p{share}_ms{suffix}"
-                    numbers.append(shared | {"key": key, "unit": "ms", "value": value.value, "low": value.low,
-                                             "high": value.high, "n": value.n})  # fmt: skip
+                    numbers.append(shared | {"key": key, "unit": "ms"} | _with_ends(value))
             if "paced" in result:
                 committed_s = np.asarray(result["paced"]["committed_s"])
                 jitter = delivery_table({"speculative": committed_s})["delivery_jitter_p99_ms"].item()
                 key = f"latency.{setup}.delivery_jitter_p99_ms{suffix}"
                 numbers.append(shared | {"key": key, "value": jitter, "unit": "ms", "n": len(committed_s)})
     return numbers
+
+
+def _with_ends(found: Interval) -> dict[str, float]:
+    """An interval, as `summary.record` takes it."""
+    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 
 def run_table(chunks: pd.DataFrame, ages: pd.DataFrame, trace: pd.DataFrame) -> pd.DataFrame:

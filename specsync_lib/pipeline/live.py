@@ -12,6 +12,7 @@ picture never drifts away from the sound.
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ from specsync_lib.pipeline.outcome import PipelineReport
 from specsync_lib.pipeline.run import AHEAD_CHUNKS, Pipeline
 from specsync_lib.pipeline.sound import AudioPiece, ChunkAudio
 from specsync_lib.pipeline.stages import Commit, Draft, Plan, Policy
-from specsync_lib.pipeline.system import System
+from specsync_lib.pipeline.system import System, gate_of
 
 HISTORY = 4096  # entries of log and trace: a stream may last for hours
 FRAME_COLUMNS = ("frame", "time_s", "age_ms", "viseme", "by", "kept_up")
@@ -159,23 +160,14 @@ def run_live(
             "live: rule=judge drafts nothing and is never in time; give exact, mouth, lenient, gate or draft"
         )
     pace, clock = pace or Pace(), clock or RealClock()
-    models = system.models
-    stages = models.stages(options=run_options(rule, threshold), seed=system.seed)
-    face = PacedFace(
-        models.face.fresh(),
-        clock=clock,
-        pace=pace,
-        steps=models.steps,
-        noise_level=models.noise_level,
-        seed=system.seed,
+    stages = system.models.stages(
+        options=run_options(rule, threshold), seed=system.seed, stage=partial(PacedFace, clock=clock, pace=pace)
     )
+    face = stages.generator
     policy = Policy(
-        on_silence="draft", deadline_s=pace.deadline_s, hold_before="last step",
-        gate={"draft": 0.0, "gate": threshold}.get(rule),
-    )  # fmt: skip
-    pipeline = Pipeline(
-        source, replace(stages, generator=face), policy, clock=clock, ahead=AHEAD_CHUNKS, history=HISTORY, stop=stop
+        on_silence="draft", deadline_s=pace.deadline_s, hold_before="last step", gate=gate_of(rule, threshold)
     )
+    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=AHEAD_CHUNKS, history=HISTORY, stop=stop)
     resting = system.head.render(np.zeros(52, np.float32))
     chunks, last = [], None
     for commit in pipeline.commits():

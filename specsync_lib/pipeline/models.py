@@ -410,6 +410,7 @@ class Models:
         drafted: bool = True,
         seed: int = 0,
         idle: np.ndarray | None = None,
+        stage: Callable[..., FaceStage] = FaceStage,
     ) -> Stages:
         """The stages of one stream.
 
@@ -421,11 +422,13 @@ class Models:
             False: nothing is proposed, latents start from the resting face.
         idle
             As for `FaceStage`.
+        stage
+            Makes the face's stage, out of what `FaceStage` takes.
         """
         face = self.face.fresh()
         drafter = SpeechDrafter(self.draft, self.latents, self.policy) if drafted else RestDrafter(face.still)
         judge = ReasonerJudge(self.reasoner, Listener(self.ears, words), options or EXACT)
-        face_stage = FaceStage(face, steps=self.steps, noise_level=self.noise_level, seed=seed, idle=idle)
+        face_stage = stage(face, steps=self.steps, noise_level=self.noise_level, seed=seed, idle=idle)
         return Stages(drafter, judge, face_stage)
 
 

@@ -276,7 +276,7 @@ class System:
         if rule == "judge":
             report = run_serial(source, stages, POLICY, on_commit=take, keep_commits=False, stop=stop)
         else:
-            policy = replace(POLICY, gate={"draft": 0.0, "gate": threshold}.get(rule))
+            policy = replace(POLICY, gate=gate_of(rule, threshold))
             report = run_speculative(source, stages, policy, ahead=1, on_commit=take, keep_commits=False, stop=stop)
         return replace(report, notes=(*report.notes, *stages.judge.faults[:NOTED_FAULTS]))
 
@@ -386,6 +386,11 @@ def checked_rule(rule: str | None, threshold: float | None) -> tuple[RunRule, fl
         return rule, DEFAULT_THRESHOLD if threshold is None else threshold, None
     line = None if threshold is None else f"warning: rule={rule} has no use for threshold={threshold:g}; it is ignored"
     return rule, None, line
+
+
+def gate_of(rule: RunRule, threshold: float | None) -> float | None:
+    """`Policy.gate` of a rule: nobody is asked under ``draft``, sure chunks are not under ``gate``."""
+    return {"draft": 0.0, "gate": threshold}.get(rule)
 
 
 def picked_device(device: str) -> str:

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specsync_lib.door.parameters import DECODERS, LANGUAGES, PARAMETERS, PROFILES, RULES, Range, check, parse_arguments
+from specsync_lib.door.parameters import LANGUAGES, PARAMETERS, PROFILES, RULES, Range, check, parse_arguments
 from specsync_lib.door.runner import declared_parameters
 from specsync_lib.errors import InputError
 from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
+from specsync_lib.rows import DECODERS
 
 NUMERIC = [parameter for parameter in PARAMETERS.values() if parameter.type is not str]
 NOTEBOOKS = sorted(NOTEBOOKS_DIR.glob("0*.ipynb"))
