@@ -99,9 +99,8 @@ class LiveView:
             if self._system is None:
                 self.line.value = "loading the models"
                 self._system = self._load()
-                self._system.expected_s(
-                    self._samples, rule, threshold, video=False
-                )  # the first call of anything is slow
+                # the first call of anything is slow
+                self._system.expected_s(self._samples, rule, threshold, video=False)
             self.line.value = "listening"
             live = run_live(
                 self._system, pieces(self._heard), rule, threshold, show=lambda frame: put(frames, frame),
