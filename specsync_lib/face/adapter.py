@@ -148,10 +148,13 @@ class PlanAdapter(nn.Module):
             {_as_key(name): LowRank(layer.in_features, layer.out_features, size) for name, layer in changed.items()}
         )
 
-    def additions(self, plan: Float[Tensor, "batch frames features"]) -> dict[int, Float[Tensor, "batch slots width"]]:
-        """What is added before each middle block; the plan begins a slot before the chunk and ends one after it."""
-        slots = F.silu(self.pack(plan.unflatten(1, (-1, FRAMES_PER_SLOT)).flatten(2)))
-        around = slots.unfold(1, NEIGHBOURS, 1).flatten(2)  # [batch, slots, features x neighbours]
+    def additions(
+        self, plan: Float[Tensor, "batch frames features"], slots: int
+    ) -> dict[int, Float[Tensor, "batch slots width"]]:
+        """What is added before each middle block; the plan begins a slot before the chunk, and ends one after it or
+        later."""
+        packed = F.silu(self.pack(plan.unflatten(1, (-1, FRAMES_PER_SLOT)).flatten(2)))
+        around = packed.unfold(1, NEIGHBOURS, 1)[:, :slots].flatten(2)  # [batch, slots, features x neighbours]
         return {int(block): layer(around) for block, layer in self.add.items()}
 
     def project_held(
@@ -235,7 +238,7 @@ class AdaptedTransformer(nn.Module):
         """
         base, slots, kind = self.base, noisy.shape[2], self.patch_embedding.weight.dtype
         noisy, plan, still, last = (x.to(kind) for x in (noisy, tokens, still, last))
-        additions = self.adapter.additions(plan[..., : self.adapter.frame_features])
+        additions = self.adapter.additions(plan[..., : self.adapter.frame_features], slots)
         rotary = base.rope(noisy)
         hidden = base.patch_embedding(noisy) + self.adapter.project_held(still, last, first, slots)
         grid = dict(zip("thw", hidden.shape[2:], strict=True))
@@ -309,12 +312,12 @@ def is_telling(name: str) -> bool:
 
 
 def facts_of(
-    transformer: "WanTransformer3DModel", vae: "AutoencoderKLWan", size: AdapterSize, frame_features: int, pixels: int
+    transformer: "WanTransformer3DModel", vae_digest: str, size: AdapterSize, frame_features: int, pixels: int
 ) -> AdapterFacts:
-    """What an adapter for these two is for."""
+    """What an adapter beside this transformer is for; ``vae_digest``: `draft.latents.vae_sha256`."""
     config = transformer.config
     width = config.num_attention_heads * config.attention_head_dim
-    digests = transformer_sha256(transformer.state_dict()), vae_sha256(vae)
+    digests = transformer_sha256(transformer.state_dict()), vae_digest
     return AdapterFacts(size, frame_features, width, config.num_layers, *digests, pixels)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from specsync_lib.draft.latents import vae_sha256
 from specsync_lib.face import generation, wan, wan_mini
 from specsync_lib.face.adapter import AdapterSize, PlanAdapter, facts_of, save_adapter
 from specsync_lib.units import VISEMES
@@ -62,8 +63,8 @@ def new_adapter(transformer, *, trained: bool = False, rank: int = 4) -> PlanAda
 
 def write_adapter(folder: Path, checkpoint: Path) -> Path:
     """A tiny trained adapter for a checkpoint of `write_wan`."""
-    vae, transformer = wan.load_vae(checkpoint), wan.load_transformer(checkpoint)
-    facts = facts_of(transformer, vae, AdapterSize(features=8, rank=4, alpha=8.0), generation.FRAME_FEATURES, PX)
+    transformer, space = wan.load_transformer(checkpoint), vae_sha256(wan.load_vae(checkpoint))
+    facts = facts_of(transformer, space, AdapterSize(features=8, rank=4, alpha=8.0), generation.FRAME_FEATURES, PX)
     save_adapter(folder, new_adapter(transformer, trained=True), facts)
     return folder
 
