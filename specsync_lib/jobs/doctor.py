@@ -20,9 +20,10 @@ from specsync_lib import rows, streams, units
 from specsync_lib.assets import asset
 from specsync_lib.devices import resolve
 from specsync_lib.draft.front import front_path, load_draft_front
-from specsync_lib.draft.latents import LatentBasis
+from specsync_lib.draft.latents import LatentBasis, vae_sha256
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan
+from specsync_lib.face.adapter import adapter_folder, is_telling, read_facts, transformer_sha256
 from specsync_lib.face.decoders.rows import load_network
 from specsync_lib.jobs.arguments import parse
 from specsync_lib.judge.engines.probe import PROBED_FRAMES, check_scores
@@ -32,7 +33,7 @@ from specsync_lib.pipeline import models
 from specsync_lib.pipeline.sound import ChunkAssembler, pieces
 from specsync_lib.pipeline.stages import Plan, Request
 from specsync_lib.speech import whisper_base
-from specsync_lib.tensors import read_header, read_object, weight_files
+from specsync_lib.tensors import read_header, read_object, read_some, weight_files
 
 GIB = 2**30
 ROOM = 1.2  # times the weights: what a forward pass needs beside them
@@ -155,6 +156,8 @@ def _video(row: rows.Row, device: str, basis: Sequence[LatentBasis]) -> Iterator
     yield look("video.source", "VAE", lambda: _vae(video, vae))
     if vae and basis:
         yield look("draft.basis", "fits the VAE", lambda: _fits_vae(basis[0], vae[0], video))
+    if vae and video.adapter != rows.NONE:
+        yield look("video.adapter", "fits VAE and transformer", lambda: _adapter_of_face(video, vae[0]))
     if vae and video.decoder == "tiny" and video.decoder_file != "auto":
         yield look(
             "video.decoder_file", "fits the VAE", lambda: type(load_network(Path(video.decoder_file), vae[0])).__name__
@@ -184,6 +187,13 @@ def _vae(video: rows.Video, kept: list) -> str:
 def _fits_vae(basis: LatentBasis, vae: object, video: rows.Video) -> str:
     basis.check(vae, video.pixels)
     return f"fitted on it, for {video.pixels} px"
+
+
+def _adapter_of_face(video: rows.Video, vae: object) -> str:
+    facts = read_facts(adapter_folder(video.adapter))
+    files = weight_files(wan_folder(video) / "transformer")
+    facts.check(transformer_sha256(read_some(files, is_telling)), vae_sha256(vae))
+    return f"fits the transformer and the VAE; trained at {facts.pixels} px, the row draws {video.pixels}"
 
 
 def cached(source: str, revision: str = "main") -> Path:
