@@ -66,6 +66,10 @@ class Hearing:
     """What hears the words."""
 
     whisper: str = _key("whisper-base", SOURCE_WORDS, "Whisper: the pinned one, or a checkpoint's folder", path=True)
+    layer: int = _key(0, Range(0, 64), "the block of its encoder that is heard; 0: the probe's own, else the last")
+    probe: str = _key(
+        "auto", SOURCE_WORDS, "reads visemes off it: workbench.train.probe's file; auto: whisper-base's own", path=True
+    )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from specsync_lib.assets import asset
 from specsync_lib.devices import resolve
 from specsync_lib.draft.front import front_path, load_draft_front
 from specsync_lib.draft.latents import LatentBasis, vae_sha256
+from specsync_lib.draft.probe import load_teacher, probe_path
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan
 from specsync_lib.face.adapter import adapter_folder, is_telling, read_facts, transformer_sha256
@@ -64,7 +65,10 @@ def examine(row: rows.Row, device: str) -> Iterator[Finding]:
     """What is there of a row, part by part; nothing large is loaded."""
     for key, path in row.paths().items():
         yield look(key, "file", lambda key=key, path=path: _there(row, key, path))
-    yield look("hearing.whisper", "weights", lambda: _hearing(row))
+    whisper: list = []
+    yield look("hearing.whisper", "weights", lambda: _hearing(row, whisper))
+    if whisper and probe_path(row.hearing) is not None:
+        yield look("hearing.probe", "fits the Whisper", lambda: _probe(row, whisper[0]))
     for name in ("front", "ears"):
         yield look(f"draft.{name}", "weights", lambda name=name: _front(getattr(row.draft, name)))
     basis: list[LatentBasis] = []
@@ -79,12 +83,20 @@ def _there(row: rows.Row, key: str, path: Path) -> str:
     return f"sha256 {row.digests()[key][:16]}"
 
 
-def _hearing(row: rows.Row) -> str:
+def _hearing(row: rows.Row, kept: list) -> str:
     if row.hearing.whisper == whisper_base.PINNED:
-        return f"asset at {asset(whisper_base.PINNED)}"
-    cached(row.hearing.whisper)
-    dims = whisper_base.load_whisper(row.hearing).dims
-    return f"{dims.n_mels} mels, width {dims.n_audio_state}, {dims.n_audio_layer} layers"
+        found = f"asset at {asset(whisper_base.PINNED)}"
+    else:
+        found = str(cached(row.hearing.whisper))
+    kept.append(whisper_base.load_whisper(row.hearing))
+    dims = kept[0].dims
+    if not 0 <= row.hearing.layer <= dims.n_audio_layer:
+        raise InputError(f"hearing.layer is {row.hearing.layer}: this Whisper's encoder has 1 to {dims.n_audio_layer}")
+    return f"{dims.n_mels} mels, width {dims.n_audio_state}, {dims.n_audio_layer} layers; {found}"
+
+
+def _probe(row: rows.Row, whisper: object) -> str:
+    return f"reads layer {load_teacher(row.hearing, whisper).layer}"
 
 
 def _front(name: str) -> str:

@@ -49,6 +49,7 @@ def test_basis_and_adapter_of_the_checkpoint_itself_are_found_to_fit_and_others_
     [
         ({"video.source": "./nothing"}, "video.source", "is not there"),
         ({"hearing.whisper": "./tiny"}, "hearing.whisper", "absent"),
+        ({"hearing.probe": "teacher"}, "hearing.probe", "this Whisper's encoder has 1 to 3"),
         ({"judge.source": "nobody/no-model"}, "judge.tokenizer", "is not on this machine; fetch it first"),
         ({"judge.adapter": "./tiny"}, "judge.adapter", "reasoner.json"),
         ({"draft.basis": "latent_basis"}, "draft.basis", "made for 32x32 latents"),

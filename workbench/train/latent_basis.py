@@ -412,7 +412,7 @@ def model_card(metrics: dict) -> str:
     return f"""# Latent basis
 
 z = z0 + c B for the sync kernel: B [{metrics["coefficients"]} coefficients] on the normalised latents of the VAE
-`{metrics["vae"]}`, W_c on the features of the front `{Path(metrics["draft"]).stem}` (and one that always says 1), z0 of the
+`{metrics["vae"]}`, W_c on features of the front `{Path(metrics["draft"]).stem}` (and one that always says 1), z0 of the
 reference person's resting face. It knows still heads framed by the "face" camera at {material["size_px"]} px and
 nothing else. `python -m workbench.measure.latent_claim` measures on held-out speech what it is worth.
 
