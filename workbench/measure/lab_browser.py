@@ -282,17 +282,17 @@ def picture(driver: Any, path: Path) -> None:
     path.write_bytes(base64.b64decode(driver.get_screenshot_as_base64()))
 
 
-def session(driver: Any, address: str, name: str, rng: np.random.Generator, pictures: Path | None = None) -> dict:
+def session(driver: Any, address: str, path: str, rng: np.random.Generator, pictures: Path | None = None) -> dict:
     """One notebook, opened, run, looked at, played with, and saved.
 
     Returns
     -------
     notebook, seconds; blocks (what is no clean output), console (errors there), videos and drags (see above).
     """
-    seconds = run_notebook(driver, address, f"notebooks/{name}.ipynb")
+    seconds = run_notebook(driver, address, path)
     for page in pages_of(driver):
         if pictures:
-            picture(driver, pictures / f"{name}_{page:02d}.png")
+            picture(driver, pictures / f"{Path(path).stem}_{page:02d}.png")
     blocks = driver.execute_script(HERE + BLOCKS)
     videos, drags = played(driver), dragged(driver, rng, "as run")
     if drags:
@@ -301,7 +301,7 @@ def session(driver: Any, address: str, name: str, rng: np.random.Generator, pict
     save(driver)
     console = [line["message"][:300] for line in driver.get_log("browser") if line["level"] == "SEVERE"]
     news = driver.execute_script(NEWS)
-    facts = {"notebook": name, "seconds": round(seconds, 1), "blocks": blocks, "console": console, "pop_ups": news}
+    facts = {"notebook": path, "seconds": round(seconds, 1), "blocks": blocks, "console": console, "pop_ups": news}
     return facts | {"videos": videos, "drags": drags}
 
 
@@ -323,7 +323,7 @@ def measure(names: Sequence[str] = NAMES, pictures: Path | None = None) -> dict:
         if pictures:
             picture(driver, pictures / "lab.png")
         for name in names:
-            sessions.append(session(driver, address, name, rng, pictures))
+            sessions.append(session(driver, address, f"notebooks/{name}.ipynb", rng, pictures))
             print(json.dumps(sessions[-1]), flush=True)
         changed = git(folder, "status", "--porcelain").splitlines()
         version = f"{driver.capabilities['browserName']} {driver.capabilities['browserVersion']}, headless"

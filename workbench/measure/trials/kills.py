@@ -52,6 +52,9 @@ AUDIO = CLIPS_DIR / "closures.flac"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 LEAVES_WITHIN_S = 30  # what a killed run started ends by itself
 TORN = "torn"
+HELD = ("env", "--block-signal=INT")
+if shutil.which("env") is None or subprocess.run([*HELD, "true"], capture_output=True, check=False).returncode:
+    HELD = ()
 # Made the same way in every run, to the byte.
 SAME = (
     "speech.flac", "draft.csv", "plan.csv", "committed_plan.csv", "arkit.csv", "draft_plan.csv", "truth_plan.csv",
@@ -83,7 +86,8 @@ class Chain:
             command = ["-m", "specsync_lib.door.runner", "--profile", "smoke"]
         excerpt = {"audio": AUDIO, "duration_s": DURATION_S, "start_s": 0.5}
         options = [part for key, value in excerpt.items() for part in ("-p", f"{key}={value}")]
-        self.command = [sys.executable, "-P", *command, *options]
+        # As run_all.sh starts it: Ctrl-C is held back until it listens, where env can do so.
+        self.command = [*HELD, sys.executable, "-P", *command, *options]
         self.environment = os.environ | {
             "SPECSYNC_RUN_DIR": str(run),
             "SPECSYNC_PLOTS_DIR": str(plots),
