@@ -244,9 +244,12 @@ def drag(driver: Any, element: Any, root: Any, rng: np.random.Generator) -> dict
     mouse("mouseReleased", float(last[-1]), 0)
     seen = driver.execute_async_script(SHOWN, root)
     driver.execute_script("arguments[0].focus()", handle)
-    for key in (Keys.ARROW_LEFT, Keys.ARROW_RIGHT):
+    away, back = Keys.ARROW_LEFT, Keys.ARROW_RIGHT
+    if handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemin"):
+        away, back = back, away
+    for key in (away, back):
         ActionChains(driver, duration=0).send_keys(key).perform()
-        time.sleep(0.4)
+        time.sleep(SETTLES_S)
     right = seen == driver.execute_async_script(SHOWN, root)
     return {"late_ms": round(max(0.0, changed - moved), 1), "changes": changes, "right": right}
 
