@@ -21,8 +21,9 @@ with atheris.instrument_imports(include=["specsync_lib", "tomllib", "json"]):
 
 LONGEST_REFUSAL = 600  # characters of one line
 SOUND = "a.wav"  # is there
+KEYS_OF_A_ROW = rows.keys()
 ROW_WORDS = [
-    *(f"[{part}]\n" for part in rows.PARTS), *(f"{key.partition('.')[2] or key} = " for key in rows.keys()),
+    *(f"[{part}]\n" for part in rows.PARTS), *(f"{key.partition('.')[2] or key} = " for key in KEYS_OF_A_ROW),
     *(f'"{word}"\n' for word in (*rows.KINDS, *rows.DECODERS, "trained", "random", "auto", "./none", "http://a:1")),
     "0\n", "0.5\n", "-1\n", "inf\n", "true\n", "2026-01-01\n", "[[judge]]\n", '"""', "\\", "=", "#", "{", "}",
 ]  # fmt: skip
@@ -57,7 +58,7 @@ def check(folder: Path, data: bytes) -> None:
         assert len(line.splitlines()) == 1 and len(line) <= LONGEST_REFUSAL and line.isprintable(), repr(line)
         return
     if row:
-        assert all(rows.keys()[key].check(value) == value for key, value in rows._values(read).items())
+        assert all(KEYS_OF_A_ROW[key].check(value) == value for key, value in rows._values(read).items())
         assert rows.read(read.text(), present=False) == read
     else:
         assert len({one.id for one in read}) == len(read) and all(one.audio == folder / SOUND for one in read)
