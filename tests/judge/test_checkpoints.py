@@ -87,3 +87,13 @@ def test_an_adapter_is_not_merged_into_quantised_weights(tmp_path):
     ) as caught:
         merge_adapter(model, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_way_to_quantise_whose_package_is_not_here_is_one_line(fp8, tmp_path):
+    folder = shutil.copytree(fp8 / "dense", tmp_path / "packed")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="cannot be loaded") as caught:
+        judge(folder, dtype="checkpoint")
+    assert "\n" not in str(caught.value) and "bitsandbytes" in str(caught.value)
