@@ -116,10 +116,15 @@ def play(options: argparse.Namespace) -> int:
     stop = threading.Event()
     microphone = options.audio == MICROPHONE
     samples = None if microphone else load_audio(options.audio).samples
-    system = load_system(options.device, options.seed, row=read_row(options.row))
-    warm_up = np.zeros(units.CHUNK_SAMPLES * 2, np.float32) if microphone else samples
-    chunk_s = system.expected_s(warm_up, rule, threshold, video=False) / (len(warm_up) / units.CHUNK_SAMPLES)
-    print(f"about {1e3 * chunk_s:.0f} ms for a chunk of 400 ms on this machine ({system.device}), one after the other")
+    chunk = units.ChunkSize(options.chunk_slots)
+    system = load_system(options.device, options.seed, row=read_row(options.row), chunk=chunk)
+    warm_up = np.zeros(chunk.samples(2), np.float32) if microphone else samples
+    chunks = units.frame_count(len(warm_up)) / chunk.frames
+    chunk_s = system.expected_s(warm_up, rule, threshold, video=False) / max(1, chunks)
+    print(
+        f"about {1e3 * chunk_s:.0f} ms for a chunk of {chunk.ms:.0f} ms on this machine ({system.device}), "
+        "one after the other"
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     source = Microphone(stop) if microphone else None
@@ -166,6 +171,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=PLOTS_DIR / "live.mp4", help="the video [plots/live.mp4]")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--row", default=DEFAULT_ROW, help="which models: a name in data/rows, or a TOML file")
+    parser.add_argument(
+        "--chunk-slots", type=int, choices=units.CHUNK_SLOTS, default=units.SLOTS_PER_CHUNK,
+        help="slots of 4 video frames at a time: fewer are shown sooner and cost more [3]",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(list(arguments))
     try:

@@ -11,7 +11,7 @@ import pandas as pd
 from specsync_lib.errors import InputError
 from specsync_lib.judge.branches import ROOMS, TOKENS_A_FRAME, USUAL_ROOM
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
-from specsync_lib.units import FRAMES_PER_CHUNK
+from specsync_lib.units import CHUNK, FRAMES_PER_CHUNK, SLOTS_PER_CHUNK, ChunkSize
 
 STAGES_NAME = "stages_h200.json"
 CHUNK_TOKENS = TOKENS_A_FRAME * FRAMES_PER_CHUNK
@@ -86,12 +86,12 @@ def exactly(milliseconds: float) -> Spread:
 class Setup:
     """Stage times of one machine and model set.
 
-    plan: the judge's 12 tokens one by one; token: one more token; verify: by number of passes; guess: until the probe's
-    guess is there, within the verification; step: one of ``steps`` denoising steps; rewind: undoing the last; render:
-    one of ``render_parts`` calls that decode a chunk to frames on the host. label: of the times that went in. stretch:
-    how much slower judge and generator run while both work: 1 on two chips. last_step, last_render: where the last of
-    its kind in a chunk is known to take another time. branches_ms: how much longer a chunk's first pass and each
-    later one take over several plans.
+    plan: the judge's tokens of a chunk one by one; token: one more token; verify: by number of passes; guess: until the
+    probe's guess is there, within the verification; step: one of ``steps`` denoising steps; rewind: undoing the last;
+    render: one of ``render_parts`` calls that decode a chunk to frames on the host. label: of the times that went in.
+    stretch: how much slower judge and generator run while both work: 1 on two chips. last_step, last_render: where the
+    last of its kind in a chunk is known to take another time. branches_ms: how much longer a chunk's first pass and
+    each later one take over several plans. chunk: what all of it is of.
     """
 
     name: str
@@ -113,6 +113,7 @@ class Setup:
     last_step: Spread | None = None
     last_render: Spread | None = None
     branches_ms: tuple[float, float] = (0.0, 0.0)
+    chunk: ChunkSize = CHUNK
 
     @property
     def branched(self) -> "Setup":
@@ -247,6 +248,7 @@ def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
                 last_render=last_render,
                 guess=spreads.get("guess", NOTHING),
                 rewind=spreads.get("rewind", NOTHING),
+                chunk=ChunkSize(content.get("chunk_slots", SLOTS_PER_CHUNK)),
             )
     return found
 
