@@ -5,8 +5,9 @@
 
 The shipped clips are run under ``rule=exact``, the sizes in random order within each clip, every chunk's sound given
 when the chunk before is out. Lips are read off the pictures and held against truth's render: the clip's own phones, the
-same idle motion. Where the transformer was trained on three slots alone (`generation.window_slots`) a shorter chunk is
-denoised in a window of three: so it costs as much a step, and the file says so.
+same idle motion. ``generation``: truth's own plan on the first clip, so that sizes differ by generation alone. Where the
+transformer was trained on three slots alone (`generation.window_slots`) a shorter chunk is denoised in a window of
+three: so it costs as much a step, and the file says so.
 """
 
 import argparse
@@ -23,8 +24,9 @@ import torch
 from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.face.compositing import idle_tracks, resting_frames, speaking_tracks
-from specsync_lib.face.generation import window_slots
+from specsync_lib.face.generation import idle_rows, window_slots
 from specsync_lib.face.head.motion import FaceTracks, face_tracks
+from specsync_lib.face.wan_mini import IN_USE, kernel_drafts
 from specsync_lib.files import write_json
 from specsync_lib.measures import face as face_video
 from specsync_lib.measures import sync
@@ -36,6 +38,7 @@ from specsync_lib.rows import Row
 from specsync_lib.speech.alignment import plan_from_phones
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import Clip, clips
+from specsync_lib.speech.level import at_level
 from specsync_lib.units import CHUNK_SLOTS, SAMPLE_RATE_HZ, ChunkSize
 from specsync_lib.visemes import SyncPlan
 
@@ -148,6 +151,20 @@ def row_of(slots: int, seen: Seen, window: int, rng: np.random.Generator) -> dic
     }  # fmt: skip
 
 
+def generated(scene: Scene, system: System, reader: LipReader, seed: int) -> list[dict]:
+    """Every size under truth's own plan, from the kernel's draft: what short chunks cost the picture alone."""
+    rows, frames = [], len(scene.truth)
+    moves = idle_rows(idle_tracks(frames, system.seed))
+    for slots in CHUNK_SLOTS:
+        face = system.models.face.fresh(ChunkSize(slots))
+        drafts = kernel_drafts(at_level(scene.samples), face)
+        about = scene.truth_plan, moves, drafts, scene.resting, scene.truth, face_video.mouth_box(system.head), reader
+        table, _ = face_video.Scene(face, *about).compare([IN_USE], seed)
+        found = table.set_index("method").loc[IN_USE.name, ["mouth_psnr_db", "lip_r", "lip_error_mm"]]
+        rows.append({"chunk_slots": slots, "frames": frames, **found.astype(float).to_dict()})
+    return rows
+
+
 def measure(options: argparse.Namespace) -> dict:
     """Every size on every clip.
 
@@ -186,6 +203,7 @@ def measure(options: argparse.Namespace) -> dict:
         "window_slots": "among how many slots a chunk is denoised: three where the weights know no shorter chunk",
         "like_three_slots": "share of frames whose committed viseme is that of the run in chunks of three slots",
         "clips": [scene.name for scene in scenes],
+        "generation": generated(scenes[0], whole, reader, options.seed),
         "threads": torch.get_num_threads(),
         "rows": [row_of(slots, seen[slots], window_slots(transformer, ChunkSize(slots)), rng) for slots in CHUNK_SLOTS],
     }
@@ -197,7 +215,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m workbench.measure.chunk_sizes", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--out", type=Path, required=True, help="the JSON to write")
-    parser.add_argument("--longest-s", type=float, default=3.0, help="clips are cut there")
+    parser.add_argument("--longest-s", type=float, default=2.4, help="clips are cut there")
     parser.add_argument("--clips", type=int, default=3, help="how many of the shipped clips")
     parser.add_argument("--threads", type=int, default=0, help="torch's, for each stage; default: half of the cores")
     parser.add_argument("--seed", type=int, default=0)
