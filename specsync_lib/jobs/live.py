@@ -113,10 +113,10 @@ def play(options: argparse.Namespace) -> int:
     rule, threshold, line = checked_rule(options.rule, options.threshold)
     if line:
         print(line)
+    chunk = units.ChunkSize(options.chunk_slots)
     stop = threading.Event()
     microphone = options.audio == MICROPHONE
     samples = None if microphone else load_audio(options.audio).samples
-    chunk = units.ChunkSize(options.chunk_slots)
     system = load_system(options.device, options.seed, row=read_row(options.row), chunk=chunk)
     warm_up = np.zeros(chunk.samples(2), np.float32) if microphone else samples
     chunks = units.frame_count(len(warm_up)) / chunk.frames
@@ -172,9 +172,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--row", default=DEFAULT_ROW, help="which models: a name in data/rows, or a TOML file")
     parser.add_argument(
-        "--chunk-slots", type=int, choices=units.CHUNK_SLOTS, default=units.SLOTS_PER_CHUNK,
-        help="slots of 4 video frames at a time: fewer are shown sooner and cost more [3]",
-    )  # fmt: skip
+        "--chunk-slots",
+        type=int,
+        default=units.SLOTS_PER_CHUNK,
+        help="1, 2 or 3 slots of 4 video frames at a time: fewer are shown sooner and cost more [3]",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(list(arguments))
     try:

@@ -5,8 +5,8 @@
 
 The shipped clips are run under ``rule=exact``, the sizes in random order within each clip, every chunk's sound given
 when the chunk before is out. Lips are read off the pictures and held against truth's render: the clip's own phones, the
-same idle motion. ``generation``: truth's own plan on the first clip, so that sizes differ by generation alone. Where the
-transformer was trained on three slots alone (`generation.window_slots`) a shorter chunk is denoised in a window of
+same idle motion. ``generation``: truth's own plan on the first clip, so that sizes differ by generation alone. Where
+the transformer was trained on three slots alone (`generation.window_slots`) a shorter chunk is denoised in a window of
 three: so it costs as much a step, and the file says so.
 """
 
