@@ -45,6 +45,7 @@ FUZZERS = {  # their longest input in bytes
     "parameters": 2_000,
     "words": 2_000,
     "audio": 40_000,
+    "rows": 2_000,
 }
 FUZZ_S, FUZZ_HANGS_S = 600, 20
 
@@ -270,6 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workbench.measure.campaign", description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS), help="sections; default: all")
     parser.add_argument("--fuzz", metavar="PYTHON", help="run the fuzzers with this Python, which has atheris")
+    parser.add_argument("--fuzzers", nargs="+", choices=FUZZERS, default=list(FUZZERS), help="which; default: all")
     parser.add_argument("--short", action="store_true", help="a few cases of each section")
     parser.add_argument("--fresh", action="store_true", help="try again what is kept of an earlier command")
     parser.add_argument("--known", action="store_true", help="try nothing: write what is kept of a stopped command")
@@ -289,7 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
             kept.unlink(missing_ok=True)
         sections[section] = run_section(section, options.short, kept, options.known)
         write(options.out, sections, fuzzers, options.short)
-    for name in FUZZERS if options.fuzz else ():
+    for name in options.fuzzers if options.fuzz else ():
         fuzzers[name] = fuzz(name, options.fuzz, options.kept)
         print(f"fuzzer {name}: {fuzzers[name]}", flush=True)
         write(options.out, sections, fuzzers, options.short)
