@@ -21,8 +21,8 @@ from specsync_lib.measures.latency import (
 from specsync_lib.pipeline.answers import WAYS, Answers, ChunkPattern, random_pattern
 from specsync_lib.pipeline.outcome import PipelineReport
 from specsync_lib.pipeline.simulate import LABEL, REASONING_TOKENS, late_verdicts, simulate, summary_row
-from specsync_lib.pipeline.stage_times import Setup, exactly, measured_files, measured_setups
-from specsync_lib.units import CHUNK, FRAMES_PER_CHUNK, SLOTS_PER_CHUNK, ChunkSize
+from specsync_lib.pipeline.stage_times import Setup, exactly, measured_files, measured_setups, size_of
+from specsync_lib.units import CHUNK, FRAMES_PER_CHUNK, ChunkSize
 
 MODE_NAMES = {
     "serial": "serial",
@@ -136,9 +136,9 @@ def two_gpus_first(path: Path) -> tuple[bool, str]:
 
 
 def comparison_table(setup: Setup, answers: Answers, rng: np.random.Generator) -> pd.DataFrame:
-    """One row a part: claimed, simulated, then every measured file that exists."""
+    """One row a part: claimed, simulated, then every measured file of chunks of three slots that exists."""
     rows = claimed_rows() + simulated_rows(setup, answers, rng)
-    for path in sorted(measured_files(), key=two_gpus_first):
+    for path in sorted(measured_files(size=CHUNK), key=two_gpus_first):
         rows += measured_rows(path, rng)
     return pd.DataFrame(rows)
 
@@ -178,11 +178,6 @@ def threshold_table(
     return pd.DataFrame(rows, columns=["threshold", "begun", "rejected", "mean_ms"]).assign(label=LABEL)
 
 
-def chunk_of(content: Mapping) -> ChunkSize:
-    """What a measured file's chunks hold; files that do not say hold three slots."""
-    return ChunkSize(content.get("chunk_slots", SLOTS_PER_CHUNK))
-
-
 def delivery_table(runs: Mapping[str, Sequence[float]], size: ChunkSize = CHUNK) -> pd.DataFrame:
     """Per run (name to committed_s): the buffer that makes all but one chunk in a hundred punctual, and what is left.
 
@@ -209,10 +204,8 @@ def paced_runs(directory: Path | None = None) -> list[tuple[str, str, list[float
     """Measured runs at the pace of speech, in chunks of three slots: name, label, committed_s, the last chunk left out:
     it waits for no sound."""
     found = []
-    for path in measured_files(directory):
+    for path in measured_files(directory, CHUNK):
         content = json.loads(path.read_text(encoding="utf-8"))
-        if chunk_of(content) != CHUNK:
-            continue
         for region, result in content["regions"].items():
             if "paced" in result:
                 mode = MODE_NAMES[result["paced"].get("mode", "speculative")]
@@ -223,9 +216,9 @@ def paced_runs(directory: Path | None = None) -> list[tuple[str, str, list[float
 
 def headline(directory: Path | None) -> tuple[dict, str, dict, Path] | None:
     """The full-scale measurement that the headline rests on: two GPUs before one, 384 px before others, three slots."""
-    for path in sorted(measured_files(directory), key=two_gpus_first):
+    for path in sorted(measured_files(directory, CHUNK), key=two_gpus_first):
         content = json.loads(path.read_text(encoding="utf-8"))
-        if "h200" in content["setup"] and chunk_of(content) == CHUNK:
+        if "h200" in content["setup"]:
             for region, result in sorted(content["regions"].items(), key=lambda item: not item[0].startswith("384")):
                 if {"serial", "speculative"} <= set(result["runs"]):
                     return content, region, result["runs"], path
@@ -290,7 +283,7 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
     numbers = []
     for path in measured_files(directory):
         content = json.loads(path.read_text(encoding="utf-8"))
-        regions, size = content["regions"], chunk_of(content)
+        regions, size = content["regions"], size_of(content)
         for region, result in regions.items():
             suffix = f"_{region}" if len(regions) > 1 or size != CHUNK else ""
             setup, runs = content["setup"].lower(), result["runs"]
@@ -363,7 +356,7 @@ def measured_elsewhere(directory: Path | None = None) -> pd.DataFrame:
             runs = result["runs"]
             if {"serial", "speculative"} <= set(runs):
                 best = runs[first_measured(EXACT, runs)]
-                p50, p99 = np.percentile(sound_to_frame_ms(best["latency_ms"], chunk_of(content)), [50, 99])
+                p50, p99 = np.percentile(sound_to_frame_ms(best["latency_ms"], size_of(content)), [50, 99])
                 started_ms = result.get("after_silence", {}).get("latency_ms")
                 rows.append({
                     "setup": f"{content['setup']} {region}", "label": content["label"], "machine": machine,

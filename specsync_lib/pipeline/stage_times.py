@@ -199,10 +199,20 @@ def reference_setup(region: str = "384px", *, steps: int = 2, path: Path | None 
     )
 
 
-def measured_files(directory: Path | None = None) -> list[Path]:
-    """The measured pipelines' files, by name: those with runs by region (see `latency_numbers`)."""
-    paths = sorted((directory or MEASUREMENTS_DIR).glob("pipeline_*.json"))
-    return [path for path in paths if "regions" in json.loads(path.read_text(encoding="utf-8"))]
+def size_of(content: Mapping) -> ChunkSize:
+    """What a measured file's chunks hold; one that does not say is of three slots."""
+    return ChunkSize(content.get("chunk_slots", SLOTS_PER_CHUNK))
+
+
+def measured_files(directory: Path | None = None, size: ChunkSize | None = None) -> list[Path]:
+    """The measured pipelines' files, by name: those with runs by region (see `latency_numbers`). size: only those of
+    such chunks."""
+    found = []
+    for path in sorted((directory or MEASUREMENTS_DIR).glob("pipeline_*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "regions" in content and size in (None, size_of(content)):
+            found.append(path)
+    return found
 
 
 def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
@@ -248,7 +258,7 @@ def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
                 last_render=last_render,
                 guess=spreads.get("guess", NOTHING),
                 rewind=spreads.get("rewind", NOTHING),
-                chunk=ChunkSize(content.get("chunk_slots", SLOTS_PER_CHUNK)),
+                chunk=size_of(content),
             )
     return found
 
