@@ -64,5 +64,10 @@ case "$mode" in
         ;;
     lab) exec "$venv/bin/python" -P -m specsync_lib.door.lab "$@" ;;
     live | doctor | sweep | collect) exec "$venv/bin/python" -P -m "specsync_lib.jobs.$mode" "$@" ;;
-    *) exec "$venv/bin/python" -P -m specsync_lib.door.runner "$@" ;;
+    *)
+        # A Python that is starting answers Ctrl-C with a traceback: it waits until the runner listens for it.
+        held=(env --block-signal=INT)
+        "${held[@]}" true 2>/dev/null || held=()
+        exec ${held[@]+"${held[@]}"} "$venv/bin/python" -P -m specsync_lib.door.runner "$@"
+        ;;
 esac

@@ -60,7 +60,7 @@ def torch_requirement(project: Path) -> str:
 
 def install_commands(project: Path, python: Path, torch_index: str | None) -> list[list[str]]:
     """The pip calls that fill a new environment."""
-    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
+    pip = [str(python), "-P", "-m", "pip", "install", "--disable-pip-version-check"]
     commands = []
     if torch_index:
         # torch alone, without what it needs: an index of torch builds seldom has the rest.
@@ -96,9 +96,11 @@ def make(folder: Path) -> None:
 
 def run_pip(command: Sequence[str]) -> int:
     """Call pip and pass on what it says; returns its exit code. A reader who leaves does not stop it."""
+    # A package that is built here may import itself from where it lies: the safe path is pip's own (-P), not theirs.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     if sys.stdout.isatty():
-        return subprocess.run(command, check=False).returncode
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as pip:
+        return subprocess.run(command, env=environment, check=False).returncode
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as pip:
         for line in pip.stdout:
             print(line.decode(errors="replace"), end="", flush=True)
     return pip.returncode

@@ -82,7 +82,12 @@ class LatentBasis:
 
 
 def vae_sha256(vae: "AutoencoderKLWan") -> str:
-    """Digest of what makes a VAE's latents, as float32: its encoder and its statistics. The decoder may improve."""
+    """Digest of what makes a VAE's latents, as float32: its encoder and its statistics. The decoder may improve.
+
+    Of a VAE in another precision it is what the stored weights gave (``stored_sha256``, set by `wan.load_vae`).
+    """
+    if stored := getattr(vae, "stored_sha256", None):
+        return stored
     statistics = [torch.tensor(getattr(vae.config, name)) for name in ("latents_mean", "latents_std")]
     encoder = {
         name: tensor for name, tensor in vae.state_dict().items() if name.startswith(("encoder.", "quant_conv."))

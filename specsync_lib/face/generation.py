@@ -41,6 +41,7 @@ from torch import Tensor
 
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan
+from specsync_lib.face.adapter import AdaptedTransformer
 from specsync_lib.face.compositing import IDLE_COLUMNS
 from specsync_lib.face.decoders.streams import WanDecoder
 from specsync_lib.units import (
@@ -62,7 +63,8 @@ if TYPE_CHECKING:
 PLAN_BACK_FRAMES, PLAN_AHEAD_FRAMES = 4, 4  # co-articulation reaches about this far
 TOKENS = PLAN_BACK_FRAMES + FRAMES_PER_CHUNK + PLAN_AHEAD_FRAMES
 IDLE_FEATURES = 3 + len(IDLE_COLUMNS)
-TOKEN_FEATURES = len(VISEMES) + 1 + IDLE_FEATURES + 1 + TOKENS  # viseme, openness, idle, known, place
+FRAME_FEATURES = len(VISEMES) + 1 + IDLE_FEATURES + 1  # viseme, openness, idle, known
+TOKEN_FEATURES = FRAME_FEATURES + TOKENS  # and its place
 POSE_SCALE = 10.0  # a sway of 0.1 rad weighs as much as a whole unit
 INPUT_CHANNELS = 3 * LATENT_CHANNELS + SLOTS_PER_CHUNK + 1
 TIME_SCALE = 1000.0  # Wan's timesteps
@@ -134,13 +136,16 @@ def predict_clean(
     """The model's estimate of a chunk's clean latents (normalised), whatever of noise or of a draft is in ``noisy``.
 
     A model of wan-mini's kind says how they differ from the resting face. Wan's own (:func:`takes_plan` is false) says
-    the velocity eps - z of the straight line, so that z = x - t v; of the plan it knows what the draft carries, and in
-    the place of a text it reads none.
+    the velocity eps - z of the straight line, so that z = x - t v; of the plan it knows what its adapter tells it,
+    without one (:mod:`adapter`) only what the draft carries, and in the place of a text it reads none.
     """
     dtype = transformer.patch_embedding.weight.dtype
     if not takes_plan(transformer):
-        no_text = noisy.new_zeros(len(noisy), 1, transformer.config.text_dim, dtype=dtype)
-        velocity = transformer(noisy.to(dtype), TIME_SCALE * t, no_text, return_dict=False)[0]
+        if isinstance(transformer, AdaptedTransformer):
+            velocity = transformer(noisy, TIME_SCALE * t, tokens, still, last, first)
+        else:
+            no_text = noisy.new_zeros(len(noisy), 1, transformer.config.text_dim, dtype=dtype)
+            velocity = transformer(noisy.to(dtype), TIME_SCALE * t, no_text, return_dict=False)[0]
         return noisy - t[:, None, None, None, None] * velocity.to(noisy.dtype)
     out = transformer(
         model_input(noisy, still, last, first).to(dtype), TIME_SCALE * t, tokens.to(dtype), return_dict=False
@@ -230,7 +235,8 @@ class FaceGenerator:
     Parameters
     ----------
     vae, transformer
-        wan-mini's or Wan's own, on one device. Computation runs in their own precisions; states are float32.
+        wan-mini's or Wan's own, also with an adapter, on one device. Computation runs in their own precisions; states
+        are float32.
     reference : ndarray [px, px, 3] uint8
         The person with the mouth at rest. It fills slot 0 of the clip, which is not part of the output.
     decoder : Decoder, optional
@@ -255,6 +261,11 @@ class FaceGenerator:
             raise InputError(
                 f"face generator: a transformer with {given} channels in, out and per token; wan-mini's has "
                 f"{(INPUT_CHANNELS, LATENT_CHANNELS, TOKEN_FEATURES)}, Wan's own {LATENT_CHANNELS} in and out"
+            )
+        if isinstance(transformer, AdaptedTransformer) and transformer.adapter.frame_features != FRAME_FEATURES:
+            raise InputError(
+                f"face generator: an adapter for {transformer.adapter.frame_features} numbers a frame, a plan has "
+                f"{FRAME_FEATURES}; train one with workbench.train.adapter"
             )
         if reference.ndim != 3 or reference.shape[0] != reference.shape[1] or reference.shape[2] != 3:
             raise InputError(f"face generator: a reference {reference.shape}, expected a square picture [px, px, 3]")

@@ -246,6 +246,22 @@ def test_what_pip_says_is_passed_on_and_a_reader_who_leaves_does_not_stop_it(tmp
     assert (tmp_path / "done").exists()
 
 
+def test_a_package_that_is_built_may_import_itself_and_the_users_folder_shadows_no_module_of_pips(
+    tmp_path, monkeypatch
+):
+    """As setup.py of a source distribution does where pip is of Debian 12's age (docopt's imports docopt)."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "itself.py").write_text("")
+    build = (
+        f"import os, sys; os.chdir({str(source)!r}); os.execv(sys.executable, [sys.executable, '-c', 'import itself'])"
+    )
+    assert install.run_pip([sys.executable, "-P", "-c", build]) == 0
+    for command in install.install_commands(PROJECT_ROOT, Path(sys.executable), "https://example.com/cpu"):
+        assert command[1:4] == ["-P", "-m", "pip"]
+
+
 def test_torch_may_come_from_another_index(bare_project):
     project, calls = bare_project
     install.ensure(project, torch_index="https://example.com/cpu")

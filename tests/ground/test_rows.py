@@ -142,6 +142,9 @@ BROKEN = {
     "weights that are known": ('[judge]\nweights = "random"', "those of smollm2 are trained; leave it out"),
     "pixels off the grid": ("[video]\npixels = 250", "give a multiple of 16"),
     "a file for no decoder": ('[video]\ndecoder_file = "x"', "video.decoder is auto; write decoder = 'tiny'"),
+    "an adapter of wan-mini": ('[video]\nadapter = "x"', "wan-mini takes the plan itself"),
+    "a video adapter that is not there": (
+        '[video]\nsource = "a/b"\nweights = "random"\nadapter = "./none"', "none is not there"),
     "a corpus that is no manifest": ('corpus = "speech"', "corpus: got 'speech'; allowed: prompts, or the path"),
     "a corpus that is not there": ('corpus = "none.jsonl"', "none.jsonl is not there"),
     "a checkpoint that is not there": ('[video]\nsource = "./none"\nweights = "random"', "none is not there"),

@@ -9,6 +9,7 @@ import pytest
 from specsync_lib import rows
 from specsync_lib.errors import InputError
 from specsync_lib.judge import recordings
+from specsync_lib.measures import referee as numbers
 from specsync_lib.measures.intervals import drawn_unit
 from specsync_lib.paths import MEASUREMENTS_DIR, MODELS_DIR
 from specsync_lib.speech.corpus import clips
@@ -31,6 +32,19 @@ def parts(tmp_path_factory):
     return folder
 
 
+class ToyHead:
+    """A gap between the lips without a mesh."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def lip_aperture(self, units: np.ndarray) -> float:
+        return float(units.sum())
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.fixture
 def measurements(tmp_path, monkeypatch):
     monkeypatch.setattr(asked, "MEASUREMENTS_DIR", tmp_path)
@@ -50,16 +64,21 @@ def test_results_of_another_row_lie_in_a_folder_of_its_own(measurements):
 
 
 def test_the_referee_of_a_row_leaves_the_committed_files_alone(parts, measurements, monkeypatch):
-    """A tiny judge, another Whisper, three speakers: every number is the row's and real-shape, drawn by speaker."""
+    """A tiny judge, three speakers: every number is the row's and real-shape, drawn by speaker."""
     monkeypatch.setattr(referee.paths, "RUN_DIR", measurements / "run")
     committed = {path: path.stat().st_mtime_ns for root in (MEASUREMENTS_DIR, MODELS_DIR) for path in root.rglob("*")}
     tiny_llama().save_pretrained(parts / "tiny")
-    (parts / "mine.toml").write_text(
-        '[hearing]\nwhisper = "./whisper"\n[judge]\nsource = "./tiny"\nadapter = "none"\nweights = "random"\n'
-    )
+    (parts / "mine.toml").write_text('[judge]\nsource = "./tiny"\nadapter = "none"\nweights = "random"\n')
+    folder = measurements / "mine"
+    folder.mkdir()
+    heard = [(one.id, "", 0.0, 0.0, 0.0) for one in read_manifest(parts / "corpus.jsonl")]
+    columns = ["utterance", "text", "start_s", "end_s", "probability"]
+    pd.DataFrame(heard, columns=columns).to_csv(folder / "heard_words.csv", index=False)  # Whisper is not asked again
+    simple = {"majority": "sil", "energy_rule": "aa"}
+    monkeypatch.setattr(numbers, "with_simple_rules", lambda frames, corpus: frames.assign(**simple))
+    monkeypatch.setattr(late_lips, "Head", ToyHead)
     given = ["--row", str(parts / "mine.toml"), "--corpus", str(parts / "corpus.jsonl")]
     assert referee.main([*given, "--quick"]) == 0
-    folder = measurements / "mine"
     facts = json.loads((folder / "referee.json").read_text())
     assert "in this process" in facts["judging"]["own"]["engine"] and facts["digests"].keys() >= {"judge.source"}
     assert facts["resampling_unit"] == "speaker" and set(facts["speakers"]) == {"own"}

@@ -23,6 +23,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -191,26 +192,70 @@ class LinearDraft:
 
 
 @dataclass(frozen=True)
-class Options:
+class Corruption:
+    """How many chunks a step takes, what is mixed into them, and what their errors count."""
+
+    batch: int = 64
+    mouth: float = 6.0  # a latent cell of the mouth counts this many times
+    truth_share: float = 0.4  # of noisy latents that start from the truth; of the others half have a wrong plan's draft
+    last_noise: float = 0.3  # the most noise on the last slot
+    last_dropped: float = 0.1  # share of chunks that see the still slot instead of the last one
+
+
+@dataclass(frozen=True)
+class Options(Corruption):
     """What a piece of training does. Minutes are wall-clock ones, compilation and measuring included."""
 
     minutes: float = 7.5
     total_minutes: float = 7.5  # of all pieces: the learning rate falls to zero there
     size: Size = field(default_factory=Size)
-    batch: int = 64
     learning_rate: float = 1e-3
     ema: float = 0.999
     seed: int = 0
     phases: int = 2
-    mouth: float = 6.0  # a latent cell of the mouth counts this many times
-    truth_share: float = 0.4  # of noisy latents that start from the truth; of the others half have a wrong plan's draft
-    last_noise: float = 0.3  # the most noise on the last slot
-    last_dropped: float = 0.1  # share of chunks that see the still slot instead of the last one
     measure_every_minutes: float = 1.0
     held_out_clips: int = 16
     compiled: bool = True
     captured: bool = True
     max_steps: int | None = None  # for smoke runs
+
+
+def chunk_loss(predict: Callable[..., Tensor], data: Latents, linear: LinearDraft, options: Corruption) -> Tensor:
+    """The loss of a freshly drawn batch of chunks; everything random comes from the device's own generator.
+
+    ``predict``: `generation.predict_clean` without the model.
+    """
+    batch, device = options.batch, data.z.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(batch, *shape, device=device)
+
+    rows, others = torch.randint(len(data.z), (2, batch), device=device)
+    places = data.z.shape[1] - SLOTS_PER_CHUNK  # a chunk may begin at slots 1 .. places
+    slot, other_slot = 1 + torch.randint(places, (2, batch), device=device)
+    span = slot[:, None] + torch.arange(SLOTS_PER_CHUNK, device=device)
+    z = data.z[rows[:, None], span].transpose(1, 2).float()  # [batch, 16, 3, h, w]
+    still, first = data.still[rows].float(), slot == 1
+    last = data.z[rows, slot - 1].float()
+    last = last + options.last_noise * uniform(1, 1, 1) ** 2 * torch.randn_like(last)
+    alone = first | (uniform() < options.last_dropped)
+    last = torch.where(alone[:, None, None, None], still, last)
+    ahead = torch.randint(generation.PLAN_AHEAD_FRAMES + 1, (batch,), device=device)
+    tokens = chunk_tokens(data, rows, slot, ahead)
+    # what the noise is mixed with: the truth, the right plan's draft, a wrong plan's
+    wrong = uniform() < 0.5
+    draft = linear.draft(still, torch.where(wrong, others, rows), torch.where(wrong, other_slot, slot))
+    honest = uniform() < options.truth_share
+    start = torch.where(honest[:, None, None, None, None], z, draft)
+    t = uniform().clamp(min=0.02)
+    t_ = t[:, None, None, None, None]
+    noisy = (1 - t_) * start + t_ * torch.randn_like(z)
+    clean = predict(noisy, t, tokens, still, last, first)
+    error = (clean.float() - z) ** 2
+    mouth = 1 + (options.mouth - 1) * data.mouth[rows[:, None], span].float()  # [batch, 3, h, w]
+    # the velocity's error is 1 / t times this one; its weight is bounded where t is small
+    weight = mouth.unsqueeze(1) / (t_**2 + 0.25)
+    return (error * weight).mean() / mouth.mean()
 
 
 # What is measured: name, steps, noise level, whether it starts from the linear draft.
@@ -303,40 +348,13 @@ class Trainer:
 
     def loss(self) -> Tensor:
         """The loss of a freshly drawn batch; everything random comes from the device's generator."""
-        options, data = self.options, self.data
-        batch, device = options.batch, self.device
 
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(batch, *shape, device=device)
+        def predict(*told: Tensor) -> Tensor:
+            cuda = self.device.type == "cuda"
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda, cache_enabled=False):
+                return generation.predict_clean(self.model, *told)
 
-        rows, others = torch.randint(len(data.z), (2, batch), device=device)
-        places = data.z.shape[1] - SLOTS_PER_CHUNK  # a chunk may begin at slots 1 .. places
-        slot, other_slot = 1 + torch.randint(places, (2, batch), device=device)
-        span = slot[:, None] + torch.arange(SLOTS_PER_CHUNK, device=device)
-        z = data.z[rows[:, None], span].transpose(1, 2)  # [batch, 16, 3, h, w]
-        still, first = data.still[rows], slot == 1
-        last = data.z[rows, slot - 1]
-        last = last + options.last_noise * uniform(1, 1, 1) ** 2 * torch.randn_like(last)
-        alone = first | (uniform() < options.last_dropped)
-        last = torch.where(alone[:, None, None, None], still, last)
-        tokens = chunk_tokens(
-            data, rows, slot, torch.randint(generation.PLAN_AHEAD_FRAMES + 1, (batch,), device=device)
-        )
-        # what the noise is mixed with: the truth, the right plan's draft, a wrong plan's
-        wrong = uniform() < 0.5
-        draft = self.linear.draft(still, torch.where(wrong, others, rows), torch.where(wrong, other_slot, slot))
-        honest = uniform() < options.truth_share
-        start = torch.where(honest[:, None, None, None, None], z, draft)
-        t = uniform().clamp(min=0.02)
-        t_ = t[:, None, None, None, None]
-        noisy = (1 - t_) * start + t_ * torch.randn_like(z)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
-            clean = generation.predict_clean(self.model, noisy, t, tokens, still, last, first)
-        error = (clean.float() - z) ** 2
-        mouth = 1 + (options.mouth - 1) * data.mouth[rows[:, None], span].float()  # [batch, 3, h, w]
-        # the velocity's error is 1 / t times this one; its weight is bounded where t is small
-        weight = mouth.unsqueeze(1) / (t_**2 + 0.25)
-        return (error * weight).mean() / mouth.mean()
+        return chunk_loss(predict, self.data, self.linear, self.options)
 
     def averaged(self) -> "WanTransformer3DModel":
         """A copy of the model with the averaged weights, in eval mode."""
