@@ -159,15 +159,6 @@ def test_a_second_run_repeats_nothing_and_keeps_its_numbers(finished, numbers):
     assert again == numbers
 
 
-def test_a_removed_figure_is_made_again_and_nothing_else(finished):
-    figure = finished[1] / "acceptance_efficiency.png"
-    figure.unlink()
-    answer = run_main_job(finished)
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    assert answer.stdout.count("unchanged since it ran, kept") == len(NAMES) - 1
-    assert figure.stat().st_size > 10_000
-
-
 def test_no_run_leaves_a_temporary_file_or_touches_the_sources(finished):
     run, plots = finished
     assert not [path for folder in (run, plots) for path in folder.rglob(".*") if path.is_file()]
