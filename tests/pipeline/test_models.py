@@ -375,7 +375,7 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
     )
     monkeypatch.setattr(pipeline_cpu, "usable_cores", lambda: 1)
     monkeypatch.setattr(
-        pipeline_cpu, "recordings", lambda rng: iter([("one", SPEECH), ("two", SPEECH), ("three", SPEECH)])
+        pipeline_cpu, "recordings", lambda rng, prompts: iter([("one", SPEECH), ("two", SPEECH), ("three", SPEECH)])
     )
     out = tmp_path / "pipeline_cpu.json"
     assert pipeline_cpu.main(["--chunks", "4", "--longest-s", "0.7", "--out", str(out)]) == 0
