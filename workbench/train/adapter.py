@@ -186,7 +186,8 @@ class Learner:
             self.average[name].copy_(state[f"average.{name}"])
             if self.steps:
                 moments = {kind: state[f"{kind}.{name}"].clone() for kind in MOMENTS}
-                self.optimiser.state[parameter] = {"step": torch.tensor(float(self.steps)), **moments}
+                steps = torch.tensor(float(self.steps), device=parameter.device)
+                self.optimiser.state[parameter] = {"step": steps, **moments}
 
 
 def train(
