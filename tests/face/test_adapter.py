@@ -58,6 +58,9 @@ def test_a_new_adapter_leaves_a_checkpoint_in_two_shards_as_it_is_bit_for_bit(ch
     model = AdaptedTransformer(transformer, new_adapter(transformer), learns=learns)
     found = model(*told)
     assert found.dtype == dtype and torch.equal(found, expected)
+    noisy, times, *held = told
+    clean = [generation.predict_clean(one, noisy, times / 1000, *held) for one in (model, transformer) if not learns]
+    assert not clean or torch.equal(*clean)
     for slots in (1, 2, 5):
         one = conditions(slots, 1, slots)
         one = *one[:2], torch.nn.functional.pad(one[2], (0, 0, 0, 4)), *one[3:]  # a plan may go on after the chunk
