@@ -25,7 +25,7 @@ from specsync_lib.jobs.arguments import parse
 from specsync_lib.jobs.result import RESULTS
 from specsync_lib.jobs.sweep import SWEEP_FILE
 from specsync_lib.measures.acceptance import acceptance_table
-from specsync_lib.measures.intervals import bootstrap_by_group
+from specsync_lib.measures.intervals import bootstrap_by_group, drawn_unit
 from specsync_lib.pipeline.system import DEFAULT_THRESHOLD
 from specsync_lib.provenance import package_version
 
@@ -111,18 +111,12 @@ def write_parquet(tables: dict[str, pd.DataFrame], out: Path) -> str:
     return ""
 
 
-def drawn_unit(frames: pd.DataFrame) -> str:
-    """What the bootstrap draws: speakers, where there are two of them at least and every recording has one."""
-    named = frames["speaker"].ne("").all() and len(frames["speaker"].unique()) > 1
-    return "speaker" if named else "id"
-
-
 def groups_table(frames: pd.DataFrame) -> pd.DataFrame:
     """SHARES with intervals: of all, of every language and of every speaker."""
     found = []
     for kind in ("all", "language", "speaker"):
         for name, part in frames.assign(all="all").groupby(kind, sort=True, observed=True):
-            unit = drawn_unit(part)
+            unit = drawn_unit(part, "speaker", "id")
             line = {"kind": kind, "name": name, "recordings": part["id"].nunique(), "frames": len(part)}
             for share in SHARES:
                 known = part[part[share].notna()]
@@ -140,7 +134,7 @@ def collect(out: Path) -> tuple[Path, str]:
     """Write the tables and the page; returns the page, and a line on what could not be written."""
     about, found = read_results(out)
     row, frames = rows.read(about["row"], present=False), frames_table(found)
-    unit, recordings, groups = drawn_unit(frames), recordings_table(found), groups_table(frames)
+    unit, recordings, groups = drawn_unit(frames, "speaker", "id"), recordings_table(found), groups_table(frames)
     for name, table in (("recordings", recordings.round(5)), ("groups", groups)):
         with atomic_path(out / f"{name}.csv") as path:
             table.to_csv(path, index=False)

@@ -38,7 +38,7 @@ from specsync_lib.tensors import read_header, read_object, read_some, weight_fil
 
 GIB = 2**30
 ROOM = 1.2  # times the weights: what a forward pass needs beside them
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 4}  # int8 is made of float32
 WIDTH_OF_A_LOG = 140
 LOUDNESS = 0.05  # of the dry chunk's noise
 
@@ -123,7 +123,7 @@ def _judge(row: rows.Row, device: str) -> Iterator[Finding]:
         yield look("judge.source", "weights", lambda: f"asset at {asset(rows.SMOLLM2)}")
     else:
         where = device if judge.device == "auto" else judge.device
-        yield look("judge.source", "memory", lambda: _fits(_judge_bytes(judge), where))
+        yield look("judge.source", "memory", lambda: _fits(_judge_bytes(judge, where), where))
 
 
 def _letters(judge: rows.Judge) -> str:
@@ -152,9 +152,9 @@ def _scores(judge: rows.Judge) -> str:
     return f"{served.engine.about}: as it writes, within {difference:.1e}; {took_ms / requests:.0f} ms a request"
 
 
-def _judge_bytes(judge: rows.Judge) -> int:
+def _judge_bytes(judge: rows.Judge, device: str) -> int:
     files = weight_files(cached(judge.source, judge.revision), "model.safetensors")
-    return _weight_bytes(files, judge.dtype)
+    return _weight_bytes(files, judge.dtype_on(device))
 
 
 def _video(row: rows.Row, device: str, basis: Sequence[LatentBasis]) -> Iterator[Finding]:

@@ -72,8 +72,8 @@ def over_ray(missing: Sequence[Utterance], row: rows.Row, where: str, cpus: int,
         raise InputError("--ray: Ray is not installed; .venv/bin/pip install -e '.[sweep]'") from error
     try:
         ray.init(address=where, include_dashboard=False, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"--ray: no cluster at {where} ({str(error).splitlines()[0][:120]})") from error
+    except Exception as error:  # a time-out at its start has no type of its own
+        raise InputError(f"--ray: no cluster at {where} ({' '.join(str(error).split())[:120]})") from error
     try:
         has = ray.cluster_resources()
         room = min(int(has.get("CPU", 0) // cpus), int(has.get("GPU", 0) // gpus) if gpus else len(missing))

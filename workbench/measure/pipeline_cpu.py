@@ -3,6 +3,7 @@ r"""Both pipelines measured beside each other on this machine, utterance by utte
     GOMP_SPINCOUNT=1000 python -m workbench.measure.pipeline_cpu --threads 2 --chunks 200 \
         --reasoning-share 0.25 --out data/measurements/pipeline_cpu.json
     python -m workbench.measure.pipeline_cpu --chunks 1 --longest-s 0.8 --face shape --out try.json      a dry run
+    python -m workbench.measure.pipeline_cpu --row my.toml --corpus corpus.jsonl      into data/measurements/my
 
 Latency: each chunk's sound is given when the chunk before is out, so that none waits in a queue; it lasts from the
 chunk's last sample to its frames. Throughput: the whole utterance at once, seconds a chunk. Every mode runs on the same
@@ -19,18 +20,22 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
+from specsync_lib.devices import resolve
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
 from specsync_lib.judge.rules import Rule, VerifyOptions
-from specsync_lib.measures.intervals import resamples
+from specsync_lib.measures.draft import evaluation_prompts
+from specsync_lib.measures.intervals import drawn_groups, drawn_unit, resamples
+from specsync_lib.paths import MEASUREMENTS_DIR, display_path
 from specsync_lib.pipeline.answers import ChunkPattern, written_pattern
 from specsync_lib.pipeline.models import Models, load_models
 from specsync_lib.pipeline.outcome import PipelineReport
@@ -42,8 +47,9 @@ from specsync_lib.pipeline.stages import Policy
 from specsync_lib.provenance import machine, usable_cores
 from specsync_lib.rows import WAN_MINI, WAN_MINI_SHAPE, Row
 from specsync_lib.speech.audio import load_audio
-from specsync_lib.speech.corpus import Prompt, clips, default_is_human, human_prompts
+from specsync_lib.speech.corpus import Prompt
 from specsync_lib.units import SAMPLE_RATE_HZ
+from workbench.asked import add_row, beside, results_folder, row_of
 from workbench.measure.pipelines import run_numbers, stage_numbers
 
 FACES = {"wan-mini": WAN_MINI, "shape": WAN_MINI_SHAPE}
@@ -65,11 +71,18 @@ class Mode:
 
 @dataclass
 class Results:
-    """What has been measured: each mode's runs, one an utterance."""
+    """What has been measured: each mode's runs, one an utterance; and who speaks in each, where the corpus says so."""
 
     reports: dict[str, list[PipelineReport]] = field(default_factory=dict)
     utterances: dict[str, list[str]] = field(default_factory=dict)
     unequal_plans: list[str] = field(default_factory=list)
+    talkers: dict[str, str] = field(default_factory=dict)
+
+    def drawn(self, mode: str) -> tuple[str, np.ndarray]:
+        """What the bootstrap draws, and of each of a mode's runs which one it is."""
+        names = self.utterances[mode]
+        table = pd.DataFrame({"utterance": range(len(names)), "talker": [self.talkers.get(name, "") for name in names]})
+        return drawn_unit(table), drawn_groups(table)
 
     def chunks(self, mode: str) -> int:
         """How many chunks a mode has."""
@@ -98,9 +111,8 @@ def modes_of(options: argparse.Namespace) -> dict[str, Mode]:
     }
 
 
-def recordings(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and samples of the human test prompts in random order, over and over; of the shipped clips without them."""
-    prompts: list[Prompt] = human_prompts("test") if default_is_human() else clips()
+def recordings(rng: np.random.Generator, prompts: Sequence[Prompt]) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and samples of prompts in random order, over and over."""
     while True:
         for index in rng.permutation(len(prompts)):
             yield prompts[index].name, load_audio(prompts[index].path).samples
@@ -109,10 +121,11 @@ def recordings(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
 def measure(models: Models, options: argparse.Namespace, save: Callable[[Results], None]) -> Results:
     """Run every mode on utterance after utterance until each has its chunks, or the minutes are over."""
     rng = np.random.default_rng(options.seed)
-    modes, results = modes_of(options), Results()
+    modes, prompts = modes_of(options), evaluation_prompts("test", options.corpus)
+    results = Results(talkers={prompt.name: prompt.speaker for prompt in prompts})
     end_s = time.monotonic() + 60 * options.minutes
     warmed = False
-    for name, whole in recordings(rng):
+    for name, whole in recordings(rng, prompts):
         samples = whole[: int(options.longest_s * SAMPLE_RATE_HZ)]
         wanted = [mode for mode in modes if results.chunks(mode) < modes[mode].share * options.chunks]
         if not wanted or time.monotonic() > end_s:
@@ -159,13 +172,15 @@ def run_once(mode: Mode, models: Models, samples: np.ndarray) -> PipelineReport:
     return replace(report, commits=tuple(commits))
 
 
-def summary(models: Models, options: argparse.Namespace, results: Results) -> dict:
+def summary(models: Models, row: Row, options: argparse.Namespace, results: Results) -> dict:
     """Everything measured, as the JSON has it."""
     rng = np.random.default_rng(options.seed)
     region = f"{models.face.px}px"
-    runs = {mode: run_numbers(reports) for mode, reports in results.reports.items()}
+    runs, units = {mode: run_numbers(reports) for mode, reports in results.reports.items()}, set()
     for mode, numbers in runs.items():
-        numbers |= intervals(numbers["latency_ms"], numbers["block"], rng)
+        unit, of_run = results.drawn(mode)
+        numbers |= intervals(numbers["latency_ms"], of_run[numbers["block"]], rng)
+        units.add({"utterance": "utterance", "talker": "speaker"}[unit])
         numbers["utterances"] = results.utterances[mode]
     throughput = {
         mode: round(sum(report.wall_s for report in reports) / results.chunks(mode), 4)
@@ -189,17 +204,19 @@ def summary(models: Models, options: argparse.Namespace, results: Results) -> di
     )
     return {
         "setup": options.setup,
+        **({"row": json.loads(row.text()), "digests": row.digests()} if row.differences() else {}),
         "label": models.label,
         "what": "a chunk's latency from the arrival of its last sample to its frames in memory",
-        "resampling_unit": "utterance",
+        "resampling_unit": " or ".join(sorted(units)),
         "machine": machine(),
         "models": {
             "reasoner": models.reasoner.name,
             "reasoner_label": models.reasoner.label,
-            "adapter": options.adapter,
-            "face": options.face,
-            "face_label": models.label,
-            "listener": "Whisper base encoder, 4 layers, 3.2 s of past; no words",
+            "engine": models.names.get("engine", ""),
+            "adapter": row.judge.adapter,
+            "face": row.video.source,
+            "face_label": row.video.label,
+            "listener": f"the causal front {Path(row.draft.ears).stem}; no words",
         },
         "policy": asdict(policy_of(options)),
         "guarantee": policy_of(options).guarantee,
@@ -207,7 +224,7 @@ def summary(models: Models, options: argparse.Namespace, results: Results) -> di
         "command": shlex.join(["python", "-m", "workbench.measure.pipeline_cpu", *sys.argv[1:]]),
         "threads": {name: mode.threads for name, mode in modes_of(options).items()},
         "reasoning_tokens": options.reasoning_tokens,
-        "steps": options.steps,
+        "steps": row.video.steps,
         "render_parts": 3,
         "pattern": "as it came in this run",
         "replayed": written_pattern(answers),
@@ -230,10 +247,10 @@ def summary(models: Models, options: argparse.Namespace, results: Results) -> di
     }
 
 
-def intervals(latency_ms: list[float], block: list[int], rng: np.random.Generator) -> dict[str, float]:
-    """95 % bootstrap intervals of the percentiles, drawn by utterance: p50_low_ms, p50_high_ms, p95_low_ms …"""
+def intervals(latency_ms: list[float], block: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
+    """95 % bootstrap intervals of the percentiles, drawn by block: p50_low_ms, p50_high_ms, p95_low_ms …"""
     latency = np.array(latency_ms)
-    drawn = [np.percentile(latency[index], PERCENTILES) for index in resamples(np.array(block), RESAMPLES, rng)]
+    drawn = [np.percentile(latency[index], PERCENTILES) for index in resamples(block, RESAMPLES, rng)]
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0).round(3)
     ends = {}
     for index, percentile in enumerate(PERCENTILES):
@@ -246,14 +263,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m workbench.measure.pipeline_cpu", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--setup", choices=("cpu",), default="cpu", help="the embedded models on this machine's CPU")
-    parser.add_argument("--out", type=Path, required=True, help="the JSON to write")
+    parser.add_argument("--out", type=Path, help="the JSON to write; of another row: by default in its own folder")
+    add_row(parser)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="of what a row leaves open")
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline")
     parser.add_argument("--longest-s", type=float, default=8.0, help="utterances are cut there")
     parser.add_argument("--minutes", type=float, default=60, help="no utterance begins after this")
-    parser.add_argument("--face", choices=tuple(FACES), default="wan-mini", help="shape: random weights")
-    parser.add_argument("--adapter", default="adapter", help='the reasoner\'s adapter; "none": the model as it comes')
-    parser.add_argument("--steps", type=int, default=2, help="denoising steps")
+    parser.add_argument("--face", choices=tuple(FACES), help="of the default row; shape: random weights")
     parser.add_argument("--threads", type=int, default=0, help="of each speculative stage; default: half of the cores")
     parser.add_argument("--serial-threads", type=int, default=0, help="of the serial pipelines; default: all cores")
     parser.add_argument(
@@ -267,13 +283,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
-        row = Row()
-        video = replace(row.video, source=FACES[options.face], steps=options.steps)
-        row = replace(row, judge=replace(row.judge, adapter=options.adapter), video=video)
-        models = load_models(row, seed=options.seed)
+        row = row_of(options)
+        options.setup = row.name if row.differences() else "cpu"
+        if options.out is None:
+            options.out = beside(MEASUREMENTS_DIR / "pipeline_cpu.json", results_folder(row))
+        elif row.differences() and options.out.absolute().parent == MEASUREMENTS_DIR:
+            raise InputError(f"--out: {display_path(options.out.absolute())} is of the default row; leave it out")
+        options.corpus = row.corpus
+        if options.face:
+            row = replace(row, video=replace(row.video, source=FACES[options.face]))
+        models = load_models(row, seed=options.seed, device=resolve(options.device))
 
         def save(results: Results) -> None:
-            write_text(options.out, json.dumps(summary(models, options, results), indent=1) + "\n")
+            write_text(options.out, json.dumps(summary(models, row, options, results), indent=1) + "\n")
 
         results = measure(models, options, save)
     except InputError as error:

@@ -27,7 +27,9 @@ from safetensors.numpy import load_file, save_file
 from specsync_lib.errors import InputError
 from specsync_lib.face.head.head import mouth_box_px
 from specsync_lib.files import atomic_path, write_text
+from specsync_lib.rows import PROMPTS
 from specsync_lib.units import VIDEO_FPS
+from workbench.asked import add_corpus
 
 if TYPE_CHECKING:  # the trainer reads a corpus on machines without the head's and the aligner's packages
     from specsync_lib.face.head.head import Head
@@ -70,7 +72,7 @@ class HeadJob:
 # --- what is drawn ----------------------------------------------------------------------------------------------------
 
 
-def plan_jobs(clip_count: int, seed: int, manner: str = "varied") -> list[HeadJob]:
+def plan_jobs(clip_count: int, seed: int, manner: str = "varied", corpus: str = PROMPTS) -> list[HeadJob]:
     """Spread utterances over heads: seeded, human and synthetic speech alternating, each split with its own utterances.
 
     Raises
@@ -86,7 +88,7 @@ def plan_jobs(clip_count: int, seed: int, manner: str = "varied") -> list[HeadJo
     rng = np.random.default_rng(seed)
     known = [name for name in IDENTITIES if name not in TEST_IDENTITIES]
     counters, jobs = dict.fromkeys(SPLITS, 0), []
-    stretches = {split: _stretches(split, rng) for split in SPLITS}
+    stretches = {split: _stretches(split, rng, corpus) for split in SPLITS}
     for index in range(heads):
         if index % test_every == test_every - 1:
             split, names = "test", (*TEST_IDENTITIES, "", "")
@@ -128,12 +130,14 @@ def read_jobs(path: Path) -> list[HeadJob]:
         raise InputError(f"{path}: no list of jobs ({error}); write it with --write-jobs") from error
 
 
-def _stretches(split: str, rng: np.random.Generator) -> Iterator[tuple[str, tuple[int, ...], tuple[float, ...]]]:
+def _stretches(
+    split: str, rng: np.random.Generator, said: str = PROMPTS
+) -> Iterator[tuple[str, tuple[int, ...], tuple[float, ...]]]:
     """Endless stretches of ``CLIP_FRAMES`` of a split's utterances, preferring those that were not used yet."""
     from specsync_lib.speech import corpus
     from specsync_lib.speech.alignment import plan_from_phones
 
-    sources = [(prompt.name, partial(corpus.aligned, prompt)) for prompt in corpus.human_prompts(split)]
+    sources = [(prompt.name, partial(corpus.aligned, prompt)) for prompt in corpus.prompts_of(said, split)]
     if split == "train":  # the synthetic voice says few sentences: all go to one side
         for clip in corpus.clips():
             frames = int(clip.phones[-1].end_s * VIDEO_FPS)
@@ -516,6 +520,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size-px", type=int, default=SIZE_PX, help="side of the pictures")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    add_corpus(parser)
     parser.add_argument("--write-jobs", type=Path, metavar="FILE", help="only write what would be drawn")
     parser.add_argument("--jobs", type=Path, metavar="FILE", help="draw what such a file says (no speech needed)")
     given = parser.parse_args(arguments)
@@ -523,7 +528,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.jobs:
             jobs = read_jobs(given.jobs)
         else:
-            jobs = plan_jobs(given.clips, given.seed, given.manner)
+            jobs = plan_jobs(given.clips, given.seed, given.manner, given.corpus)
             jobs = [replace(job, size_px=given.size_px) for job in jobs]
         if given.write_jobs:
             write_jobs(given.write_jobs, jobs)
