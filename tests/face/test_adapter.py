@@ -165,6 +165,8 @@ DAMAGES = {
     "a word for a number": (lambda folder: _change(folder, pixels="256"), r"pixels is .256., which"),
     "no size": (lambda folder: _change(folder, size={}), "'add.0.weight' has shape"),
     "a huge rank": (lambda folder: _change(folder, size={"rank": 2**40}), "rank is 1099511627776"),
+    "no sizes": (lambda folder: _change(folder, chunk_slots=[]), "expected some of"),
+    "a size that is none": (lambda folder: _change(folder, chunk_slots=[1, 7]), r"chunk_slots are \[1, 7\]"),
     "NaN": (lambda folder: _spoil(folder), "holds NaN"),
 }  # fmt: skip
 
