@@ -49,7 +49,7 @@ def test_a_rows_probe_is_the_one_that_was_fitted(folder):
     metrics = json.loads((folder / "fitted" / fitting.METRICS).read_text())
     assert heard.layer == metrics["layer"] and heard.encoder.conv1.in_channels == MELS
     validation = clips()[2]
-    prompts = fitting.prompts_of(rows.read(folder / "my.toml"), "validation")
+    prompts = fitting.prompts_of(folder / "corpus.jsonl", "validation")
     assert prompts[0].path == validation.path
     samples = fitting.load_audio(validation.path).samples
     said = heard.plan(samples).probabilities.argmax(axis=1)
