@@ -26,7 +26,8 @@ def folder(tmp_path_factory):
     (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, lines)))
     row = 'corpus = "corpus.jsonl"\n[hearing]\nwhisper = "./whisper"\nprobe = "./fitted/probe.safetensors"\n'
     (folder / "my.toml").write_text(row)
-    given = ["--row", str(folder / "my.toml"), "--out", str(folder / "fitted"), "--steps", "60", "--device", "cpu"]
+    given = ["--row", str(folder / "my.toml"), "--corpus", str(folder / "corpus.jsonl"), "--device", "cpu"]
+    given += ["--out", str(folder / "fitted"), "--steps", "60"]
     assert fitting.main(given) == 0
     return folder
 

@@ -255,13 +255,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workbench.train.probe", description=__doc__.splitlines()[0])
     parser.add_argument("--row", default=rows.DEFAULT, help="the row that names the Whisper and the corpus")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--corpus", help="English speech with words: a corpus.jsonl, or prompts; default: the row's")
     parser.add_argument("--layers", type=int, nargs="+", default=[], help="blocks to try; default: spread over all")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     try:
-        row = rows.read(given.row, present=False)  # its probe need not be there yet
+        single = {} if given.corpus is None else {"corpus": given.corpus}
+        row = rows.read(given.row, single, present=False)  # its probe need not be there yet
         metrics = run(row, given.out, given.layers, given.steps, resolve(given.device), given.seed)
     except InputError as error:
         print(error, file=sys.stderr)
