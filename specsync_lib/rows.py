@@ -66,6 +66,10 @@ class Hearing:
     """What hears the words."""
 
     whisper: str = _key("whisper-base", SOURCE_WORDS, "Whisper: the pinned one, or a checkpoint's folder", path=True)
+    layer: int = _key(0, Range(0, 64), "the block of its encoder that is heard; 0: the probe's own, else the last")
+    probe: str = _key(
+        "auto", SOURCE_WORDS, "reads visemes off it: workbench.train.probe's file; auto: whisper-base's own", path=True
+    )
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,10 @@ class Judge:
     adapter: str = _key(
         "auto", SOURCE_WORDS, "a folder of peft's: merged here; a server has it merged. auto: smollm2's own", path=True
     )
-    dtype: str = _key("float32", ("float32", "bfloat16", "float16", "checkpoint"), "of a local one's weights")
+    dtype: str = _key(
+        "auto", ("auto", "float32", "bfloat16", "float16", "int8", "checkpoint"),
+        "of a local one; auto: int8 for smollm2 on a CPU, else float32",
+    )  # fmt: skip
     device: str = _key("auto", SPREAD_DEVICE, "of a local one; auto: the run's")
     temperature: float = _key(0.0, Range(0, 100), "divides its logits; 0 takes the adapter's, else 1")
     url: str = _key("", URL, "where the server listens")
@@ -108,7 +115,13 @@ class Judge:
     def repeats(self) -> bool:
         """Whether a row is the same however it is asked for. In half precision, and in a server's batches, it is not
         quite, and a tie may turn."""
-        return self.kind == LOCAL and self.dtype == "float32"
+        return self.kind == LOCAL and self.dtype in ("auto", "float32", "int8")
+
+    def dtype_on(self, device: str) -> str:
+        """What a local one computes in, on a device."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "int8" if self.source == SMOLLM2 and device == "cpu" else "float32"
 
 
 @dataclass(frozen=True)

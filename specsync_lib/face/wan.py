@@ -154,6 +154,9 @@ def load_vae(
     return model
 
 
+KNOWN_SLOTS = "chunk_slots"  # in a transformer's config: the chunks that it was trained on; without it three slots
+
+
 def load_transformer(
     source: str | Path,
     *,
@@ -220,11 +223,14 @@ def _load_part(
         raise InputError(
             f"{folder / 'config.json'}: it describes a {config.get('_class_name')!r}, expected {kind.__name__!r}"
         )
+    known_slots = config.pop(KNOWN_SLOTS, None)  # not diffusers' own
     try:
         with init_empty_weights(include_buffers=False):  # rotary tables are buffers outside the checkpoint
             model = kind.from_config(config)
     except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         raise InputError(f"{folder / 'config.json'}: cannot describe a {kind.__name__} ({error})") from error
+    if known_slots is not None:
+        model.register_to_config(**{KNOWN_SLOTS: known_slots})
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     state = read_checked(weight_files(folder), expected)
     precise = set(model._keep_in_fp32_modules or ())  # diffusers' own list: norms and time embedding

@@ -37,10 +37,10 @@ from specsync_lib.pipeline.synthetic import (
     SyntheticTarget,
     SyntheticWork,
 )
-from specsync_lib.units import CHUNK_SAMPLES, FRAMES_PER_CHUNK, VIDEO_FPS
+from specsync_lib.units import CHUNK, ChunkSize
 
 LABEL = "simulated"
-CHUNK_MS = 1000 * FRAMES_PER_CHUNK / VIDEO_FPS  # 400
+CHUNK_MS = CHUNK.ms  # 400
 PIECE_MS = 100
 MODES = ("serial", "serial_reasoning", "speculative")
 Mode = Literal["serial", "serial_reasoning", "speculative"]
@@ -190,17 +190,18 @@ def simulate(
         ),
         SimulatedJudge(clock, setup, target, pattern, judge_spends, rng),
         SimulatedGenerator(clock, setup, generator_spends, rng),
+        setup.chunk,
     )
-    source = pieces(np.zeros(chunks * CHUNK_SAMPLES, np.float32), pace=pace, piece_ms=PIECE_MS)
+    source = pieces(np.zeros(setup.chunk.samples(chunks), np.float32), pace=pace, piece_ms=PIECE_MS)
     if mode == "speculative":
         ahead = 1 if pace == "fast" else 4
         return run_speculative(source, stages, policy or POLICIES["speculative"], clock=clock, ahead=ahead)
     return run_serial(source, stages, reasoning_tokens=REASONING_TOKENS * (mode == "serial_reasoning"), clock=clock)
 
 
-def target_plan(chunks: int) -> np.ndarray:
+def target_plan(chunks: int, size: ChunkSize = CHUNK) -> np.ndarray:
     """What the simulated judge alone would have written."""
-    return np.concatenate(SyntheticTarget().plan([FRAMES_PER_CHUNK] * chunks))
+    return np.concatenate(SyntheticTarget().plan([size.frames] * chunks))
 
 
 def summary_row(report: PipelineReport) -> dict[str, float]:
@@ -213,7 +214,7 @@ def summary_row(report: PipelineReport) -> dict[str, float]:
         "p50_ms": float(p50),
         "p95_ms": float(p95),
         "p99_ms": float(p99),
-        "plan_error": float(np.mean(plan != target_plan(len(report.commits))[: len(plan)])),
+        "plan_error": float(np.mean(plan != target_plan(len(report.commits), report.chunk)[: len(plan)])),
         "corrected": report.counts.get("corrected mid-flight", 0) / len(report.commits),
         "rewound": report.counts.get("rewound", 0) / len(report.commits),
         "rolled_back": report.counts.get("rolled back", 0) / len(report.commits),

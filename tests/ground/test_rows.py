@@ -126,7 +126,10 @@ BROKEN = {
     "blanks": ('[judge]\nsource = "  "', "judge.source: got '  '"),
     "two lines": ('[judge]\nsource = "a\\nb"', r"judge.source: got 'a\nb'"),
     "an unknown kind": ('[judge]\nkind = "vlm"', "did you mean vllm? allowed: one of local, sglang, vllm, openai"),
-    "an unknown dtype": ('[judge]\ndtype = "fp8"', "allowed: one of float32, bfloat16, float16, checkpoint"),
+    "an unknown dtype": (
+        '[judge]\ndtype = "fp8"',
+        "allowed: one of auto, float32, bfloat16, float16, int8, checkpoint",
+    ),
     "an unknown device": ('[video]\ndevice = "gpu"', "video.device: got 'gpu'; allowed: auto, cpu, cuda"),
     "a spread video": ('[video]\ndevice = "spread"', "video.device: got 'spread'"),
     "an unknown decoder": ('[video]\ndecoder = "small"', "video.decoder: got 'small'"),

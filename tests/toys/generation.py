@@ -41,11 +41,11 @@ def wans_own(seed: int = 0):
     ).eval().requires_grad_(False)  # fmt: skip
 
 
-def write_wan(folder: Path) -> Path:
+def write_wan(folder: Path, seed: int = 0) -> Path:
     """A tiny checkpoint in the hub's layout: a VAE, and Wan's own transformer in two shards."""
-    vae, _ = toy_models()
+    vae, _ = toy_models(seed)
     vae.save_pretrained(folder / "vae")
-    model = wans_own()
+    model = wans_own(seed)
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     model.save_pretrained(folder / "transformer", max_shard_size=size * 2 // 3)
     assert len(list((folder / "transformer").glob("*.safetensors"))) == 2

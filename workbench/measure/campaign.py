@@ -222,8 +222,8 @@ def run_section(section: str, short: bool, kept: Path, known_alone: bool = False
     }
 
 
-def write(out: Path, sections: dict, fuzzers: dict, short: bool) -> None:
-    """The file, as far as it goes."""
+def write(out: Path, sections: dict, fuzzers: dict, short: bool, note: str | None = None) -> None:
+    """The file, as far as it goes; ``note`` is a person's, under which conditions it was made."""
     sections = {name: sections[name] for name in SECTIONS if name in sections}
     content = {
         "label": "measured",
@@ -232,6 +232,7 @@ def write(out: Path, sections: dict, fuzzers: dict, short: bool) -> None:
         "provenance": max((one["machine"] for one in sections.values()), key=lambda made: made["date"], default={}),
         "survived": "the right answer, or one clear line and exit code 2",
         "lost": "a traceback, a dead, hanging or left-over process, a torn file, or a wrong result without a word",
+        **({"note": note} if note else {}),
         "total": {key: sum(one[key] for one in sections.values()) for key in ("tried", "survived", "lost")},
         "fell_short": [name for name, one in sections.items() if one["tried"] < one["owed"]],
         "sections": sections,
@@ -285,17 +286,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     options.kept.mkdir(parents=True, exist_ok=True)
     content = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    sections, fuzzers = content.get("sections", {}), content.get("fuzzers", {})
+    sections, fuzzers, note = content.get("sections", {}), content.get("fuzzers", {}), content.get("note")
     for section in options.only:
         kept = options.kept / f"{section}.jsonl"
         if options.fresh:
             kept.unlink(missing_ok=True)
         sections[section] = run_section(section, options.short, kept, options.known)
-        write(options.out, sections, fuzzers, options.short)
+        write(options.out, sections, fuzzers, options.short, note)
     for name in options.fuzzers if options.fuzz else ():
         fuzzers[name] = fuzz(name, options.fuzz, options.kept)
         print(f"fuzzer {name}: {fuzzers[name]}", flush=True)
-        write(options.out, sections, fuzzers, options.short)
+        write(options.out, sections, fuzzers, options.short, note)
     for name, one in sections.items():
         print(f"{name}: {one['tried']} tried, {one['survived']} survived, {one['lost']} lost")
     return 1 if any(sections[name]["lost"] for name in options.only) else 0

@@ -9,9 +9,10 @@ policy; beside the adapter, by which plans share a pass (`branches.py`); and `re
 ``--lossless N`` only the proof, for N utterances. ``--unseen ADAPTER`` judges the test prompts with an adapter that
 never heard their speaker, nor did probe and draft, and writes `judged_frames_unseen.csv.gz` and `referee_unseen.json`;
 the adapter itself is not kept (all models together stay under 24 MiB). ``--strangers DIR`` judges people whom nobody
-trained on (`list.tsv`: file, speaker, words) and writes `referee_real_speakers.json`. ``--rules`` judges only by the
-rules whose plans are not the judge's own (lenient, mouth, gate) and fits the policy; the judge's own plans stay the
-tables'. ``--row``, ``--corpus``: another row judges, or another corpus is judged, and all of it lies in
+trained on (`list.tsv`: file, speaker, words) and writes `referee_real_speakers.json`. ``--int8`` judges the test
+prompts in int8, in passes and token by token, and writes `referee_int8.json`, beside float32's tables. ``--rules``
+judges only by the rules whose plans are not the judge's own (lenient, mouth, gate) and fits the policy; the judge's own
+plans stay the tables'. ``--row``, ``--corpus``: another row judges, or another corpus is judged, and all of it lies in
 ``data/measurements/ROW``, policy and plans that share a pass too; intervals draw speakers where the corpus names them.
 What is gathered and judged is kept in the run's folder: an interrupted command goes on where it was, also on
 another machine. ``--quick`` leaves out plain decoding, the judge without its ears, several plans a pass and the gate;
@@ -43,7 +44,8 @@ from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_json
 from specsync_lib.judge import branches
 from specsync_lib.judge.branches import Branches
-from specsync_lib.judge.loading import MODEL_DIR, adapter_of, load_judge, load_reasoner
+from specsync_lib.judge.int8 import most
+from specsync_lib.judge.loading import INT8, MODEL_DIR, adapter_of, load_judge, load_reasoner
 from specsync_lib.judge.policy import POLICY_FILE, AcceptancePolicy, chunk_of, frame_features
 from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.recordings import (
@@ -63,6 +65,7 @@ from specsync_lib.judge.recordings import (
 from specsync_lib.judge.rules import VerifyOptions, within_one_frame
 from specsync_lib.judge.verify import ChunkVerdict, run_options
 from specsync_lib.measures.bounds import at_temperature, fit_temperature, logits_of
+from specsync_lib.measures.intervals import bootstrap_by_group, interval
 from specsync_lib.measures.referee import (
     CHUNKS_FILE,
     FRAMES_FILE,
@@ -85,6 +88,7 @@ from workbench.asked import add_row, beside, results_folder, row_of
 
 STRANGERS_FILE = MEASUREMENTS_DIR / "referee_real_speakers.json"
 LOSSLESS_FILE = MEASUREMENTS_DIR / "reasoner_lossless.json"
+INT8_FILE = MEASUREMENTS_DIR / "referee_int8.json"
 MACHINE_FILE = "machine.json"  # beside judged recordings: the one that judged them, whose tables may be made elsewhere
 FRONTS = [front_path(name) for name in (DRAFT, EARS)]
 
@@ -467,10 +471,65 @@ def prove_lossless(count: int, processes: int = 1) -> dict:
     }
 
 
+def judge_in_int8(processes: int = 1, count: int | None = None) -> dict:
+    """The judge in int8 on the test prompts, or the first of them: is what its passes decide what it writes token by
+    token, and how right is it beside float32's tables?"""
+    prompts = human_prompts("test")[:count]
+    words = heard_words([*human_prompts("validation"), *human_prompts("test")])
+    folder, digest = run_folder("int8", MODEL_DIR / ADAPTER, FRONTS, words)
+    model = load_reasoner(adapter=ADAPTER, dtype=INT8)
+    recordings = gather(prompts, DRAFT, EARS, words, gathered_folder(FRONTS, words))
+    hows = {run: RUNS[run] for run in ("live", "guessed", "alone")}
+    results = judge_all(model, recordings, hows, folder, "int8:", processes)
+    tables = judged_tables()[0]
+    wide = tables[tables["utterance"].isin([each.name for each in recordings])]
+    if wide["utterance"].nunique() < len(recordings):
+        raise InputError(f"{display_path(FRAMES_FILE)}: is not about these prompts; run the command without --int8")
+    truth = np.concatenate([each.truth for each in recordings])
+    utterance = np.repeat(np.arange(len(recordings)), [len(each.truth) for each in recordings])
+    plain = pd.concat([wide[wide["utterance"] == each.name] for each in recordings])
+    runs = {}
+    for run, column in (("guessed", "committed"), ("live", "live")):  # every exact run with words is one plan
+        tokens, wide_tokens = np.concatenate([one.tokens for one in results[run]]), viseme_codes(plain[column])
+        right, gained = tokens == truth, (tokens == truth).astype(float) - (wide_tokens == truth)
+        runs[run] = {
+            **interval("accuracy", bootstrap_by_group(right, utterance)),
+            **interval("float32_accuracy", bootstrap_by_group(wide_tokens == truth, utterance)),
+            **interval("gain_over_float32", bootstrap_by_group(gained, utterance)),
+            "frames_as_float32": round(float((tokens == wide_tokens).mean()), 5),
+            "passes_a_chunk": round(float(np.mean([v.passes for one in results[run] for v in one.verdicts])), 4),
+        }
+    pairs = list(zip(recordings, results["guessed"], results["alone"], strict=True))
+    different = [each.name for each, one, other in pairs if (one.tokens != other.tokens).any()]
+    return {
+        "what": "the judge in int8 (weights by channel, activations by token): its passes against its own greedy "
+        "writing, and both beside float32's committed tables",
+        "reasoner": model.name,
+        "adapter_sha256": digest,
+        "largest_weight": most(),
+        "n_utterances": len(recordings),
+        "n_frames": len(truth),
+        "utterances_equal": len(recordings) - len(different),
+        "different": different,
+        "fallback_frames": int(sum(verdict.fallbacks for one in results["guessed"] for verdict in one.verdicts)),
+        "runs": runs,
+        "processor_seconds": seconds_of(results),
+        "machine": json.loads((folder / MACHINE_FILE).read_text(encoding="utf-8")),
+        "provenance": {
+            **provenance.machine(),
+            "command": "python -m workbench.measure.referee --int8",
+            "label": "measured",
+        },
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the judge over held-out human speech and write what the referee finds."""
     parser = argparse.ArgumentParser(prog="python -m workbench.measure.referee", description=main.__doc__)
     parser.add_argument("--lossless", type=int, metavar="N", help="only prove N utterances equal to plain decoding")
+    parser.add_argument(
+        "--int8", type=int, metavar="N", nargs="?", const=0, help="only judge the test prompts in int8, or N of them"
+    )
     parser.add_argument("--summarise", action="store_true", help="only make referee.json again from the tables")
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join((*QUICK_RUNS, *QUICK_RULES))}")
     parser.add_argument("--rules", action="store_true", help="only judge by the rules that are not exact")
@@ -485,15 +544,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1 if options.processes > 1 else provenance.usable_cores())
     try:
         row = row_of(options)
-        if row.differences() and (options.lossless, options.unseen, options.strangers) != (None, None, None):
+        if row.differences() and any(
+            one is not None for one in (options.lossless, options.int8, options.unseen, options.strangers)
+        ):
             raise InputError(
-                "--lossless, --unseen and --strangers are of the default row; leave out --row and --corpus"
+                "--lossless, --int8, --unseen and --strangers are of the default row; leave out --row and --corpus"
             )
         if options.processes > 1 and (row.judge.kind != rows.LOCAL or row.judge.device not in ("auto", "cpu")):
             raise InputError("--processes: only a judge on this machine's cores can be shared; leave it out")
         judge_and_keep = partial(judge_and_write, row, processes=options.processes)
         if options.lossless is not None:
             write_json(LOSSLESS_FILE, prove_lossless(options.lossless, options.processes))
+        elif options.int8 is not None:
+            write_json(INT8_FILE, judge_in_int8(options.processes, options.int8 or None))
         elif options.unseen is not None:
             judge_unseen(options.unseen)
         elif options.strangers is not None:

@@ -222,7 +222,7 @@ def train(
         learner.restore(out / CHECKPOINT, about)
         curve = read_object(out / METRICS)["curve"]
     metrics = settings | {
-        "source": video.source,
+        "source": Path(video.source).name if Path(video.source).is_dir() else video.source,
         "label": video.label,
         "corpus": listing["corpus"],
         "parameters": sum(parameter.numel() for parameter in learner.adapter.parameters()),
@@ -266,8 +266,8 @@ def model_card(metrics: dict) -> str:
     losses = "\n".join(f"| {row['step']} | {row['held_out_loss']:.4f} |" for row in curve)
     return f"""# Adapter of `{metrics["source"]}`
 
-{metrics["parameters"] / 1e6:.1f} M numbers beside that transformer ({facts["layers"]} blocks of width
-{facts["width"]}): {size["features"]} features a slot of plan, low-rank changes of rank {size["rank"]}. It saw faces of
+{metrics["parameters"] / 1e6:.1f} M numbers beside its {facts["layers"]} blocks of width {facts["width"]}.
+A slot's plan becomes {size["features"]} features; low-rank changes have rank {size["rank"]}. Trained on faces of
 {facts["pixels"]} px.
 
 Loss on held-out clips ({metrics["label"]}; step 0 is the base model, which knows no plan). What a viewer would see was
