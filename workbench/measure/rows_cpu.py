@@ -3,10 +3,11 @@
     python -m workbench.measure.rows_cpu          writes data/measurements/rows_cpu.json (under three minutes when idle)
     python -m workbench.measure.rows_cpu --quick --out try.json      a dry run
 
-*start*: a fresh Python imports the row layer and reads a row. *local*: this tree and the one of ``--before``, each in a
-process of its own, run the same recording through the judge and through the pipeline in turn. *served*: a verify of
-12 frames by the tiny model in this process and behind each stub server (`tests.toys.servers`, a process of its own),
-in turn; ``added_ms`` is the difference, ``server_ms`` of it the stub's own model, which has no prefix cache.
+*start*: a fresh Python that has what the door needed before imports the row layer and reads a row. *local*: this tree
+and the one of ``--before``, each in a process of its own, run the same recording through the judge and through the
+pipeline in turn. *served*: a verify of 12 frames by the tiny model in this process and behind each stub server
+(`tests.toys.servers`, a process of its own), in turn; ``added_ms`` is the difference, ``server_ms`` the stub's own
+model, which has no prefix cache.
 """
 
 import argparse
@@ -37,7 +38,8 @@ STARTS, ROUNDS, VERIFIES = 20, 8, 40
 KINDS = ("sglang", "vllm", "openai")
 
 START = """
-import sys, time
+import argparse, dataclasses, json, pathlib, sys, textwrap, time
+import specsync_lib
 began = time.perf_counter()
 from specsync_lib import rows
 imported = time.perf_counter()
