@@ -17,7 +17,7 @@ from specsync_lib.speech.manifest import read_manifest
 from tests.toys.reasoner import byte_tokenizer, tiny_llama
 from tests.workbench.test_referee import toy_recording
 from workbench import asked
-from workbench.measure import late_lips, pipeline_cpu, referee
+from workbench.measure import late_lips, pipeline_cpu, referee, rows_cpu
 from workbench.train import human_speech, splits
 from workbench.train.kokoro import load_shard
 
@@ -147,6 +147,20 @@ def test_a_training_split_of_ones_own_becomes_shards(tmp_path):
     for name, text in (("human_own", "said"), ("human_own_unlabelled", "foreign")):
         (table,) = load_shard(tmp_path / "out" / f"{name}.npz")[2]
         assert table["text"] == text
+
+
+def test_what_rows_cost_is_measured_in_every_way(tmp_path, capsys):
+    """A few of each; the tree before rows needs git's history."""
+    out = tmp_path / "rows.json"
+    rows_cpu.main(["--quick", "--before", "none", "--out", str(out)])  # on a busy machine a bound may be missed
+    facts = json.loads(out.read_text())
+    assert facts["start"].keys() == {"embedded", "remote-judge"} and facts["bounds"].keys() == {"start_ms", "added_ms"}
+    for kind in rows_cpu.KINDS:
+        measured = facts["served"][kind]
+        assert 0 < measured["server_ms"]["median_ms"] < measured["served_ms"]["median_ms"]
+    assert rows_cpu.main(["--quick", "--before", "no-such-commit", "--out", str(out)]) == InputError.EXIT_CODE
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "git has no such commit here" in line
 
 
 # ---------------------------------------------------------------------------------------------------------- splits

@@ -29,7 +29,7 @@ from workbench.measure.trials.outcome import REFUSED, Outcome, one_line, require
 
 SHORT_EVERY = 24
 ASKED_AGAIN = "no result, and one after the next start"
-RECORDINGS, TIMEOUT_S = 2, 2.0
+RECORDINGS, TIMEOUT_S, PATIENT_S = 2, 5.0, 60.0  # the first where a server hangs
 LATER = ("hangs", "fails", "cuts")  # what a server does once it has been asked at the start
 
 
@@ -96,7 +96,7 @@ def broken_manifest(lines: Sequence, says: str, folder: Path) -> Outcome:
 
 
 def served_sweep(
-    folder: Path, kind: str, url: str, loaded: Callable[[], None] = lambda: None
+    folder: Path, kind: str, url: str, loaded: Callable[[], None] = lambda: None, timeout_s: float = PATIENT_S
 ) -> tuple[int, list[str], int]:
     """A sweep with toy ears and a served judge: exit code, lines, and how many results there are then; ``loaded`` is
     called when the judge has been."""
@@ -112,7 +112,7 @@ def served_sweep(
         entries = [json.dumps({"id": str(number), "audio": f"{number}.flac"}) for number in range(RECORDINGS)]
         (folder / "corpus.jsonl").write_text("\n".join(entries))
     given = {"kind": kind, "url": url, "source": str(folder / "tiny"), "adapter": "none", "weights": "random",
-             "timeout_s": str(TIMEOUT_S), "retries": "0"}  # fmt: skip
+             "timeout_s": str(timeout_s), "retries": "0"}  # fmt: skip
     arguments = [part for key, value in given.items() for part in ("-p", f"judge.{key}={value}")]
 
     def listeners(row: Row, device: str) -> Listeners:
@@ -150,7 +150,7 @@ def failing_server(kind: str, what: str, folder: Path) -> Outcome:
         toy.failures, toy.cuts = (99 * (what == word) for word in ("fails", "cuts"))
 
     with serving(toy) as url:
-        code, lines, results = served_sweep(folder, kind, url, go_wrong)
+        code, lines, results = served_sweep(folder, kind, url, go_wrong, TIMEOUT_S if what == "hangs" else PATIENT_S)
         require((code, results) == (1, 0), f"exit code {code} with {results} results: {lines}")
         require(not (folder / "out").exists(), "something is left")
         toy.hang_s, toy.failures, toy.cuts = 0.0, 0, 0
