@@ -11,6 +11,7 @@ import torch
 
 import specsync_lib
 from specsync_lib import units
+from specsync_lib.devices import resolve
 from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.face.video import video_info
@@ -277,7 +278,7 @@ def test_rule_threshold_and_device_are_checked():
         with pytest.raises(InputError, match=words):
             whole.checked_rule(rule, threshold)
     with pytest.raises(InputError, match="auto, cpu or cuda"):
-        whole.picked_device("tpu")
+        resolve("tpu")
     with pytest.raises(InputError, match="shorter than half a video frame"):
         whole.System(None, None, "cpu").run(np.zeros(100, np.float32))
     with pytest.raises(InputError, match=r"the recording has 1\.00 s"):
