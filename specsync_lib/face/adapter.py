@@ -40,7 +40,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_json
 from specsync_lib.paths import MODELS_DIR
 from specsync_lib.tensors import read_checked, read_object
-from specsync_lib.units import FRAMES_PER_SLOT, LATENT_CHANNELS
+from specsync_lib.units import CHUNK_SLOTS, FRAMES_PER_SLOT, LATENT_CHANNELS
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -74,6 +74,7 @@ class AdapterFacts:
     width, layers : the transformer's.
     transformer_sha256, vae_sha256 : whose weights it lies beside (`transformer_sha256`), and whose latents those see.
     pixels : side of the faces that it was trained on.
+    chunk_slots : sizes of the chunks that it was trained on.
     """
 
     size: AdapterSize
@@ -83,6 +84,7 @@ class AdapterFacts:
     transformer_sha256: str
     vae_sha256: str
     pixels: int
+    chunk_slots: tuple[int, ...]
 
     def check(self, transformer_digest: str, vae_digest: str) -> None:
         """Refuse a transformer or a VAE that this is not for.
@@ -130,11 +132,16 @@ class PlanAdapter(nn.Module):
     Parameters
     ----------
     frame_features : of a frame's plan.
+
+    Attributes
+    ----------
+    chunk_slots : sizes of the chunks that it knows (:attr:`AdapterFacts.chunk_slots`).
     """
 
     def __init__(self, transformer: "WanTransformer3DModel", size: AdapterSize, frame_features: int) -> None:
         super().__init__()
         config, self.frame_features = transformer.config, frame_features
+        self.chunk_slots: tuple[int, ...] = CHUNK_SLOTS
         width = config.num_attention_heads * config.attention_head_dim
         self.pack = Casting(FRAMES_PER_SLOT * frame_features, size.features)
         adding = {str(block): Casting(NEIGHBOURS * size.features, width) for block in middle_blocks(config.num_layers)}
@@ -312,13 +319,18 @@ def is_telling(name: str) -> bool:
 
 
 def facts_of(
-    transformer: "WanTransformer3DModel", vae_digest: str, size: AdapterSize, frame_features: int, pixels: int
+    transformer: "WanTransformer3DModel",
+    vae_digest: str,
+    size: AdapterSize,
+    frame_features: int,
+    pixels: int,
+    chunk_slots: tuple[int, ...] = CHUNK_SLOTS,
 ) -> AdapterFacts:
     """What an adapter beside this transformer is for; ``vae_digest``: `draft.latents.vae_sha256`."""
     config = transformer.config
     width = config.num_attention_heads * config.attention_head_dim
     digests = transformer_sha256(transformer.state_dict()), vae_digest
-    return AdapterFacts(size, frame_features, width, config.num_layers, *digests, pixels)
+    return AdapterFacts(size, frame_features, width, config.num_layers, *digests, pixels, chunk_slots)
 
 
 def adapter_folder(name: str) -> Path:
@@ -345,10 +357,13 @@ def read_facts(folder: Path) -> AdapterFacts:
         raise InputError(f"{folder / FACTS}: absent; give a folder of workbench.train.adapter")
     content = read_object(folder / FACTS)
     try:
-        facts = AdapterFacts(**content | {"size": AdapterSize(**content["size"])})
+        parts = {"size": AdapterSize(**content["size"]), "chunk_slots": tuple(content["chunk_slots"])}
+        facts = AdapterFacts(**content | parts)
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder / FACTS}: describes no adapter ({error}); copy it again") from error
-    kinds = {"alpha": float, "size": AdapterSize, "transformer_sha256": str, "vae_sha256": str}
+    kinds = {"alpha": float, "chunk_slots": tuple, "size": AdapterSize, "transformer_sha256": str, "vae_sha256": str}
+    if not facts.chunk_slots or not set(facts.chunk_slots) <= set(CHUNK_SLOTS):
+        raise InputError(f"{folder / FACTS}: chunk_slots are {list(facts.chunk_slots)}, expected some of {CHUNK_SLOTS}")
     for name, value in (vars(facts) | vars(facts.size)).items():
         kind = kinds.get(name, int)
         if type(value) is not kind or (kind is int and not 0 <= value < 2**20):
@@ -371,4 +386,5 @@ def load_adapter(folder: Path, transformer: "WanTransformer3DModel", vae: "Autoe
         raise InputError(f"{folder / WEIGHTS}: absent; copy it again or train one with workbench.train.adapter")
     state = read_checked([folder / WEIGHTS], expected)
     adapter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    adapter.chunk_slots = facts.chunk_slots
     return adapter.eval()

@@ -136,7 +136,10 @@ def takes_plan(transformer: "WanTransformer3DModel") -> bool:
 def window_slots(transformer: "WanTransformer3DModel", size: ChunkSize) -> int:
     """How many slots a chunk is denoised among: its own, where the model knows chunks of that size, and under Wan's own
     without an adapter, which knows of no past; else three."""
-    known = transformer.config.get(wan.KNOWN_SLOTS, (SLOTS_PER_CHUNK,))
+    if isinstance(transformer, AdaptedTransformer):
+        known = transformer.adapter.chunk_slots
+    else:
+        known = transformer.config.get(wan.KNOWN_SLOTS, (SLOTS_PER_CHUNK,))
     told = takes_plan(transformer) or isinstance(transformer, AdaptedTransformer)
     return SLOTS_PER_CHUNK if told and size.slots not in known else size.slots
 

@@ -58,6 +58,9 @@ def test_a_new_adapter_leaves_a_checkpoint_in_two_shards_as_it_is_bit_for_bit(ch
     model = AdaptedTransformer(transformer, new_adapter(transformer), learns=learns)
     found = model(*told)
     assert found.dtype == dtype and torch.equal(found, expected)
+    noisy, times, *held = told
+    clean = [generation.predict_clean(one, noisy, times / 1000, *held) for one in (model, transformer) if not learns]
+    assert not clean or torch.equal(*clean)
     for slots in (1, 2, 5):
         one = conditions(slots, 1, slots)
         one = *one[:2], torch.nn.functional.pad(one[2], (0, 0, 0, 4)), *one[3:]  # a plan may go on after the chunk
@@ -162,6 +165,8 @@ DAMAGES = {
     "a word for a number": (lambda folder: _change(folder, pixels="256"), r"pixels is .256., which"),
     "no size": (lambda folder: _change(folder, size={}), "'add.0.weight' has shape"),
     "a huge rank": (lambda folder: _change(folder, size={"rank": 2**40}), "rank is 1099511627776"),
+    "no sizes": (lambda folder: _change(folder, chunk_slots=[]), "expected some of"),
+    "a size that is none": (lambda folder: _change(folder, chunk_slots=[1, 7]), r"chunk_slots are \[1, 7\]"),
     "NaN": (lambda folder: _spoil(folder), "holds NaN"),
 }  # fmt: skip
 

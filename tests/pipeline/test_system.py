@@ -28,7 +28,7 @@ from specsync_lib.pipeline.synthetic import StageTimes, synthetic_stages
 from specsync_lib.speech import whisper_base
 from specsync_lib.speech.audio import load_audio, write_flac
 from specsync_lib.speech.ears import listen
-from specsync_lib.units import CHUNK_SAMPLES
+from specsync_lib.units import CHUNK_SAMPLES, ChunkSize
 from tests.pipeline.test_models import SPEECH, ToyReasoner, ToyStream
 from tests.toys.fronts import toy_draft, toy_ears
 from tests.toys.generation import toy_models, toy_reference
@@ -82,6 +82,21 @@ def runs(system, tmp_path_factory):
         name = rule if threshold is None else f"{rule} {threshold}"
         done[name] = system.run(SPEECH, rule, threshold, under=under, **quiet)
     return done
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_system_of_short_chunks_says_the_same_of_its_frames(system, slots, tmp_path):
+    size = ChunkSize(slots)
+    short = whole.System(replace(system.models, face=system.models.face.fresh(size)), system.head, "cpu")
+    exact = short.run(SPEECH, "exact", video=tmp_path / "talk.mp4", progress=False)
+    judge = short.run(SPEECH[: len(SPEECH) // 2], "judge", under=exact.under, progress=False)
+    same, compared = whole.agreement(exact, judge)
+    assert same == 1 and compared % size.frames == 0 and compared > FRAMES // 2 - 2 * size.frames
+    table, facts = exact.frames(), exact.facts()
+    assert table["frame"].tolist() == list(range(FRAMES)) and exact.video.frame_count == FRAMES
+    assert table["chunk"].tolist() == [frame // size.frames for frame in range(FRAMES)]
+    assert facts["chunk_slots"] == slots and facts["chunks"] == -(-FRAMES // size.frames)
+    assert whole.compared_samples(size) >= size.samples(300 // size.frames)
 
 
 def test_exact_commits_what_the_judge_alone_writes(runs):

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from specsync_lib import rows
 from specsync_lib.errors import InputError
 from specsync_lib.face import adapter as adapters
-from specsync_lib.face import wan
+from specsync_lib.face import generation, wan
 from specsync_lib.face.adapter import AdapterSize
 from specsync_lib.paths import PROJECT_ROOT
+from specsync_lib.units import ChunkSize
 from tests.toys.faces import talking_corpus
 from tests.toys.generation import PX, write_wan
 from workbench.measure import adapter_step
@@ -85,12 +86,13 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(row, l
 
 def test_it_learns_the_plan_and_a_row_takes_what_was_learnt(row, latents):
     out = row.parent / "adapter"
-    curve = run(row, latents, out, steps=40, measure_every=40, batch=4)["curve"]
+    curve = run(row, latents, out, steps=40, measure_every=40, batch=4, slots=(2, 3))["curve"]
     assert curve[1]["held_out_loss"] < 0.98 * curve[0]["held_out_loss"]
     facts = adapters.read_facts(out)
     assert facts.pixels == PX and facts.layers == 2 and facts.width == 24
     _, transformer = wan.load_video(rows.read(row).video, "cpu")
     assert isinstance(transformer, adapters.AdaptedTransformer)
+    assert [generation.window_slots(transformer, ChunkSize(slots)) for slots in (1, 2, 3)] == [3, 2, 3]
 
 
 def test_what_does_not_fit_is_one_line(row, latents, tmp_path, capsys):

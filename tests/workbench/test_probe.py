@@ -26,7 +26,8 @@ def folder(tmp_path_factory):
     (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, lines)))
     row = 'corpus = "corpus.jsonl"\n[hearing]\nwhisper = "./whisper"\nprobe = "./fitted/probe.safetensors"\n'
     (folder / "my.toml").write_text(row)
-    given = ["--row", str(folder / "my.toml"), "--out", str(folder / "fitted"), "--steps", "60", "--device", "cpu"]
+    given = ["--row", str(folder / "my.toml"), "--corpus", str(folder / "corpus.jsonl"), "--device", "cpu"]
+    given += ["--out", str(folder / "fitted"), "--steps", "60"]
     assert fitting.main(given) == 0
     return folder
 
@@ -49,7 +50,7 @@ def test_a_rows_probe_is_the_one_that_was_fitted(folder):
     metrics = json.loads((folder / "fitted" / fitting.METRICS).read_text())
     assert heard.layer == metrics["layer"] and heard.encoder.conv1.in_channels == MELS
     validation = clips()[2]
-    prompts = fitting.prompts_of(rows.read(folder / "my.toml"), "validation")
+    prompts = fitting.prompts_of(folder / "corpus.jsonl", "validation")
     assert prompts[0].path == validation.path
     samples = fitting.load_audio(validation.path).samples
     said = heard.plan(samples).probabilities.argmax(axis=1)

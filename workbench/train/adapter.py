@@ -46,7 +46,7 @@ from specsync_lib.files import atomic_path, write_json, write_text
 from specsync_lib.provenance import device_facts
 from specsync_lib.rows import Video
 from specsync_lib.tensors import read_header, read_object
-from specsync_lib.units import SLOTS_PER_CHUNK
+from specsync_lib.units import CHUNK_SLOTS, SLOTS_PER_CHUNK
 from workbench.train.descent import cosine_to_zero
 from workbench.train.latents import load_latents, read_listing, row_of
 from workbench.train.transformer import Corruption, Latents, LinearDraft, chunk_loss
@@ -70,10 +70,11 @@ class Options(Corruption):
     weight_decay: float = 0.01
     ema: float = 0.999
     size: AdapterSize = field(default_factory=AdapterSize)
+    slots: tuple[int, ...] = CHUNK_SLOTS  # of a batch's chunks, one drawn for each
     seed: int = 0
     measure_every: int = 1000
     held_out_rows: int = 64
-    held_out_draws: int = 8  # batches of a measurement
+    held_out_draws: int = 9  # batches of a measurement, every size of chunk in turn
     checkpointed: bool = False  # blocks are computed again in the backward pass: less memory, more time
     compiled: bool = False
 
@@ -85,9 +86,9 @@ class Lesson(nn.Module):
         super().__init__()
         self.model, self.data, self.linear, self.options = model, data, linear, options
 
-    def forward(self) -> Tensor:
-        """The loss."""
-        return chunk_loss(partial(generation.predict_clean, self.model), self.data, self.linear, self.options)
+    def forward(self, slots: int) -> Tensor:
+        """The loss of chunks of so many slots."""
+        return chunk_loss(partial(generation.predict_clean, self.model), self.data, self.linear, self.options, slots)
 
 
 class Learner:
@@ -136,7 +137,7 @@ class Learner:
         for group in self.optimiser.param_groups:
             group["lr"] = options.learning_rate * cosine_to_zero(self.steps, options.steps)
         self.optimiser.zero_grad()
-        loss = self.lesson()
+        loss = self.lesson(options.slots[int(torch.randint(len(options.slots), ()))])
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(self.adapter.parameters(), 1.0)
         self.optimiser.step()
@@ -154,7 +155,7 @@ class Learner:
         losses = []
         for draw in range(self.options.held_out_draws):
             torch.manual_seed(self.options.seed - STEP_SEEDS * (1 + draw))
-            losses.append(float(self.held_out()))
+            losses.append(float(self.held_out(self.options.slots[draw % len(self.options.slots)])))
         self.adapter.load_state_dict(live)
         return float(np.mean(losses))
 
@@ -186,7 +187,8 @@ class Learner:
             self.average[name].copy_(state[f"average.{name}"])
             if self.steps:
                 moments = {kind: state[f"{kind}.{name}"].clone() for kind in MOMENTS}
-                self.optimiser.state[parameter] = {"step": torch.tensor(float(self.steps)), **moments}
+                steps = torch.tensor(float(self.steps), device=parameter.device)
+                self.optimiser.state[parameter] = {"step": steps, **moments}
 
 
 def train(
@@ -212,7 +214,8 @@ def train(
     transformer = wan.load_transformer(video.source, dtype=dtype, device=device, revision=video.revision)
     held_out = load_latents(latents, "validation", device, options.held_out_rows)
     learner = Learner(transformer, load_latents(latents, "train", device), held_out, options, accelerator)
-    facts = facts_of(transformer, vae_digest, options.size, generation.FRAME_FEATURES, listing["pixels"])
+    about_size = options.size, generation.FRAME_FEATURES, listing["pixels"], options.slots
+    facts = facts_of(transformer, vae_digest, *about_size)
     settings = {"options": asdict(options), "processes": accelerator.num_processes, "facts": asdict(facts)}
     about = json.dumps(settings | {"corpus": listing["corpus"]["sha256"]}, sort_keys=True)
     curve: list[dict] = []
@@ -268,7 +271,7 @@ def model_card(metrics: dict) -> str:
 
 {metrics["parameters"] / 1e6:.1f} M numbers beside its {facts["layers"]} blocks of width {facts["width"]}.
 A slot's plan becomes {size["features"]} features; low-rank changes have rank {size["rank"]}. Trained on faces of
-{facts["pixels"]} px.
+{facts["pixels"]} px in chunks of {", ".join(map(str, facts["chunk_slots"]))} slots.
 
 Loss on held-out clips ({metrics["label"]}; step 0 is the base model, which knows no plan). What a viewer would see was
 not measured.

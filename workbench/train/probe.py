@@ -43,7 +43,7 @@ from specsync_lib.files import atomic_path, write_json, write_text
 from specsync_lib.measures.bounds import fit_temperature
 from specsync_lib.provenance import device_facts
 from specsync_lib.speech.audio import load_audio
-from specsync_lib.speech.corpus import Prompt, aligned, aligned_phones, human_prompts, own_prompts
+from specsync_lib.speech.corpus import Prompt, aligned, aligned_phones, prompts_of
 from specsync_lib.speech.whisper_base import load_whisper
 from workbench.train.descent import cosine_to_zero
 from workbench.train.voices import label_track
@@ -190,20 +190,6 @@ def sweep(
     return found, probes
 
 
-def prompts_of(row: rows.Row, split: str) -> list[Prompt]:
-    """The speech of a split: the row's corpus', or the pinned prompts.
-
-    Raises
-    ------
-    InputError : there is none that has a truth.
-    """
-    if row.corpus == rows.PROMPTS:
-        return human_prompts(split)
-    if not (found := own_prompts(row.corpus, split)):
-        raise InputError(f"corpus {row.corpus}: no recording of split {split} has English words that fit it")
-    return found
-
-
 def run(row: rows.Row, out: Path, layers: Sequence[int], steps: int, device: str, seed: int = 0) -> dict:
     """Fit a probe for a row's Whisper and save it; returns what ``metrics.json`` holds.
 
@@ -217,7 +203,7 @@ def run(row: rows.Row, out: Path, layers: Sequence[int], steps: int, device: str
     layers = sorted(set(layers)) or spread_layers(whisper.dims.n_audio_layer)
     first_blocks(whisper, layers[0])  # refuses one that is not there
     encoder = first_blocks(whisper, layers[-1]).to(device)
-    prompts = {split: prompts_of(row, split) for split in ("train", "validation")}
+    prompts = {split: prompts_of(row.corpus, split) for split in ("train", "validation")}
     heard = {split: hear(encoder, some, layers, device) for split, some in prompts.items()}
     found, probes = sweep(heard["train"], heard["validation"], steps, device, seed)
     best = max(found, key=lambda one: one["accuracy"])
@@ -269,13 +255,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workbench.train.probe", description=__doc__.splitlines()[0])
     parser.add_argument("--row", default=rows.DEFAULT, help="the row that names the Whisper and the corpus")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--corpus", help="English speech with words: a corpus.jsonl, or prompts; default: the row's")
     parser.add_argument("--layers", type=int, nargs="+", default=[], help="blocks to try; default: spread over all")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     try:
-        row = rows.read(given.row, present=False)  # its probe need not be there yet
+        single = {} if given.corpus is None else {"corpus": given.corpus}
+        row = rows.read(given.row, single, present=False)  # its probe need not be there yet
         metrics = run(row, given.out, given.layers, given.steps, resolve(given.device), given.seed)
     except InputError as error:
         print(error, file=sys.stderr)
