@@ -359,8 +359,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--face", choices=tuple(FACES), default="wan-mini", help="shape: random weights")
     parser.add_argument("--adapter", default="adapter", help='the reasoner\'s adapter; "none": the model as it comes')
     parser.add_argument("--steps", type=int, default=2, help="denoising steps")
-    parser.add_argument("--judge-dtype", default="auto", help="of the judge: auto, float32, bfloat16, int8")
-    parser.add_argument("--transformer-dtype", default="float32", help="of the face's transformer: float32, bfloat16")
+    parser.add_argument("--judge-dtype", choices=("auto", *PRECISIONS), default="auto", help="of the judge")
+    parser.add_argument(
+        "--transformer-dtype", choices=PRECISIONS[:2], default="float32", help="of the face's transformer"
+    )
     parser.add_argument("--judge-threads", type=int, default=0, help="default: half of the cores")
     parser.add_argument("--generator-threads", type=int, default=0, help="default: all cores")
     parser.add_argument(
@@ -385,8 +387,8 @@ def main(arguments: list[str] | None = None) -> int:
         video = replace(row.video, source=FACES[options.face], steps=options.steps)
         video = replace(video, transformer_dtype=options.transformer_dtype)
         row = replace(row, judge=replace(row.judge, adapter=options.adapter, dtype=options.judge_dtype), video=video)
-        beside = {"judge_passes": passes(row, options.pass_repeats)} if options.pass_repeats else {}
         models = load_models(row, seed=options.seed)
+        beside = {"judge_passes": passes(row, options.pass_repeats)} if options.pass_repeats else {}
 
         def save(results: Results) -> None:
             write_text(options.out, json.dumps(summary(models, row, options, results, beside), indent=1) + "\n")
