@@ -103,6 +103,8 @@ def vulnerabilities(found: Sequence[Package]) -> list[str]:
         for fault in one.get("vulns", ())
     ]
     skipped = sum("skip_reason" in one for one in audited)
+    if skipped == len(audited):  # a mirror serves files, and has nothing to say about them
+        return [f"known vulnerabilities: unknown, the index has no database behind it ({skipped} packages asked for)"]
     return rows or [f"known vulnerabilities: none in {len(audited) - skipped} packages ({skipped} not known there)"]
 
 

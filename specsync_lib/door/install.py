@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -60,7 +61,7 @@ def torch_requirement(project: Path) -> str:
 
 def install_commands(project: Path, python: Path, torch_index: str | None) -> list[list[str]]:
     """The pip calls that fill a new environment."""
-    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
+    pip = [str(python), "-P", "-m", "pip", "install", "--disable-pip-version-check"]
     commands = []
     if torch_index:
         # torch alone, without what it needs: an index of torch builds seldom has the rest.
@@ -96,9 +97,11 @@ def make(folder: Path) -> None:
 
 def run_pip(command: Sequence[str]) -> int:
     """Call pip and pass on what it says; returns its exit code. A reader who leaves does not stop it."""
+    # A package that is built here may import itself from where it lies: the safe path is pip's own (-P), not theirs.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     if sys.stdout.isatty():
-        return subprocess.run(command, check=False).returncode
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as pip:
+        return subprocess.run(command, env=environment, check=False).returncode
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as pip:
         for line in pip.stdout:
             print(line.decode(errors="replace"), end="", flush=True)
     return pip.returncode
@@ -141,6 +144,8 @@ def up_to_date(project: Path, version: str | None) -> bool:
 def main() -> int:
     """Install, with one line where it can not."""
     try:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # run_all.sh held it back until here
         ensure(torch_index=os.environ.get(TORCH_INDEX_VARIABLE))
     except InputError as error:
         print(f"specsync: {error}", file=sys.stderr)

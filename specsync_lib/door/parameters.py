@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from specsync_lib import rows, streams
+from specsync_lib import rows, streams, units
 from specsync_lib.errors import InputError
 from specsync_lib.speech.manifest import read_manifest
 from specsync_lib.values import LANGUAGES, FolderName, Parameter, Range, Value, did_you_mean, on_one_line, shown
@@ -91,6 +91,14 @@ PARAMETERS: dict[str, Parameter] = {
             "what makes pictures of latents; it counts before the row's. tiny: the small one trained for wan-mini. "
             "wan: the VAE's own decoder, slower. light: one of that kind with a quarter of its channels and random "
             "weights, which shows noise and takes the time that it would",
+        ),
+        Parameter(
+            "chunk_slots",
+            int,
+            units.SLOTS_PER_CHUNK,
+            Range(1, units.SLOTS_PER_CHUNK),
+            "how much is heard, drafted, judged and generated at a time: 1, 2 or 3 slots of 4 video frames (133, 267 "
+            "or 400 ms). Fewer are shown sooner and cost more",
         ),
         Parameter(
             "name",

@@ -10,8 +10,11 @@ is copied from there, so that two runs that differ in a threshold hear the recor
 
 import signal
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() takes over: no traceback out of an import
+if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main() takes over: no traceback out of an import
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # run_all.sh held it back until here
 
 import errno
 import hashlib
@@ -97,10 +100,17 @@ def source_files(root: Path) -> list[Path]:
 
 
 def data_files(root: Path) -> list[Path]:
-    """The committed inputs: everything under data/ but the runs and this door's own measurement of itself."""
-    excluded = {root / "data" / "measurements" / "cpu_report.json"}
-    files = (path for path in (root / "data").rglob("*") if path.is_file() and path not in excluded)
-    return [path for path in files if path.relative_to(root).parts[1] != "run" and not path.name.startswith(".")]
+    """The committed inputs: everything under data/ but the runs, this door's own measurement of itself, and what was
+    measured of other rows (folders of data/measurements)."""
+    measured = root / "data" / "measurements"
+    files = (path for path in (root / "data").rglob("*") if path.is_file() and path != measured / "cpu_report.json")
+    return [
+        path
+        for path in files
+        if path.relative_to(root).parts[1] != "run"
+        and not path.name.startswith(".")
+        and not (path.is_relative_to(measured) and path.parent != measured)
+    ]
 
 
 def read_cells(notebook: Path) -> list:

@@ -122,7 +122,7 @@ def draw_gantt(table: pd.DataFrame, ax: Axes, *, first: int = 0, chunks: int = 4
         kind = row.what.split()[0]
         if kind in GANTT_ROLES:
             dropped = row.stage == "generator" and _dropped(table, row)
-            style = {"color": ROLE_COLOURS[GANTT_ROLES[kind]], "edgecolor": "white"}
+            style = {"facecolor": ROLE_COLOURS[GANTT_ROLES[kind]], "edgecolor": "white"}
             ax.barh(place, row.duration_ms, 0.7, start_ms, lw=0.8, hatch="xx" if dropped else None, **style)
             if kind in ("verify", "plan", "render"):
                 ax.annotate(

@@ -56,9 +56,8 @@ class Preview:
         self.bar = ipywidgets.IntProgress(value=0, min=0, max=1)
         self.line = ipywidgets.Label()
         self.video = ipywidgets.Video(format="mp4", autoplay=False, loop=False, width=640)
-        self.video.layout.display = "none"
         knobs = ipywidgets.HBox([self.button, self.cancel, self.start])
-        self.widget = ipywidgets.VBox([knobs, ipywidgets.HBox([self.bar, self.line]), self.video])
+        self.widget = ipywidgets.VBox([knobs, ipywidgets.HBox([self.bar, self.line])])
         self.button.on_click(lambda _: self.press())
         self.cancel.on_click(lambda _: self.halt())
 
@@ -103,7 +102,9 @@ class Preview:
                     heard, sound = self._heard[part], self._samples[part]
                     watched = {"watch": self._advance, "stop": stop}
                     run = self._system.run(sound, rule, threshold, heard=heard, video=path, **watched, **quiet)
-                    self.video.value, self.video.layout.display = path.read_bytes(), ""
+                    self.video.value = path.read_bytes()
+                    # Not before: a browser complains of a video without a byte.
+                    self.widget.children = (*self.widget.children[:2], self.video)
             line, style = f"{asked}: {run.report.frame_count} frames in {run.report.wall_s:.1f} s (measured)", "success"
         except Stopped:
             line, style = f"cancelled after {self.bar.value} frames", ""

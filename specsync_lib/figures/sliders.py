@@ -54,9 +54,9 @@ def pages(figure: Figure, drawings: Sequence[Drawing], places: Sequence[object])
 
 def page_stack(pictures: Sequence[bytes], first: int = 0) -> ipywidgets.Stack:
     """Pictures of which one is seen."""
-    layout = {"max_width": "100%"}
+    layout = {"max_width": "100%", "margin": "0"}  # with a margin it is wider than its box, which then scrolls
     images = [ipywidgets.Image(value=png, format="png", layout=layout) for png in pictures]
-    return ipywidgets.Stack(images, selected_index=first)
+    return ipywidgets.Stack(images, selected_index=first, layout={"overflow": "hidden"})
 
 
 def linked(knob: ipywidgets.Widget, stack: ipywidgets.Stack) -> ipywidgets.Stack:
@@ -209,7 +209,8 @@ class LatencyExplorer:
         rates = sorted(late["rate"].unique())
         options = [(f"{rate:.0%}", rate) for rate in rates]
         self.setup = ipywidgets.Dropdown(options=list(serial_ms), description="setup")
-        self.rate = ipywidgets.SelectionSlider(options=options, value=rates[len(rates) // 2], description="rejected")
+        middle, layout = rates[len(rates) // 2], ipywidgets.Layout(width="32%")
+        self.rate = ipywidgets.SelectionSlider(options=options, value=middle, description="rejected", layout=layout)
         by_setup = []
         for setup, serial in serial_ms.items():
             figure = Figure(figsize=(8.4, 4.2), dpi=DPI, layout="constrained")
@@ -220,6 +221,7 @@ class LatencyExplorer:
         if thresholds is not None:
             places = thresholds["threshold"].tolist()
             self.threshold = threshold_slider(places, threshold)
+            self.threshold.layout = layout
             figure = Figure(figsize=(4.2, 4.2), dpi=DPI, layout="constrained")
             drawing = draw_threshold(thresholds, threshold, figure.subplots())
             self.begun = linked(self.threshold, page_stack(pages(figure, [drawing], places)))

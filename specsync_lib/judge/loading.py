@@ -172,7 +172,7 @@ def load_language_model(
     ------
     InputError: there is none of that name, or it cannot be read.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     source = str(name)
     tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, revision)
@@ -183,6 +183,13 @@ def load_language_model(
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, revision=revision, **placed
         )
+        packed = dtype == "auto" and hasattr(
+            AutoConfig.from_pretrained(source, revision=revision), "quantization_config"
+        )
+    for layer in model.modules() if packed else ():
+        # what transformers dequantises, where no GPU takes FP8, is left in its scales' precision
+        if type(layer) is nn.Linear and layer.weight.dtype == torch.float32:
+            layer.to(model.get_input_embeddings().weight.dtype)
     return model.eval().requires_grad_(False), tokenizer
 
 
@@ -204,7 +211,7 @@ def _readable(source: str) -> Iterator[None]:
     """What transformers raises for a source that it can not read, as one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:  # some ways to quantise need a package of their own
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise InputError(
             f"reasoner {source}: cannot be loaded ({reason}); give a folder or a hub id of a causal language model"
@@ -288,6 +295,11 @@ def merge_adapter(model: nn.Module, folder: Path) -> dict:
         weight = weights.get(name)
         if up is None or weight is None or (up.shape[0], down.shape[1]) != tuple(weight.shape):
             raise InputError(f"adapter {folder}: {name} does not fit this model; give the adapter's own base model")
+        if not weight.is_floating_point() or weight.element_size() < 2:
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise InputError(
+                f"adapter {folder}: {name} is stored as {kind}; merge it into the dense checkpoint, and quantise that"
+            )
         change = scale * (up.float() @ down.float())
         if not torch.isfinite(change).all():
             raise InputError(f"adapter {folder}: {name} holds values that are not finite; restore the file")

@@ -35,7 +35,7 @@ from specsync_lib.pipeline.stages import (
 )
 from specsync_lib.pipeline.trace import Trace
 
-AHEAD_CHUNKS = 4  # chunks heard and not yet committed: 1.6 s of sound
+AHEAD_CHUNKS = 4  # chunks heard and not yet committed: 1.6 s of sound where they hold three slots
 GRACE_S = 5.0  # how long an ended pipeline waits for a stage that is still inside a call
 STOP_POLL_S = 0.05  # how soon a stop from outside is noticed
 
@@ -48,7 +48,7 @@ class _Feeder:
 
     def __init__(self, source: Iterable[AudioPiece], conductor: Conductor, start_s: float) -> None:
         self._source, self._conductor, self._start_s = iter(source), conductor, start_s
-        self._assembler = ChunkAssembler()
+        self._assembler = ChunkAssembler(conductor.stages.chunk)
         self._piece: AudioPiece | None = None
         self._pulled_s = start_s
         self.ended = False
@@ -224,6 +224,7 @@ class Pipeline:
                 log=core.log,
                 trace=core.trace,
                 wall_s=(self._end_s or self._clock.now()) - self._start_s,
+                chunk=core.stages.chunk,
             )
 
     # --- threads

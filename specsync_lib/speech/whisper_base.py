@@ -1,7 +1,9 @@
 """Whisper, the pinned base or a checkpoint of any size: the encoder's features, and words with their times."""
 
 import struct
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +26,9 @@ from specsync_lib.speech.whisper_checkpoint import hub_folder, load_checkpoint
 ENCODER_OVERLAP_MEL_FRAMES = 500
 # The language is told from the 30 s after the first sound of a tenth of the peak, and half a second before it.
 FIRST_SOUND, BEFORE_SOUND_S = 0.1, 0.5
+# A recording of more than two such parts is heard part by part, so that whoever waits is told how far it is. The cut is
+# the quietest half second near the part's end.
+PART_S, CUT_WITHIN_S, QUIET_S = 300, 15, 0.5
 COMPRESSION_RATIO_THRESHOLD = 2.4  # openai-whisper, transcribe: above it a decoding has failed
 
 
@@ -262,13 +267,44 @@ class Heard:
     language_given: bool
 
 
-def hear(model: Whisper, samples: Float[np.ndarray, " n"], language: str = "auto") -> Heard:
-    """Words, and the language that they are in: Whisper's own detection, or a code that it knows."""
+def parts(samples: Float[np.ndarray, " n"]) -> Iterator[slice]:
+    """The parts in which a recording is heard: the whole, or pieces of about ``PART_S`` that end in pauses."""
+    start, quiet, rate = 0, round(QUIET_S * units.SAMPLE_RATE_HZ), units.SAMPLE_RATE_HZ
+    while len(samples) - start > 2 * PART_S * rate:
+        low = start + (PART_S - CUT_WITHIN_S) * rate
+        near = np.square(samples[low : low + 2 * CUT_WITHIN_S * rate], dtype=np.float64)
+        total = np.concatenate([[0.0], np.cumsum(near)])
+        end = low + int(np.argmin(total[quiet:] - total[:-quiet])) + quiet // 2
+        yield slice(start, end)
+        start = end
+    yield slice(start, len(samples))
+
+
+def hear(
+    model: Whisper,
+    samples: Float[np.ndarray, " n"],
+    language: str = "auto",
+    tell: Callable[[str], None] = lambda line: None,
+) -> Heard:
+    """Words, and the language that they are in: Whisper's own detection, or a code that it knows.
+
+    ``tell`` is given a line after every part of a long recording (``parts``): how far it is, how long it will take.
+    """
     probabilities = language_probabilities(model, samples)
     spoken = max(probabilities, key=probabilities.get) if language == "auto" else language
-    segments = _segments(model, samples, spoken)
-    words = _words(segments, len(samples) / units.SAMPLE_RATE_HZ)
-    text = " ".join("".join(segment["text"] for segment in segments).split())
+    words, texts, began = [], [], time.monotonic()
+    for part in parts(samples):
+        segments = _segments(model, samples[part], spoken)
+        at_s, length_s = (count / units.SAMPLE_RATE_HZ for count in (part.start, part.stop - part.start))
+        words += [
+            replace(word, start_s=at_s + word.start_s, end_s=at_s + word.end_s) for word in _words(segments, length_s)
+        ]
+        texts += [segment["text"] for segment in segments]
+        if part.stop < len(samples):
+            left_s = (time.monotonic() - began) * (len(samples) / part.stop - 1)
+            minutes = (f"{count / units.SAMPLE_RATE_HZ / 60:.0f}" for count in (part.stop, len(samples)))
+            tell(f"Whisper has heard {' of '.join(minutes)} min; about {max(1, round(left_s / 60))} min more")
+    text = " ".join("".join(texts).split())
     return Heard(words, text, spoken, probabilities[spoken], language != "auto")
 
 

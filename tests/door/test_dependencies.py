@@ -37,6 +37,7 @@ ONE = [Package("numpy", "2.4.6+local", "BSD", True)]
             "",
             "numpy 2.4.6: PYSEC-1, mended in 2.5",
         ),
+        ('{"dependencies": [{"name": "numpy", "skip_reason": "not found"}]}', "", "unknown, the index has no database"),
         ("", "a\npython: No module named pip_audit", "pip-audit is not installed"),
         ("", "NameResolutionError(host='a')", "no database can be reached from here"),
         ("", "", "exit code 1"),

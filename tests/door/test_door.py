@@ -1,12 +1,15 @@
 """The door: run_all.sh, the installer behind it, and the files that name the same dependencies."""
 
 import ast
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -246,6 +249,22 @@ def test_what_pip_says_is_passed_on_and_a_reader_who_leaves_does_not_stop_it(tmp
     assert (tmp_path / "done").exists()
 
 
+def test_a_package_that_is_built_may_import_itself_and_the_users_folder_shadows_no_module_of_pips(
+    tmp_path, monkeypatch
+):
+    """As setup.py of a source distribution does where pip is of Debian 12's age (docopt's imports docopt)."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "itself.py").write_text("")
+    build = (
+        f"import os, sys; os.chdir({str(source)!r}); os.execv(sys.executable, [sys.executable, '-c', 'import itself'])"
+    )
+    assert install.run_pip([sys.executable, "-P", "-c", build]) == 0
+    for command in install.install_commands(PROJECT_ROOT, Path(sys.executable), "https://example.com/cpu"):
+        assert command[1:4] == ["-P", "-m", "pip"]
+
+
 def test_torch_may_come_from_another_index(bare_project):
     project, calls = bare_project
     install.ensure(project, torch_index="https://example.com/cpu")
@@ -271,6 +290,7 @@ def test_the_door_takes_the_pythons_that_the_project_takes():
 def test_the_folder_named_kernels_does_not_break_transformers_and_diffusers():
     code = """
 import sys
+import time
 sys.path.insert(0, sys.argv[1])
 import kernels
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
@@ -346,3 +366,17 @@ def test_the_numbers_of_the_readme_are_those_of_its_files():
     assert f"{100 * one_block['accuracy']:.1f} %" in text
     claim = read("measurements/claim.json")["summary"]["latent.claim_r"]
     assert f"r = {claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]" in text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="run_all.sh is for a POSIX shell")
+@pytest.mark.parametrize("after_s", [0.05, 0.2, 0.4])
+def test_ctrl_c_at_the_door_is_heeded_without_a_traceback(after_s):
+    command = [str(DOOR), "-p", "threshold=x"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as door:
+        time.sleep(after_s)
+        with contextlib.suppress(ProcessLookupError):  # it was quicker
+            os.killpg(door.pid, signal.SIGINT)
+        said = door.communicate(timeout=60)[1]
+    assert door.returncode in (130, -signal.SIGINT, 2)
+    assert "Traceback" not in said and len(said.splitlines()) <= 1

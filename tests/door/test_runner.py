@@ -244,6 +244,16 @@ def test_a_process_that_dies_is_named(project):
         run(project)
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back here")
+def test_ctrl_c_while_python_starts_is_heeded_and_says_nothing():
+    """As run_all.sh starts it: the signal waits until the runner listens."""
+    first = "import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT});"
+    first += "signal.signal(signal.SIGINT, signal.default_int_handler); os.kill(os.getpid(), signal.SIGINT);"
+    first += f"os.execv({sys.executable!r}, [{sys.executable!r}, '-P', '-m', 'specsync_lib.door.runner', '--help'])"
+    answer = subprocess.run([sys.executable, "-c", first], capture_output=True, text=True, check=False, timeout=60)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_an_interruption_ends_what_was_started(request):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))

@@ -71,10 +71,11 @@ def test_a_press_returns_at_once_and_the_bar_follows(preview, system):
     assert preview.thread is thread
     system.go.release(2)
     wait_until(lambda: preview.bar.value == 24)
-    assert preview.bar.max == FRAMES and preview.video.layout.display == "none"
+    assert preview.bar.max == FRAMES and preview.video not in preview.widget.children
     system.go.release(3)
     thread.join(20)
-    assert preview.bar.value == FRAMES and preview.video.value == b"a video" and preview.video.layout.display == ""
+    assert preview.bar.value == FRAMES and preview.video.value == b"a video"
+    assert preview.video in preview.widget.children
     ((samples, heard, *asked),) = system.asked
     assert asked == ["gate", 0.6] and len(heard) == 2 * SAMPLE_RATE_HZ and not heard.any()
     assert np.array_equal(samples, SOUND[round(1.5 * SAMPLE_RATE_HZ) :][: len(heard)])
@@ -87,7 +88,7 @@ def test_cancel_does_not_wait_for_the_chunk_in_hand_and_it_can_be_pressed_again(
     wait_until(lambda: preview.bar.value == 12)
     preview.cancel.click()  # nothing lets the second chunk go on
     preview.thread.join(20)
-    assert preview.line.value == "cancelled after 12 frames" and preview.video.layout.display == "none"
+    assert preview.line.value == "cancelled after 12 frames" and preview.video not in preview.widget.children
     preview.press()
     system.go.release(5)
     preview.thread.join(20)

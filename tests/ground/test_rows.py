@@ -126,7 +126,10 @@ BROKEN = {
     "blanks": ('[judge]\nsource = "  "', "judge.source: got '  '"),
     "two lines": ('[judge]\nsource = "a\\nb"', r"judge.source: got 'a\nb'"),
     "an unknown kind": ('[judge]\nkind = "vlm"', "did you mean vllm? allowed: one of local, sglang, vllm, openai"),
-    "an unknown dtype": ('[judge]\ndtype = "fp8"', "allowed: one of auto, float32, bfloat16, float16, int8, checkpoint"),
+    "an unknown dtype": (
+        '[judge]\ndtype = "fp8"',
+        "allowed: one of auto, float32, bfloat16, float16, int8, checkpoint",
+    ),
     "an unknown device": ('[video]\ndevice = "gpu"', "video.device: got 'gpu'; allowed: auto, cpu, cuda"),
     "a spread video": ('[video]\ndevice = "spread"', "video.device: got 'spread'"),
     "an unknown decoder": ('[video]\ndecoder = "small"', "video.decoder: got 'small'"),
@@ -143,6 +146,9 @@ BROKEN = {
     "weights that are known": ('[judge]\nweights = "random"', "those of smollm2 are trained; leave it out"),
     "pixels off the grid": ("[video]\npixels = 250", "give a multiple of 16"),
     "a file for no decoder": ('[video]\ndecoder_file = "x"', "video.decoder is auto; write decoder = 'tiny'"),
+    "an adapter of wan-mini": ('[video]\nadapter = "x"', "wan-mini takes the plan itself"),
+    "a video adapter that is not there": (
+        '[video]\nsource = "a/b"\nweights = "random"\nadapter = "./none"', "none is not there"),
     "a corpus that is no manifest": ('corpus = "speech"', "corpus: got 'speech'; allowed: prompts, or the path"),
     "a corpus that is not there": ('corpus = "none.jsonl"', "none.jsonl is not there"),
     "a checkpoint that is not there": ('[video]\nsource = "./none"\nweights = "random"', "none is not there"),

@@ -617,19 +617,19 @@ def test_a_clock_that_jumps_back_stands_still(run):
 # --- sound -----------------------------------------------------------------------------------------------------------
 
 
-def chunks_of(sound) -> list:
-    assembler = ChunkAssembler()
+def chunks_of(sound, size=units.CHUNK) -> list:
+    assembler = ChunkAssembler(size)
     chunks = [chunk for piece in sound for chunk in assembler.push(piece, 0.0)]
     return chunks + assembler.finish(0.0)
 
 
 @settings(max_examples=200)
-@given(st.integers(0, 4 * CHUNK_SAMPLES), st.integers(0, 2**32 - 1))
-def test_chunks_do_not_depend_on_the_pieces(samples, seed):
-    rng = np.random.default_rng(seed)
+@given(st.integers(0, 4 * CHUNK_SAMPLES), st.integers(0, 2**32 - 1), st.sampled_from(units.CHUNK_SLOTS))
+def test_chunks_do_not_depend_on_the_pieces(samples, seed, slots):
+    rng, size = np.random.default_rng(seed), units.ChunkSize(slots)
     sound = rng.normal(size=samples).astype(np.float32)
-    chunks = chunks_of(pieces(sound, pace="fast", piece_ms=None, rng=rng))
-    whole = chunks_of([AudioPiece(0, sound)])
+    chunks = chunks_of(pieces(sound, pace="fast", piece_ms=None, rng=rng), size)
+    whole = chunks_of([AudioPiece(0, sound)], size)
     assert sum(chunk.frames for chunk in chunks) == units.frame_count(samples)
     assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
     assert [chunk.samples.tobytes() for chunk in chunks] == [chunk.samples.tobytes() for chunk in whole]
@@ -637,7 +637,8 @@ def test_chunks_do_not_depend_on_the_pieces(samples, seed):
         len(chunk.samples) for chunk in chunks)])  # fmt: skip
     # every chunk but those at the end hears its look-ahead
     heard = np.cumsum([len(chunk.samples) for chunk in chunks])
-    assert all(chunk.ended or heard[chunk.index] == samples_for_chunk(chunk.index) for chunk in chunks)
+    assert all(chunk.ended or heard[chunk.index] == samples_for_chunk(chunk.index, size) for chunk in chunks)
+    assert all(chunk.first_frame == size.frames * chunk.index for chunk in chunks)
 
 
 def test_a_gap_is_filled_and_a_repeat_dropped():

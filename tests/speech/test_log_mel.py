@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from whisper.audio import log_mel_spectrogram
 from whisper.model import ModelDimensions, Whisper
 
+from specsync_lib import units
 from specsync_lib.assets import asset, cache_dir
 from specsync_lib.errors import InputError
 from specsync_lib.speech import whisper_base
@@ -206,3 +207,28 @@ def test_long_recordings_are_covered_once(small_model, seconds):
     # The cut at 30 s mirrors the end, which reaches the last two positions directly and the others by attention.
     assert np.abs(encoded[:handed_over] - first[:handed_over]).max() < 0.05
     assert np.isfinite(encoded).all()
+
+
+def test_a_long_recording_is_heard_part_by_part_cut_in_its_pauses(monkeypatch):
+    """Whoever waits is told how far it is; a short one is one part, as ever."""
+    rate, pauses_s = units.SAMPLE_RATE_HZ, (290, 600.5, 893)
+    samples = np.ones(21 * 60 * rate, np.float32)
+    for at_s in pauses_s:
+        samples[int((at_s - 0.3) * rate) : int((at_s + 0.3) * rate)] = 0
+    assert list(whisper_base.parts(samples[: 600 * rate])) == [slice(0, 600 * rate)]
+    parts = list(whisper_base.parts(samples))
+    assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])] and parts[-1].stop == len(samples)
+    assert [part.stop / rate for part in parts[:-1]] == pytest.approx(pauses_s, abs=0.06)
+
+    def segments(model, part, language):
+        word = {"word": " on", "start": 1.0, "end": len(part) / rate + 9, "probability": 0.5}
+        return [{"text": f" {len(part) // rate}", "words": [word]}]
+
+    monkeypatch.setattr(whisper_base, "_segments", segments)
+    monkeypatch.setattr(whisper_base, "language_probabilities", lambda model, samples: {"en": 0.9})
+    told = []
+    heard = whisper_base.hear(None, samples, tell=told.append)
+    assert [word.start_s for word in heard.words] == [1 + part.start / rate for part in parts]
+    assert [word.end_s for word in heard.words] == [part.stop / rate for part in parts]
+    assert heard.text == " ".join(str((part.stop - part.start) // rate) for part in parts)
+    assert len(told) == 3 and told[0].startswith("Whisper has heard 5 of 21 min; about 1 min more")

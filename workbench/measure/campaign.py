@@ -45,6 +45,7 @@ FUZZERS = {  # their longest input in bytes
     "parameters": 2_000,
     "words": 2_000,
     "audio": 40_000,
+    "rows": 2_000,
 }
 FUZZ_S, FUZZ_HANGS_S = 600, 20
 
@@ -71,6 +72,7 @@ SECTIONS = {
     ),
     "transcripts": Section("transcripts as people write and paste them", 60, 60, "transcripts"),
     "parameters": Section("command lines, through run_all.sh and the entries behind it", 40, 330, "parameters"),
+    "rows": Section("broken rows, manifests and servers of one's own parts", 100, 120, "rows"),
     "judges": Section("faults of the judge, each under both policies or a rule", 25, 120, "judges"),
     "kills": Section("a run killed at a random moment and begun again", 100, 1800, "kills"),
     "cancels": Section("streams cancelled at a random call of a random stage", 1_000, 300, "cancels"),
@@ -220,8 +222,8 @@ def run_section(section: str, short: bool, kept: Path, known_alone: bool = False
     }
 
 
-def write(out: Path, sections: dict, fuzzers: dict, short: bool) -> None:
-    """The file, as far as it goes."""
+def write(out: Path, sections: dict, fuzzers: dict, short: bool, note: str | None = None) -> None:
+    """The file, as far as it goes; ``note`` is a person's, under which conditions it was made."""
     sections = {name: sections[name] for name in SECTIONS if name in sections}
     content = {
         "label": "measured",
@@ -230,6 +232,7 @@ def write(out: Path, sections: dict, fuzzers: dict, short: bool) -> None:
         "provenance": max((one["machine"] for one in sections.values()), key=lambda made: made["date"], default={}),
         "survived": "the right answer, or one clear line and exit code 2",
         "lost": "a traceback, a dead, hanging or left-over process, a torn file, or a wrong result without a word",
+        **({"note": note} if note else {}),
         "total": {key: sum(one[key] for one in sections.values()) for key in ("tried", "survived", "lost")},
         "fell_short": [name for name, one in sections.items() if one["tried"] < one["owed"]],
         "sections": sections,
@@ -270,6 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workbench.measure.campaign", description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS), help="sections; default: all")
     parser.add_argument("--fuzz", metavar="PYTHON", help="run the fuzzers with this Python, which has atheris")
+    parser.add_argument("--fuzzers", nargs="+", choices=FUZZERS, default=list(FUZZERS), help="which; default: all")
     parser.add_argument("--short", action="store_true", help="a few cases of each section")
     parser.add_argument("--fresh", action="store_true", help="try again what is kept of an earlier command")
     parser.add_argument("--known", action="store_true", help="try nothing: write what is kept of a stopped command")
@@ -282,17 +286,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     options.kept.mkdir(parents=True, exist_ok=True)
     content = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    sections, fuzzers = content.get("sections", {}), content.get("fuzzers", {})
+    sections, fuzzers, note = content.get("sections", {}), content.get("fuzzers", {}), content.get("note")
     for section in options.only:
         kept = options.kept / f"{section}.jsonl"
         if options.fresh:
             kept.unlink(missing_ok=True)
         sections[section] = run_section(section, options.short, kept, options.known)
-        write(options.out, sections, fuzzers, options.short)
-    for name in FUZZERS if options.fuzz else ():
+        write(options.out, sections, fuzzers, options.short, note)
+    for name in options.fuzzers if options.fuzz else ():
         fuzzers[name] = fuzz(name, options.fuzz, options.kept)
         print(f"fuzzer {name}: {fuzzers[name]}", flush=True)
-        write(options.out, sections, fuzzers, options.short)
+        write(options.out, sections, fuzzers, options.short, note)
     for name, one in sections.items():
         print(f"{name}: {one['tried']} tried, {one['survived']} survived, {one['lost']} lost")
     return 1 if any(sections[name]["lost"] for name in options.only) else 0

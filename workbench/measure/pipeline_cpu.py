@@ -2,6 +2,7 @@ r"""Both pipelines measured beside each other on this machine, utterance by utte
 
     GOMP_SPINCOUNT=1000 python -m workbench.measure.pipeline_cpu --out data/measurements/pipeline_cpu.json
     python -m workbench.measure.pipeline_cpu --chunks 1 --longest-s 0.8 --face shape --out try.json      a dry run
+    python -m workbench.measure.pipeline_cpu --row my.toml --corpus corpus.jsonl      into data/measurements/my
 
 Latency: each chunk's sound is given when the chunk before is out, so that none waits in a queue; it lasts from the
 chunk's last sample to its frames. Throughput: the whole utterance at once, seconds a chunk. Every mode runs on the same
@@ -19,15 +20,16 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
-from specsync_lib.devices import multiplies_bfloat16
+from specsync_lib.devices import multiplies_bfloat16, resolve
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
 from specsync_lib.judge.engines.session import Branch
@@ -35,8 +37,10 @@ from specsync_lib.judge.int8 import most
 from specsync_lib.judge.loading import load_judge
 from specsync_lib.judge.rules import RunRule
 from specsync_lib.judge.verify import run_options
-from specsync_lib.measures.intervals import resamples
+from specsync_lib.measures.draft import evaluation_prompts
+from specsync_lib.measures.intervals import drawn_groups, drawn_unit, resamples
 from specsync_lib.measures.latency import spread
+from specsync_lib.paths import MEASUREMENTS_DIR, display_path
 from specsync_lib.pipeline.answers import ChunkPattern, written_pattern
 from specsync_lib.pipeline.models import Models, load_models, station_threads
 from specsync_lib.pipeline.outcome import PipelineReport
@@ -47,10 +51,11 @@ from specsync_lib.pipeline.sound import pieces, samples_for_chunk
 from specsync_lib.pipeline.stages import Policy, Station
 from specsync_lib.pipeline.system import DEFAULT_THRESHOLD, gate_of
 from specsync_lib.provenance import machine, usable_cores
-from specsync_lib.rows import WAN_MINI, WAN_MINI_SHAPE, Row
+from specsync_lib.rows import LOCAL, SMOLLM2, WAN_MINI, WAN_MINI_SHAPE, Row
 from specsync_lib.speech.audio import load_audio
-from specsync_lib.speech.corpus import Prompt, clips, default_is_human, human_prompts
+from specsync_lib.speech.corpus import Prompt
 from specsync_lib.units import CHUNK_SAMPLES, SAMPLE_RATE_HZ
+from workbench.asked import add_row, beside, results_folder, row_of
 from workbench.measure.pipelines import SILENT_S, run_numbers, stage_numbers
 
 FACES = {"wan-mini": WAN_MINI, "shape": WAN_MINI_SHAPE}
@@ -78,11 +83,18 @@ class Mode:
 
 @dataclass
 class Results:
-    """What has been measured: each mode's runs, one an utterance."""
+    """What has been measured: each mode's runs, one an utterance; and who speaks in each, where the corpus says so."""
 
     reports: dict[str, list[PipelineReport]] = field(default_factory=dict)
     utterances: dict[str, list[str]] = field(default_factory=dict)
     unequal_plans: list[str] = field(default_factory=list)
+    talkers: dict[str, str] = field(default_factory=dict)
+
+    def drawn(self, mode: str) -> tuple[str, np.ndarray]:
+        """What the bootstrap draws, and of each of a mode's runs which one it is."""
+        names = self.utterances[mode]
+        table = pd.DataFrame({"utterance": range(len(names)), "talker": [self.talkers.get(name, "") for name in names]})
+        return drawn_unit(table), drawn_groups(table)
 
     def chunks(self, mode: str) -> int:
         """How many chunks a mode has."""
@@ -103,8 +115,8 @@ def modes_of(options: argparse.Namespace) -> dict[str, Mode]:
 
     def speculative(rule: RunRule, share: float, **more: int) -> Mode:
         policy = replace(policy_of(options), gate=gate_of(rule, DEFAULT_THRESHOLD))
-        run = partial(run_speculative, policy=policy, threads=seats, **more)
-        return Mode(run, cores, share, rule)
+        own = seats if resolve(options.device) == "cpu" else None
+        return Mode(partial(run_speculative, policy=policy, threads=own, **more), cores, share, rule)
 
     return {
         "serial": Mode(run_serial, cores),
@@ -124,9 +136,8 @@ def modes_of(options: argparse.Namespace) -> dict[str, Mode]:
     }
 
 
-def recordings(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and samples of the human test prompts in random order, over and over; of the shipped clips without them."""
-    prompts: list[Prompt] = human_prompts("test") if default_is_human() else clips()
+def recordings(rng: np.random.Generator, prompts: Sequence[Prompt]) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and samples of prompts in random order, over and over."""
     while True:
         for index in rng.permutation(len(prompts)):
             yield prompts[index].name, load_audio(prompts[index].path).samples
@@ -135,10 +146,11 @@ def recordings(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
 def measure(models: Models, options: argparse.Namespace, save: Callable[[Results], None]) -> Results:
     """Run every mode on utterance after utterance until each has its chunks, or the minutes are over."""
     rng = np.random.default_rng(options.seed)
-    modes, results = modes_of(options), Results()
+    modes, prompts = modes_of(options), evaluation_prompts("test", options.corpus)
+    results = Results(talkers={prompt.name: prompt.speaker for prompt in prompts})
     end_s = time.monotonic() + 60 * options.minutes
     warmed = False
-    for name, whole in recordings(rng):
+    for name, whole in recordings(rng, prompts):
         samples = whole[: int(options.longest_s * SAMPLE_RATE_HZ)]
         wanted = [mode for mode in modes if results.chunks(mode) < modes[mode].share * options.chunks]
         if not wanted or time.monotonic() > end_s:
@@ -189,7 +201,7 @@ def starts(models: Models, options: argparse.Namespace) -> list[float]:
     """The first chunk's latency of streams that begin with speech after silence, in which nothing was asked of the
     machine, ms."""
     mode, seen = modes_of(options)["speculative"], []
-    for _, whole in recordings(np.random.default_rng(options.seed)):
+    for _, whole in recordings(np.random.default_rng(options.seed), evaluation_prompts("test", options.corpus)):
         if len(seen) >= options.starts:
             break
         time.sleep(SILENT_S)
@@ -200,7 +212,7 @@ def starts(models: Models, options: argparse.Namespace) -> list[float]:
 
 def shared_otherwise(models: Models, options: argparse.Namespace) -> list[dict]:
     """Other ways to share the cores, each on the same few chunks: threads, the median latency, seconds a chunk."""
-    _, whole = next(recordings(np.random.default_rng(options.seed)))
+    _, whole = next(recordings(np.random.default_rng(options.seed), evaluation_prompts("test", options.corpus)))
     samples, cores, rows = whole[: options.seat_chunks * CHUNK_SAMPLES], usable_cores(), []
     for judge, generator in sorted({(max(1, cores // 2), cores), (1, max(1, cores // 2)), (cores, cores)}):
         seats: dict[Station, int] = {"draft": cores, "judge": judge, "generator": generator}
@@ -222,7 +234,8 @@ def passes(row: Row, repeats: int) -> list[dict]:
     rng, rows = np.random.default_rng(0), []
     past = rng.integers(100, 40_000, PAST_TOKENS).tolist()
     torch.set_num_threads(1)
-    for precision in PRECISIONS:
+    known = row.judge.source == SMOLLM2  # of another model, in its own precision
+    for precision in PRECISIONS if known else (row.judge.dtype_on("cpu"),):
         session = load_judge(replace(row.judge, dtype=precision)).engine.open()
         for tokens in PASS_TOKENS:
             session.rows(past[:-1], [Branch([past[-1:]], [])])
@@ -237,13 +250,15 @@ def passes(row: Row, repeats: int) -> list[dict]:
     return rows
 
 
-def summary(models: Models, row: Row, options: argparse.Namespace, results: Results, beside: dict) -> dict:
-    """Everything measured, as the JSON has it. beside: what was measured beside the pipelines."""
+def summary(models: Models, row: Row, options: argparse.Namespace, results: Results, more: dict) -> dict:
+    """Everything measured, as the JSON has it. more: what was measured beside the pipelines."""
     rng = np.random.default_rng(options.seed)
     region = f"{models.face.px}px"
-    runs = {mode: run_numbers(reports) for mode, reports in results.reports.items()}
+    runs, units = {mode: run_numbers(reports) for mode, reports in results.reports.items()}, set()
     for mode, numbers in runs.items():
-        numbers |= intervals(numbers["latency_ms"], numbers["block"], rng)
+        unit, of_run = results.drawn(mode)
+        numbers |= intervals(numbers["latency_ms"], of_run[numbers["block"]], rng)
+        units.add({"utterance": "utterance", "talker": "speaker"}[unit])
         numbers["utterances"] = results.utterances[mode]
     throughput = {
         mode: round(sum(report.wall_s for report in reports) / results.chunks(mode), 4)
@@ -267,22 +282,24 @@ def summary(models: Models, row: Row, options: argparse.Namespace, results: Resu
     )
     return {
         "setup": options.setup,
+        **({"row": json.loads(row.text()), "digests": row.digests()} if row.differences() else {}),
         "label": models.label,
         "what": "a chunk's latency from the arrival of its last sample to its frames in memory",
-        "resampling_unit": "utterance",
+        "resampling_unit": " or ".join(sorted(units)),
         "machine": machine(),
         "models": {
             "reasoner": models.reasoner.name,
             "reasoner_label": models.reasoner.label,
-            "reasoner_dtype": row.judge.dtype_on("cpu"),
-            "adapter": options.adapter,
-            "face": options.face,
-            "face_label": models.label,
+            "reasoner_dtype": row.judge.dtype_on(resolve(options.device)),
+            "engine": models.names.get("engine", ""),
+            "adapter": row.judge.adapter,
+            "face": row.video.source,
+            "face_label": row.video.label,
             "decoder": row.video.decoded_by,
             "transformer_dtype": row.video.transformer_dtype,
             "bfloat16": multiplies_bfloat16(),
             "largest_int8": most(),
-            "listener": "the row's ears, a causal front; no words",
+            "listener": f"the causal front {Path(row.draft.ears).stem}; no words",
         },
         "policy": asdict(policy_of(options)),
         "guarantee": policy_of(options).guarantee,
@@ -293,7 +310,7 @@ def summary(models: Models, row: Row, options: argparse.Namespace, results: Resu
             for name, mode in modes_of(options).items()
         },
         "reasoning_tokens": options.reasoning_tokens,
-        "steps": options.steps,
+        "steps": row.video.steps,
         "render_parts": 3,
         "pattern": "as it came in this run",
         "replayed": written_pattern(answers),
@@ -319,7 +336,7 @@ def summary(models: Models, row: Row, options: argparse.Namespace, results: Resu
                 "stages": {
                     mode: stage_numbers(reports) for mode, reports in results.reports.items() if mode in HEADLINES
                 },
-                **beside,
+                **more,
             }
         },
     }
@@ -335,10 +352,10 @@ def ratios(runs: dict[str, dict]) -> dict[str, float]:
     }
 
 
-def intervals(latency_ms: list[float], block: list[int], rng: np.random.Generator) -> dict[str, float]:
-    """95 % bootstrap intervals of the percentiles, drawn by utterance: p50_low_ms, p50_high_ms, p95_low_ms …"""
+def intervals(latency_ms: list[float], block: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
+    """95 % bootstrap intervals of the percentiles, drawn by block: p50_low_ms, p50_high_ms, p95_low_ms …"""
     latency = np.array(latency_ms)
-    drawn = [np.percentile(latency[index], PERCENTILES) for index in resamples(np.array(block), RESAMPLES, rng)]
+    drawn = [np.percentile(latency[index], PERCENTILES) for index in resamples(block, RESAMPLES, rng)]
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0).round(3)
     ends = {}
     for index, percentile in enumerate(PERCENTILES):
@@ -351,18 +368,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m workbench.measure.pipeline_cpu", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--setup", choices=("cpu",), default="cpu", help="the embedded models on this machine's CPU")
-    parser.add_argument("--out", type=Path, required=True, help="the JSON to write")
+    parser.add_argument("--out", type=Path, help="the JSON to write; of another row: by default in its own folder")
+    add_row(parser)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="of what a row leaves open")
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline")
     parser.add_argument("--longest-s", type=float, default=8.0, help="utterances are cut there")
     parser.add_argument("--minutes", type=float, default=8, help="no utterance begins after this")
-    parser.add_argument("--face", choices=tuple(FACES), default="wan-mini", help="shape: random weights")
-    parser.add_argument("--adapter", default="adapter", help='the reasoner\'s adapter; "none": the model as it comes')
-    parser.add_argument("--steps", type=int, default=2, help="denoising steps")
-    parser.add_argument("--judge-dtype", choices=("auto", *PRECISIONS), default="auto", help="of the judge")
-    parser.add_argument(
-        "--transformer-dtype", choices=PRECISIONS[:2], default="float32", help="of the face's transformer"
-    )
+    parser.add_argument("--face", choices=tuple(FACES), help="of the default row; shape: random weights")
     parser.add_argument("--judge-threads", type=int, default=0, help="default: half of the cores")
     parser.add_argument("--generator-threads", type=int, default=0, help="default: all cores")
     parser.add_argument(
@@ -383,23 +395,30 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
-        row = Row()
-        video = replace(row.video, source=FACES[options.face], steps=options.steps)
-        video = replace(video, transformer_dtype=options.transformer_dtype)
-        row = replace(row, judge=replace(row.judge, adapter=options.adapter, dtype=options.judge_dtype), video=video)
-        models = load_models(row, seed=options.seed)
-        beside = {"judge_passes": passes(row, options.pass_repeats)} if options.pass_repeats else {}
+        row = row_of(options)
+        options.setup = row.name if row.differences() else "cpu"
+        if options.out is None:
+            options.out = beside(MEASUREMENTS_DIR / "pipeline_cpu.json", results_folder(row))
+        elif row.differences() and options.out.absolute().parent == MEASUREMENTS_DIR:
+            raise InputError(f"--out: {display_path(options.out.absolute())} is of the default row; leave it out")
+        options.corpus = row.corpus
+        if options.face:
+            row = replace(row, video=replace(row.video, source=FACES[options.face]))
+        models = load_models(row, seed=options.seed, device=resolve(options.device))
+
+        asked = options.pass_repeats and row.judge.kind == LOCAL and resolve(options.device) == "cpu"
+        more = {"judge_passes": passes(row, options.pass_repeats)} if asked else {}
 
         def save(results: Results) -> None:
-            write_text(options.out, json.dumps(summary(models, row, options, results, beside), indent=1) + "\n")
+            write_text(options.out, json.dumps(summary(models, row, options, results, more), indent=1) + "\n")
 
         results = measure(models, options, save)
         if options.starts:
-            beside["after_silence"] = {
+            more["after_silence"] = {
                 "mode": "speculative", "silence_s": SILENT_S, "latency_ms": starts(models, options)
             }  # fmt: skip
         if options.seat_chunks:
-            beside["seats"] = shared_otherwise(models, options)
+            more["seats"] = shared_otherwise(models, options)
         save(results)
     except InputError as error:
         print(error, file=sys.stderr)

@@ -9,7 +9,6 @@ Anny 0.6.2 (Apache-2.0), built on MakeHuman's base mesh, targets and region mask
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -35,15 +34,11 @@ CANONICAL = {
 @cache
 def anny_model():
     """The face model with all shape sliders and all 52 units, loaded once (about 6 s)."""
-    with suppress(ImportError):  # Anny's own skinning, which this project does not use
-        import warp
-
-        warp.config.log_level = warp.LOG_ERROR
     from anny import Anny
 
-    return Anny(
-        rig="makehuman", topology="makehuman", facial_actions="all", local_changes="all", phenotypes="all"
-    ).eval()
+    # Nothing here is skinned. Left to choose, Anny begins with Warp, which warns of a missing GPU wherever it is shown.
+    parts = dict.fromkeys(("facial_actions", "local_changes", "phenotypes"), "all")
+    return Anny(rig="makehuman", topology="makehuman", skinning_method="dqs", **parts).eval()
 
 
 @cache
