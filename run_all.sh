@@ -14,6 +14,12 @@ fail() {
     exit 2
 }
 
+# A Python that is starting answers Ctrl-C with a traceback: the signal is held back from it until it listens, where env
+# can do so, and ends this script in between.
+held=(env --block-signal=INT)
+"${held[@]}" true 2>/dev/null || held=()
+trap 'exit 130' INT
+
 usable() { # a Python 3.11 to 3.13 that can make a virtual environment
     "$1" -I -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
 }
@@ -43,17 +49,17 @@ esac
 python="$(find_python)"
 if [[ "$mode" == main || "$mode" == -* ]]; then
     # Standard library only: bad arguments are refused before anything is installed. --help ends here too.
-    PYTHONPATH="$root" "$python" -P -m specsync_lib.door.parameters "$@"
+    PYTHONPATH="$root" ${held[@]+"${held[@]}"} "$python" -P -m specsync_lib.door.parameters "$@"
     for argument in "$@"; do
         if [[ "$argument" == --help || "$argument" == -h ]]; then exit 0; fi
     done
 elif [[ "$mode" == doctor || "$mode" == sweep || "$mode" == collect ]]; then
-    PYTHONPATH="$root" "$python" -P -m specsync_lib.jobs.arguments "$mode" "$@"
+    PYTHONPATH="$root" ${held[@]+"${held[@]}"} "$python" -P -m specsync_lib.jobs.arguments "$mode" "$@"
     for argument in "$@"; do
         if [[ "$argument" == --help || "$argument" == -h ]]; then exit 0; fi
     done
 fi
-PYTHONPATH="$root" "$python" -P -m specsync_lib.door.install
+PYTHONPATH="$root" ${held[@]+"${held[@]}"} "$python" -P -m specsync_lib.door.install
 
 case "$mode" in
     test)
@@ -64,10 +70,5 @@ case "$mode" in
         ;;
     lab) exec "$venv/bin/python" -P -m specsync_lib.door.lab "$@" ;;
     live | doctor | sweep | collect) exec "$venv/bin/python" -P -m "specsync_lib.jobs.$mode" "$@" ;;
-    *)
-        # A Python that is starting answers Ctrl-C with a traceback: it waits until the runner listens for it.
-        held=(env --block-signal=INT)
-        "${held[@]}" true 2>/dev/null || held=()
-        exec ${held[@]+"${held[@]}"} "$venv/bin/python" -P -m specsync_lib.door.runner "$@"
-        ;;
+    *) exec ${held[@]+"${held[@]}"} "$venv/bin/python" -P -m specsync_lib.door.runner "$@" ;;
 esac

@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -143,6 +144,8 @@ def up_to_date(project: Path, version: str | None) -> bool:
 def main() -> int:
     """Install, with one line where it can not."""
     try:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # run_all.sh held it back until here
         ensure(torch_index=os.environ.get(TORCH_INDEX_VARIABLE))
     except InputError as error:
         print(f"specsync: {error}", file=sys.stderr)

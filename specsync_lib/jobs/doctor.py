@@ -9,6 +9,7 @@ drafts, judges and draws one chunk. Nothing is fetched here. Exit code 0 only if
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from specsync_lib.pipeline import models
 from specsync_lib.pipeline.sound import ChunkAssembler, pieces
 from specsync_lib.pipeline.stages import Plan, Request
 from specsync_lib.speech import whisper_base
+from specsync_lib.speech.manifest import read_manifest
 from specsync_lib.tensors import read_header, read_object, read_some, weight_files
 
 GIB = 2**30
@@ -65,6 +67,8 @@ def examine(row: rows.Row, device: str) -> Iterator[Finding]:
     """What is there of a row, part by part; nothing large is loaded."""
     for key, path in row.paths().items():
         yield look(key, "file", lambda key=key, path=path: _there(row, key, path))
+    if row.corpus != rows.PROMPTS:
+        yield look("corpus", "manifest", lambda: _corpus(row.corpus))
     whisper: list = []
     yield look("hearing.whisper", "weights", lambda: _hearing(row, whisper))
     if whisper and probe_path(row.hearing) is not None:
@@ -75,6 +79,13 @@ def examine(row: rows.Row, device: str) -> Iterator[Finding]:
     yield look("draft.basis", "fits the draft", lambda: _basis(row, basis))
     yield from _judge(row, device)
     yield from _video(row, device, basis)
+
+
+def _corpus(path: str) -> str:
+    recordings = read_manifest(path)
+    speakers = len({one.speaker for one in recordings if one.speaker})
+    sides = Counter(one.split for one in recordings)
+    return f"{len(recordings)} recordings, {speakers} speakers; {', '.join(f'{sides[side]} {side}' for side in sides)}"
 
 
 def _there(row: rows.Row, key: str, path: Path) -> str:

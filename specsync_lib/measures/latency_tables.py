@@ -166,7 +166,7 @@ def threshold_table(
         waits = chunks[chunks["confidence"] < threshold]
         total = 0.0
         if len(begun):
-            pattern = random_pattern(float(begun["rejected"].mean()), n, rng)
+            pattern = random_pattern(float(begun["rejected"].mean()), n, rng, frames=setup.chunk.frames)
             report = simulate(setup, "speculative", pattern, rng, chunks=n)
             total += len(begun) * summary_row(report)["mean_ms"]
         if len(waits):

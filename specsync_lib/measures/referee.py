@@ -116,8 +116,13 @@ def threshold_facts(test: pd.DataFrame, confidence: str, rng: np.random.Generato
         **_row("exact_greedy", exact, "acceptance"),
         **_row("coverage", lenient, "coverage"),
         **interval("ece", error),
-        "bad_accepts": asdict(bad_accept_bound(bad, values >= CLAIMED_THRESHOLD, unit)),
+        "bad_accepts": _bad_accepts(bad, values >= CLAIMED_THRESHOLD, unit),
     }
+
+
+def _bad_accepts(bad: np.ndarray, covered: np.ndarray, unit: np.ndarray) -> dict | None:
+    """`bad_accept_bound`; None where too little is covered for one."""
+    return None if len(np.unique(unit[covered])) < 2 else asdict(bad_accept_bound(bad, covered, unit))
 
 
 def acceptance_facts(test: pd.DataFrame, validation: pd.DataFrame, confidence: str, rng: np.random.Generator) -> dict:

@@ -65,7 +65,8 @@ def rule_rows(frames: pd.DataFrame, chunks: pd.DataFrame, rng: np.random.Generat
             "unasked": sure,
         }.items():
             row |= interval(name, bootstrap_by_group(hits, unit, rng=rng))
-        row |= interval("at_085", bootstrap_by_group(stands[covered], unit[covered], rng=rng))
+        if covered.any():
+            row |= interval("at_085", bootstrap_by_group(stands[covered], unit[covered], rng=rng))
         row |= pass_ratio(chunks, passes, rng)
         row |= interval("chunks_unasked", bootstrap_by_group(passes == 0, drawn_groups(chunks), rng=rng))
         rows.append(row)
@@ -89,7 +90,7 @@ def lenient_rows(frames: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
     return [
         {"sight": sight, "label": "measured"}
         | interval("stands", bootstrap_by_group(stands, unit, rng=rng))
-        | interval("at_085", bootstrap_by_group(stands[covered], unit[covered], rng=rng))
+        | (interval("at_085", bootstrap_by_group(stands[covered], unit[covered], rng=rng)) if covered.any() else {})
         for sight, stands in sights.items()
     ]
 

@@ -307,7 +307,7 @@ def simulated_break_even(setup: Setup, rng: np.random.Generator, *, policy: str 
     serial = summary_row(simulate(setup, "serial", [ChunkPattern()], rng, chunks=chunks))["mean_ms"]
     ends = []
     for rate in (0.0, 1.0):
-        pattern = random_pattern(rate, chunks, rng)
+        pattern = random_pattern(rate, chunks, rng, frames=setup.chunk.frames)
         report = simulate(setup, "speculative", pattern, rng, chunks=chunks, policy=LATE_POLICIES[policy])
         ends.append(summary_row(report)["mean_ms"])
     return _crossing(serial, *ends)
@@ -324,7 +324,7 @@ def late_verdicts(
     """What each policy costs over rejection rates: latency, and frames whose committed viseme is not the judge's."""
     rows = []
     for rate in rates:
-        pattern = random_pattern(rate, chunks, rng)
+        pattern = random_pattern(rate, chunks, rng, frames=setup.chunk.frames)
         for policy in policies:
             report = simulate(setup, "speculative", pattern, rng, chunks=chunks, policy=LATE_POLICIES[policy])
             by_hand = {"expected_ms": expected_ms(setup, rejection_rate(pattern), "speculative", policy)}

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
 from specsync_lib import provenance, units
+from specsync_lib.devices import resolve
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation
 from specsync_lib.face.compositing import FACE_BOX, composite, cut, idle_tracks, inside, reader_box, speaking_tracks
@@ -394,20 +394,6 @@ def gate_of(rule: RunRule, threshold: float | None) -> float | None:
     return {"draft": 0.0, "gate": threshold}.get(rule)
 
 
-def picked_device(device: str) -> str:
-    """ "cpu" or "cuda"; auto takes a GPU where there is one.
-
-    Raises
-    ------
-    InputError: an unknown device, or cuda without a GPU.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device is {device!r}: expected auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is cuda: no CUDA GPU is visible here; give cpu, or auto")
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def load_system(
     device: str = "auto",
     seed: int = 0,
@@ -426,7 +412,7 @@ def load_system(
     """
     from specsync_lib.face.head.head import Head
 
-    device, row = picked_device(device), Row() if row is None else row
+    device, row = resolve(device), Row() if row is None else row
     head = Head(seed=seed) if head is None else head
     reference = cut(head.render(np.zeros(52, np.float32)), FACE_BOX, row.video.pixels)
     models = load_models(row, device=device, reference=reference, seed=seed, decoder=decoder, chunk=chunk)

@@ -1,12 +1,15 @@
 """The door: run_all.sh, the installer behind it, and the files that name the same dependencies."""
 
 import ast
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -287,6 +290,7 @@ def test_the_door_takes_the_pythons_that_the_project_takes():
 def test_the_folder_named_kernels_does_not_break_transformers_and_diffusers():
     code = """
 import sys
+import time
 sys.path.insert(0, sys.argv[1])
 import kernels
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
@@ -362,3 +366,17 @@ def test_the_numbers_of_the_readme_are_those_of_its_files():
     assert f"{100 * one_block['accuracy']:.1f} %" in text
     claim = read("measurements/claim.json")["summary"]["latent.claim_r"]
     assert f"r = {claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]" in text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="run_all.sh is for a POSIX shell")
+@pytest.mark.parametrize("after_s", [0.05, 0.2, 0.4])
+def test_ctrl_c_at_the_door_is_heeded_without_a_traceback(after_s):
+    command = [str(DOOR), "-p", "threshold=x"]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as door:
+        time.sleep(after_s)
+        with contextlib.suppress(ProcessLookupError):  # it was quicker
+            os.killpg(door.pid, signal.SIGINT)
+        said = door.communicate(timeout=60)[1]
+    assert door.returncode in (130, -signal.SIGINT, 2)
+    assert "Traceback" not in said and len(said.splitlines()) <= 1

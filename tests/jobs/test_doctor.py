@@ -20,10 +20,12 @@ def parts(tmp_path_factory) -> Path:
 def test_a_row_of_ones_own_parts_can_run(kind, parts, capsys):
     """A tiny Wan in two shards, another Whisper, and a judge behind each server: looked at, loaded, and one chunk."""
     with serving(ToyServer()) as url:
-        code = doctor.main(["--row", write_row(parts, kind, url)])
+        code = doctor.main(["--row", write_row(parts, kind, url), "-p", f"corpus={parts / 'corpus.jsonl'}"])
     said = capsys.readouterr()
     assert code == 0 and said.out.endswith("the row can run\n"), said
-    for words in ("sha256", "128 mels, width 32, 3 layers", "16 channels in", "as it writes", "real-shape", "decode"):
+    shown = ("3 recordings, 3 speakers; 3 test", "sha256", "128 mels, width 32, 3 layers", "16 channels in",
+             "as it writes", "real-shape", "decode")  # fmt: skip
+    for words in shown:
         assert words in " ".join(said.out.split()), words
 
 

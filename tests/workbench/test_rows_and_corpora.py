@@ -12,21 +12,27 @@ from specsync_lib.judge import recordings
 from specsync_lib.measures import referee as numbers
 from specsync_lib.measures.intervals import drawn_unit
 from specsync_lib.paths import MEASUREMENTS_DIR, MODELS_DIR
-from specsync_lib.speech.corpus import clips
+from specsync_lib.speech.corpus import Prompt, clips
 from specsync_lib.speech.manifest import read_manifest
-from tests.toys.own_parts import write_parts
-from tests.toys.reasoner import tiny_llama
+from tests.toys.reasoner import byte_tokenizer, tiny_llama
+from tests.workbench.test_referee import toy_recording
 from workbench import asked
-from workbench.measure import late_lips, pipeline_cpu, referee
+from workbench.measure import late_lips, pipeline_cpu, referee, rows_cpu
 from workbench.train import human_speech, splits
 from workbench.train.kokoro import load_shard
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """A row's parts, and a corpus: three speakers, one of them for validation."""
-    folder = write_parts(tmp_path_factory.mktemp("parts"))
-    lines = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    """A tiny judge, and a corpus: three speakers, one of them for validation."""
+    folder = tmp_path_factory.mktemp("parts")
+    byte_tokenizer().save_pretrained(folder / "tiny")
+    tiny_llama().save_pretrained(folder / "tiny")
+    (folder / "mine.toml").write_text('[judge]\nsource = "./tiny"\nadapter = "none"\nweights = "random"\n')
+    lines = []
+    for number in range(3):
+        (folder / f"{number}.wav").write_bytes(b"")
+        lines.append({"id": f"talk {number}", "audio": f"{number}.wav", "speaker": f"{number}", "text": "please hold"})
     lines[0]["split"] = "validation"
     (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder
@@ -67,13 +73,16 @@ def test_the_referee_of_a_row_leaves_the_committed_files_alone(parts, measuremen
     """A tiny judge, three speakers: every number is the row's and real-shape, drawn by speaker."""
     monkeypatch.setattr(referee.paths, "RUN_DIR", measurements / "run")
     committed = {path: path.stat().st_mtime_ns for root in (MEASUREMENTS_DIR, MODELS_DIR) for path in root.rglob("*")}
-    tiny_llama().save_pretrained(parts / "tiny")
-    (parts / "mine.toml").write_text('[judge]\nsource = "./tiny"\nadapter = "none"\nweights = "random"\n')
     folder = measurements / "mine"
     folder.mkdir()
     heard = [(one.id, "", 0.0, 0.0, 0.0) for one in read_manifest(parts / "corpus.jsonl")]
     columns = ["utterance", "text", "start_s", "end_s", "probability"]
     pd.DataFrame(heard, columns=columns).to_csv(folder / "heard_words.csv", index=False)  # Whisper is not asked again
+    said = {one.split: [] for one in read_manifest(parts / "corpus.jsonl")}
+    for one in read_manifest(parts / "corpus.jsonl"):
+        said[one.split].append(Prompt(one.id, one.text, one.audio, one.split, one.speaker))
+    monkeypatch.setattr(referee, "prompts_of", lambda corpus, split: said[split])
+    monkeypatch.setattr(referee, "gather", lambda prompts, *_: [toy_recording(one.name, 26, 0) for one in prompts])
     simple = {"majority": "sil", "energy_rule": "aa"}
     monkeypatch.setattr(numbers, "with_simple_rules", lambda frames, corpus: frames.assign(**simple))
     monkeypatch.setattr(late_lips, "Head", ToyHead)
@@ -140,6 +149,20 @@ def test_a_training_split_of_ones_own_becomes_shards(tmp_path):
         assert table["text"] == text
 
 
+def test_what_rows_cost_is_measured_in_every_way(tmp_path, capsys):
+    """A few of each; the tree before rows needs git's history."""
+    out = tmp_path / "rows.json"
+    rows_cpu.main(["--quick", "--before", "none", "--out", str(out)])  # on a busy machine a bound may be missed
+    facts = json.loads(out.read_text())
+    assert facts["start"].keys() == {"embedded", "remote-judge"} and facts["bounds"].keys() == {"start_ms", "added_ms"}
+    for kind in rows_cpu.KINDS:
+        measured = facts["served"][kind]
+        assert 0 < measured["server_ms"]["median_ms"] < measured["served_ms"]["median_ms"]
+    assert rows_cpu.main(["--quick", "--before", "no-such-commit", "--out", str(out)]) == InputError.EXIT_CODE
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "git has no such commit here" in line
+
+
 # ---------------------------------------------------------------------------------------------------------- splits
 
 
@@ -156,8 +179,11 @@ def write_manifest(folder, texts: dict[str, str], speakers: dict[str, str] | Non
 
 
 def test_speakers_are_whole_and_training_lacks_what_is_held_out(tmp_path, capsys):
-    said = ("weasels have eaten our phone", "the conference is locked", "january comes before march")
-    texts = {f"{who}{number}": f"{9 * who} {text} {9 * who}" for who in "abcde" for number, text in enumerate(said)}
+    letters = np.random.default_rng(0).integers(97, 123, (5, 3, 4, 5), np.uint8)  # four unlike words in each text
+    texts = {
+        f"{who}{number}": " ".join(bytes(word).decode() for word in letters["abcde".index(who), number])
+        for who in "abcde" for number in range(3)
+    }  # fmt: skip
     texts["a0"] = texts["e0"] = texts["b0"] = "please hold the line now"
     path = write_manifest(tmp_path, texts, {name: name[0] for name in texts})
     out = tmp_path / "made" / "split.jsonl"

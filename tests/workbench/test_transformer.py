@@ -36,7 +36,7 @@ def data(corpus, vae):
 
 
 def options(**changes) -> training.Options:
-    settings = dict(minutes=30, total_minutes=30, last_dropped=0.2)
+    settings = dict(minutes=30, total_minutes=30, last_dropped=0.2, slots=(1, 3))
     return training.smoke_options(training.Options(**(settings | changes)), 2)
 
 

@@ -72,6 +72,7 @@ SECTIONS = {
     ),
     "transcripts": Section("transcripts as people write and paste them", 60, 60, "transcripts"),
     "parameters": Section("command lines, through run_all.sh and the entries behind it", 40, 330, "parameters"),
+    "rows": Section("broken rows, manifests and servers of one's own parts", 100, 120, "rows"),
     "judges": Section("faults of the judge, each under both policies or a rule", 25, 120, "judges"),
     "kills": Section("a run killed at a random moment and begun again", 100, 1800, "kills"),
     "cancels": Section("streams cancelled at a random call of a random stage", 1_000, 300, "cancels"),

@@ -64,7 +64,8 @@ return found;
 """
 PLAYED = """
 const [video, seconds, done] = arguments;
-const tell = more => done({source: video.currentSrc.slice(0, 200), ready: video.readyState,
+const source = video.currentSrc.replace(/[?].*/, "").replace(/^.*[/]files[/]/, "").slice(0, 200);
+const tell = more => done({source, ready: video.readyState,
   width: video.videoWidth, height: video.videoHeight, error: video.error?.message ?? null, ...more});
 const grey = () => {
   const canvas = Object.assign(document.createElement("canvas"), {width: 64, height: 36});
@@ -233,15 +234,16 @@ def drag(driver: Any, element: Any, root: Any, rng: np.random.Generator) -> dict
     time.sleep(0.2)
     driver.execute_script(WATCH, root)
     turns, phase = rng.uniform(1.5, 2.5), rng.uniform(0, 1)
-    last = 0.5 + 0.45 * np.cos(2 * np.pi * (turns * np.arange(1, MOVES + 1) / MOVES + phase))
+    places = 0.5 + 0.45 * np.cos(2 * np.pi * (turns * np.arange(1, MOVES + 1) / MOVES + phase))
+    places[-1] = 0.05 + (places[-2] + 0.4) % 0.9  # far from the one before, so that the last move has to be followed
     due = time.monotonic()
-    for place in last:
+    for place in places:
         mouse("mouseMoved", float(place), 1)
         due += MOVE_S
         time.sleep(max(0.0, due - time.monotonic()))
     time.sleep(SETTLES_S)
     moved, changed, changes = driver.execute_script(WATCHED)
-    mouse("mouseReleased", float(last[-1]), 0)
+    mouse("mouseReleased", float(places[-1]), 0)
     seen = driver.execute_async_script(SHOWN, root)
     driver.execute_script("arguments[0].focus()", handle)
     away, back = Keys.ARROW_LEFT, Keys.ARROW_RIGHT

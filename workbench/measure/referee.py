@@ -627,10 +627,12 @@ def summarise_row(row: rows.Row, judging: dict | None = None) -> None:
 
 
 def _labelled(facts: object, label: str) -> object:
-    """The same with another label on every number."""
+    """The same with another label on every number; what is none, over nothing covered, is null."""
     if isinstance(facts, dict):
         return {key: label if key == "label" else _labelled(value, label) for key, value in facts.items()}
-    return [_labelled(value, label) for value in facts] if isinstance(facts, list) else facts
+    if isinstance(facts, list):
+        return [_labelled(value, label) for value in facts]
+    return None if isinstance(facts, float) and not np.isfinite(facts) else facts
 
 
 def judge_and_write(

@@ -46,7 +46,7 @@ from workbench.measure.trials import small_run
 from workbench.measure.trials.outcome import Lost, Outcome, require
 
 KILLS = {"smoke": 4, "small": 4}  # of a chain
-CHAINS = {"smoke": 12, "small": 13}
+CHAINS = {"smoke": 12, "small": 24}
 DURATION_S = 1.2
 AUDIO = CLIPS_DIR / "closures.flac"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
