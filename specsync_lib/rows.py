@@ -384,6 +384,8 @@ def _check_together(row: Row) -> None:
         raise InputError(f"judge.url is given and judge.kind is local; write kind = one of {', '.join(KINDS[1:])}")
     if judge.kind != LOCAL and not judge.url:
         raise InputError(f"judge.kind is {judge.kind} and no judge.url is given; write where the server listens")
+    if judge.dtype == "int8" and judge.device not in ("auto", "cpu"):
+        raise InputError(f"judge.dtype is int8 and judge.device is {judge.device}; int8 is for a CPU: write bfloat16")
     for name, part in (("judge", judge), ("video", video)):
         known = KNOWN_WEIGHTS.get(part.source)
         if known is None and part.weights == "auto":

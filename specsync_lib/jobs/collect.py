@@ -28,6 +28,7 @@ from specsync_lib.measures.acceptance import acceptance_table
 from specsync_lib.measures.intervals import bootstrap_by_group, drawn_unit
 from specsync_lib.pipeline.system import DEFAULT_THRESHOLD
 from specsync_lib.provenance import package_version
+from specsync_lib.speech.manifest import read_manifest
 
 WORST = 20
 SHARES = {"stands": "draft stands", "draft_right": "draft right", "judge_right": "judge right"}
@@ -60,7 +61,7 @@ def read_results(out: Path) -> tuple[dict, list[dict]]:
 
     Raises
     ------
-    InputError : it holds no sweep, no result yet, or one that is damaged.
+    InputError : it holds no sweep, or a result that is damaged.
     """
     try:
         about = json.loads((out / SWEEP_FILE).read_text(encoding="utf-8"))
@@ -68,8 +69,6 @@ def read_results(out: Path) -> tuple[dict, list[dict]]:
         found.sort(key=lambda one: one["id"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"--out: {out} holds no sweep that can be read ({error}); run ./run_all.sh sweep") from error
-    if not any(one["frames"] for one in found):
-        raise InputError(f"--out: {out} holds no result yet; run ./run_all.sh sweep")
     return about, found
 
 
@@ -131,9 +130,20 @@ def groups_table(frames: pd.DataFrame) -> pd.DataFrame:
 
 
 def collect(out: Path) -> tuple[Path, str]:
-    """Write the tables and the page; returns the page, and a line on what could not be written."""
+    """Write the tables and the page; returns the page, and a line on what could not be written.
+
+    Raises
+    ------
+    InputError : there is no result yet.
+    """
     about, found = read_results(out)
-    row, frames = rows.read(about["row"], present=False), frames_table(found)
+    row = rows.read(about["row"], present=False)
+    if Path(row.corpus).is_file():  # what has left the corpus since is no result of it
+        names = {one.id for one in read_manifest(row.corpus)}
+        found = [one for one in found if one["id"] in names]
+    if not any(one["frames"] for one in found):
+        raise InputError(f"--out: {out} holds no result yet; run ./run_all.sh sweep")
+    frames = frames_table(found)
     unit, recordings, groups = drawn_unit(frames, "speaker", "id"), recordings_table(found), groups_table(frames)
     for name, table in (("recordings", recordings.round(5)), ("groups", groups)):
         with atomic_path(out / f"{name}.csv") as path:

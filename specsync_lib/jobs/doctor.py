@@ -130,10 +130,13 @@ def _judge(row: rows.Row, device: str) -> Iterator[Finding]:
     if judge.kind != rows.LOCAL:
         unasked = Finding("judge.url", "scores", "not asked: its tokenizer is missing", good=False)
         yield look("judge.url", "scores", lambda: _scores(judge)) if letters.good else unasked
-    elif judge.source == rows.SMOLLM2:
-        yield look("judge.source", "weights", lambda: f"asset at {asset(rows.SMOLLM2)}")
+        return
+    where = device if judge.device == "auto" else judge.device
+    if judge.source == rows.SMOLLM2:
+        yield look(
+            "judge.source", "weights", lambda: f"asset at {asset(rows.SMOLLM2)}, computes in {judge.dtype_on(where)}"
+        )
     else:
-        where = device if judge.device == "auto" else judge.device
         yield look("judge.source", "memory", lambda: _fits(_judge_bytes(judge, where), where))
 
 

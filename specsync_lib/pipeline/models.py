@@ -31,7 +31,7 @@ from specsync_lib.judge.script import ChunkEvidence, HeardWord, loudness_digits,
 from specsync_lib.judge.verify import ChunkContext, ChunkVerdict, ShiftGuard, verify_chunk
 from specsync_lib.paths import MODELS_DIR
 from specsync_lib.pipeline.sound import ChunkAudio, samples_for_chunk
-from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Stopped, Verdict
+from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Station, Stopped, Verdict
 from specsync_lib.rows import WAN_MINI_SHAPE, Row
 from specsync_lib.speech.log_mel import StreamingLogMel
 from specsync_lib.tensors import read_object
@@ -43,6 +43,12 @@ if TYPE_CHECKING:
 WORD_AHEAD_FRAMES = 3  # words that begin so soon after a chunk are told with it
 FRAMES_A_ROW_BEGINS = 3  # 100 ms: as often does a frame begin where a row of log-mel is centred
 LOUDNESS_ROWS_KEPT = 4  # before a chunk's first centre: a recording may end between rows
+
+
+def station_threads(cores: int) -> dict[Station, int]:
+    """How stages share a CPU's cores: the judge has half of them while it works; the generator takes all, for it works
+    alone for longer than beside the judge."""
+    return {"draft": cores, "judge": max(1, cores // 2), "generator": cores}
 
 
 def whole_chunk(plan: Plan, ahead: Plan | None = None, size: units.ChunkSize = units.CHUNK) -> SyncPlan:

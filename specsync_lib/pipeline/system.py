@@ -33,7 +33,7 @@ from specsync_lib.face.video import GrowingVideo, VideoInfo
 from specsync_lib.files import atomic_path, write_json
 from specsync_lib.judge.rules import PROMISES, RUN_RULES, RunRule
 from specsync_lib.judge.verify import run_options
-from specsync_lib.pipeline.models import Models, load_models
+from specsync_lib.pipeline.models import Models, load_models, station_threads
 from specsync_lib.pipeline.outcome import PipelineReport, frame_ages
 from specsync_lib.pipeline.run import run_speculative
 from specsync_lib.pipeline.serial import run_serial
@@ -278,7 +278,10 @@ class System:
             report = run_serial(source, stages, POLICY, on_commit=take, keep_commits=False, stop=stop)
         else:
             policy = replace(POLICY, gate=gate_of(rule, threshold))
-            report = run_speculative(source, stages, policy, ahead=1, on_commit=take, keep_commits=False, stop=stop)
+            seats = station_threads(provenance.usable_cores()) if self.device == "cpu" else None
+            report = run_speculative(
+                source, stages, policy, ahead=1, on_commit=take, keep_commits=False, stop=stop, threads=seats
+            )
         return replace(report, notes=(*report.notes, *stages.judge.faults[:NOTED_FAULTS]))
 
     def expected_s(

@@ -14,6 +14,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.face import adapter as adapters
 from specsync_lib.face import generation, wan
 from specsync_lib.face.adapter import AdaptedTransformer, AdapterSize, PlanAdapter, facts_of, save_adapter
+from specsync_lib.units import ChunkSize
 from tests.toys.generation import (
     PX,
     new_adapter,
@@ -134,6 +135,12 @@ def test_a_row_draws_a_chunk_through_its_adapter_and_the_plan_moves_it(checkpoin
         drawn.append(chunk.latents)
     assert (drawn[0] - drawn[1]).abs().max() > 1e-4
     assert face.commit(chunk).shape == (12, PX, PX, 3)
+    for slots in (1, 2):
+        short = face.fresh(ChunkSize(slots))
+        for _ in range(2):  # the second has a past
+            chunk = short.begin(toy_plan(4 * slots), None, 1.0, 1, torch.Generator().manual_seed(0))
+            chunk.step()
+            assert short.commit(chunk).shape == (4 * slots, PX, PX, 3)
 
 
 def test_a_vae_in_another_precision_is_still_the_one_that_the_adapter_was_trained_on(checkpoint, tmp_path):

@@ -137,6 +137,7 @@ BROKEN = {
     "an address without a scheme": ('[judge]\nkind = "vllm"\nurl = "localhost:8000"', "got 'localhost:8000'"),
     "another scheme": ('[judge]\nkind = "vllm"\nurl = "file:///etc/passwd"', "judge.url: got 'file:///etc/passwd'"),
     "a name in an address": ('[judge]\nkind = "vllm"\nurl = "http://me:word@host"', "got 'http://me:word@host'"),
+    "int8 on a GPU": ('[judge]\ndtype = "int8"\ndevice = "cuda"', "judge.device is cuda; int8 is for a CPU"),
     "a server without an address": ('[judge]\nkind = "sglang"', "no judge.url is given"),
     "an address without a server": ('[judge]\nurl = "http://localhost:1"', "judge.kind is local"),
     "a key in the row": (f'[judge]\n{SERVED}key_variable = "sk-123"', "the name of an environment variable"),

@@ -65,6 +65,10 @@ def test_a_sweep_of_three_speakers_is_collected_into_tables_and_one_page(toys, t
     assert groups["stands"].between(groups["stands_low"], groups["stands_high"]).all()
     curve = pd.read_csv(out / "acceptance.csv")
     assert np.isclose(curve["acceptance"].iloc[0], groups.loc[("all", "all"), "stands"], atol=1e-4)
+    lines = corpus.read_text().splitlines()
+    corpus.write_text("\n".join(lines[:4] + lines[5:]))
+    assert collect.main(["--out", str(out)]) == 0
+    assert len(pd.read_csv(out / "recordings.csv")) == 5, "one has left the corpus"
     page = (out / "report.html").read_text("utf-8")
     assert "Row embedded" in page and "real-shape" in page and "whole speakers are drawn" in page and "5.flac" in page
     assert "6 of 6 recordings" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.judge.branches import Branches
 from specsync_lib.judge.loading import load_reasoner
+from specsync_lib.judge.policy import load_policy
 from specsync_lib.judge.rules import EXACT, VerifyOptions
 from specsync_lib.judge.script import energy_digits
 from specsync_lib.paths import CLIPS_DIR
@@ -364,9 +365,9 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
 
     class ToyModels(Models):
         def stages(self, options):
-            return replace(
-                toy_stages(weights, options=options), generator=SyntheticGenerator(RealClock, StageTimes(), (32, 32))
-            )
+            generator = SyntheticGenerator(RealClock, StageTimes(), (32, 32))
+            drafter = SpeechDrafter(weights, policy=load_policy())
+            return replace(toy_stages(weights, options=options), drafter=drafter, generator=generator)
 
     monkeypatch.setattr(
         pipeline_cpu,
@@ -378,7 +379,9 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
         pipeline_cpu, "recordings", lambda rng, prompts: iter([("one", SPEECH), ("two", SPEECH), ("three", SPEECH)])
     )
     out = tmp_path / "pipeline_cpu.json"
-    assert pipeline_cpu.main(["--chunks", "4", "--longest-s", "0.7", "--out", str(out)]) == 0
+    few = ["--chunks", "4", "--longest-s", "0.7", "--pass-repeats", "0", "--starts", "2", "--seat-chunks", "1"]
+    monkeypatch.setattr(pipeline_cpu, "SILENT_S", 0.0)
+    assert pipeline_cpu.main([*few, "--reasoning-share", "1", "--beside-share", "1", "--out", str(out)]) == 0
     content = json.loads(out.read_text("utf-8"))
     region = content["regions"]["32px"]
     assert set(region["runs"]) == {"serial", "speculative", "speculative_lenient", "serial_reasoning"}
@@ -386,6 +389,12 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
         assert numbers["n"] == 4 and numbers["utterances"][0] == "one"
         assert numbers["p50_low_ms"] - 0.01 <= numbers["p50_ms"] <= numbers["p50_high_ms"] + 0.01
     assert content["utterances_with_unequal_plans"] == []
+    assert set(region["sustains_real_time"]) == {"in_flight", *(f"in_flight_{rule}" for rule in pipeline_cpu.RULES)}
+    assert set(region["rules"]) == {
+        f"{way}_{rule}" for way in ("speculative", "in_flight") for rule in ("mouth", "gate")
+    } | {"in_flight_lenient"}
+    assert region["generation_alone"]["p50_ms"] > 0 and region["serial_over_generation"] > 0
+    assert len(region["after_silence"]["latency_ms"]) == 2 and len(region["seats"]) >= 1
     assert {one["passes"] for one in content["replayed_lenient"]} == {1}
     assert len(content["replayed"]) == region["runs"]["speculative"]["n"]
     assert {"draft", "plan", "begin", "step", "render", "commit"} == set(region["stages"]["serial"])

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +68,28 @@ def test_speculative_commits_what_serial_commits(late):
     if late == "rollback":
         assert all(np.array_equal(a, b) for a, b in zip(serial.frames(), speculative.frames(), strict=True))
     assert no_threads_left()
+
+
+def test_each_station_computes_on_its_own_threads():
+    seen = {}
+
+    class Seated:
+        def __init__(self, part, name):
+            self._part, self._name = part, name
+
+        def __getattr__(self, what):
+            if what in ("draft", "verify", "step"):
+                seen.setdefault(self._name, set()).add(torch.get_num_threads())
+            return getattr(self._part, what)
+
+    before = torch.get_num_threads()
+    made = stages()
+    watched = Stages(Seated(made.drafter, "draft"), Seated(made.judge, "judge"), Seated(made.generator, "generator"))
+    report = run_speculative(fast(), watched, threads={"draft": 1, "judge": 2, "generator": 3})
+    torch.set_num_threads(before)
+    assert report.ended == "complete" and no_threads_left()
+    assert seen["judge"] == {2} and seen["generator"] == {3}
+    assert seen["draft"] == {1}
 
 
 def test_overruling_commits_the_draft_and_says_so():
