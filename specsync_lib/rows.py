@@ -95,7 +95,7 @@ class Judge:
     )
     dtype: str = _key(
         "auto", ("auto", "float32", "bfloat16", "float16", "int8", "checkpoint"),
-        "of a local one; auto: int8 for smollm2 on a CPU, else float32",
+        "of a local one; auto: float32",
     )  # fmt: skip
     device: str = _key("auto", SPREAD_DEVICE, "of a local one; auto: the run's")
     temperature: float = _key(0.0, Range(0, 100), "divides its logits; 0 takes the adapter's, else 1")
@@ -115,13 +115,11 @@ class Judge:
     def repeats(self) -> bool:
         """Whether a row is the same however it is asked for. In half precision, and in a server's batches, it is not
         quite, and a tie may turn."""
-        return self.kind == LOCAL and self.dtype in ("auto", "float32", "int8")
+        return self.kind == LOCAL and self.dtype in ("auto", "float32")
 
     def dtype_on(self, device: str) -> str:
         """What a local one computes in, on a device."""
-        if self.dtype != "auto":
-            return self.dtype
-        return "int8" if self.source == SMOLLM2 and device == "cpu" else "float32"
+        return "float32" if self.dtype == "auto" else self.dtype
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,7 @@ class Pipeline:
         """A number of threads belongs to the thread that sets it, but for MKL's, which is the last that was set: the
         stations sit down one after the other, the generator last."""
         if station in self._threads_of:
+            torch.get_num_threads()  # a thread's first question takes the process' number, and would take this one away
             torch.set_num_threads(self._threads_of[station])
         self._seated.release()
 
