@@ -10,8 +10,10 @@ def resolve(device: str) -> str:
 
     Raises
     ------
-    InputError: ``cuda`` where there is none.
+    InputError: another word, or ``cuda`` where there is none.
     """
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"parameter device: got {device!r}; expected auto, cpu or cuda")
     if device == "cpu":
         return device
     import torch  # seconds to import: who asks for the CPU does not wait for it

@@ -45,6 +45,7 @@ DECODERS = ("wan", "light", "tiny")  # of face/decoders/rows.py, and a test keep
 KINDS = (LOCAL, "sglang", "vllm", "openai")
 
 SOURCE_WORDS = "a name, a hub id, or a path that begins with /, ~, ./ or ../"
+NONE = "none"
 DEVICE = Pattern(re.compile(r"auto|cpu|cuda(:[0-9]{1,2})?"), "auto, cpu, cuda, or one GPU as cuda:0, cuda:1, ...")
 SPREAD_DEVICE = Pattern(re.compile(rf"{DEVICE.form.pattern}|spread"), f"{DEVICE.words}, or spread over all GPUs")
 PROMPTS = "prompts"
@@ -65,6 +66,10 @@ class Hearing:
     """What hears the words."""
 
     whisper: str = _key("whisper-base", SOURCE_WORDS, "Whisper: the pinned one, or a checkpoint's folder", path=True)
+    layer: int = _key(0, Range(0, 64), "the block of its encoder that is heard; 0: the probe's own, else the last")
+    probe: str = _key(
+        "auto", SOURCE_WORDS, "reads visemes off it: workbench.train.probe's file; auto: whisper-base's own", path=True
+    )
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,10 @@ class Judge:
     adapter: str = _key(
         "auto", SOURCE_WORDS, "a folder of peft's: merged here; a server has it merged. auto: smollm2's own", path=True
     )
-    dtype: str = _key("float32", ("float32", "bfloat16", "float16", "checkpoint"), "of a local one's weights")
+    dtype: str = _key(
+        "auto", ("auto", "float32", "bfloat16", "float16", "int8", "checkpoint"),
+        "of a local one; auto: int8 for smollm2 on a CPU, else float32",
+    )  # fmt: skip
     device: str = _key("auto", SPREAD_DEVICE, "of a local one; auto: the run's")
     temperature: float = _key(0.0, Range(0, 100), "divides its logits; 0 takes the adapter's, else 1")
     url: str = _key("", URL, "where the server listens")
@@ -107,7 +115,13 @@ class Judge:
     def repeats(self) -> bool:
         """Whether a row is the same however it is asked for. In half precision, and in a server's batches, it is not
         quite, and a tie may turn."""
-        return self.kind == LOCAL and self.dtype == "float32"
+        return self.kind == LOCAL and self.dtype in ("auto", "float32", "int8")
+
+    def dtype_on(self, device: str) -> str:
+        """What a local one computes in, on a device."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "int8" if self.source == SMOLLM2 and device == "cpu" else "float32"
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,9 @@ class Video:
     vae_dtype: str = _key("float32", ("float32", "bfloat16", "float16"), "of the VAE")
     transformer_dtype: str = _key("float32", ("float32", "bfloat16", "float16"), "of the transformer")
     device: str = _key("auto", DEVICE, "auto: the run's")
+    adapter: str = _key(
+        NONE, SOURCE_WORDS, "a plan's way into Wan's own: a folder of workbench.train.adapter", path=True
+    )
     decoder: str = _key(
         "auto", ("auto", *DECODERS), "auto: the small one that is made for wan-mini, else the VAE's own"
     )
@@ -367,6 +384,8 @@ def _check_together(row: Row) -> None:
         raise InputError(f"judge.url is given and judge.kind is local; write kind = one of {', '.join(KINDS[1:])}")
     if judge.kind != LOCAL and not judge.url:
         raise InputError(f"judge.kind is {judge.kind} and no judge.url is given; write where the server listens")
+    if judge.dtype == "int8" and judge.device not in ("auto", "cpu"):
+        raise InputError(f"judge.dtype is int8 and judge.device is {judge.device}; int8 is for a CPU: write bfloat16")
     for name, part in (("judge", judge), ("video", video)):
         known = KNOWN_WEIGHTS.get(part.source)
         if known is None and part.weights == "auto":
@@ -377,6 +396,8 @@ def _check_together(row: Row) -> None:
             raise InputError(f"{name}.weights is {part.weights}, and those of {part.source} are {known}; leave it out")
     if video.pixels % 16:
         raise InputError(f"video.pixels is {video.pixels}; give a multiple of 16, as Wan's latents and patches need")
+    if video.adapter != NONE and video.source in (WAN_MINI, WAN_MINI_SHAPE):
+        raise InputError(f"video.adapter is given, and {video.source} takes the plan itself; leave it out")
     if video.decoder != "tiny" and video.decoder_file != "auto":
         raise InputError(f"video.decoder_file is given and video.decoder is {video.decoder}; write decoder = 'tiny'")
 

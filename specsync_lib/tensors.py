@@ -6,7 +6,7 @@ Never a pickle. Every refusal names the file, the tensor, what was expected and 
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -84,6 +84,23 @@ def read_checked(
     missing = sorted(set(expected) - set(state))
     if missing:
         raise InputError(f"{files[0]}: tensor {missing[0]!r} is missing (and {len(missing) - 1} more)")
+    return state
+
+
+def read_some(files: Sequence[Path], wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """The tensors of some names, unchecked, of files that may be far larger.
+
+    Raises
+    ------
+    InputError: as :func:`read_header`.
+    """
+    from safetensors import safe_open
+
+    state = {}
+    for path in files:
+        names = [name for name in read_header(path)[0] if wanted(name)]
+        with safe_open(path, framework="pt") as handle:
+            state |= {name: handle.get_tensor(name) for name in names}
     return state
 
 

@@ -48,7 +48,7 @@ def allowed(here: str) -> set[str]:
         return library
     if here == "notebooks/training":
         return library | {"workbench.train", "workbench.measure"}
-    return library | {"workbench", "workbench.train", *MEASURES.get(here, ())}
+    return library | {"workbench", "workbench.asked", "workbench.train", *MEASURES.get(here, ())}
 
 
 def imports(source: str) -> Iterator[tuple[int, str]]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from specsync_lib import summary
 from specsync_lib.door.project import Project
-from specsync_lib.units import VIDEO_FPS
+from specsync_lib.units import SLOTS_PER_CHUNK, VIDEO_FPS
 
 VIDEO_NAME = "lipsync_720p30.mp4"
 POSTER_NAME = "poster.jpg"
@@ -88,10 +88,12 @@ def columns(runs: Sequence[Project], folder: Path) -> list[Column]:
 
 
 def chosen(parameters: dict[str, Any]) -> str:
-    """Rule and, where it acts, threshold."""
+    """Rule and, where it acts, threshold; the chunks' slots where they are not the usual ones."""
+    slots = parameters.get("chunk_slots", SLOTS_PER_CHUNK)
+    size = "" if slots == SLOTS_PER_CHUNK else f", chunk_slots {slots}"
     if parameters.get("rule") == "gate":
-        return f"rule gate, threshold {parameters['threshold']:g}"
-    return f"rule {parameters.get('rule', 'unknown')}"
+        return f"rule gate, threshold {parameters['threshold']:g}{size}"
+    return f"rule {parameters.get('rule', 'unknown')}{size}"
 
 
 def address(path: Path, folder: Path) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from specsync_lib import rows, streams
+from specsync_lib import rows, streams, units
 from specsync_lib.errors import InputError
 from specsync_lib.speech.manifest import read_manifest
 from specsync_lib.values import LANGUAGES, FolderName, Parameter, Range, Value, did_you_mean, on_one_line, shown
@@ -93,6 +93,14 @@ PARAMETERS: dict[str, Parameter] = {
             "weights, which shows noise and takes the time that it would",
         ),
         Parameter(
+            "chunk_slots",
+            int,
+            units.SLOTS_PER_CHUNK,
+            Range(1, units.SLOTS_PER_CHUNK),
+            "how much is heard, drafted, judged and generated at a time: 1, 2 or 3 slots of 4 video frames (133, 267 "
+            "or 400 ms). Fewer are shown sooner and cost more",
+        ),
+        Parameter(
             "name",
             str,
             "",
@@ -136,6 +144,11 @@ def check(assignments: Sequence[str], profile: str | None = None) -> tuple[dict[
     ------
     InputError: unknown or repeated name, wrong type, not finite, out of range, empty, two that exclude each other.
     """
+    return _check(assignments, profile)[:2]
+
+
+def _check(assignments: Sequence[str], profile: str | None = None) -> tuple[dict[str, Value], frozenset[str], rows.Row]:
+    """`check`, and the row."""
     texts: dict[str, str] = {} if profile is None else {"profile": profile}
     known = PARAMETERS.keys() | rows.keys().keys()
     for assignment in assignments:
@@ -162,7 +175,7 @@ def check(assignments: Sequence[str], profile: str | None = None) -> tuple[dict[
     values |= {"row": row.text()} | {name: given.get(name, value) for name, value in of_row.items()}
     if values["rule"] != "gate":
         values["threshold"] = PARAMETERS["threshold"].default  # it does nothing, so nothing runs again for it
-    return values, frozenset(texts)
+    return values, frozenset(texts), row
 
 
 def rule_notes(values: Mapping[str, Value], given: frozenset[str]) -> tuple[str, ...]:
@@ -245,9 +258,9 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     options = parser.parse_args(list(arguments))
     assignments = [f"{name}={text}" for name in ("profile", "row", "corpus") for text in getattr(options, name)]
     assignments += options.assignments
-    values, given = check(assignments)
+    values, given, row = _check(assignments)
     fresh = options.fresh or options.benchmark
-    notes, row = rule_notes(values, given), rows.read(values["row"])
+    notes = rule_notes(values, given)
     if row.corpus != rows.PROMPTS:
         read_manifest(row.corpus)
     return Options(values, given, notes, fresh=fresh, benchmark=options.benchmark, row=row)

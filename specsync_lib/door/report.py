@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +39,7 @@ from specsync_lib.door.words import (
 )
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.paths import NOTEBOOKS_DIR, PLOTS_DIR, RUN_DIR
-from specsync_lib.provenance import versions
+from specsync_lib.provenance import package_version, versions
 
 TEMPLATES = Path(__file__).with_name("templates")
 ACCEPTANCE_TABLE_NAME = "acceptance_efficiency.csv"
@@ -171,18 +172,36 @@ def recording_facts(run_dir: Path) -> dict[str, Any]:
 
 
 def row_of(run_dir: Path) -> tuple[rows.Row, list[tuple[str, str]]]:
-    """The row that a run took, and what is known of it: name, what differs from the default one, what its files are."""
+    """The row that a run took, and what is known of it: name, what differs from the default one, what judges and in
+    which version, what its files are and which commit a hub's revision is."""
     path = run_dir / "row.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"row": rows.DEFAULT, "digests": {}}
     row = rows.read(known["row"], present=False)
     made = run_dir / "run.json"
     engine = json.loads(made.read_text(encoding="utf-8")).get("models", {}).get("engine", "") if made.exists() else ""
     facts = [("row", row.name)]
-    if row.differences():
-        facts += [("differs in", ", ".join(row.differences()))]
-        facts += [("judge runs", engine)] if engine else []
-        facts += [(f"sha256 of {key}", digest[:16]) for key, digest in known["digests"].items()]
+    facts += [("differs in", ", ".join(row.differences()))] if row.differences() else []
+    facts += [("judge runs", engine)] if engine else []
+    packages = ("specsync", "transformers", "torch")
+    facts += [("versions", ", ".join(f"{name} {package_version(name)}" for name in packages))]
+    facts += [(f"sha256 of {key}", digest[:16]) for key, digest in known["digests"].items()]
+    for name, part in (("judge", row.judge), ("video", row.video)):
+        own = part.source not in (rows.SMOLLM2, rows.WAN_MINI, rows.WAN_MINI_SHAPE)
+        if own and not Path(part.source).is_absolute():
+            facts.append((f"revision of {name}", hub_commit(part)))
     return row, facts
+
+
+def hub_commit(part: rows.Judge | rows.Video) -> str:
+    """A hub revision with the commit that it is here, where it has been fetched."""
+    import huggingface_hub
+
+    for name in ("config.json", "model_index.json"):
+        with suppress(ValueError):  # a source that is no hub's id
+            found = huggingface_hub.try_to_load_from_cache(part.source, name, revision=part.revision)
+            if isinstance(found, str):
+                return f"{part.revision}, commit {Path(found).parent.name}"
+    return part.revision
 
 
 def language_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -382,6 +401,7 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
         recording=opening_page.recording_points(run_dir),
         headline=opening_page.headline(numbers),
         row=row_facts,
+        own_row=bool(row.differences()),
         claims=claim_rows(numbers, source["no_truth"], rows.NOT_MEASURED if row.differences() else ""),
         runs=side_by_side,
         run_keys=sorted({key for column in side_by_side for key in column.numbers}),

@@ -100,10 +100,17 @@ def source_files(root: Path) -> list[Path]:
 
 
 def data_files(root: Path) -> list[Path]:
-    """The committed inputs: everything under data/ but the runs and this door's own measurement of itself."""
-    excluded = {root / "data" / "measurements" / "cpu_report.json"}
-    files = (path for path in (root / "data").rglob("*") if path.is_file() and path not in excluded)
-    return [path for path in files if path.relative_to(root).parts[1] != "run" and not path.name.startswith(".")]
+    """The committed inputs: everything under data/ but the runs, this door's own measurement of itself, and what was
+    measured of other rows (folders of data/measurements)."""
+    measured = root / "data" / "measurements"
+    files = (path for path in (root / "data").rglob("*") if path.is_file() and path != measured / "cpu_report.json")
+    return [
+        path
+        for path in files
+        if path.relative_to(root).parts[1] != "run"
+        and not path.name.startswith(".")
+        and not (path.is_relative_to(measured) and path.parent != measured)
+    ]
 
 
 def read_cells(notebook: Path) -> list:

@@ -22,7 +22,7 @@ from specsync_lib.draft.plan import DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.paths import MODELS_DIR
 from specsync_lib.tensors import read_checked
-from specsync_lib.units import FRAMES_PER_CHUNK, SLOTS_PER_CHUNK
+from specsync_lib.units import FRAMES_PER_SLOT, SLOTS_PER_CHUNK
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
@@ -82,7 +82,12 @@ class LatentBasis:
 
 
 def vae_sha256(vae: "AutoencoderKLWan") -> str:
-    """Digest of what makes a VAE's latents, as float32: its encoder and its statistics. The decoder may improve."""
+    """Digest of what makes a VAE's latents, as float32: its encoder and its statistics. The decoder may improve.
+
+    Of a VAE in another precision it is what the stored weights gave (``stored_sha256``, set by `wan.load_vae`).
+    """
+    if stored := getattr(vae, "stored_sha256", None):
+        return stored
     statistics = [torch.tensor(getattr(vae.config, name)) for name in ("latents_mean", "latents_std")]
     encoder = {
         name: tensor for name, tensor in vae.state_dict().items() if name.startswith(("encoder.", "quant_conv."))
@@ -125,11 +130,11 @@ def load_latent_basis(folder: str | Path = MODEL_DIR) -> LatentBasis:
 
 @dataclass(frozen=True)
 class ChunkDraft:
-    """What the kernel says about one chunk: 12 frames of plan, and the latents of their 3 slots."""
+    """What the kernel says about one chunk: its frames' plan, and the latents of its slots."""
 
     plan: DraftPlan
-    coefficients: Float[Tensor, "3 coef"]
-    latents: Float[Tensor, "16 3 h w"]
+    coefficients: Float[Tensor, "slots coef"]
+    latents: Float[Tensor, "16 slots h w"]
 
 
 class FrontLatents:
@@ -158,13 +163,15 @@ class FrontLatents:
         self._w_coef, self._basis = basis.w_coef.to(device), basis.basis.to(device, dtype)
 
     @torch.inference_mode()
-    def draft(self, plan: DraftPlan, hidden: Float[Tensor, "frames hidden"]) -> ChunkDraft:
-        """The chunk's latents: 3 slots, of which those without a usable frame rest; a last chunk may be short."""
-        pad = FRAMES_PER_CHUNK - len(hidden)
+    def draft(
+        self, plan: DraftPlan, hidden: Float[Tensor, "frames hidden"], slots: int = SLOTS_PER_CHUNK
+    ) -> ChunkDraft:
+        """The chunk's latents: 1 to 3 slots, of which those without a usable frame rest; a last chunk may be short."""
+        pad = FRAMES_PER_SLOT * slots - len(hidden)
         usable = F.pad(torch.from_numpy(plan.confidence > 0), (0, pad)).to(self.z0.device)
         features = F.pad(hidden.to(self.z0.device, self._w_coef.dtype), (0, 1, 0, pad), value=1.0)
-        coefficients, latents = move_latents(features, usable, self.z0, self._w_coef, self._basis)
-        return ChunkDraft(plan, coefficients, latents.view(SLOTS_PER_CHUNK, *self.shape).transpose(0, 1))
+        coefficients, latents = move_latents(features, usable, self.z0[:slots], self._w_coef, self._basis)
+        return ChunkDraft(plan, coefficients, latents.view(slots, *self.shape).transpose(0, 1))
 
 
 def checked_z0(basis: LatentBasis, z0: Float[Tensor, "16 h w"] | None) -> Float[Tensor, "16 h w"]:

@@ -1,10 +1,10 @@
-"""Chunks of a talking face through Wan's latents: 3 slots at a time, from drafted latents, under a sync plan.
+"""Chunks of a talking face through Wan's latents: 1 to 3 slots at a time, from drafted latents, under a sync plan.
 
     generator = FaceGenerator(vae, transformer, reference_frame)
     chunk = generator.begin(plan, drafted, noise_level=0.6, steps=2, noise=torch.Generator().manual_seed(0))
     chunk.step()
     chunk.step(plan=corrected)             # the plan may change between two steps
-    frames = generator.commit(chunk)       # uint8 [12, px, px, 3]; final
+    frames = generator.commit(chunk)       # uint8 [frames, px, px, 3]; final
 
 **Flow.** Time t runs from 1 (noise) to 0 (clean): x_t = (1 - t) z + t eps. A chunk begins at t = noise_level from its
 *draft* d instead of z, x = (1 - t) d + t eps (SDEdit), and goes to 0 in equal steps. The model predicts the clean
@@ -20,12 +20,18 @@ one, can still repair a wrong draft; :func:`repair_table` measures how much.
 - as the cross-attention sequence (:data:`TOKENS` tokens of :data:`TOKEN_FEATURES`): per frame the viseme, the openness
   and the idle motion (pose, lids, gaze, brows), for the chunk and a few frames before and after it.
 
-Generation is causal: only :meth:`FaceGenerator.commit` advances the decoder's cache and the last slot.
+Generation is causal: only :meth:`FaceGenerator.commit` advances the decoder's cache and the past slots.
+
+**Short chunks.** A model that was trained on three slots denoises a chunk of one or two as the end of a window of
+three, whose first slots are committed: they stand there as clean as the step's time makes them, (1 - t) z + t eps, and
+what the model says of them is dropped (RePaint's known part). Before the first chunk the person has rested. A model
+trained on shorter chunks (:func:`window_slots`) sees the chunk alone, at a third of the cost.
 
 Sources
 -------
 Lipman et al., "Flow matching for generative modeling", 2023; Meng et al., "SDEdit", 2022; Li and He, "Back to basics:
-let denoising generative models denoise", 2025 (predict the clean data); Wan Team, 2025.
+let denoising generative models denoise", 2025 (predict the clean data); Lugmayr et al., "RePaint", 2022; Wan Team,
+2025.
 """
 
 import copy
@@ -41,15 +47,18 @@ from torch import Tensor
 
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan
+from specsync_lib.face.adapter import AdaptedTransformer
 from specsync_lib.face.compositing import IDLE_COLUMNS
 from specsync_lib.face.decoders.streams import WanDecoder
 from specsync_lib.units import (
+    CHUNK,
     FRAMES_PER_CHUNK,
     FRAMES_PER_SLOT,
     LATENT_CHANNELS,
     PIXELS_PER_LATENT,
     SLOTS_PER_CHUNK,
     VISEMES,
+    ChunkSize,
 )
 from specsync_lib.visemes import SyncPlan
 
@@ -62,7 +71,8 @@ if TYPE_CHECKING:
 PLAN_BACK_FRAMES, PLAN_AHEAD_FRAMES = 4, 4  # co-articulation reaches about this far
 TOKENS = PLAN_BACK_FRAMES + FRAMES_PER_CHUNK + PLAN_AHEAD_FRAMES
 IDLE_FEATURES = 3 + len(IDLE_COLUMNS)
-TOKEN_FEATURES = len(VISEMES) + 1 + IDLE_FEATURES + 1 + TOKENS  # viseme, openness, idle, known, place
+FRAME_FEATURES = len(VISEMES) + 1 + IDLE_FEATURES + 1  # viseme, openness, idle, known
+TOKEN_FEATURES = FRAME_FEATURES + TOKENS  # and its place
 POSE_SCALE = 10.0  # a sway of 0.1 rad weighs as much as a whole unit
 INPUT_CHANNELS = 3 * LATENT_CHANNELS + SLOTS_PER_CHUNK + 1
 TIME_SCALE = 1000.0  # Wan's timesteps
@@ -112,7 +122,8 @@ def model_input(
     """The noisy chunk with its conditions along the channels."""
     batch, _, slots, h, w = noisy.shape
     held = torch.cat([still, last], dim=1).unsqueeze(2).expand(-1, -1, slots, -1, -1)
-    which = torch.eye(slots, device=noisy.device, dtype=noisy.dtype)[None, :, :, None, None].expand(batch, -1, -1, h, w)
+    which = torch.eye(SLOTS_PER_CHUNK, slots, device=noisy.device, dtype=noisy.dtype)[None, :, :, None, None]
+    which = which.expand(batch, -1, -1, h, w)
     begins = first.to(noisy)[:, None, None, None, None].expand(-1, 1, slots, h, w)
     return torch.cat([noisy, held, which, begins], dim=1)
 
@@ -120,6 +131,17 @@ def model_input(
 def takes_plan(transformer: "WanTransformer3DModel") -> bool:
     """Whether a transformer is of wan-mini's kind, with the conditions of this module; Wan's own has none of them."""
     return transformer.config.in_channels == INPUT_CHANNELS
+
+
+def window_slots(transformer: "WanTransformer3DModel", size: ChunkSize) -> int:
+    """How many slots a chunk is denoised among: its own, where the model knows chunks of that size, and under Wan's own
+    without an adapter, which knows of no past; else three."""
+    if isinstance(transformer, AdaptedTransformer):
+        known = transformer.adapter.chunk_slots
+    else:
+        known = transformer.config.get(wan.KNOWN_SLOTS, (SLOTS_PER_CHUNK,))
+    told = takes_plan(transformer) or isinstance(transformer, AdaptedTransformer)
+    return SLOTS_PER_CHUNK if told and size.slots not in known else size.slots
 
 
 def predict_clean(
@@ -134,13 +156,16 @@ def predict_clean(
     """The model's estimate of a chunk's clean latents (normalised), whatever of noise or of a draft is in ``noisy``.
 
     A model of wan-mini's kind says how they differ from the resting face. Wan's own (:func:`takes_plan` is false) says
-    the velocity eps - z of the straight line, so that z = x - t v; of the plan it knows what the draft carries, and in
-    the place of a text it reads none.
+    the velocity eps - z of the straight line, so that z = x - t v; of the plan it knows what its adapter tells it,
+    without one (:mod:`adapter`) only what the draft carries, and in the place of a text it reads none.
     """
     dtype = transformer.patch_embedding.weight.dtype
     if not takes_plan(transformer):
-        no_text = noisy.new_zeros(len(noisy), 1, transformer.config.text_dim, dtype=dtype)
-        velocity = transformer(noisy.to(dtype), TIME_SCALE * t, no_text, return_dict=False)[0]
+        if isinstance(transformer, AdaptedTransformer):
+            velocity = transformer(noisy, TIME_SCALE * t, tokens, still, last, first)
+        else:
+            no_text = noisy.new_zeros(len(noisy), 1, transformer.config.text_dim, dtype=dtype)
+            velocity = transformer(noisy.to(dtype), TIME_SCALE * t, no_text, return_dict=False)[0]
         return noisy - t[:, None, None, None, None] * velocity.to(noisy.dtype)
     out = transformer(
         model_input(noisy, still, last, first).to(dtype), TIME_SCALE * t, tokens.to(dtype), return_dict=False
@@ -168,11 +193,13 @@ class ChunkInProgress:
     Attributes
     ----------
     number : int
-        Which chunk of the recording it is; chunk c is frames 12c .. 12c + 11.
-    latents : Tensor [16, 3, h, w]
+        Which chunk of the recording it is.
+    latents : Tensor [16, slots, h, w]
         Its state, normalised; the finished latents once ``steps_left`` is 0.
     plan : SyncPlan
-        What the next step follows: 12 frames, and up to :data:`PLAN_AHEAD_FRAMES` after them.
+        What the next step follows: the chunk's frames, and up to :data:`PLAN_AHEAD_FRAMES` after them.
+    past_noise : Tensor [16, past, h, w]
+        What the committed slots in its window are drowned in.
     steps_left : int
     """
 
@@ -181,6 +208,7 @@ class ChunkInProgress:
     plan: SyncPlan
     idle: np.ndarray
     times: list[float]
+    past_noise: Float[Tensor, "16 past h w"]
     generator: "FaceGenerator" = field(repr=False)
     _before: tuple[Tensor, list[float]] | None = field(default=None, repr=False)  # the last step
 
@@ -230,11 +258,14 @@ class FaceGenerator:
     Parameters
     ----------
     vae, transformer
-        wan-mini's or Wan's own, on one device. Computation runs in their own precisions; states are float32.
+        wan-mini's or Wan's own, also with an adapter, on one device. Computation runs in their own precisions; states
+        are float32.
     reference : ndarray [px, px, 3] uint8
         The person with the mouth at rest. It fills slot 0 of the clip, which is not part of the output.
     decoder : Decoder, optional
         What makes frames of the VAE's latents (:mod:`decoders.rows`); None: the VAE's own.
+    size : ChunkSize
+        Of every chunk.
 
     Raises
     ------
@@ -248,6 +279,7 @@ class FaceGenerator:
         transformer: "WanTransformer3DModel",
         reference: np.ndarray,
         decoder: "Decoder | None" = None,
+        size: ChunkSize = CHUNK,
     ) -> None:
         given = (transformer.config.in_channels, transformer.config.out_channels, transformer.config.text_dim)
         wans_own = given[:2] == (LATENT_CHANNELS, LATENT_CHANNELS)
@@ -256,13 +288,18 @@ class FaceGenerator:
                 f"face generator: a transformer with {given} channels in, out and per token; wan-mini's has "
                 f"{(INPUT_CHANNELS, LATENT_CHANNELS, TOKEN_FEATURES)}, Wan's own {LATENT_CHANNELS} in and out"
             )
+        if isinstance(transformer, AdaptedTransformer) and transformer.adapter.frame_features != FRAME_FEATURES:
+            raise InputError(
+                f"face generator: an adapter for {transformer.adapter.frame_features} numbers a frame, a plan has "
+                f"{FRAME_FEATURES}; train one with workbench.train.adapter"
+            )
         if reference.ndim != 3 or reference.shape[0] != reference.shape[1] or reference.shape[2] != 3:
             raise InputError(f"face generator: a reference {reference.shape}, expected a square picture [px, px, 3]")
         self.px = reference.shape[0]
         patch = PIXELS_PER_LATENT * transformer.config.patch_size[1]
         if self.px % patch or reference.dtype != np.uint8:
             raise InputError(f"face generator: a reference of {self.px} px, {reference.dtype}; give uint8, {patch}k px")
-        self.vae, self.transformer = vae, transformer
+        self.vae, self.transformer, self.size = vae, transformer, size
         self.decoder = WanDecoder(vae) if decoder is None else decoder
         self.device = vae.post_quant_conv.weight.device
         self.reference = reference
@@ -270,9 +307,10 @@ class FaceGenerator:
             self.still, self._first = still_latents(vae, reference, self.device)
         self.reset()
 
-    def fresh(self) -> "FaceGenerator":
-        """Another clip of the same person by the same models."""
+    def fresh(self, size: ChunkSize | None = None) -> "FaceGenerator":
+        """Another clip of the same person by the same models, in chunks of the same size or of a given one."""
         other = copy.copy(self)
+        other.size = self.size if size is None else size
         other.reset()
         return other
 
@@ -281,15 +319,21 @@ class FaceGenerator:
         with self._memory(), torch.no_grad():
             self.decoder = self.decoder.fresh()
             self.decoder.start(self._first, self.reference)
-        self.last = self.still
+        known = window_slots(self.transformer, self.size) - self.size.slots
+        self.past = self.still.unsqueeze(1).expand(-1, 1 + known, -1, -1)
         self.chunks = 0
         self._said = SyncPlan(np.zeros(0, np.int8), np.zeros(0, np.float32)), np.zeros((0, IDLE_FEATURES), np.float32)
 
     @property
+    def last(self) -> Float[Tensor, "16 h w"]:
+        """The last committed slot; the resting face's before the first chunk."""
+        return self.past[:, -1]
+
+    @property
     def latent_shape(self) -> tuple[int, int, int, int]:
-        """[16, 3, h, w] of a chunk."""
+        """[16, slots, h, w] of a chunk."""
         side = self.px // PIXELS_PER_LATENT
-        return LATENT_CHANNELS, SLOTS_PER_CHUNK, side, side
+        return LATENT_CHANNELS, self.size.slots, side, side
 
     def begin(
         self,
@@ -305,8 +349,8 @@ class FaceGenerator:
         Parameters
         ----------
         plan : SyncPlan
-            12 frames, and up to :data:`PLAN_AHEAD_FRAMES` after them if they are known already.
-        drafted : Tensor [16, 3, h, w], optional
+            A whole chunk's frames, and up to :data:`PLAN_AHEAD_FRAMES` after them if they are known already.
+        drafted : Tensor [16, slots, h, w], optional
             Draft in normalised latents (:func:`wan.normalise_latents`); None: from noise alone (noise level 1).
         noise_level : float
             In (0, 1]: how much of the draft is drowned before denoising. 1 ignores the draft.
@@ -341,30 +385,32 @@ class FaceGenerator:
         state = torch.randn(self.latent_shape, generator=noise).to(self.device)
         if drafted is not None:
             state = (1 - times[0]) * drafted.to(self.device, torch.float32) + times[0] * state
-        return ChunkInProgress(self.chunks, state, plan, idle, times, self)
+        past_noise = torch.randn(self.past[:, 1:].shape, generator=noise).to(self.device)
+        return ChunkInProgress(self.chunks, state, plan, idle, times, past_noise, self)
 
     def check_plan(self, plan: SyncPlan) -> SyncPlan:
-        """The plan of a chunk, if it has 12 frames or up to :data:`PLAN_AHEAD_FRAMES` more."""
-        if not FRAMES_PER_CHUNK <= len(plan) <= FRAMES_PER_CHUNK + PLAN_AHEAD_FRAMES:
+        """The plan of a chunk, if it has its frames or up to :data:`PLAN_AHEAD_FRAMES` more."""
+        if not 0 <= len(plan) - self.size.frames <= PLAN_AHEAD_FRAMES:
             raise InputError(
-                f"face generator: a plan of {len(plan)} frames for a chunk; give {FRAMES_PER_CHUNK}, padded with "
+                f"face generator: a plan of {len(plan)} frames for a chunk; give {self.size.frames}, padded with "
                 f"silence at the end of a recording, and at most {PLAN_AHEAD_FRAMES} of the next chunk's"
             )
         return plan
 
     def predict(self, chunk: ChunkInProgress, t: float) -> Float[Tensor, "16 slots h w"]:
         """Clean latents of a chunk as the model sees them now."""
+        known = (1 - t) * self.past[:, 1:] + t * chunk.past_noise
         with self._memory(), torch.no_grad():
             clean = predict_clean(
                 self.transformer,
-                chunk.latents[None],
+                torch.cat([known, chunk.latents], dim=1)[None],
                 torch.tensor([t], device=self.device),
                 self.tokens(chunk)[None].to(self.device),
                 self.still[None],
-                self.last[None],
-                torch.tensor([self.chunks == 0], device=self.device),
+                self.past[None, :, 0],
+                torch.tensor([self.chunks == 0 and not known.shape[1]], device=self.device),
             )
-        return clean[0]
+        return clean[0, :, known.shape[1] :]
 
     def tokens(self, chunk: ChunkInProgress) -> Float[Tensor, "tokens features"]:
         """The chunk's cross-attention sequence, with what was committed before it."""
@@ -372,10 +418,10 @@ class FaceGenerator:
         known = np.zeros(TOKENS, bool)
         visemes, openness = np.zeros(TOKENS, np.int64), np.zeros(TOKENS, np.float32)
         idle = np.zeros((TOKENS, IDLE_FEATURES), np.float32)
-        frames = min(len(chunk.plan), len(chunk.idle))
+        begins, frames = self._told_frames, min(len(chunk.plan), len(chunk.idle))
         for target, source, rows in (
-            (slice(PLAN_BACK_FRAMES - len(said), PLAN_BACK_FRAMES), said, said_idle),
-            (slice(PLAN_BACK_FRAMES, PLAN_BACK_FRAMES + frames), chunk.plan, chunk.idle),
+            (slice(begins - len(said), begins), said, said_idle),
+            (slice(begins, begins + frames), chunk.plan, chunk.idle),
         ):
             count = target.stop - target.start
             visemes[target], openness[target] = source.visemes[:count], source.openness[:count]
@@ -389,7 +435,7 @@ class FaceGenerator:
         Parameters
         ----------
         slots : slice
-            Which of the chunk's 3 slots.
+            Which of the chunk's slots.
         after : Decoded, optional
             What the slots before gave; None: they are the chunk's first.
 
@@ -409,7 +455,7 @@ class FaceGenerator:
             self.decoder.restore(start)
 
     def commit(self, chunk: ChunkInProgress, decoded: Decoded | None = None) -> np.ndarray:
-        """The chunk's frames [12, px, px, 3] uint8, for good: the next chunk starts from them.
+        """The chunk's frames [frames, px, px, 3] uint8, for good: the next chunk starts from them.
 
         ``decoded``: what :meth:`decode` gave for the whole chunk, if it is decoded already.
 
@@ -419,16 +465,28 @@ class FaceGenerator:
         """
         self._check_turn(chunk)
         decoded = self.decode(chunk) if decoded is None else decoded
-        if len(decoded.frames) != FRAMES_PER_CHUNK:
+        frames = self.size.frames
+        if len(decoded.frames) != frames:
             raise InputError(
-                f"face generator: chunk {chunk.number} is decoded to {len(decoded.frames)} of {FRAMES_PER_CHUNK} frames"
+                f"face generator: chunk {chunk.number} is decoded to {len(decoded.frames)} of {frames} frames"
             )
         self.decoder.restore(decoded.place)
-        self.last = chunk.latents[:, -1]
-        back = slice(FRAMES_PER_CHUNK - PLAN_BACK_FRAMES, FRAMES_PER_CHUNK)
-        self._said = SyncPlan(chunk.plan.visemes[back], chunk.plan.openness[back]), chunk.idle[back]
+        self.past = torch.cat([self.past, chunk.latents], dim=1)[:, -self.past.shape[1] :]
+        (said, said_idle), plan, told = self._said, chunk.plan, slice(-self._told_frames, None)
+        self._said = (
+            SyncPlan(
+                np.append(said.visemes, plan.visemes[:frames])[told],
+                np.append(said.openness, plan.openness[:frames])[told],
+            ),
+            np.concatenate([said_idle, chunk.idle[:frames]])[told],
+        )
         self.chunks += 1
         return decoded.frames
+
+    @property
+    def _told_frames(self) -> int:
+        """Committed frames that the model is told the plan of: those in the chunk's window, and a few before it."""
+        return PLAN_BACK_FRAMES + FRAMES_PER_SLOT * (self.past.shape[1] - 1)
 
     def _check_turn(self, chunk: ChunkInProgress) -> None:
         if chunk.generator is not self or chunk.number != self.chunks:
@@ -447,7 +505,7 @@ class FaceGenerator:
             counts = [sum(p.numel() for p in model.parameters()) / 1e6 for model in (self.vae, self.transformer)]
             raise InputError(
                 f"face generator: the GPU's memory does not hold a VAE of {counts[0]:.1f} M and a transformer of "
-                f"{counts[1]:.1f} M parameters in {self.transformer.dtype} on {SLOTS_PER_CHUNK} slots of {self.px} px "
+                f"{counts[1]:.1f} M parameters in {self.transformer.dtype} on {self.size.slots} slots of {self.px} px "
                 f"(latents {list(self.latent_shape)}); lower region_px, or load the models with dtype=torch.bfloat16"
             ) from error
 
@@ -467,7 +525,7 @@ def still_latents(
 
 
 def chunk_plans(
-    plan: SyncPlan, idle: np.ndarray | None = None, ahead: int = PLAN_AHEAD_FRAMES
+    plan: SyncPlan, idle: np.ndarray | None = None, ahead: int = PLAN_AHEAD_FRAMES, size: ChunkSize = CHUNK
 ) -> Iterator[tuple[SyncPlan, np.ndarray]]:
     """Plan and idle rows of every chunk of a recording, the last one padded: silence, and the last frame's idle motion.
 
@@ -475,11 +533,11 @@ def chunk_plans(
     """
     frames = len(plan)
     idle = np.zeros((frames, IDLE_FEATURES), np.float32) if idle is None else idle
-    pad = -frames % FRAMES_PER_CHUNK
+    pad = -frames % size.frames
     whole = SyncPlan(np.pad(plan.visemes, (0, pad)), np.pad(plan.openness, (0, pad)))
     rows = np.pad(idle[:frames], ((0, pad), (0, 0)), mode="edge")
-    for start in range(0, frames, FRAMES_PER_CHUNK):
-        part = slice(start, start + FRAMES_PER_CHUNK + ahead)
+    for start in range(0, frames, size.frames):
+        part = slice(start, start + size.frames + ahead)
         yield SyncPlan(whole.visemes[part], whole.openness[part]), rows[part]
 
 
@@ -495,9 +553,9 @@ def generate_clip(
 ) -> Iterator[np.ndarray]:
     """Frames [px, px, 3] of a whole recording, one at a time; ``draft`` gives each chunk's drafted latents."""
     left = len(plan)
-    for number, (part, rows) in enumerate(chunk_plans(plan, idle)):
+    for number, (part, rows) in enumerate(chunk_plans(plan, idle, size=generator.size)):
         chunk = generator.begin(part, draft(number), noise_level, steps, noise, rows)
         while chunk.steps_left:
             chunk.step()
         yield from generator.commit(chunk)[:left]
-        left -= FRAMES_PER_CHUNK
+        left -= generator.size.frames

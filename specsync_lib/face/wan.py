@@ -22,9 +22,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from specsync_lib.devices import multiplies_bfloat16
+from specsync_lib.draft.latents import vae_sha256
 from specsync_lib.errors import InputError
+from specsync_lib.face.adapter import AdaptedTransformer, adapter_folder, load_adapter
 from specsync_lib.paths import MODELS_DIR
-from specsync_lib.rows import Video
+from specsync_lib.rows import NONE, Video
 from specsync_lib.tensors import check_hashes, read_checked, read_object, weight_files
 from specsync_lib.units import FRAMES_PER_SLOT, LATENT_CHANNELS, PIXELS_PER_LATENT
 
@@ -135,7 +137,7 @@ def load_vae(
     """
     from diffusers import AutoencoderKLWan  # 4 s to import: only those who load a model pay
 
-    model = _load_part(AutoencoderKLWan, source, "vae", dtype, device, revision)
+    model = _load_part(AutoencoderKLWan, source, "vae", torch.float32, device, revision)
     config = model.config
     if config.z_dim != LATENT_CHANNELS or len(config.latents_mean) != len(config.latents_std):
         raise InputError(f"{source}/vae/config.json: z_dim {config.z_dim}, Wan 2.1 has {LATENT_CHANNELS} channels")
@@ -143,8 +145,16 @@ def load_vae(
         raise InputError(f"{source}/vae/config.json: not Wan 2.1's geometry (8x8 in space, 4x in time, plain blocks)")
     if not all(std > 0 for std in config.latents_std):
         raise InputError(f"{source}/vae/config.json: latents_std must be positive in every channel")
+    row = MODELS.get(str(source))
+    dtype = dtype or (row.dtype if row else torch.float32)
+    if dtype != torch.float32:
+        model.stored_sha256 = vae_sha256(model)  # what is stored decides, not what it is rounded to
+        model.to(dtype)
     convolve_by_onednn(model)
     return model
+
+
+KNOWN_SLOTS = "chunk_slots"  # in a transformer's config: the chunks that it was trained on; without it three slots
 
 
 def load_transformer(
@@ -160,13 +170,19 @@ def load_transformer(
     return _load_part(WanTransformer3DModel, source, "transformer", dtype, device, revision)
 
 
-def load_video(part: Video, device: str) -> "tuple[AutoencoderKLWan, WanTransformer3DModel]":
-    """The VAE and the transformer of a row, on a device; errors as for :func:`load_vae`."""
+def load_video(part: Video, device: str) -> "tuple[AutoencoderKLWan, WanTransformer3DModel | AdaptedTransformer]":
+    """The VAE and the transformer of a row, with its adapter if it has one, on a device.
+
+    Raises
+    ------
+    InputError: as for :func:`load_vae` and :func:`adapter.load_adapter`.
+    """
     options = {"device": device, "revision": part.revision}
-    return (
-        load_vae(part.source, dtype=getattr(torch, part.vae_dtype), **options),
-        load_transformer(part.source, dtype=getattr(torch, part.transformer_dtype), **options),
-    )
+    vae = load_vae(part.source, dtype=getattr(torch, part.vae_dtype), **options)
+    transformer = load_transformer(part.source, dtype=getattr(torch, part.transformer_dtype), **options)
+    if part.adapter == NONE:
+        return vae, transformer
+    return vae, AdaptedTransformer(transformer, load_adapter(adapter_folder(part.adapter), transformer, vae))
 
 
 def checkpoint_dir(source: str | Path, part: Part, revision: str = "main") -> Path:
@@ -207,11 +223,14 @@ def _load_part(
         raise InputError(
             f"{folder / 'config.json'}: it describes a {config.get('_class_name')!r}, expected {kind.__name__!r}"
         )
+    known_slots = config.pop(KNOWN_SLOTS, None)  # not diffusers' own
     try:
         with init_empty_weights(include_buffers=False):  # rotary tables are buffers outside the checkpoint
             model = kind.from_config(config)
     except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         raise InputError(f"{folder / 'config.json'}: cannot describe a {kind.__name__} ({error})") from error
+    if known_slots is not None:
+        model.register_to_config(**{KNOWN_SLOTS: known_slots})
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     state = read_checked(weight_files(folder), expected)
     precise = set(model._keep_in_fp32_modules or ())  # diffusers' own list: norms and time embedding

@@ -73,7 +73,7 @@ def new_transformer(size: Size, seed: int) -> "WanTransformer3DModel":
     return model
 
 
-Drafts = Callable[[int], Tensor]  # a chunk's number to its drafted latents [16, 3, h, w]
+Drafts = Callable[[int], Tensor]  # a chunk's number to its drafted latents [16, slots, h, w]
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def kernel_drafts(samples: np.ndarray, face: "FaceGenerator", part: Drafting | N
 
     def of(number: int) -> torch.Tensor:
         while len(drafted) <= number:
-            said = stream.draft(mel if not drafted else mel[:0], ended=True)
-            drafted.append(latents.draft(said.plan, said.hidden).latents)
+            said = stream.draft(mel if not drafted else mel[:0], face.size.frames, ended=True)
+            drafted.append(latents.draft(said.plan, said.hidden, face.size.slots).latents)
         return drafted[number]
 
     return of

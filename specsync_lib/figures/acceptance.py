@@ -19,6 +19,7 @@ from specsync_lib.claims import CLAIMED_ACCEPTANCE, CLAIMED_THRESHOLD
 from specsync_lib.figures.drawing import Drawing
 from specsync_lib.figures.style import ROLE_COLOURS, ROLE_MARKERS, labelled
 from specsync_lib.measures.acceptance import accepted_run_lengths, at_threshold, confusion_matrix
+from specsync_lib.measures.intervals import drawn_unit
 from specsync_lib.units import VIDEO_FPS, VISEMES
 from specsync_lib.visemes import viseme_codes
 
@@ -426,7 +427,8 @@ def draw_numbers(table: pd.DataFrame, threshold: float, ax: Axes, *, frames: pd.
     names = ("threshold", "acceptance", "coverage", "covered", "utterances") + ("accepted runs",) * (frames is not None)
     front = "passes_a_second" in table
     names += ("passes", "frames wrong") * front
-    note = "\n\nmeasured; 95 % intervals by utterance"
+    unit = "speaker" if frames is not None and drawn_unit(frames) == "talker" else "utterance"
+    note = f"\n\nmeasured; 95 % intervals by {unit}"
     style = {"va": "top", "ha": "left", "family": "monospace", "fontsize": 10.5, "transform": ax.transAxes}
     ax.set_axis_off()
     ax.text(0, 0.98, "\n".join(names) + note, **style)

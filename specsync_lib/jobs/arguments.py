@@ -13,7 +13,13 @@ from typing import NoReturn
 from specsync_lib import rows, streams
 from specsync_lib.errors import InputError
 from specsync_lib.speech.manifest import Utterance, read_manifest
-from specsync_lib.values import did_you_mean, on_one_line, shown
+from specsync_lib.values import DECIMAL_PATTERN, INTEGER_PATTERN, Pattern, did_you_mean, on_one_line, shown
+
+MOST_EACH = 1024
+RAY = Pattern(
+    re.compile(r"local|auto|(ray://)?[A-Za-z0-9._\[\]-]+:[0-9]{1,5}"),
+    "local (this machine), auto (the cluster that this machine is in), or an address as head:6379",
+)
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -33,6 +39,9 @@ def _sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", help="a corpus.jsonl, one recording a line; without it the row's")
     parser.add_argument("--out", required=True, help="the folder of the results")
     parser.add_argument("--shard", default="1/1", help="i/n: only every n-th recording, from the i-th on")
+    parser.add_argument("--ray", metavar="WHERE", help=f"spread over Ray's workers (the extra sweep): {RAY.words}")
+    parser.add_argument("--cpus-each", default="1", help="cores of each of Ray's workers")
+    parser.add_argument("--gpus-each", default="0", help="GPUs of each, or a part of one as 0.25; 0: cores alone")
 
 
 def _collect(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +79,8 @@ def parse(job: str, arguments: Sequence[str]) -> Asked:
     if "--" in arguments:
         raise InputError("'--' alone is not taken; --help shows what it takes")
     options = parser.parse_args(list(arguments))
+    if job == "sweep":
+        _check_spread(options)
     if job == "collect":
         return Asked(options, rows.Row())
     single = _single(options.single)
@@ -77,6 +88,21 @@ def parse(job: str, arguments: Sequence[str]) -> Asked:
         single["corpus"] = options.corpus
     row = rows.read(options.row, single, present=job != "doctor")
     return Asked(options, row, _recordings(options.shard, row) if job == "sweep" else ())
+
+
+def _check_spread(options: argparse.Namespace) -> None:
+    """Refuse what Ray would not take; the numbers become numbers."""
+    if options.ray is not None and options.ray not in RAY:
+        raise InputError(f"--ray: got {shown(options.ray)}; allowed: {RAY.words}")
+    cpus, gpus = options.cpus_each, options.gpus_each
+    if not INTEGER_PATTERN.fullmatch(cpus) or not 1 <= int(cpus) <= MOST_EACH:
+        raise InputError(f"--cpus-each: got {shown(cpus)}; allowed: a whole number from 1 to {MOST_EACH}")
+    whole = DECIMAL_PATTERN.fullmatch(gpus) and (0 <= float(gpus) <= 1 or float(gpus) in range(MOST_EACH + 1))
+    if not whole:
+        raise InputError(f"--gpus-each: got {shown(gpus)}; allowed: a part of 1, or a whole number to {MOST_EACH}")
+    options.cpus_each, options.gpus_each = int(cpus), float(gpus)
+    if options.ray is None and (options.cpus_each, options.gpus_each) != (1, 0):
+        raise InputError("--cpus-each and --gpus-each are of Ray's workers; give --ray too")
 
 
 def _single(assignments: Sequence[str]) -> dict[str, str]:

@@ -3,7 +3,8 @@
     ./run_all.sh collect --out results
 
 Intervals draw whole speakers where the corpus names at least two, else whole recordings. Written beside the results,
-and nowhere else: ``recordings.csv``, ``groups.csv``, ``acceptance.csv`` with its figure, ``report.html``.
+and nowhere else: ``recordings.csv``, ``groups.csv``, ``acceptance.csv`` with its figure, ``report.html``; with pyarrow
+(the extra ``sweep``) ``recordings.parquet`` and ``frames.parquet``, a row a frame.
 """
 
 import json
@@ -21,10 +22,12 @@ from specsync_lib.figures import style
 from specsync_lib.figures.acceptance import draw_acceptance
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.jobs.arguments import parse
-from specsync_lib.jobs.sweep import RESULTS, SWEEP_FILE
+from specsync_lib.jobs.result import RESULTS
+from specsync_lib.jobs.sweep import SWEEP_FILE
 from specsync_lib.measures.acceptance import acceptance_table
-from specsync_lib.measures.intervals import bootstrap_by_group
+from specsync_lib.measures.intervals import bootstrap_by_group, drawn_unit
 from specsync_lib.pipeline.system import DEFAULT_THRESHOLD
+from specsync_lib.provenance import package_version
 
 WORST = 20
 SHARES = {"stands": "draft stands", "draft_right": "draft right", "judge_right": "judge right"}
@@ -53,7 +56,7 @@ th, td { text-align: left; padding: .3rem .8rem; border-bottom: 1px solid #dfe3e
 
 
 def read_results(out: Path) -> tuple[dict, list[dict]]:
-    """What a folder is a sweep of, and its results, ordered by id.
+    """What a folder is a sweep of, and its results, ordered by id; what is by frame as arrays.
 
     Raises
     ------
@@ -61,7 +64,7 @@ def read_results(out: Path) -> tuple[dict, list[dict]]:
     """
     try:
         about = json.loads((out / SWEEP_FILE).read_text(encoding="utf-8"))
-        found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / RESULTS).glob("[!.]*.json"))]
+        found = [_result(path) for path in sorted((out / RESULTS).glob("[!.]*.json"))]
         found.sort(key=lambda one: one["id"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"--out: {out} holds no sweep that can be read ({error}); run ./run_all.sh sweep") from error
@@ -70,44 +73,56 @@ def read_results(out: Path) -> tuple[dict, list[dict]]:
     return about, found
 
 
+def _result(path: Path) -> dict:
+    one = json.loads(path.read_text(encoding="utf-8"))
+    if "engine" not in one:
+        raise ValueError(f"{path.name} is of an older sweep")
+    for name in ("confidence", *SHARES):
+        given = [np.nan] * one["frames"] if one.get(name) is None else one[name]
+        one[name] = np.array(given, np.float64 if name == "confidence" else np.float32)
+    return one
+
+
 def recordings_table(found: Sequence[dict]) -> pd.DataFrame:
     """COLUMNS, a row a recording; shares of its frames, empty where there is no truth."""
-    table = pd.DataFrame(found)
-    for name in SHARES:
-        table[name] = [np.mean(values) if isinstance(values, list) and values else np.nan for values in table[name]]
-    return table[COLUMNS]
+    shares = [{name: one[name].mean() if one["frames"] else np.nan for name in SHARES} for one in found]
+    return pd.DataFrame([one | means for one, means in zip(found, shares, strict=True)]).reindex(columns=COLUMNS)
 
 
 def frames_table(found: Sequence[dict]) -> pd.DataFrame:
-    """A row a frame: id, speaker, language, confidence and SHARES (NaN without truth)."""
-    parts = []
-    for one in found:
-        if one["frames"]:
-            absent = [np.nan] * one["frames"]
-            shares = {name: one[name] if one[name] is not None else absent for name in SHARES}
-            facts = {name: one[name] for name in ("id", "speaker", "language")}
-            parts.append(pd.DataFrame({**facts, "confidence": one["confidence"], **shares}))
-    return pd.concat(parts, ignore_index=True)
+    """A row a frame: id, speaker, language as categories, confidence and SHARES (NaN without truth)."""
+    read = [one for one in found if one["frames"]]
+    lengths = [one["frames"] for one in read]
+    facts = {
+        name: pd.Categorical([one[name] for one in read]).take(np.repeat(np.arange(len(read)), lengths))
+        for name in ("id", "speaker", "language")
+    }
+    return pd.DataFrame(facts | {name: np.concatenate([one[name] for one in read]) for name in ("confidence", *SHARES)})
 
 
-def drawn_unit(frames: pd.DataFrame) -> str:
-    """What the bootstrap draws: speakers, where there are two of them at least and every recording has one."""
-    named = frames["speaker"].ne("").all() and len(frames["speaker"].unique()) > 1
-    return "speaker" if named else "id"
+def write_parquet(tables: dict[str, pd.DataFrame], out: Path) -> str:
+    """Tables as ``NAME.parquet``; why there are none, where pyarrow is not installed."""
+    try:
+        for name, table in tables.items():
+            with atomic_path(out / f"{name}.parquet") as path:
+                table.to_parquet(path, index=False, compression="zstd")
+    except ImportError:
+        return "no Parquet: pyarrow is not installed; .venv/bin/pip install -e '.[sweep]'"
+    return ""
 
 
 def groups_table(frames: pd.DataFrame) -> pd.DataFrame:
     """SHARES with intervals: of all, of every language and of every speaker."""
     found = []
     for kind in ("all", "language", "speaker"):
-        for name, part in frames.assign(all="all").groupby(kind, sort=True):
-            unit = drawn_unit(part)
+        for name, part in frames.assign(all="all").groupby(kind, sort=True, observed=True):
+            unit = drawn_unit(part, "speaker", "id")
             line = {"kind": kind, "name": name, "recordings": part["id"].nunique(), "frames": len(part)}
             for share in SHARES:
                 known = part[part[share].notna()]
                 if len(known):
                     score = bootstrap_by_group(
-                        known[share].to_numpy(), known[unit].to_numpy(), rng=np.random.default_rng(0)
+                        known[share].to_numpy(), pd.factorize(known[unit])[0], rng=np.random.default_rng(0)
                     )
                     line |= {share: score.value, f"{share}_low": score.low, f"{share}_high": score.high}
             found.append(line)
@@ -115,17 +130,18 @@ def groups_table(frames: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).reindex(columns=["kind", "name", "recordings", "frames", *ends]).round(5)
 
 
-def collect(out: Path) -> Path:
-    """Write the tables and the page; returns the page."""
+def collect(out: Path) -> tuple[Path, str]:
+    """Write the tables and the page; returns the page, and a line on what could not be written."""
     about, found = read_results(out)
     row, frames = rows.read(about["row"], present=False), frames_table(found)
-    unit, recordings, groups = drawn_unit(frames), recordings_table(found), groups_table(frames)
+    unit, recordings, groups = drawn_unit(frames, "speaker", "id"), recordings_table(found), groups_table(frames)
     for name, table in (("recordings", recordings.round(5)), ("groups", groups)):
         with atomic_path(out / f"{name}.csv") as path:
             table.to_csv(path, index=False)
+    lacking = write_parquet({"recordings": recordings, "frames": frames}, out)
     table = acceptance_table(
-        frames["confidence"].to_numpy(), frames["stands"].to_numpy(), frames[unit].to_numpy(), np.arange(101) / 100,
-        rng=np.random.default_rng(0),
+        frames["confidence"].to_numpy(), frames["stands"].to_numpy(), pd.factorize(frames[unit])[0],
+        np.arange(101) / 100, rng=np.random.default_rng(0),
     )  # fmt: skip
     (label,) = {one["label"] for one in found}
     style.use_style()
@@ -137,6 +153,8 @@ def collect(out: Path) -> Path:
     plt.close(fig)
     read = recordings[recordings["frames"] > 0]
     facts = [
+        f"judge: {', '.join(sorted({one['engine'] for one in found}))}; "
+        + ", ".join(f"{name} {package_version(name)}" for name in ("specsync", "transformers", "torch")),
         f"differs from the default row in: {', '.join(row.differences()) or 'nothing'}",
         *(f"sha256 of {key}: {digest}" for key, digest in about["digests"].items()),
         f"{len(read)} recordings, {read['seconds'].sum() / 3600:.2f} h, {len(frames)} frames, "
@@ -149,16 +167,18 @@ def collect(out: Path) -> Path:
         worst=read.nsmallest(WORST, "stands").to_dict("records"),
         failed=recordings[recordings["frames"] == 0].to_dict("records"),
     ))  # fmt: skip
-    return page
+    return page, lacking
 
 
 def main(arguments: Sequence[str]) -> int:
     """Collect, and say where the page lies."""
     try:
-        page = collect(Path(parse("collect", arguments).options.out))
+        page, lacking = collect(Path(parse("collect", arguments).options.out))
     except InputError as error:
         print(f"specsync: {error}", file=sys.stderr)
         return InputError.EXIT_CODE
+    if lacking:
+        print(f"specsync: {lacking}", file=sys.stderr)
     print(f"report: {page}")
     return 0
 

@@ -9,6 +9,7 @@ drafts, judges and draws one chunk. Nothing is fetched here. Exit code 0 only if
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,11 @@ from specsync_lib import rows, streams, units
 from specsync_lib.assets import asset
 from specsync_lib.devices import resolve
 from specsync_lib.draft.front import front_path, load_draft_front
-from specsync_lib.draft.latents import LatentBasis
+from specsync_lib.draft.latents import LatentBasis, vae_sha256
+from specsync_lib.draft.probe import load_teacher, probe_path
 from specsync_lib.errors import InputError
 from specsync_lib.face import wan
+from specsync_lib.face.adapter import adapter_folder, is_telling, read_facts, transformer_sha256
 from specsync_lib.face.decoders.rows import load_network
 from specsync_lib.jobs.arguments import parse
 from specsync_lib.judge.engines.probe import PROBED_FRAMES, check_scores
@@ -32,11 +35,12 @@ from specsync_lib.pipeline import models
 from specsync_lib.pipeline.sound import ChunkAssembler, pieces
 from specsync_lib.pipeline.stages import Plan, Request
 from specsync_lib.speech import whisper_base
-from specsync_lib.tensors import read_header, read_object, weight_files
+from specsync_lib.speech.manifest import read_manifest
+from specsync_lib.tensors import read_header, read_object, read_some, weight_files
 
 GIB = 2**30
 ROOM = 1.2  # times the weights: what a forward pass needs beside them
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 4}  # int8 is made of float32
 WIDTH_OF_A_LOG = 140
 LOUDNESS = 0.05  # of the dry chunk's noise
 
@@ -63,7 +67,12 @@ def examine(row: rows.Row, device: str) -> Iterator[Finding]:
     """What is there of a row, part by part; nothing large is loaded."""
     for key, path in row.paths().items():
         yield look(key, "file", lambda key=key, path=path: _there(row, key, path))
-    yield look("hearing.whisper", "weights", lambda: _hearing(row))
+    if row.corpus != rows.PROMPTS:
+        yield look("corpus", "manifest", lambda: _corpus(row.corpus))
+    whisper: list = []
+    yield look("hearing.whisper", "weights", lambda: _hearing(row, whisper))
+    if whisper and probe_path(row.hearing) is not None:
+        yield look("hearing.probe", "fits the Whisper", lambda: _probe(row, whisper[0]))
     for name in ("front", "ears"):
         yield look(f"draft.{name}", "weights", lambda name=name: _front(getattr(row.draft, name)))
     basis: list[LatentBasis] = []
@@ -72,18 +81,33 @@ def examine(row: rows.Row, device: str) -> Iterator[Finding]:
     yield from _video(row, device, basis)
 
 
+def _corpus(path: str) -> str:
+    recordings = read_manifest(path)
+    speakers = len({one.speaker for one in recordings if one.speaker})
+    sides = Counter(one.split for one in recordings)
+    return f"{len(recordings)} recordings, {speakers} speakers; {', '.join(f'{sides[side]} {side}' for side in sides)}"
+
+
 def _there(row: rows.Row, key: str, path: Path) -> str:
     if not path.exists():
         raise InputError(f"{path} is not there; check the path")
     return f"sha256 {row.digests()[key][:16]}"
 
 
-def _hearing(row: rows.Row) -> str:
+def _hearing(row: rows.Row, kept: list) -> str:
     if row.hearing.whisper == whisper_base.PINNED:
-        return f"asset at {asset(whisper_base.PINNED)}"
-    cached(row.hearing.whisper)
-    dims = whisper_base.load_whisper(row.hearing).dims
-    return f"{dims.n_mels} mels, width {dims.n_audio_state}, {dims.n_audio_layer} layers"
+        found = f"asset at {asset(whisper_base.PINNED)}"
+    else:
+        found = str(cached(row.hearing.whisper))
+    kept.append(whisper_base.load_whisper(row.hearing))
+    dims = kept[0].dims
+    if not 0 <= row.hearing.layer <= dims.n_audio_layer:
+        raise InputError(f"hearing.layer is {row.hearing.layer}: this Whisper's encoder has 1 to {dims.n_audio_layer}")
+    return f"{dims.n_mels} mels, width {dims.n_audio_state}, {dims.n_audio_layer} layers; {found}"
+
+
+def _probe(row: rows.Row, whisper: object) -> str:
+    return f"reads layer {load_teacher(row.hearing, whisper).layer}"
 
 
 def _front(name: str) -> str:
@@ -106,11 +130,14 @@ def _judge(row: rows.Row, device: str) -> Iterator[Finding]:
     if judge.kind != rows.LOCAL:
         unasked = Finding("judge.url", "scores", "not asked: its tokenizer is missing", good=False)
         yield look("judge.url", "scores", lambda: _scores(judge)) if letters.good else unasked
-    elif judge.source == rows.SMOLLM2:
-        yield look("judge.source", "weights", lambda: f"asset at {asset(rows.SMOLLM2)}")
+        return
+    where = device if judge.device == "auto" else judge.device
+    if judge.source == rows.SMOLLM2:
+        yield look(
+            "judge.source", "weights", lambda: f"asset at {asset(rows.SMOLLM2)}, computes in {judge.dtype_on(where)}"
+        )
     else:
-        where = device if judge.device == "auto" else judge.device
-        yield look("judge.source", "memory", lambda: _fits(_judge_bytes(judge), where))
+        yield look("judge.source", "memory", lambda: _fits(_judge_bytes(judge, where), where))
 
 
 def _letters(judge: rows.Judge) -> str:
@@ -139,9 +166,9 @@ def _scores(judge: rows.Judge) -> str:
     return f"{served.engine.about}: as it writes, within {difference:.1e}; {took_ms / requests:.0f} ms a request"
 
 
-def _judge_bytes(judge: rows.Judge) -> int:
+def _judge_bytes(judge: rows.Judge, device: str) -> int:
     files = weight_files(cached(judge.source, judge.revision), "model.safetensors")
-    return _weight_bytes(files, judge.dtype)
+    return _weight_bytes(files, judge.dtype_on(device))
 
 
 def _video(row: rows.Row, device: str, basis: Sequence[LatentBasis]) -> Iterator[Finding]:
@@ -155,6 +182,8 @@ def _video(row: rows.Row, device: str, basis: Sequence[LatentBasis]) -> Iterator
     yield look("video.source", "VAE", lambda: _vae(video, vae))
     if vae and basis:
         yield look("draft.basis", "fits the VAE", lambda: _fits_vae(basis[0], vae[0], video))
+    if vae and video.adapter != rows.NONE:
+        yield look("video.adapter", "fits VAE and transformer", lambda: _adapter_of_face(video, vae[0]))
     if vae and video.decoder == "tiny" and video.decoder_file != "auto":
         yield look(
             "video.decoder_file", "fits the VAE", lambda: type(load_network(Path(video.decoder_file), vae[0])).__name__
@@ -184,6 +213,13 @@ def _vae(video: rows.Video, kept: list) -> str:
 def _fits_vae(basis: LatentBasis, vae: object, video: rows.Video) -> str:
     basis.check(vae, video.pixels)
     return f"fitted on it, for {video.pixels} px"
+
+
+def _adapter_of_face(video: rows.Video, vae: object) -> str:
+    facts = read_facts(adapter_folder(video.adapter))
+    files = weight_files(wan_folder(video) / "transformer")
+    facts.check(transformer_sha256(read_some(files, is_telling)), vae_sha256(vae))
+    return f"fits the transformer and the VAE; trained at {facts.pixels} px, the row draws {video.pixels}"
 
 
 def cached(source: str, revision: str = "main") -> Path:

@@ -113,13 +113,18 @@ def play(options: argparse.Namespace) -> int:
     rule, threshold, line = checked_rule(options.rule, options.threshold)
     if line:
         print(line)
+    chunk = units.ChunkSize(options.chunk_slots)
     stop = threading.Event()
     microphone = options.audio == MICROPHONE
     samples = None if microphone else load_audio(options.audio).samples
-    system = load_system(options.device, options.seed, row=read_row(options.row))
-    warm_up = np.zeros(units.CHUNK_SAMPLES * 2, np.float32) if microphone else samples
-    chunk_s = system.expected_s(warm_up, rule, threshold, video=False) / (len(warm_up) / units.CHUNK_SAMPLES)
-    print(f"about {1e3 * chunk_s:.0f} ms for a chunk of 400 ms on this machine ({system.device}), one after the other")
+    system = load_system(options.device, options.seed, row=read_row(options.row), chunk=chunk)
+    warm_up = np.zeros(chunk.samples(2), np.float32) if microphone else samples
+    chunks = units.frame_count(len(warm_up)) / chunk.frames
+    chunk_s = system.expected_s(warm_up, rule, threshold, video=False) / max(1, chunks)
+    print(
+        f"about {1e3 * chunk_s:.0f} ms for a chunk of {chunk.ms:.0f} ms on this machine ({system.device}), "
+        "one after the other"
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     source = Microphone(stop) if microphone else None
@@ -166,6 +171,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=PLOTS_DIR / "live.mp4", help="the video [plots/live.mp4]")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--row", default=DEFAULT_ROW, help="which models: a name in data/rows, or a TOML file")
+    parser.add_argument(
+        "--chunk-slots",
+        type=int,
+        default=units.SLOTS_PER_CHUNK,
+        help="1, 2 or 3 slots of 4 video frames at a time: fewer are shown sooner and cost more [3]",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(list(arguments))
     try:

@@ -25,6 +25,7 @@ from specsync_lib.judge.engines.probe import check_scores
 from specsync_lib.judge.engines.served import ServedEngine, Server, told
 from specsync_lib.judge.engines.sglang import SGLang
 from specsync_lib.judge.engines.vllm import VLLM
+from specsync_lib.judge.int8 import quantised
 from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.script import Script
 from specsync_lib.locks import exclusive
@@ -34,6 +35,7 @@ MODEL_DIR = MODELS_DIR / "reasoner"
 DEFAULT_MODEL = rows.SMOLLM2
 OWN_ADAPTER = "adapter"  # smollm2's
 SPREAD = "spread"  # over all GPUs
+INT8 = "int8"
 
 
 def load_judge(part: rows.Judge, device: str | torch.device = "cpu") -> Reasoner:
@@ -52,16 +54,21 @@ def load_judge(part: rows.Judge, device: str | torch.device = "cpu") -> Reasoner
         check_scores(judge)
         return judge
     known = rows.KNOWN_WEIGHTS.get(part.source)
+    device = device if part.device == "auto" else part.device
     judge = load_reasoner(
         part.source,
         adapter_of(part),
-        device=device if part.device == "auto" else part.device,
-        dtype="auto" if part.dtype == "checkpoint" else getattr(torch, part.dtype),
+        device=device,
+        dtype=_dtype(part.dtype_on(str(device))),
         weights=None if known else part.weights,
         revision=part.revision,
         tokenizer=None if part.tokenizer == "auto" else part.tokenizer,
     )
     return replace(judge, temperature=part.temperature or judge.temperature)
+
+
+def _dtype(name: str) -> torch.dtype | Literal["auto", "int8"]:
+    return {"checkpoint": "auto", INT8: INT8}.get(name) or getattr(torch, name)
 
 
 def adapter_of(part: rows.Judge) -> Path | None:
@@ -104,7 +111,7 @@ def load_reasoner(
     adapter: str | Path | None = "adapter",
     *,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype | Literal["auto"] | None = None,
+    dtype: torch.dtype | Literal["auto", "int8"] | None = None,
     weights: Literal["trained", "random"] | None = None,
     revision: str = "main",
     tokenizer: str | None = None,
@@ -122,7 +129,8 @@ def load_reasoner(
         The default belongs to "smollm2" and is left out for every other model.
     device, dtype
         By default float32 on the CPU, where the exact rules are exact, and bfloat16 elsewhere; "auto" as stored: FP8
-        and quantised checkpoints too. The device may be "spread": layer after layer over all GPUs.
+        and quantised checkpoints too; "int8" on a CPU (`int8.quantised`), after the adapter was merged. The device may
+        be "spread": layer after layer over all GPUs.
     weights
         Where they came from, which decides the label of every number that the judge gives: "trained" (measured) or
         "random" (real-shape). Known for "smollm2", whose files are pinned; for every other model the caller says it.
@@ -131,21 +139,23 @@ def load_reasoner(
 
     Raises
     ------
-    InputError: the model or the adapter is absent, damaged or does not fit, a letter is not one token, or nobody says
-        where the weights of a model of one's own came from.
+    InputError: the model or the adapter is absent, damaged or does not fit, a letter is not one token, int8 is asked of
+        a model or a device that it is not made for, or nobody says where the weights of a model of one's own came from.
     """
     own = str(name) == DEFAULT_MODEL
     if weights not in (("trained", None) if own else ("trained", "random")):
         raise InputError(f"reasoner {name}: say where its weights came from: weights='trained' or 'random'")
     on_cpu = torch.device("cuda" if device == SPREAD else device).type == "cpu"
     dtype = dtype or (torch.float32 if on_cpu else torch.bfloat16)
-    model, its_tokenizer = load_language_model(dense_copy() if own else name, device, dtype, revision, tokenizer)
+    read_as = torch.float32 if dtype == INT8 else dtype
+    model, its_tokenizer = load_language_model(dense_copy() if own else name, device, read_as, revision, tokenizer)
     settings: dict = {}
     if adapter is not None and (own or str(adapter) != OWN_ADAPTER):
         folder = MODEL_DIR / adapter if isinstance(adapter, str) and not Path(adapter).is_dir() else Path(adapter)
         settings = merge_adapter(model, folder)
+    model = quantised(model) if dtype == INT8 else model
     script = Script(its_tokenizer)
-    engine = LocalEngine(model, script.alphabet, str(name))
+    engine = LocalEngine(model, script.alphabet, f"{name} in int8" if dtype == INT8 else str(name))
     return Reasoner(engine, script, str(name), "real-shape" if weights == "random" else "measured", **settings)
 
 
@@ -162,7 +172,7 @@ def load_language_model(
     ------
     InputError: there is none of that name, or it cannot be read.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     source = str(name)
     tokenizer = load_tokenizer(source if tokenizer is None else tokenizer, revision)
@@ -173,6 +183,13 @@ def load_language_model(
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, revision=revision, **placed
         )
+        packed = dtype == "auto" and hasattr(
+            AutoConfig.from_pretrained(source, revision=revision), "quantization_config"
+        )
+    for layer in model.modules() if packed else ():
+        # what transformers dequantises, where no GPU takes FP8, is left in its scales' precision
+        if type(layer) is nn.Linear and layer.weight.dtype == torch.float32:
+            layer.to(model.get_input_embeddings().weight.dtype)
     return model.eval().requires_grad_(False), tokenizer
 
 
@@ -194,7 +211,7 @@ def _readable(source: str) -> Iterator[None]:
     """What transformers raises for a source that it can not read, as one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:  # some ways to quantise need a package of their own
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise InputError(
             f"reasoner {source}: cannot be loaded ({reason}); give a folder or a hub id of a causal language model"
@@ -278,6 +295,11 @@ def merge_adapter(model: nn.Module, folder: Path) -> dict:
         weight = weights.get(name)
         if up is None or weight is None or (up.shape[0], down.shape[1]) != tuple(weight.shape):
             raise InputError(f"adapter {folder}: {name} does not fit this model; give the adapter's own base model")
+        if not weight.is_floating_point() or weight.element_size() < 2:
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise InputError(
+                f"adapter {folder}: {name} is stored as {kind}; merge it into the dense checkpoint, and quantise that"
+            )
         change = scale * (up.float() @ down.float())
         if not torch.isfinite(change).all():
             raise InputError(f"adapter {folder}: {name} holds values that are not finite; restore the file")

@@ -38,7 +38,7 @@ CHUNK_FEATURES = ("log_all_agree", "least_log_odds", "least_confidence", "mean_c
 
 
 def frame_features(
-    draft: DraftPlan, energy: Float[np.ndarray, " t"], past: int = 0
+    draft: DraftPlan, energy: Float[np.ndarray, " t"], past: int = 0, chunk_frames: int = FRAMES_PER_CHUNK
 ) -> Float[np.ndarray, "t-past features"]:
     """FRAME_FEATURES of every frame of a draft, chunk by chunk.
 
@@ -52,6 +52,7 @@ def frame_features(
     ----------
     draft, energy : of a recording from its start, or of ``past`` frames and the chunks that follow them.
     past : leading frames that are only looked at.
+    chunk_frames : of every chunk but the last.
 
     Raises
     ------
@@ -65,7 +66,7 @@ def frame_features(
     tokens = rows.argmax(axis=1)
     second, best = np.sort(rows, axis=1)[:, -2:].T
     frames = np.arange(len(rows))
-    last = (past + FRAMES_PER_CHUNK * (chunk_of(frames - past) + 1) - 1).clip(max=len(rows) - 1)  # of its chunk
+    last = (past + chunk_frames * ((frames - past) // chunk_frames + 1) - 1).clip(max=len(rows) - 1)  # of its chunk
     at = {shift: (frames + shift).clip(0, last) for shift in range(-NEIGHBOURS, NEIGHBOURS + 1)}
     same = {shift: tokens[at[shift]] == tokens for shift in at}
     columns = [
@@ -210,7 +211,7 @@ class LiveConfidence:
             energy = np.concatenate([energy_before, energy])
         tail = slice(-NEIGHBOURS, None)
         self._past = DraftPlan(*(values[tail] for values in vars(draft).values())), energy[tail]
-        return self._policy.lenient(frame_features(draft, energy, past))
+        return self._policy.lenient(frame_features(draft, energy, past, max(1, len(energy) - past)))
 
 
 def load_policy(path: Path = POLICY_FILE) -> AcceptancePolicy:

@@ -2,7 +2,8 @@
 
 Everything it is told is text, so that any causal language model can take the place of the small one:
 
-    newline, then for every frame of a chunk of 12:  [ (word duration visemes) ]  energy  best  [ tenths  second ]  PLAN
+    before every 12th frame a newline, and for every frame:
+    [ (word duration visemes) ]  energy  best  [ tenths  second ]  PLAN
 
 A *word* stands where it is about to begin, with how many frames it lasts and the visemes that a dictionary gives it.
 *Energy* is a digit of loudness. *Best* and *second* are the two likeliest visemes of a probe on Whisper's encoder,

@@ -1,5 +1,6 @@
 """A recording with all that drafts and judges make of it before they meet, and every way in which it can be judged."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,7 @@ from specsync_lib.judge.rules import EXACT, VerifyOptions
 from specsync_lib.judge.script import ChunkEvidence, TimedWord, chunk_evidence, gather_evidence
 from specsync_lib.judge.verify import ChunkContext, ChunkVerdict, row_fault, run_options, verify_chunk
 from specsync_lib.paths import MEASUREMENTS_DIR
+from specsync_lib.rows import Hearing
 from specsync_lib.speech import log_mel
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import Prompt, aligned
@@ -39,6 +41,9 @@ RULED = ("lenient", "mouth", *GATED)
 
 
 WORDS_FILE = MEASUREMENTS_DIR / "heard_words.csv"
+
+
+LONGEST_PLAIN = 50  # characters of a recording's name in its file's: letters of four bytes fit
 
 
 ADAPTER = "adapter"  # that heard the corpus' speaker
@@ -232,15 +237,15 @@ RUNS: dict[str, Callable[[Reasoner, Recording], Judged]] = {
 }
 
 
-def heard_words(prompts: Sequence[Prompt], path: Path = WORDS_FILE) -> pd.DataFrame:
+def heard_words(prompts: Sequence[Prompt], path: Path = WORDS_FILE, hearing: Hearing | None = None) -> pd.DataFrame:
     """Whisper's words of every prompt: columns utterance, text, start_s, end_s, probability; kept in a file.
 
-    Prompts that the file lacks are transcribed and added to it.
+    Prompts that the file lacks are transcribed, by a row's Whisper, and added to it.
     """
     columns = ["utterance", "text", "start_s", "end_s", "probability"]
     known = pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame(columns=columns)
     missing = [prompt for prompt in prompts if prompt.name not in set(known["utterance"])]
-    whisper = load_whisper() if missing else None
+    whisper = load_whisper(hearing) if missing else None
     for prompt in tqdm(missing, desc="hearing words", unit="utterance", disable=not missing):
         # an utterance in which nothing was heard keeps a blank row, so that it is not heard again
         heard = transcribe(whisper, load_audio(prompt.path).samples) or [Word("", 0.0, 0.0, 0.0)]
@@ -262,7 +267,10 @@ def drafter(name: str) -> Callable[[np.ndarray], DraftPlan]:
 
 def kept_as(folder: Path, name: str) -> Path:
     """The file of a recording, or of what was judged of it, in a folder."""
-    return folder / f"{name.replace('/', '--')}.npz"
+    plain = name.replace("/", "--")
+    if "--" in name or len(plain) > LONGEST_PLAIN:  # another's could look the same, or no file system takes it
+        plain = f"{plain[:LONGEST_PLAIN]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return folder / f"{plain}.npz"
 
 
 def gather(

@@ -18,6 +18,7 @@ from specsync_lib.visemes import ARPABET_TO_VISEME, VISEME_INDEX
 # One letter a viseme, chosen to say what it means; X is the mouth at rest.
 VISEME_LETTERS = dict(zip(units.VISEMES, "XPFTDKCSNRAEIOU", strict=True))
 WORD_LEAD_FRAMES = 1  # a word is announced this much before its time; Whisper's times are themselves 2 frames early
+FRAMES_A_LINE = units.FRAMES_PER_CHUNK  # whatever a chunk holds: the judge reads the same text
 SURE = 0.95  # from this probability on the probe's best viseme stands alone
 ENERGY_RANGE = (-0.65, 0.6)  # `evaluation.frame_energy` of silence and of loud speech: digits 0 to 9 in equal steps
 # More than anyone says in 400 ms; what a broken recogniser adds is left out.
@@ -52,7 +53,7 @@ class TimedWord:
 
 @dataclass(frozen=True)
 class ChunkEvidence:
-    """What the reasoner is told of up to 12 frames.
+    """What the reasoner is told of a chunk: up to 12 frames.
 
     Attributes
     ----------
@@ -141,13 +142,16 @@ def gather_evidence(
 
 
 def chunk_evidence(
-    words: Sequence[TimedWord], energy: Int[np.ndarray, " frames"], probe: Float[np.ndarray, "frames 15"]
+    words: Sequence[TimedWord],
+    energy: Int[np.ndarray, " frames"],
+    probe: Float[np.ndarray, "frames 15"],
+    chunk_frames: int = units.FRAMES_PER_CHUNK,
 ) -> list[ChunkEvidence]:
     """Words, digits and probabilities of a whole recording, cut into chunks."""
     chunks = []
-    for first in range(0, len(energy), units.FRAMES_PER_CHUNK):
-        part = slice(first, first + units.FRAMES_PER_CHUNK)
-        beyond = first + units.FRAMES_PER_CHUNK + WORD_LEAD_FRAMES
+    for first in range(0, len(energy), chunk_frames):
+        part = slice(first, first + chunk_frames)
+        beyond = first + chunk_frames + WORD_LEAD_FRAMES
         near = tuple(word for word in words if word.first_frame < beyond and word.last_frame >= first)
         chunks.append(ChunkEvidence(first, near, energy[part], probe[part]))
     return chunks
@@ -225,8 +229,9 @@ class Script:
                 lines[place] += self._word_tokens(word.text, word.last_frame - word.first_frame + 1)
                 announced.add(key)
                 told += 1
-        if lines:
-            lines[0] = self._newline + lines[0]
+        for line, frame in zip(lines, range(evidence.first_frame, evidence.first_frame + len(lines)), strict=True):
+            if frame % FRAMES_A_LINE == 0:
+                line[:0] = self._newline
         two_best = np.argsort(-evidence.probe, axis=1, kind="stable")[:, :2]
         for line, energy, (best, second), row in zip(lines, evidence.energy, two_best, evidence.probe, strict=True):
             tenths = int(10 * row[best])

@@ -29,6 +29,7 @@ from specsync_lib.judge.rules import (
     gate,
     within_one_frame,
 )
+from specsync_lib.units import FRAMES_PER_CHUNK
 
 SUM_SLACK = 1e-3  # a float32 softmax over 15 tokens sums to 1 within 1e-6; a half-precision one within this
 # A judge is out of step when its rows agree with the witness this much better after a shift of up to LARGEST_SHIFT.
@@ -50,6 +51,7 @@ class ChunkContext:
     recalibrated : the confidence that meets the gate's threshold (`policy.LiveConfidence`).
     before : the viseme committed in the frame before the chunk, by which branches are chosen.
     best_before : the judge's best viseme for that frame (`ChunkVerdict.best_of_last`), for the lenient rule.
+    guard : looks at earlier chunks too, where this one is too short to tell whether the judge is in step.
     """
 
     guess: Float[np.ndarray, "t v"] | None = None
@@ -57,6 +59,7 @@ class ChunkContext:
     recalibrated: Float[np.ndarray, " t"] | None = None
     before: int | None = None
     best_before: int | None = None
+    guard: "ShiftGuard | None" = None
 
 
 NO_CONTEXT = ChunkContext()
@@ -182,7 +185,9 @@ def verify_chunk(
                 open_from = first
             scored = [stream.score(drafts[0])] if options.branches is None else stream.score_branches(drafts)
             seen = None if context.witness is None else context.witness[first:]
-            fault = next(filter(None, (row_fault(rows, frames - first, q.shape[2], seen) for rows in scored)), None)
+            shift_of = None if context.guard is None else context.guard.shift
+            faults_of = (row_fault(rows, frames - first, q.shape[2], seen, shift_of) for rows in scored)
+            fault = next(filter(None, faults_of), None)
         except Exception as error:  # whatever a judge raises, it has accepted nothing
             fault = _in_short("raised", error)
         if fault:
@@ -256,9 +261,16 @@ def _lenient(score: Score, draft: Tensor, best_before: int | None) -> Decision:
 
 
 def row_fault(
-    rows: object, frames: int, vocabulary: int, witness: Float[np.ndarray, "t v"] | None = None
+    rows: object,
+    frames: int,
+    vocabulary: int,
+    witness: Float[np.ndarray, "t v"] | None = None,
+    shift_of: Callable[[np.ndarray, np.ndarray], int] | None = None,
 ) -> str | None:
-    """Why a judge's rows can not be believed, in a few words; None for distributions of the right frames."""
+    """Why a judge's rows can not be believed, in a few words; None for distributions of the right frames.
+
+    ``shift_of``: a guard's in place of :func:`best_shift`.
+    """
     if rows is None:
         return "gave nothing"
     try:
@@ -271,7 +283,7 @@ def row_fault(
         return "NaN or infinite values"
     if (values < 0).any() or (np.abs(values.sum(axis=1) - 1) > SUM_SLACK).any():
         return "rows are no probabilities"
-    if witness is not None and (shift := best_shift(values, witness)):
+    if witness is not None and (shift := (shift_of or best_shift)(values, witness)):
         return f"out of step by {shift:+d} frames"
     return None
 
@@ -292,3 +304,30 @@ def best_shift(rows: Float[np.ndarray, "t v"], witness: Float[np.ndarray, "t v"]
     }  # fmt: skip
     best = max(agreement, key=lambda shift: agreement[shift])
     return best if agreement[best] > agreement[0] + SHIFT_MARGIN else 0
+
+
+class ShiftGuard:
+    """Holds a judge's rows against a witness's over the last 12 frames: a chunk of 4 or 8 tells too little alone.
+
+    A judge that falls out of step is so noticed within 12 frames, and not in the chunk in which it does.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """What comes next does not follow what was seen."""
+        self._past: list[tuple[np.ndarray, np.ndarray]] = []  # a frame's row and the witness's
+        self._chunk: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def next_chunk(self, frames: int) -> None:
+        """The rows of another chunk come, of so many frames."""
+        self._past = [*self._past, *self._chunk][-max(1, FRAMES_PER_CHUNK - frames) :]
+        self._chunk = []
+
+    def shift(self, rows: Float[np.ndarray, "t v"], witness: Float[np.ndarray, "t v"]) -> int:
+        """`best_shift` of a pass' rows behind those of the frames before, which end where these begin."""
+        pairs = [*zip(rows, witness, strict=True)]
+        self._chunk = [*self._chunk[: max(0, len(self._chunk) - len(pairs))], *pairs]
+        seen = [*self._past, *self._chunk]
+        return best_shift(*(np.stack(side) for side in zip(*seen, strict=True)))

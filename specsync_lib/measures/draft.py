@@ -15,7 +15,7 @@ from specsync_lib.draft.plan import DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.rows import PROMPTS
 from specsync_lib.speech.audio import load_audio
-from specsync_lib.speech.corpus import Prompt, aligned, clips, default_is_human, human_prompts, own_prompts
+from specsync_lib.speech.corpus import Prompt, aligned, clips, default_is_human, own_prompts, prompts_of
 from specsync_lib.speech.log_mel import frame_energy
 from specsync_lib.units import VISEMES
 
@@ -31,12 +31,8 @@ def evaluation_prompts(split: str, corpus: str = PROMPTS) -> list[Prompt]:
     InputError
         None of a manifest's recordings of that split has a truth.
     """
-    if corpus != PROMPTS:
-        if not (own := own_prompts(corpus, split)):
-            raise InputError(f"corpus {corpus}: no recording of split {split} has English words that fit it")
-        return own
-    if default_is_human():
-        return human_prompts(split)
+    if corpus != PROMPTS or default_is_human():
+        return prompts_of(corpus, split)
     return [Prompt(clip.name, clip.transcript, clip.path, split) for clip in clips()]
 
 
@@ -51,7 +47,8 @@ def frame_table(prompts: Iterable[Prompt], draft: Callable[[np.ndarray], DraftPl
 
     Returns
     -------
-    One row a frame, utterances whole and in order: utterance, frame, confidence, draft, truth (viseme names), energy.
+    One row a frame, utterances whole and in order: utterance, frame, confidence, draft, truth (viseme names), energy,
+    and where the corpus names any, talker.
 
     Raises
     ------
@@ -75,6 +72,7 @@ def frame_table(prompts: Iterable[Prompt], draft: Callable[[np.ndarray], DraftPl
                     "draft": drafted.plan.names,
                     "truth": truth.names,
                     "energy": frame_energy(samples, len(truth)),
+                    **({"talker": prompt.speaker} if prompt.speaker else {}),
                 }
             )
         )

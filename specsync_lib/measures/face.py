@@ -197,7 +197,7 @@ class Scene:
         """Faces [n, px, px, 3], and the seconds of each chunk's denoising and decoding."""
         self.face.reset()
         faces, denoise_s, decode_s, noise = [], [], [], torch.Generator().manual_seed(seed)
-        for part, rows in generation.chunk_plans(plan, self.idle):
+        for part, rows in generation.chunk_plans(plan, self.idle, size=self.face.size):
             started = time.perf_counter()
             chunk = self._denoised(method, part, rows, noise)
             denoised = time.perf_counter()
@@ -220,9 +220,10 @@ class Scene:
 
         The wrong draft is silence: its plan, and the resting face as latents. See :func:`generation.repair_table`.
         """
-        parts = [*generation.chunk_plans(self.plan, self.idle)]
-        whole = parts[: max(1, len(self.plan) // FRAMES_PER_CHUNK)]
-        number = int(np.argmax([part.openness[:FRAMES_PER_CHUNK].mean() for part, _ in whole]))
+        size = self.face.size
+        parts = [*generation.chunk_plans(self.plan, self.idle, size=size)]
+        whole = parts[: max(1, len(self.plan) // size.frames)]
+        number = int(np.argmax([part.openness[: size.frames].mean() for part, _ in whole]))
         self.face.reset()
         noise = torch.Generator().manual_seed(seed)
         for part, rows in parts[:number]:
@@ -232,7 +233,7 @@ class Scene:
             self.face,
             right,
             SyncPlan(np.zeros(len(right), np.int8), np.zeros(len(right), np.float32)),
-            lambda faces: self.gaps(faces, FRAMES_PER_CHUNK * number),
+            lambda faces: self.gaps(faces, size.first_frame(number)),
             steps=steps,
             noise_level=NOISE_LEVEL,
             seed=seed,
@@ -251,8 +252,8 @@ def lips_over_time(report: SyncReport, plan_mm: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"time_s": tracks["time_s"], **read, "plan_mm": plan_mm})
 
 
-def seams(shown: list[np.ndarray], truth: list[np.ndarray]) -> pd.DataFrame:
+def seams(shown: list[np.ndarray], truth: list[np.ndarray], chunk_frames: int = FRAMES_PER_CHUNK) -> pd.DataFrame:
     """Jumps at chunk borders of generated squares and of truth's; see :func:`generation.seam_table`."""
     rows, columns = inside(FACE_BOX, reader_box()).slices
-    tables = [seam_table(np.stack([one[rows, columns] for one in some])) for some in (shown, truth)]
+    tables = [seam_table(np.stack([one[rows, columns] for one in some]), chunk_frames) for some in (shown, truth)]
     return tables[0].assign(truth_ratio=tables[1]["ratio"])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from specsync_lib.errors import InputError
@@ -125,6 +126,20 @@ def bootstrap_by_group(
     if np.ndim(value) == 0:
         value, low, high = float(value), float(low), float(high)
     return Metric(value, low, high, len(ids), unit, resampling_unit)
+
+
+def drawn_unit(table: pd.DataFrame, talker: str = "talker", recording: str = "utterance") -> str:
+    """The column whose groups a bootstrap draws: who speaks, where the table names two at least and one for every row
+    (utterances of one person are not independent); else the recording."""
+    if talker not in table:
+        return recording
+    people = table[talker]
+    return talker if people.notna().all() and people.ne("").all() and len(people.unique()) > 1 else recording
+
+
+def drawn_groups(table: pd.DataFrame) -> np.ndarray:
+    """The group of every row: `drawn_unit`'s."""
+    return table[drawn_unit(table)].to_numpy()
 
 
 def resamples(groups: np.ndarray, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -21,8 +21,8 @@ from jaxtyping import Float
 
 from specsync_lib.measures.intervals import resamples
 from specsync_lib.pipeline.outcome import PipelineReport
-from specsync_lib.pipeline.sound import LOOK_AHEAD_S
-from specsync_lib.units import FRAMES_PER_CHUNK, VIDEO_FPS
+from specsync_lib.pipeline.sound import samples_for_chunk
+from specsync_lib.units import CHUNK, FRAMES_PER_CHUNK, SAMPLE_RATE_HZ, VIDEO_FPS, ChunkSize
 
 QUANTILES = np.linspace(0, 100, 21)
 RESAMPLES = 1_000
@@ -113,12 +113,13 @@ def paced_numbers(report: PipelineReport) -> dict[str, list[float]]:
     }
 
 
-def sound_to_frame_ms(latency_ms: Sequence[float]) -> Float[np.ndarray, " frames"]:
+def sound_to_frame_ms(latency_ms: Sequence[float], size: ChunkSize = CHUNK) -> Float[np.ndarray, " frames"]:
     """How old each frame of whole chunks is when it can be shown, from the sound at its centre, by sum: the rest of the
     chunk that had to be spoken, the draft's look-ahead, and the chunk's latency."""
-    centres_s = (np.arange(FRAMES_PER_CHUNK) + 0.5) / VIDEO_FPS
-    came_ms = 1e3 * (FRAMES_PER_CHUNK / VIDEO_FPS - centres_s + LOOK_AHEAD_S)
-    return (np.asarray(latency_ms, float)[:, None] + came_ms).ravel()
+    chunks = np.arange(len(latency_ms))
+    heard_s = np.array([samples_for_chunk(chunk, size) for chunk in chunks]) / SAMPLE_RATE_HZ
+    centres_s = (chunks[:, None] * size.frames + np.arange(size.frames) + 0.5) / VIDEO_FPS
+    return (np.asarray(latency_ms, float)[:, None] + 1e3 * (heard_s[:, None] - centres_s)).ravel()
 
 
 def who_waits(trace: pd.DataFrame, ages: pd.DataFrame) -> pd.Series:

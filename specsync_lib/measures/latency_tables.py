@@ -20,9 +20,9 @@ from specsync_lib.measures.latency import (
 )
 from specsync_lib.pipeline.answers import WAYS, Answers, ChunkPattern, random_pattern
 from specsync_lib.pipeline.outcome import PipelineReport
-from specsync_lib.pipeline.simulate import CHUNK_MS, LABEL, REASONING_TOKENS, late_verdicts, simulate, summary_row
-from specsync_lib.pipeline.stage_times import Setup, exactly, measured_files, measured_setups
-from specsync_lib.units import FRAMES_PER_CHUNK
+from specsync_lib.pipeline.simulate import LABEL, REASONING_TOKENS, late_verdicts, simulate, summary_row
+from specsync_lib.pipeline.stage_times import Setup, exactly, measured_files, measured_setups, size_of
+from specsync_lib.units import CHUNK, FRAMES_PER_CHUNK, ChunkSize
 
 MODE_NAMES = {
     "serial": "serial",
@@ -136,9 +136,9 @@ def two_gpus_first(path: Path) -> tuple[bool, str]:
 
 
 def comparison_table(setup: Setup, answers: Answers, rng: np.random.Generator) -> pd.DataFrame:
-    """One row a part: claimed, simulated, then every measured file that exists."""
+    """One row a part: claimed, simulated, then every measured file of chunks of three slots that exists."""
     rows = claimed_rows() + simulated_rows(setup, answers, rng)
-    for path in sorted(measured_files(), key=two_gpus_first):
+    for path in sorted(measured_files(size=CHUNK), key=two_gpus_first):
         rows += measured_rows(path, rng)
     return pd.DataFrame(rows)
 
@@ -166,7 +166,7 @@ def threshold_table(
         waits = chunks[chunks["confidence"] < threshold]
         total = 0.0
         if len(begun):
-            pattern = random_pattern(float(begun["rejected"].mean()), n, rng)
+            pattern = random_pattern(float(begun["rejected"].mean()), n, rng, frames=setup.chunk.frames)
             report = simulate(setup, "speculative", pattern, rng, chunks=n)
             total += len(begun) * summary_row(report)["mean_ms"]
         if len(waits):
@@ -178,7 +178,7 @@ def threshold_table(
     return pd.DataFrame(rows, columns=["threshold", "begun", "rejected", "mean_ms"]).assign(label=LABEL)
 
 
-def delivery_table(runs: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+def delivery_table(runs: Mapping[str, Sequence[float]], size: ChunkSize = CHUNK) -> pd.DataFrame:
     """Per run (name to committed_s): the buffer that makes all but one chunk in a hundred punctual, and what is left.
 
     delivery_jitter_p99_ms: lateness of a picture behind that buffer. motion_jitter_ms: standard deviation of the time
@@ -188,10 +188,11 @@ def delivery_table(runs: Mapping[str, Sequence[float]]) -> pd.DataFrame:
     rows = []
     for name, committed_s in runs.items():
         committed_s = np.asarray(committed_s, float)
-        seen = playout(committed_s, buffer_for(committed_s, 0.99))
-        trend_ms = 1000 * np.polyfit(np.arange(len(committed_s)), committed_s, 1)[0] - CHUNK_MS
+        buffer_s = buffer_for(committed_s, 0.99, frames=size.frames)
+        seen = playout(committed_s, buffer_s, frames=size.frames)
+        trend_ms = 1000 * np.polyfit(np.arange(len(committed_s)), committed_s, 1)[0] - size.ms
         rows.append({
-            "run": name, "buffer_ms": 1000 * buffer_for(committed_s, 0.99),
+            "run": name, "buffer_ms": 1000 * buffer_s,
             "delivery_jitter_p99_ms": float(np.percentile(seen["late_ms"], 99)),
             "motion_jitter_ms": float(seen["step_ms"].std()), "frozen": float((seen["step_ms"] > 50).mean()),
             "falls_behind_ms": float(trend_ms), "n_chunks": len(committed_s),
@@ -200,9 +201,10 @@ def delivery_table(runs: Mapping[str, Sequence[float]]) -> pd.DataFrame:
 
 
 def paced_runs(directory: Path | None = None) -> list[tuple[str, str, list[float]]]:
-    """Measured runs at the pace of speech: name, label, committed_s, the last chunk left out: it waits for no sound."""
+    """Measured runs at the pace of speech, in chunks of three slots: name, label, committed_s, the last chunk left out:
+    it waits for no sound."""
     found = []
-    for path in measured_files(directory):
+    for path in measured_files(directory, CHUNK):
         content = json.loads(path.read_text(encoding="utf-8"))
         for region, result in content["regions"].items():
             if "paced" in result:
@@ -213,8 +215,8 @@ def paced_runs(directory: Path | None = None) -> list[tuple[str, str, list[float
 
 
 def headline(directory: Path | None) -> tuple[dict, str, dict, Path] | None:
-    """The full-scale measurement that the headline rests on: two GPUs before one, 384 px before others."""
-    for path in sorted(measured_files(directory), key=two_gpus_first):
+    """The full-scale measurement that the headline rests on: two GPUs before one, 384 px before others, three slots."""
+    for path in sorted(measured_files(directory, CHUNK), key=two_gpus_first):
         content = json.loads(path.read_text(encoding="utf-8"))
         if "h200" in content["setup"]:
             for region, result in sorted(content["regions"].items(), key=lambda item: not item[0].startswith("384")):
@@ -281,9 +283,9 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
     numbers = []
     for path in measured_files(directory):
         content = json.loads(path.read_text(encoding="utf-8"))
-        regions = content["regions"]
+        regions, size = content["regions"], size_of(content)
         for region, result in regions.items():
-            suffix = f"_{region}" if len(regions) > 1 else ""
+            suffix = f"_{region}" if len(regions) > 1 or size != CHUNK else ""
             setup, runs = content["setup"].lower(), result["runs"]
             shared = {"label": content["label"], "source": path}
             for mode, share in (
@@ -298,7 +300,7 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
                 best = runs[first_measured(EXACT, runs)]
                 saved, key = 1 - best["p50_ms"] / runs["serial"]["p50_ms"], f"latency.{setup}.reduction{suffix}"
                 numbers.append(shared | {"key": key, "value": saved, "unit": "fraction", "n": best["n"]})
-                ages_ms = sound_to_frame_ms(best["latency_ms"])
+                ages_ms = sound_to_frame_ms(best["latency_ms"], size)
                 for share in (50, 99) if best["n"] >= FEWEST_FOR_P99 else (50,):
                     key = f"latency.{setup}.sound_to_frame_p{share}_ms{suffix}"
                     age_ms = float(np.percentile(ages_ms, share))
@@ -313,7 +315,7 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
                     numbers.append(shared | {"key": key, "unit": "ms"} | _with_ends(value))
             if "paced" in result:
                 committed_s = np.asarray(result["paced"]["committed_s"])
-                jitter = delivery_table({"speculative": committed_s})["delivery_jitter_p99_ms"].item()
+                jitter = delivery_table({"speculative": committed_s}, size)["delivery_jitter_p99_ms"].item()
                 key = f"latency.{setup}.delivery_jitter_p99_ms{suffix}"
                 numbers.append(shared | {"key": key, "value": jitter, "unit": "ms", "n": len(committed_s)})
     return numbers
@@ -354,7 +356,7 @@ def measured_elsewhere(directory: Path | None = None) -> pd.DataFrame:
             runs = result["runs"]
             if {"serial", "speculative"} <= set(runs):
                 best = runs[first_measured(EXACT, runs)]
-                p50, p99 = np.percentile(sound_to_frame_ms(best["latency_ms"]), [50, 99])
+                p50, p99 = np.percentile(sound_to_frame_ms(best["latency_ms"], size_of(content)), [50, 99])
                 started_ms = result.get("after_silence", {}).get("latency_ms")
                 rows.append({
                     "setup": f"{content['setup']} {region}", "label": content["label"], "machine": machine,

@@ -93,13 +93,15 @@ def beep_flash_offset_ms(path: str | Path) -> float:
     return float(np.median([1000 * (beeps_s - flash)[np.argmin(np.abs(beeps_s - flash))] for flash in flashes_s]))
 
 
-def seam_table(frames: np.ndarray) -> "pd.DataFrame":
+def seam_table(frames: np.ndarray, chunk_frames: int = FRAMES_PER_CHUNK) -> "pd.DataFrame":
     """How far the picture jumps at each border between chunks, against the steps inside the chunks around it.
 
     Parameters
     ----------
     frames : ndarray [n, h, w, 3] uint8
         From a chunk's first frame on.
+    chunk_frames : int
+        Of a chunk.
 
     Returns
     -------
@@ -113,8 +115,8 @@ def seam_table(frames: np.ndarray) -> "pd.DataFrame":
         [np.abs(b.astype(np.int16) - a).mean() for a, b in pairwise(frames)]
     )  # change[k]: from frame k to k + 1
     rows = []
-    for border in range(FRAMES_PER_CHUNK, len(frames), FRAMES_PER_CHUNK):
-        around = np.arange(border - FRAMES_PER_CHUNK, min(border + FRAMES_PER_CHUNK - 1, len(change)))
+    for border in range(chunk_frames, len(frames), chunk_frames):
+        around = np.arange(border - chunk_frames, min(border + chunk_frames - 1, len(change)))
         inside = change[around[around != border - 1]].mean()
         rows.append({"border": border, "jump": change[border - 1], "inside": inside})
 
@@ -144,8 +146,8 @@ def repair_table(
     right, wrong : SyncPlan
         Of the next chunk.
     read : callable
-        Frames [12, px, px, 3] uint8 to what is compared, one number a frame (lip aperture).
-    right_draft, wrong_draft : Tensor [16, 3, h, w], optional
+        Frames [frames, px, px, 3] uint8 to what is compared, one number a frame (lip aperture).
+    right_draft, wrong_draft : Tensor [16, slots, h, w], optional
         Drafted latents of either plan.
 
     Returns

@@ -10,6 +10,7 @@ recalibrated, judge_confidence, judge_of_draft (what the judge gave the draft's 
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -28,11 +29,10 @@ from specsync_lib.measures.acceptance import (
     expected_calibration_error,
 )
 from specsync_lib.measures.bounds import bad_accept_bound, conformal_threshold, ranking_skill
-from specsync_lib.measures.intervals import bootstrap_by_group, interval
+from specsync_lib.measures.intervals import bootstrap_by_group, drawn_groups, drawn_unit, interval
 from specsync_lib.measures.ways import EXACT_PLANS, pass_facts
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
-from specsync_lib.rows import Row
-from specsync_lib.speech.corpus import human_prompts
+from specsync_lib.rows import PROMPTS, Row
 from specsync_lib.summary import record
 from specsync_lib.units import VIDEO_FPS, VISEMES
 from specsync_lib.visemes import viseme_codes
@@ -66,9 +66,9 @@ WINDOW_NETWORK = "window network"  # the draft of that time
 PARTIES_BY_COLUMN = {column: what for what, column in PARTIES.items()}
 
 
-def with_simple_rules(frames: pd.DataFrame) -> pd.DataFrame:
-    """The frame table with the plans of the two rules that any draft must beat, fitted on training prompts."""
-    truth, energy = evaluation.truth_and_energy(human_prompts("train")[::5])
+def with_simple_rules(frames: pd.DataFrame, corpus: str = PROMPTS) -> pd.DataFrame:
+    """The frame table with the plans of the two rules that any draft must beat, fitted on a corpus' training split."""
+    truth, energy = evaluation.truth_and_energy(evaluation.training_prompts(corpus)[::5])
     rule = evaluation.EnergyRule.fit(energy, truth)
     names = np.array(VISEMES)
     return frames.assign(
@@ -81,14 +81,16 @@ def referee_table(frames: pd.DataFrame, rng: np.random.Generator) -> pd.DataFram
     rows = []
     for speaker, test in frames[frames["split"] == "test"].groupby("speaker", sort=False):
         truth, utterance = viseme_codes(test["truth"]), test["utterance"].to_numpy()
+        unit = drawn_groups(test)
         for what, column in PARTIES.items():
             if column not in test or test[column].isna().any():
                 continue
             plan = viseme_codes(test[column])
-            strict = bootstrap_by_group(plan == truth, utterance, rng=rng)
-            near = bootstrap_by_group(within_one_frame(plan, truth, utterance), utterance, rng=rng)
+            strict = bootstrap_by_group(plan == truth, unit, rng=rng)
+            near = bootstrap_by_group(within_one_frame(plan, truth, utterance), unit, rng=rng)
             scores = interval("accuracy", strict) | interval("within_one_frame", near)
-            rows.append({"speaker": speaker, "what": what, **scores, "n_utterances": strict.n, "n_frames": len(test)})
+            sizes = {"n_utterances": test["utterance"].nunique(), "n_frames": len(test)}
+            rows.append({"speaker": speaker, "what": what, **scores, **sizes})
     return pd.DataFrame(rows).assign(label="measured")
 
 
@@ -102,20 +104,25 @@ def verdicts_of(frames: pd.DataFrame) -> pd.DataFrame:
 
 def threshold_facts(test: pd.DataFrame, confidence: str, rng: np.random.Generator) -> dict:
     """Acceptance by the judge at the claimed threshold, with coverage, calibration and a bound on bad accepts."""
-    values, utterance = test[confidence].to_numpy(), test["utterance"].to_numpy()
+    values, unit = test[confidence].to_numpy(), drawn_groups(test)
     lenient, exact = (
-        at_threshold(acceptance_table(values, test[rule].to_numpy(), utterance, rng=rng), CLAIMED_THRESHOLD)
+        at_threshold(acceptance_table(values, test[rule].to_numpy(), unit, rng=rng), CLAIMED_THRESHOLD)
         for rule in ("lenient_verdict", "exact")
     )
     bad = ~test["lenient_verdict"].to_numpy()
-    error = expected_calibration_error(values, ~bad, utterance, rng=rng)
+    error = expected_calibration_error(values, ~bad, unit, rng=rng)
     return {
         **_row("lenient", lenient, "acceptance"),
         **_row("exact_greedy", exact, "acceptance"),
         **_row("coverage", lenient, "coverage"),
         **interval("ece", error),
-        "bad_accepts": asdict(bad_accept_bound(bad, values >= CLAIMED_THRESHOLD, utterance)),
+        "bad_accepts": _bad_accepts(bad, values >= CLAIMED_THRESHOLD, unit),
     }
+
+
+def _bad_accepts(bad: np.ndarray, covered: np.ndarray, unit: np.ndarray) -> dict | None:
+    """`bad_accept_bound`; None where too little is covered for one."""
+    return None if len(np.unique(unit[covered])) < 2 else asdict(bad_accept_bound(bad, covered, unit))
 
 
 def acceptance_facts(test: pd.DataFrame, validation: pd.DataFrame, confidence: str, rng: np.random.Generator) -> dict:
@@ -161,10 +168,9 @@ def acceptance_sweep(frames: pd.DataFrame, confidence: str, rng: np.random.Gener
 
     frames : from `verdicts_of`; confidence : the column that meets the thresholds.
     """
-    values, utterance = frames[confidence].to_numpy(), frames["utterance"].to_numpy()
+    values, unit = frames[confidence].to_numpy(), drawn_groups(frames)
     exact, lenient = (
-        acceptance_table(values, frames[verdict].to_numpy(), utterance, rng=rng)
-        for verdict in ("exact", "lenient_verdict")
+        acceptance_table(values, frames[verdict].to_numpy(), unit, rng=rng) for verdict in ("exact", "lenient_verdict")
     )
     near = lenient.filter(regex="^acceptance")
     return exact.join(near.rename(columns=lambda name: name.replace("acceptance", "within_one_frame")))
@@ -217,12 +223,12 @@ def gains(test: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
         for name in ("draft", "probe", "committed", "live")
         if name in test
     }
-    utterance, rows = test["utterance"].to_numpy(), []
+    unit, rows = drawn_groups(test), []
     for judge in ("committed", "live"):
         for other in ("draft", "probe") if judge in right else ():
-            gain = bootstrap_by_group(1.0 * right[judge] - right[other], utterance, rng=rng)
+            gain = bootstrap_by_group(1.0 * right[judge] - right[other], unit, rng=rng)
             names = {"plan": PARTIES_BY_COLUMN[judge], "over": PARTIES_BY_COLUMN[other]}
-            rows.append(names | interval("gain", gain) | {"n_utterances": gain.n})
+            rows.append(names | interval("gain", gain) | {"n_utterances": test["utterance"].nunique()})
     return rows
 
 
@@ -261,28 +267,28 @@ def record_rules(trained: dict) -> None:
 
 def policy_facts(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, object]:
     """How well the learned policy, and the fixed threshold's least confidence, tell chunks with a rejection."""
-    rejected, utterance = (chunks["rejected"] != "").to_numpy(), chunks["utterance"].to_numpy()
+    rejected, unit = (chunks["rejected"] != "").to_numpy(), drawn_groups(chunks)
     scores = {"learned": chunks["any_rejection"].to_numpy(), "fixed": -chunks["least_confidence"].to_numpy()}
     facts: dict[str, object] = {"n_chunks": len(chunks), "chunks_with_a_rejection": round(float(rejected.mean()), 5)}
     for name, score in scores.items():
-        area = ranking_skill(score, rejected, utterance, rng)
+        area = ranking_skill(score, rejected, unit, rng)
         facts |= {f"{name}_auc{end}": round(value, 5) for end, value in zip(("", "_low", "_high"), area, strict=True)}
     return facts
 
 
-def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: int = 0) -> dict:
+def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: int = 0, corpus: str = PROMPTS) -> dict:
     """Every number of `referee.json`."""
     rng = np.random.default_rng(seed)
-    frames = verdicts_of(with_simple_rules(frames))
+    frames = verdicts_of(with_simple_rules(frames, corpus))
     table = referee_table(frames, rng)
     by_speaker = {}
     for speaker, rows in frames.groupby("speaker", sort=False):
         test, validation = rows[rows["split"] == "test"], rows[rows["split"] == "validation"]
         verified = chunks[(chunks["speaker"] == speaker) & (chunks["split"] == "test")]
-        utterance, right = test["utterance"].to_numpy(), (test["committed"] == test["truth"]).to_numpy()
+        unit, right = drawn_groups(test), (test["committed"] == test["truth"]).to_numpy()
         by_speaker[speaker] = {
-            "agreement": interval("exact", bootstrap_by_group(test["exact"].to_numpy(), utterance, rng=rng))
-            | interval("lenient", bootstrap_by_group(test["lenient_verdict"].to_numpy(), utterance, rng=rng)),
+            "agreement": interval("exact", bootstrap_by_group(test["exact"].to_numpy(), unit, rng=rng))
+            | interval("lenient", bootstrap_by_group(test["lenient_verdict"].to_numpy(), unit, rng=rng)),
             "draft_confidence": acceptance_facts(test, validation, "confidence", rng),
             "recalibrated_confidence": acceptance_facts(test, validation, "recalibrated", rng),
             "passes": pass_facts(verified, rng),
@@ -292,7 +298,7 @@ def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: i
             "gains": gains(test, rng),
             "policy": policy_facts(verified, rng),
             "judge_calibration": interval(
-                "ece", expected_calibration_error(test["judge_confidence"].to_numpy(), right, utterance, rng=rng)
+                "ece", expected_calibration_error(test["judge_confidence"].to_numpy(), right, unit, rng=rng)
             ),
         }
         if "alone" in test and test["alone"].notna().all():
@@ -302,6 +308,7 @@ def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: i
     return {
         "provenance": {**provenance.machine(), "command": "python -m workbench.measure.referee", "label": "measured"},
         "definitions": DEFINITIONS,
+        **({} if drawn_unit(frames) == "utterance" else {"resampling_unit": "speaker"}),
         "judging": judging,
         "table": table.to_dict("records"),
         "speakers": by_speaker,
@@ -426,16 +433,16 @@ DEFINITIONS = {
 }
 
 
-def acceptance_pattern(chunks: pd.DataFrame, judging: dict) -> dict:
-    """The verdicts on the trained speaker's test split, chunk by chunk in order: replayed where weights are random."""
-    rows = chunks[(chunks["speaker"] == "trained") & (chunks["split"] == "test")]
+def acceptance_pattern(chunks: pd.DataFrame, judging: dict, speaker: str = "trained") -> dict:
+    """The verdicts on one speaker row's test split, chunk by chunk in order: replayed where weights are random."""
+    rows = chunks[(chunks["speaker"] == speaker) & (chunks["split"] == "test")]
 
     def numbers(text: str) -> list[int]:
         return [int(place) for place in text.split()]
 
     return {
         "provenance": {**provenance.machine(), "command": "python -m workbench.measure.referee", "label": "measured"},
-        "judging": judging.get("trained"),
+        "judging": judging.get(speaker),
         "what": {
             "accepted": "drafts that pass 1 lets stand in front, under the exact greedy rule",
             "passes": "forward passes until the chunk was decided, under that rule",
@@ -534,15 +541,18 @@ def rejections(
     return pd.DataFrame(rows).rename(columns={"committed": "judge"})
 
 
-def judged_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The committed frame and chunk tables.
+def judged_tables(
+    frames_file: Path | None = None, chunks_file: Path | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The frame and chunk tables, the committed ones without files.
 
     Raises
     ------
     InputError : one is absent.
     """
-    for path in (FRAMES_FILE, CHUNKS_FILE):
+    frames_file, chunks_file = frames_file or FRAMES_FILE, chunks_file or CHUNKS_FILE
+    for path in (frames_file, chunks_file):
         if not path.is_file():
             raise InputError(f"{display_path(path)}: no such file; make it with python -m workbench.measure.referee")
-    chunks = pd.read_csv(CHUNKS_FILE, dtype={"rejected": str, "lenient_rejected": str})
-    return pd.read_csv(FRAMES_FILE), chunks.fillna({"rejected": "", "lenient_rejected": ""})
+    chunks = pd.read_csv(chunks_file, dtype={"rejected": str, "lenient_rejected": str})
+    return pd.read_csv(frames_file), chunks.fillna({"rejected": "", "lenient_rejected": ""})

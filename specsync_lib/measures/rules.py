@@ -13,7 +13,7 @@ from specsync_lib.claims import CLAIMED_THRESHOLD
 from specsync_lib.judge.mouth import load_mouth_shapes
 from specsync_lib.judge.recordings import GATED
 from specsync_lib.judge.rules import same_viseme, within_one_frame
-from specsync_lib.measures.intervals import bootstrap_by_group, interval
+from specsync_lib.measures.intervals import bootstrap_by_group, drawn_groups, interval
 from specsync_lib.visemes import viseme_codes
 
 # Columns of the frame table and of the chunk table that hold each rule's plan and passes; None: one pass a chunk.
@@ -48,14 +48,15 @@ def standing(frames: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
 
 def rule_rows(frames: pd.DataFrame, chunks: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
     """What each rule did with one speaker's test split; see DEFINITIONS."""
-    utterance, groups = frames["utterance"].to_numpy(), np.array(load_mouth_shapes().groups)
+    unit, groups = drawn_groups(frames), np.array(load_mouth_shapes().groups)
     judged, covered = viseme_codes(frames["committed"]), (frames["recalibrated"] >= CLAIMED_THRESHOLD).to_numpy()
     rows = []
     for rule, column, stands in standing(frames):
         plan, passes_column = viseme_codes(frames[column]), PLANS[rule][1]
         sure = (frames["recalibrated"] >= GATED.get(column, np.inf)).to_numpy()
         passes = chunks[passes_column].to_numpy() if passes_column else np.ones(len(chunks))
-        row = {"rule": rule, "n_utterances": len(np.unique(utterance)), "n_frames": len(frames), "label": "measured"}
+        sizes = {"n_utterances": frames["utterance"].nunique(), "n_frames": len(frames)}
+        row = {"rule": rule, **sizes, "label": "measured"}
         for name, hits in {
             "stands": stands,
             "agreement": plan == judged,
@@ -63,10 +64,11 @@ def rule_rows(frames: pd.DataFrame, chunks: pd.DataFrame, rng: np.random.Generat
             "accuracy": plan == viseme_codes(frames["truth"]),
             "unasked": sure,
         }.items():
-            row |= interval(name, bootstrap_by_group(hits, utterance, rng=rng))
-        row |= interval("at_085", bootstrap_by_group(stands[covered], utterance[covered], rng=rng))
+            row |= interval(name, bootstrap_by_group(hits, unit, rng=rng))
+        if covered.any():
+            row |= interval("at_085", bootstrap_by_group(stands[covered], unit[covered], rng=rng))
         row |= pass_ratio(chunks, passes, rng)
-        row |= interval("chunks_unasked", bootstrap_by_group(passes == 0, chunks["utterance"].to_numpy(), rng=rng))
+        row |= interval("chunks_unasked", bootstrap_by_group(passes == 0, drawn_groups(chunks), rng=rng))
         rows.append(row)
     return rows
 
@@ -77,7 +79,8 @@ def lenient_rows(frames: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
     live: one pass a chunk, so that a chunk's last frame has no neighbour after it; both neighbours: the same passes,
     seen from the end of the recording; own plan: the judge's own plan of the whole recording, the headline's.
     """
-    utterance, draft = frames["utterance"].to_numpy(), viseme_codes(frames["draft"])
+    utterance, unit = frames["utterance"].to_numpy(), drawn_groups(frames)
+    draft = viseme_codes(frames["draft"])
     covered = (frames["recalibrated"] >= CLAIMED_THRESHOLD).to_numpy()
     sights = {
         "live": same_viseme(draft, viseme_codes(frames["lenient"])),
@@ -86,8 +89,8 @@ def lenient_rows(frames: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
     }
     return [
         {"sight": sight, "label": "measured"}
-        | interval("stands", bootstrap_by_group(stands, utterance, rng=rng))
-        | interval("at_085", bootstrap_by_group(stands[covered], utterance[covered], rng=rng))
+        | interval("stands", bootstrap_by_group(stands, unit, rng=rng))
+        | (interval("at_085", bootstrap_by_group(stands[covered], unit[covered], rng=rng)) if covered.any() else {})
         for sight, stands in sights.items()
     ]
 
@@ -95,21 +98,21 @@ def lenient_rows(frames: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
 def pass_ratio(chunks: pd.DataFrame, passes: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
     """Passes a chunk, and how many times fewer than one a frame."""
     columns = np.column_stack([chunks["frames"], passes]).astype(float)
-    utterance = chunks["utterance"].to_numpy()
-    ratio = bootstrap_by_group(columns, utterance, lambda sums, _: sums[..., 0] / sums[..., 1], rng=rng)
-    return interval("passes_a_chunk", bootstrap_by_group(columns[:, 1], utterance, rng=rng)) | interval("ratio", ratio)
+    unit = drawn_groups(chunks)
+    ratio = bootstrap_by_group(columns, unit, lambda sums, _: sums[..., 0] / sums[..., 1], rng=rng)
+    return interval("passes_a_chunk", bootstrap_by_group(columns[:, 1], unit, rng=rng)) | interval("ratio", ratio)
 
 
 def whole_chunks(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
     """Shares of chunks under the exact rule: whole, no draft rejected; one pass, decided by the first one (over the
     draft, over the probe's guess)."""
-    utterance, facts = chunks["utterance"].to_numpy(), {"n_chunks": len(chunks)}
+    unit, facts = drawn_groups(chunks), {"n_chunks": len(chunks)}
     for name, hits in {
         "whole": (chunks["rejected"] == "").to_numpy(),
         "one_pass_from_draft": (chunks["passes"] == 1).to_numpy(),
         **({"one_pass": (chunks["guessed_passes"] == 1).to_numpy()} if "guessed_passes" in chunks else {}),
     }.items():
-        facts |= interval(name, bootstrap_by_group(hits, utterance, rng=rng))
+        facts |= interval(name, bootstrap_by_group(hits, unit, rng=rng))
     return facts
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from specsync_lib.judge.policy import chunk_of
 from specsync_lib.judge.recordings import BRANCHED, USUALLY_BRANCHED
-from specsync_lib.measures.intervals import Metric, bootstrap_by_group, interval
+from specsync_lib.measures.intervals import Metric, bootstrap_by_group, drawn_groups, interval
 from specsync_lib.units import VIDEO_FPS
 
 EXACT_PLANS = ("committed", "guessed", *BRANCHED)  # columns of the frame table, all the judge's own
@@ -30,13 +30,11 @@ def pass_facts(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, floa
     """
     ways = {way: column for way, column in WAYS.items() if column in chunks and chunks[column].notna().all()}
     columns = chunks[[*ways.values(), "first_accepted"]].to_numpy(float)  # [chunks, ways + 1]; the first is frames
-    utterance = chunks["utterance"].to_numpy()
+    unit = drawn_groups(chunks)
     statistics = {
-        "passes_a_chunk": bootstrap_by_group(columns, utterance, rng=rng),
-        "passes_a_second": bootstrap_by_group(
-            columns, utterance, lambda sums, _: VIDEO_FPS * sums / sums[..., :1], rng=rng
-        ),
-        "ratio": bootstrap_by_group(columns, utterance, lambda sums, _: sums[..., :1] / sums, rng=rng),
+        "passes_a_chunk": bootstrap_by_group(columns, unit, rng=rng),
+        "passes_a_second": bootstrap_by_group(columns, unit, lambda sums, _: VIDEO_FPS * sums / sums[..., :1], rng=rng),
+        "ratio": bootstrap_by_group(columns, unit, lambda sums, _: sums[..., :1] / sums, rng=rng),
     }
     facts: dict[str, float] = {"n_chunks": len(chunks), "n_utterances": int(chunks["utterance"].nunique())}
     for index, way in enumerate(ways):

@@ -12,7 +12,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.judge.branches import USUAL_ROOM
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
 from specsync_lib.pipeline.stages import Policy, Tokens
-from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
+from specsync_lib.units import CHUNK, FRAMES_PER_CHUNK, VISEMES, ChunkSize
 
 PATTERN_NAME = "acceptance_pattern.json"
 # The speculative pipeline as it is measured: the last step waits for the judge's first pass, because this judge rejects
@@ -31,7 +31,7 @@ ASSUMED_REJECTION_RATE = 0.3  # where no pattern has been measured
 
 @dataclass(frozen=True)
 class ChunkPattern:
-    """What becomes of a chunk's draft: the judge's forward passes, and the frames (0 .. 11) that it rejects.
+    """What becomes of a chunk's draft: the judge's forward passes, and the frames (from 0 on) that it rejects.
 
     guessed: the first pass verifies the probe's guess in place of the draft; the guess is told before. known_after: the
     passes after which what is told is the final plan; None: all but the last, which only confirms it.
@@ -55,7 +55,9 @@ class ChunkPattern:
         return [tokens if done >= known_after else wrong for done in range(not self.guessed, self.passes)]
 
 
-def random_pattern(rate: float, chunks: int, rng: np.random.Generator, passes_on_reject: int = 2) -> list[ChunkPattern]:
+def random_pattern(
+    rate: float, chunks: int, rng: np.random.Generator, passes_on_reject: int = 2, frames: int = FRAMES_PER_CHUNK
+) -> list[ChunkPattern]:
     """Chunks of which a share, rounded to whole chunks, is rejected in random places, each at one random frame.
 
     Raises
@@ -65,10 +67,10 @@ def random_pattern(rate: float, chunks: int, rng: np.random.Generator, passes_on
     if not 0 <= rate <= 1:
         raise InputError(f"rejection rate is {rate}: expected 0 to 1")
     rejected = rng.permutation(chunks) < round(rate * chunks)
-    frames = rng.integers(FRAMES_PER_CHUNK, size=chunks)
+    places = rng.integers(frames, size=chunks)
     return [
         ChunkPattern(passes_on_reject, (int(frame),)) if hit else ChunkPattern()
-        for hit, frame in zip(rejected, frames, strict=True)
+        for hit, frame in zip(rejected, places, strict=True)
     ]
 
 
@@ -79,19 +81,20 @@ WAYS = {"speculative_branched": "branched", "speculative_lenient": "lenient"}  #
 
 
 def measured_pattern(
-    path: Path | None = None, way: Way = "guessed", frames_a_pass: str = USUAL_ROOM
+    path: Path | None = None, way: Way = "guessed", frames_a_pass: str = USUAL_ROOM, size: ChunkSize = CHUNK
 ) -> tuple[list[ChunkPattern], str]:
     """The judge's measured answers, chunk by chunk, and where they come from; drawn at a stated rate where absent.
 
-    frames_a_pass: that several plans share, of `branches.ROOMS`.
+    frames_a_pass: that several plans share, of `branches.ROOMS`. size: of the chunks; of short ones the answers are
+    in a file of their own (:func:`pattern_path`).
 
     Raises
     ------
     InputError: no answers were measured with so many frames a pass.
     """
-    path = path or MEASUREMENTS_DIR / PATTERN_NAME
+    path = path or pattern_path(size)
     if not path.is_file():
-        pattern = random_pattern(ASSUMED_REJECTION_RATE, 500, np.random.default_rng(0))
+        pattern = random_pattern(ASSUMED_REJECTION_RATE, 500, np.random.default_rng(0), frames=size.frames)
         if way == "lenient":
             pattern = [ChunkPattern(1, answer.rejected) for answer in pattern]
         return pattern, f"drawn: {ASSUMED_REJECTION_RATE:.0%} of chunks rejected ({path.name} is not measured yet)"
@@ -109,13 +112,21 @@ def measured_pattern(
     ], source
 
 
+def pattern_path(size: ChunkSize = CHUNK) -> Path:
+    """Where the judge's answers on chunks of a size are."""
+    suffix = "" if size == CHUNK else f"_{size.slots}slot"
+    return MEASUREMENTS_DIR / PATTERN_NAME.replace(".json", f"{suffix}.json")
+
+
 Answers = Mapping[str, Sequence[ChunkPattern]]
 
 
-def measured_answers(path: Path | None = None, frames_a_pass: str = USUAL_ROOM) -> tuple[Answers, str]:
+def measured_answers(
+    path: Path | None = None, frames_a_pass: str = USUAL_ROOM, size: ChunkSize = CHUNK
+) -> tuple[Answers, str]:
     """The judge's measured answers by mode, and where those of the usual speculative pipeline come from."""
-    usual, source = measured_pattern(path)
-    ways = {mode: measured_pattern(path, way, frames_a_pass)[0] for mode, way in WAYS.items()}
+    usual, source = measured_pattern(path, size=size)
+    ways = {mode: measured_pattern(path, way, frames_a_pass, size)[0] for mode, way in WAYS.items()}
     return dict.fromkeys(("serial", *POLICIES), usual) | ways, source
 
 

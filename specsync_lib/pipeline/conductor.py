@@ -40,8 +40,8 @@ from specsync_lib.pipeline.trace import Trace, TraceEvent
 VERDICTS_REMEMBERED = 256  # chunks whose verdict is kept, to tell a duplicate from a contradiction
 LONGEST_LINE = 300
 OPENNESS_SLACK = 1e-3  # the same rows of two passes differ by less
-# Of chunks that went out unasked a judge is told these at most, 12.8 s: more than its window holds.
-CONTEXT_CHUNKS = 32
+# Of frames that went out unasked a judge is told these at most, 12.8 s: more than its window holds.
+CONTEXT_FRAMES = 384
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,7 @@ class Conductor:
         self._judge_lost = False  # or not wanted
         self._stop_at = (inf, "")  # the first chunk that cannot be, and why
         self._committed_s = -inf
+        self._context_chunks = CONTEXT_FRAMES // stages.chunk.frames
         self._busy: set[Station] = set()
         self._verdicts: dict[int, Tokens] = {}
         if policy.gate == 0:
@@ -244,7 +245,7 @@ class Conductor:
         chunk.asked = True
         self._to_ask += 1
         index = chunk.audio.index
-        since = range(max(self._settled, index - CONTEXT_CHUNKS), index)
+        since = range(max(self._settled, index - self._context_chunks), index)
         settled = tuple(Settled(one.audio, one.draft, one.context) for one in map(self._chunks.get, since))
         self._settled = index
         self._forget()
@@ -382,7 +383,8 @@ class Conductor:
                 how = "corrected"
         self.out.append(
             Commit(
-                index=chunk.audio.index, tokens=chunk.decided, drafted=drafted, how=how, frames=chunk.frames,
+                index=chunk.audio.index, first_frame=chunk.audio.first_frame,
+                tokens=chunk.decided, drafted=drafted, how=how, frames=chunk.frames,
                 heard_s=chunk.audio.heard_s, drafted_s=chunk.drafted_s, judged_s=chunk.judged_s,
                 decided_s=chunk.decided_s, begun_s=chunk.begun_s, rendered_s=chunk.rendered_s, committed_s=now_s,
                 attempts=chunk.attempt, steps=chunk.steps, passes=chunk.passes, by=chunk.by,
@@ -399,7 +401,7 @@ class Conductor:
 
     def _forget(self) -> None:
         """Drop what neither the generator nor the judge will ask for again."""
-        keep_from = min(self._committed, max(self._settled, self._to_ask - CONTEXT_CHUNKS))
+        keep_from = min(self._committed, max(self._settled, self._to_ask - self._context_chunks))
         for index in [index for index in self._chunks if index < keep_from]:
             del self._chunks[index]
 

@@ -27,12 +27,13 @@ from specsync_lib.judge.verify import run_options
 from specsync_lib.pipeline.clock import Clock, RealClock
 from specsync_lib.pipeline.models import FaceStage, FaceWork
 from specsync_lib.pipeline.outcome import PipelineReport
-from specsync_lib.pipeline.run import AHEAD_CHUNKS, Pipeline
+from specsync_lib.pipeline.run import Pipeline
 from specsync_lib.pipeline.sound import AudioPiece, ChunkAudio
 from specsync_lib.pipeline.stages import Commit, Draft, Plan, Policy
 from specsync_lib.pipeline.system import System, gate_of
 
 HISTORY = 4096  # entries of log and trace: a stream may last for hours
+AHEAD_FRAMES = 48  # heard and not yet committed, at most: 1.6 s
 FRAME_COLUMNS = ("frame", "time_s", "age_ms", "viseme", "by", "kept_up")
 
 
@@ -47,8 +48,9 @@ class Pace:
 
 @dataclass
 class HeldWork:
-    """A chunk that is not generated."""
+    """A chunk of so many frames that is not generated."""
 
+    frames: int
     steps_left: int = 0
 
 
@@ -75,13 +77,13 @@ class PacedFace(FaceStage):
             (chunks.add if now else chunks.discard)(audio.index)  # it may be begun a second time
         if audio.index in self.held:
             self.hurried.discard(audio.index)
-            return HeldWork()
+            return HeldWork(audio.size.frames)
         return super().begin(audio, draft, plan, self._steps - hurried)
 
-    def render(self, work: FaceWork | HeldWork) -> UInt8[np.ndarray, "12 height width 3"] | None:
+    def render(self, work: FaceWork | HeldWork) -> UInt8[np.ndarray, "frames height width 3"] | None:
         """Decode one more slot; of a held mouth all frames at once."""
         if isinstance(work, HeldWork):
-            return np.broadcast_to(self._shown, (units.FRAMES_PER_CHUNK, *self._shown.shape))
+            return np.broadcast_to(self._shown, (work.frames, *self._shown.shape))
         return super().render(work)
 
     def commit(self, work: FaceWork | HeldWork) -> None:
@@ -116,7 +118,7 @@ class Live:
         for commit in self.chunks:
             kept_up = "held" if commit.index in self.held else "fewer" if commit.index in self.hurried else "all steps"
             for place, (token, by) in enumerate(zip(commit.tokens, commit.by, strict=True)):
-                frame = commit.index * units.FRAMES_PER_CHUNK + place
+                frame = commit.first_frame + place
                 age_ms = 1e3 * age_s(commit, frame, self.start_s)
                 rows.append((frame, frame / units.VIDEO_FPS, age_ms, units.VISEMES[token], by, kept_up))
         return pd.DataFrame(rows, columns=list(FRAME_COLUMNS))
@@ -167,7 +169,8 @@ def run_live(
     policy = Policy(
         on_silence="draft", deadline_s=pace.deadline_s, hold_before="last step", gate=gate_of(rule, threshold)
     )
-    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=AHEAD_CHUNKS, history=HISTORY, stop=stop)
+    ahead = AHEAD_FRAMES // stages.chunk.frames
+    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=ahead, history=HISTORY, stop=stop)
     resting = system.head.render(np.zeros(52, np.float32))
     chunks, last = [], None
     for commit in pipeline.commits():
@@ -177,7 +180,7 @@ def run_live(
         last = commit
         chunks.append(replace(commit, frames=pictures[:0]))
         for place, picture in enumerate(pictures):
-            frame = commit.index * units.FRAMES_PER_CHUNK + place
+            frame = commit.first_frame + place
             late_s = age_s(commit, frame, pipeline.start_s)
             show(LiveFrame(frame, composite(resting, picture, FACE_BOX), late_s))
     report = pipeline.report(chunks)

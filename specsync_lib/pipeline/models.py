@@ -28,10 +28,10 @@ from specsync_lib.judge.policy import AcceptancePolicy, LiveConfidence, load_pol
 from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.rules import EXACT, Stream, VerifyOptions
 from specsync_lib.judge.script import ChunkEvidence, HeardWord, loudness_digits, timed_words
-from specsync_lib.judge.verify import ChunkContext, ChunkVerdict, verify_chunk
+from specsync_lib.judge.verify import ChunkContext, ChunkVerdict, ShiftGuard, verify_chunk
 from specsync_lib.paths import MODELS_DIR
 from specsync_lib.pipeline.sound import ChunkAudio, samples_for_chunk
-from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Stopped, Verdict
+from specsync_lib.pipeline.stages import Draft, Plan, Request, Stages, Station, Stopped, Verdict
 from specsync_lib.rows import WAN_MINI_SHAPE, Row
 from specsync_lib.speech.log_mel import StreamingLogMel
 from specsync_lib.tensors import read_object
@@ -41,12 +41,19 @@ if TYPE_CHECKING:
     from kernels.causal_front.reference import FrontWeights
 
 WORD_AHEAD_FRAMES = 3  # words that begin so soon after a chunk are told with it
+FRAMES_A_ROW_BEGINS = 3  # 100 ms: as often does a frame begin where a row of log-mel is centred
 LOUDNESS_ROWS_KEPT = 4  # before a chunk's first centre: a recording may end between rows
 
 
-def whole_chunk(plan: Plan, ahead: Plan | None = None) -> SyncPlan:
-    """A plan of 12 frames: surplus ones are silent, and what is known of the next chunk follows."""
-    pad = (0, units.FRAMES_PER_CHUNK - len(plan.tokens))
+def station_threads(cores: int) -> dict[Station, int]:
+    """How stages share a CPU's cores: the judge has half of them while it works; the generator takes all, for it works
+    alone for longer than beside the judge."""
+    return {"draft": cores, "judge": max(1, cores // 2), "generator": cores}
+
+
+def whole_chunk(plan: Plan, ahead: Plan | None = None, size: units.ChunkSize = units.CHUNK) -> SyncPlan:
+    """A plan of a whole chunk: surplus frames are silent, and what is known of the next chunk follows."""
+    pad = (0, size.frames - len(plan.tokens))
     visemes, openness = np.pad(np.array(plan.tokens, np.int8), pad), np.pad(plan.openness, pad)
     if ahead is not None:
         visemes, openness = np.append(visemes, ahead.tokens), np.append(openness, ahead.openness)
@@ -111,7 +118,7 @@ class SpeechDrafter:
             plan.confidence,
             plan.openness,
             plan.probabilities,
-            None if self._latents is None else self._latents.draft(plan, said.hidden).latents,
+            None if self._latents is None else self._latents.draft(plan, said.hidden, audio.size.slots).latents,
             None if audio.ended else self._ahead(),
             None if self._confidence is None else self._confidence.of(plan, loudness),
         )
@@ -132,12 +139,13 @@ class RestDrafter:
     """
 
     def __init__(self, still: torch.Tensor) -> None:
-        self._latents = still.unsqueeze(1).expand(-1, units.SLOTS_PER_CHUNK, -1, -1)
+        self._still = still
 
     def draft(self, audio: ChunkAudio) -> Draft:
         """The same for every chunk."""
         nothing = np.zeros(audio.frames, np.float32)
-        return Draft((0,) * audio.frames, nothing, nothing, latents=self._latents, rest=True)
+        latents = self._still.unsqueeze(1).expand(-1, audio.size.slots, -1, -1)
+        return Draft((0,) * audio.frames, nothing, nothing, latents=latents, rest=True)
 
 
 class Listener:
@@ -162,29 +170,33 @@ class Listener:
 
         A chunk that does not follow the last one begins anew, with nothing before it.
         """
-        samples = chunk.samples
+        samples, before = chunk.samples, 0
         if chunk.index != self._next_chunk:
-            # its samples begin with what the chunk before listened ahead
-            self._ear = FrontEar(self._ears, EARS)
-            samples = np.pad(samples, (samples_for_chunk(chunk.index - 1) - chunk.index * units.CHUNK_SAMPLES, 0))
+            # Its samples begin with what the chunk before listened ahead. A stream's frames lie on the rows of log-mel
+            # as the recording's do, so it begins at a frame that begins with a row: up to two silent ones go before.
+            self._ear, before = FrontEar(self._ears, EARS), chunk.first_frame % FRAMES_A_ROW_BEGINS
+            begins = (chunk.first_frame - before) * units.SAMPLE_RATE_HZ // units.VIDEO_FPS
+            samples = np.pad(samples, (samples_for_chunk(chunk.index - 1, chunk.size) - begins, 0))
         self._next_chunk = chunk.index + 1
-        said, loudness = self._ear.hear(samples, chunk.frames, chunk.ended)
+        said, loudness = self._ear.hear(samples, before + chunk.frames, chunk.ended)
+        loudness, probe = loudness[before:], said.plan.probabilities[before:]
         beyond = chunk.first_frame + chunk.frames + WORD_AHEAD_FRAMES
         near = tuple(w for w in self._words if w.first_frame < beyond and w.last_frame >= chunk.first_frame)
-        return ChunkEvidence(chunk.first_frame, near, loudness_digits(loudness), said.plan.probabilities)
+        return ChunkEvidence(chunk.first_frame, near, loudness_digits(loudness), probe)
 
 
 @dataclass(frozen=True)
 class Asked:
     """What is known of a chunk when its draft is verified.
 
-    before, best_before: as of `verify.ChunkContext`.
+    before, best_before, guard: as of `verify.ChunkContext`.
     """
 
     draft: Draft
     evidence: ChunkEvidence
     before: int | None = None
     best_before: int | None = None
+    guard: ShiftGuard | None = None
 
 
 def judged(
@@ -213,6 +225,7 @@ def judged(
         before=asked.before,
         recalibrated=draft.recalibrated,
         best_before=asked.best_before,
+        guard=asked.guard,
     )
     plan = DraftPlan(draft.probabilities, draft.confidence, draft.openness)
     decided = verify_chunk(stream, plan, options, context, None if one_pass or deliver is None else tell)
@@ -244,6 +257,7 @@ class ReasonerJudge:
         self._best_of_last: int | None = None  # the judge's best viseme for the last frame that it read
         self._read = 0  # the next chunk to read
         self._failed: int | None = None  # the chunk that was read, and whose plan no pass could write
+        self._guard = ShiftGuard()
         self.faults: list[str] = []
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
@@ -262,7 +276,11 @@ class ReasonerJudge:
 
         evidence = self._read_up_to(request)
         before = request.settled[-1].tokens[-1] if request.settled else None
-        index, asked = request.audio.index, Asked(request.draft, evidence, before, self._best_of_last)
+        guard = None
+        if request.audio.size.slots < units.SLOTS_PER_CHUNK:
+            guard = self._guard
+            guard.next_chunk(request.audio.frames)
+        index, asked = request.audio.index, Asked(request.draft, evidence, before, self._best_of_last, guard)
         verdict, decided = judged(self._stream, index, asked, self._options, told)
         self._best_of_last = decided.best_of_last
         self.faults += [f"chunk {index}: {fault}" for fault in decided.faults]
@@ -307,8 +325,10 @@ class ReasonerJudge:
         missed = [settled for settled in request.settled if settled.audio.index >= self._read]
         if (missed[0].audio.index if missed else request.audio.index) > self._read:
             self._stream = self._reasoner.stream()  # more went by than it could remember
+            self._guard.forget()
         for settled in missed:
             self._best_of_last = None  # nobody judged it
+            self._guard.forget()
             self._stream.read(self._listener.hear(settled.audio))
             self._stream.commit(np.array(settled.tokens))
         evidence = self._listener.hear(request.audio)
@@ -323,6 +343,7 @@ class FaceWork:
 
     chunk: generation.ChunkInProgress
     draft: Draft
+    size: units.ChunkSize = units.CHUNK
     slots: int = 0
     decoded: generation.Decoded | None = None
 
@@ -359,17 +380,17 @@ class FaceStage:
         """Start a chunk from its drafted latents; steps: where it shall take fewer than usual."""
         noise = torch.Generator().manual_seed(self._seed + audio.index)
         level = 1.0 if draft.latents is None else self._noise_level
-        whole = whole_chunk(plan, draft.ahead)
+        whole = whole_chunk(plan, draft.ahead, audio.size)
         rows = None
         if self._idle is not None:
             frames = audio.first_frame + np.arange(len(whole))
             rows = self._idle[frames.clip(max=len(self._idle) - 1)]
         chunk = self._face.begin(whole, draft.latents, level, steps or self._steps, noise, rows)
-        return FaceWork(chunk, draft)
+        return FaceWork(chunk, draft, audio.size)
 
     def step(self, work: FaceWork, plan: Plan) -> None:
         """One denoising step, under what is known by now."""
-        work.chunk.step(whole_chunk(plan, work.draft.ahead))
+        work.chunk.step(whole_chunk(plan, work.draft.ahead, work.size))
 
     def rewind(self, work: FaceWork) -> None:
         """Back before the last step."""
@@ -380,7 +401,7 @@ class FaceStage:
         """Decode one more slot; the frames with the last one."""
         work.decoded = self._face.decode(work.chunk, slice(work.slots, work.slots + 1), work.decoded)
         work.slots += 1
-        return work.decoded.frames if work.slots == units.SLOTS_PER_CHUNK else None
+        return work.decoded.frames if work.slots == work.size.slots else None
 
     def commit(self, work: FaceWork) -> None:
         """The chunk becomes the past."""
@@ -401,6 +422,11 @@ class Models:
     policy: AcceptancePolicy | None = None
     latents: FrontLatents | None = None
     names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def chunk(self) -> units.ChunkSize:
+        """What every stream takes at a time."""
+        return self.face.size
 
     def stages(
         self,
@@ -429,7 +455,7 @@ class Models:
         drafter = SpeechDrafter(self.draft, self.latents, self.policy) if drafted else RestDrafter(face.still)
         judge = ReasonerJudge(self.reasoner, Listener(self.ears, words), options or EXACT)
         face_stage = stage(face, steps=self.steps, noise_level=self.noise_level, seed=seed, idle=idle)
-        return Stages(drafter, judge, face_stage)
+        return Stages(drafter, judge, face_stage, self.chunk)
 
 
 # --- from a row ------------------------------------------------------------------------------------------------------
@@ -472,6 +498,7 @@ def load_models(
     device: str = "cpu",
     reference: np.ndarray | None = None,
     decoder: str | None = None,
+    chunk: units.ChunkSize = units.CHUNK,
 ) -> Models:
     """Every model of a row, the default one's without.
 
@@ -485,6 +512,8 @@ def load_models(
         [px, px, 3] uint8, the person at rest; None: the basis' own.
     decoder
         A row of :data:`decoders.rows.ROWS` in place of the row's; with random weights the label is "real-shape".
+    chunk
+        What every stream takes at a time.
 
     Raises
     ------
@@ -506,7 +535,7 @@ def load_models(
             reference = _own_person(basis, vae, place)
     lean = wan.lean_decoder(vae)
     made = load_decoder(decoder or video.decoded_by, lean, **_file(video.decoder_file))
-    generator = generation.FaceGenerator(lean, transformer, reference, made)
+    generator = generation.FaceGenerator(lean, transformer, reference, made, chunk)
     latents = None if basis is None else FrontLatents(basis, z0=generator.still.cpu(), device=place)
     labels = {row.judge.label, video.label, generator.decoder.label}
     label = "measured" if labels == {"measured"} else "real-shape"

@@ -22,7 +22,7 @@ class PipelineReport:
 
     ended: complete, failed (``error`` says why in one line; every frame in ``commits`` is valid) or cancelled. commits:
     in order (without their frames where the run did not keep them). counts: verdicts by kind, commits by kind, roll
-    backs, filled and dropped samples. notes: lines about what went wrong on the way.
+    backs, filled and dropped samples. notes: lines about what went wrong on the way. chunk: what each commit holds.
     """
 
     mode: str
@@ -35,6 +35,7 @@ class PipelineReport:
     log: CommitLog
     trace: Trace
     wall_s: float
+    chunk: units.ChunkSize = units.CHUNK
 
     @property
     def plan(self) -> Int8[np.ndarray, " frames"]:
@@ -98,9 +99,9 @@ def frame_ages(report: PipelineReport, samples: int) -> pd.DataFrame:
         judge_ms = max(0.0, 1e3 * latency_s - sum(parts.values()))
         if commit.how == "unasked":  # nobody was waited for but the threads themselves
             parts["generation"], judge_ms = parts["generation"] + judge_ms, 0.0
-        first = commit.index * units.FRAMES_PER_CHUNK
+        first = commit.first_frame
         end_s = (first + len(commit.tokens)) / units.VIDEO_FPS
-        heard_s = min(samples_for_chunk(commit.index), samples) / units.SAMPLE_RATE_HZ
+        heard_s = min(samples_for_chunk(commit.index, report.chunk), samples) / units.SAMPLE_RATE_HZ
         for frame in range(first, first + len(commit.tokens)):
             wait_s = min(end_s, heard_s) - (frame + 0.5) / units.VIDEO_FPS
             ahead_s = max(0.0, heard_s - end_s)

@@ -21,6 +21,7 @@ from specsync_lib.judge.verify import run_options
 from specsync_lib.pipeline.models import Asked, Listener, Listeners, Models, SpeechDrafter, judged
 from specsync_lib.pipeline.sound import ChunkAssembler, ChunkAudio, pieces
 from specsync_lib.pipeline.stages import By, Draft, Tokens, plan_of
+from specsync_lib.units import CHUNK, ChunkSize
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ class ReplayedChunk:
 Variant = tuple[RunRule, float | None]
 
 
-def hear(models: Listeners | Models, samples: np.ndarray) -> list[HeardChunk]:
+def hear(models: Listeners | Models, samples: np.ndarray, size: ChunkSize = CHUNK) -> list[HeardChunk]:
     """Draft and evidence of every chunk of a recording [n], 16 kHz, as a run hears them."""
     drafter, listener = SpeechDrafter(models.draft, policy=models.policy), Listener(models.ears)
-    assembler = ChunkAssembler()
+    assembler = ChunkAssembler(size)
     chunks = [chunk for piece in pieces(samples, pace="fast", piece_ms=100) for chunk in assembler.push(piece, 0.0)]
     chunks += assembler.finish(0.0)
     return [HeardChunk(audio, drafter.draft(audio), listener.hear(audio)) for audio in chunks]

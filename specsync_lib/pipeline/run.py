@@ -14,8 +14,10 @@ the same.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf
+
+import torch
 
 from specsync_lib.errors import InputError
 from specsync_lib.pipeline.clock import Clock, RealClock, SteadyClock, VirtualClock
@@ -33,7 +35,7 @@ from specsync_lib.pipeline.stages import (
 )
 from specsync_lib.pipeline.trace import Trace
 
-AHEAD_CHUNKS = 4  # chunks heard and not yet committed: 1.6 s of sound
+AHEAD_CHUNKS = 4  # chunks heard and not yet committed: 1.6 s of sound where they hold three slots
 GRACE_S = 5.0  # how long an ended pipeline waits for a stage that is still inside a call
 STOP_POLL_S = 0.05  # how soon a stop from outside is noticed
 
@@ -46,7 +48,7 @@ class _Feeder:
 
     def __init__(self, source: Iterable[AudioPiece], conductor: Conductor, start_s: float) -> None:
         self._source, self._conductor, self._start_s = iter(source), conductor, start_s
-        self._assembler = ChunkAssembler()
+        self._assembler = ChunkAssembler(conductor.stages.chunk)
         self._piece: AudioPiece | None = None
         self._pulled_s = start_s
         self.ended = False
@@ -116,6 +118,8 @@ class Pipeline:
     stop
         Set it from another thread to cancel; each stage leaves after the call that it is in (a denoising step, a pass
         of the judge, a decoded slot).
+    threads
+        torch's, by station; a station that is not named computes on as many as torch has.
     """
 
     def __init__(
@@ -129,7 +133,9 @@ class Pipeline:
         history: int | None = None,
         grace_s: float = GRACE_S,
         stop: threading.Event | None = None,
+        threads: Mapping[Station, int] | None = None,
     ) -> None:
+        self._threads_of, self._seated = threads or {}, threading.Semaphore(0)
         self._clock = clock if isinstance(clock, VirtualClock) else SteadyClock(clock or RealClock())
         self._grace_s, self._asked_to_stop = grace_s, stop
         self._changed = threading.Condition()
@@ -180,6 +186,7 @@ class Pipeline:
         ]
         for thread in self._threads:
             thread.start()
+            self._seated.acquire()
         try:
             while True:
                 with self._changed:
@@ -217,6 +224,7 @@ class Pipeline:
                 log=core.log,
                 trace=core.trace,
                 wall_s=(self._end_s or self._clock.now()) - self._start_s,
+                chunk=core.stages.chunk,
             )
 
     # --- threads
@@ -229,7 +237,15 @@ class Pipeline:
             self._conductor.deliver(verdict, self._clock.now())
             self._changed.notify_all()
 
+    def _sit_down(self, station: Station) -> None:
+        """A number of threads belongs to the thread that sets it, but for MKL's, which is the last that was set: the
+        stations sit down one after the other, the generator last."""
+        if station in self._threads_of:
+            torch.set_num_threads(self._threads_of[station])
+        self._seated.release()
+
     def _work(self, station: Station) -> None:
+        self._sit_down(station)
         job = self._wait_for_job(station)
         while job is not None:
             job = self._run(job, station)
@@ -263,6 +279,7 @@ class Pipeline:
 
     def _feed(self, feeder: _Feeder) -> None:
         """Sound as it comes, and the draft inline: it is too short to be worth a thread."""
+        self._sit_down("draft")
         while True:
             with self._changed:
                 now_s = self._clock.now()
@@ -349,9 +366,10 @@ def run_speculative(
     on_commit: Callable[[Commit], None] | None = None,
     keep_commits: bool = True,
     stop: threading.Event | None = None,
+    threads: Mapping[Station, int] | None = None,
 ) -> PipelineReport:
     """Run a speculative :class:`Pipeline` to its end; its parameters."""
-    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=ahead, history=history, stop=stop)
+    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=ahead, history=history, stop=stop, threads=threads)
     return pipeline.run(on_commit, keep_commits=keep_commits)
 
 

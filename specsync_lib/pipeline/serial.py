@@ -80,7 +80,7 @@ class _Serial:
         self._clock = clock if isinstance(clock, VirtualClock) else SteadyClock(clock)
         self._log, self._trace = CommitLog(history), Trace(history)
         self._settled: tuple[Settled, ...] = ()
-        self._assembler = ChunkAssembler()
+        self._assembler = ChunkAssembler(stages.chunk)
         self._ended, self._error, self._counts = "complete", None, {}
         self._start_s = self._end_s = clock.now()
 
@@ -112,6 +112,7 @@ class _Serial:
             log=self._log,
             trace=self._trace,
             wall_s=self._end_s - self._start_s,
+            chunk=self._stages.chunk,
         )
 
     def _chunks(self, source: Iterable[AudioPiece]) -> Iterator[ChunkAudio]:
@@ -177,7 +178,8 @@ class _Serial:
             how = "unverified" if verdict is None else "written"
         self._counts[how] = self._counts.get(how, 0) + 1
         return Commit(
-            index=index, tokens=tokens, drafted=draft.tokens, how=how, frames=frames, heard_s=audio.heard_s,
+            index=index, first_frame=audio.first_frame,
+            tokens=tokens, drafted=draft.tokens, how=how, frames=frames, heard_s=audio.heard_s,
             drafted_s=drafted_s, judged_s=float("nan") if verdict is None else decided_s, decided_s=decided_s,
             begun_s=begun_s, rendered_s=rendered_s, committed_s=committed_s, steps=steps,
             passes=0 if verdict is None else verdict.passes, by=by, openness=plan.openness,

@@ -37,10 +37,10 @@ from specsync_lib.pipeline.synthetic import (
     SyntheticTarget,
     SyntheticWork,
 )
-from specsync_lib.units import CHUNK_SAMPLES, FRAMES_PER_CHUNK, VIDEO_FPS
+from specsync_lib.units import CHUNK, ChunkSize
 
 LABEL = "simulated"
-CHUNK_MS = 1000 * FRAMES_PER_CHUNK / VIDEO_FPS  # 400
+CHUNK_MS = CHUNK.ms  # 400
 PIECE_MS = 100
 MODES = ("serial", "serial_reasoning", "speculative")
 Mode = Literal["serial", "serial_reasoning", "speculative"]
@@ -190,17 +190,18 @@ def simulate(
         ),
         SimulatedJudge(clock, setup, target, pattern, judge_spends, rng),
         SimulatedGenerator(clock, setup, generator_spends, rng),
+        setup.chunk,
     )
-    source = pieces(np.zeros(chunks * CHUNK_SAMPLES, np.float32), pace=pace, piece_ms=PIECE_MS)
+    source = pieces(np.zeros(setup.chunk.samples(chunks), np.float32), pace=pace, piece_ms=PIECE_MS)
     if mode == "speculative":
         ahead = 1 if pace == "fast" else 4
         return run_speculative(source, stages, policy or POLICIES["speculative"], clock=clock, ahead=ahead)
     return run_serial(source, stages, reasoning_tokens=REASONING_TOKENS * (mode == "serial_reasoning"), clock=clock)
 
 
-def target_plan(chunks: int) -> np.ndarray:
+def target_plan(chunks: int, size: ChunkSize = CHUNK) -> np.ndarray:
     """What the simulated judge alone would have written."""
-    return np.concatenate(SyntheticTarget().plan([FRAMES_PER_CHUNK] * chunks))
+    return np.concatenate(SyntheticTarget().plan([size.frames] * chunks))
 
 
 def summary_row(report: PipelineReport) -> dict[str, float]:
@@ -213,7 +214,7 @@ def summary_row(report: PipelineReport) -> dict[str, float]:
         "p50_ms": float(p50),
         "p95_ms": float(p95),
         "p99_ms": float(p99),
-        "plan_error": float(np.mean(plan != target_plan(len(report.commits))[: len(plan)])),
+        "plan_error": float(np.mean(plan != target_plan(len(report.commits), report.chunk)[: len(plan)])),
         "corrected": report.counts.get("corrected mid-flight", 0) / len(report.commits),
         "rewound": report.counts.get("rewound", 0) / len(report.commits),
         "rolled_back": report.counts.get("rolled back", 0) / len(report.commits),
@@ -306,7 +307,7 @@ def simulated_break_even(setup: Setup, rng: np.random.Generator, *, policy: str 
     serial = summary_row(simulate(setup, "serial", [ChunkPattern()], rng, chunks=chunks))["mean_ms"]
     ends = []
     for rate in (0.0, 1.0):
-        pattern = random_pattern(rate, chunks, rng)
+        pattern = random_pattern(rate, chunks, rng, frames=setup.chunk.frames)
         report = simulate(setup, "speculative", pattern, rng, chunks=chunks, policy=LATE_POLICIES[policy])
         ends.append(summary_row(report)["mean_ms"])
     return _crossing(serial, *ends)
@@ -323,7 +324,7 @@ def late_verdicts(
     """What each policy costs over rejection rates: latency, and frames whose committed viseme is not the judge's."""
     rows = []
     for rate in rates:
-        pattern = random_pattern(rate, chunks, rng)
+        pattern = random_pattern(rate, chunks, rng, frames=setup.chunk.frames)
         for policy in policies:
             report = simulate(setup, "speculative", pattern, rng, chunks=chunks, policy=LATE_POLICIES[policy])
             by_hand = {"expected_ms": expected_ms(setup, rejection_rate(pattern), "speculative", policy)}

@@ -1,7 +1,8 @@
 """Sound as it arrives, cut into the pipeline's chunks: any piece size, gaps, bursts, repeats and jumps of the clock.
 
-A chunk is 12 video frames (3 slots). It is complete when the last sample is there that its draft listens to: 52.5 ms
-after its last frame's end (the draft's look-ahead). Chunks depend on the samples alone, never on how they came.
+A chunk is 12 video frames (3 slots), or 8 or 4. It is complete when the last sample is there that its draft listens to:
+52.5 ms after 12 frames' end (the draft's look-ahead; 49.2 to 55.8 ms where a chunk ends within a row of log-mel).
+Chunks depend on the samples alone, never on how they came.
 """
 
 from collections.abc import Iterator
@@ -35,8 +36,8 @@ class ChunkAudio:
     """The sound that one chunk adds.
 
     samples: [n] from the last sample that the chunk before listened to, to the last that this one listens to;
-    frames: video frames of this chunk, 12 but for the last; heard_s: clock time of the last sample's arrival; ended: no
-    sound follows.
+    frames: video frames of this chunk, ``size.frames`` but for the last; heard_s: clock time of the last sample's
+    arrival; ended: no sound follows; size: of every chunk of the stream.
     """
 
     index: int
@@ -44,16 +45,17 @@ class ChunkAudio:
     samples: np.ndarray
     heard_s: float
     ended: bool = False
+    size: units.ChunkSize = units.CHUNK
 
     @property
     def first_frame(self) -> int:
         """Index of the chunk's first video frame in the recording."""
-        return self.index * units.FRAMES_PER_CHUNK
+        return self.size.first_frame(self.index)
 
 
-def samples_for_chunk(index: int) -> int:
+def samples_for_chunk(index: int, size: units.ChunkSize = units.CHUNK) -> int:
     """Samples from the recording's start that the draft of a whole chunk listens to: look-ahead included."""
-    last_frame = (index + 1) * units.FRAMES_PER_CHUNK - 1
+    last_frame = size.first_frame(index + 1) - 1
     last_mel_frame = units.centre_mel_frame(last_frame) + units.WINDOW_AHEAD_MEL_FRAMES
     return last_mel_frame * units.HOP_SAMPLES + units.STFT_SAMPLES // 2
 
@@ -109,7 +111,8 @@ class ChunkAssembler:
     ``filled_samples`` and ``dropped_samples``; more of either is an error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, size: units.ChunkSize = units.CHUNK) -> None:
+        self._size = size
         self.filled_samples = self.dropped_samples = 0
         self._waiting: list[np.ndarray] = []  # samples that no chunk has taken
         self._taken = 0  # samples that chunks have taken
@@ -140,9 +143,9 @@ class ChunkAssembler:
         self.dropped_samples += repeated
         self._take(samples[repeated:])
         chunks = []
-        while self._heard >= samples_for_chunk(self._next):
-            new = self._give(samples_for_chunk(self._next) - self._taken)
-            chunks.append(ChunkAudio(self._next, units.FRAMES_PER_CHUNK, new, now_s))
+        while self._heard >= (until := samples_for_chunk(self._next, self._size)):
+            new = self._give(until - self._taken)
+            chunks.append(ChunkAudio(self._next, self._size.frames, new, now_s, size=self._size))
             self._next += 1
         return chunks
 
@@ -150,9 +153,9 @@ class ChunkAssembler:
         """The stream has ended, mid-word or not: the chunks that still hold a video frame."""
         frames = units.frame_count(self._heard)
         chunks = []
-        while (left := frames - self._next * units.FRAMES_PER_CHUNK) > 0:
+        while (left := frames - self._size.first_frame(self._next)) > 0:
             new = self._give(self._heard - self._taken)
-            chunks.append(ChunkAudio(self._next, min(left, units.FRAMES_PER_CHUNK), new, now_s, ended=True))
+            chunks.append(ChunkAudio(self._next, min(left, self._size.frames), new, now_s, True, self._size))
             self._next += 1
         return chunks
 

@@ -11,7 +11,7 @@ import pandas as pd
 from specsync_lib.errors import InputError
 from specsync_lib.judge.branches import ROOMS, TOKENS_A_FRAME, USUAL_ROOM
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
-from specsync_lib.units import FRAMES_PER_CHUNK
+from specsync_lib.units import CHUNK, FRAMES_PER_CHUNK, SLOTS_PER_CHUNK, ChunkSize
 
 STAGES_NAME = "stages_h200.json"
 CHUNK_TOKENS = TOKENS_A_FRAME * FRAMES_PER_CHUNK
@@ -86,12 +86,12 @@ def exactly(milliseconds: float) -> Spread:
 class Setup:
     """Stage times of one machine and model set.
 
-    plan: the judge's 12 tokens one by one; token: one more token; verify: by number of passes; guess: until the probe's
-    guess is there, within the verification; step: one of ``steps`` denoising steps; rewind: undoing the last; render:
-    one of ``render_parts`` calls that decode a chunk to frames on the host. label: of the times that went in. stretch:
-    how much slower judge and generator run while both work: 1 on two chips. last_step, last_render: where the last of
-    its kind in a chunk is known to take another time. branches_ms: how much longer a chunk's first pass and each
-    later one take over several plans.
+    plan: the judge's tokens of a chunk one by one; token: one more token; verify: by number of passes; guess: until the
+    probe's guess is there, within the verification; step: one of ``steps`` denoising steps; rewind: undoing the last;
+    render: one of ``render_parts`` calls that decode a chunk to frames on the host. label: of the times that went in.
+    stretch: how much slower judge and generator run while both work: 1 on two chips. last_step, last_render: where the
+    last of its kind in a chunk is known to take another time. branches_ms: how much longer a chunk's first pass and
+    each later one take over several plans. chunk: what all of it is of.
     """
 
     name: str
@@ -113,6 +113,7 @@ class Setup:
     last_step: Spread | None = None
     last_render: Spread | None = None
     branches_ms: tuple[float, float] = (0.0, 0.0)
+    chunk: ChunkSize = CHUNK
 
     @property
     def branched(self) -> "Setup":
@@ -198,10 +199,20 @@ def reference_setup(region: str = "384px", *, steps: int = 2, path: Path | None 
     )
 
 
-def measured_files(directory: Path | None = None) -> list[Path]:
-    """The measured pipelines' files, by name: those with runs by region (see `latency_numbers`)."""
-    paths = sorted((directory or MEASUREMENTS_DIR).glob("pipeline_*.json"))
-    return [path for path in paths if "regions" in json.loads(path.read_text(encoding="utf-8"))]
+def size_of(content: Mapping) -> ChunkSize:
+    """What a measured file's chunks hold; one that does not say is of three slots."""
+    return ChunkSize(content.get("chunk_slots", SLOTS_PER_CHUNK))
+
+
+def measured_files(directory: Path | None = None, size: ChunkSize | None = None) -> list[Path]:
+    """The measured pipelines' files, by name: those with runs by region (see `latency_numbers`). size: only those of
+    such chunks."""
+    found = []
+    for path in sorted((directory or MEASUREMENTS_DIR).glob("pipeline_*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "regions" in content and size in (None, size_of(content)):
+            found.append(path)
+    return found
 
 
 def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
@@ -247,6 +258,7 @@ def measured_setups(path: Path) -> dict[str, dict[str, Setup]]:
                 last_render=last_render,
                 guess=spreads.get("guess", NOTHING),
                 rewind=spreads.get("rewind", NOTHING),
+                chunk=size_of(content),
             )
     return found
 

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.pipeline.sound import ChunkAudio
 from specsync_lib.visemes import VISEME_INDEX, openness_of
@@ -167,7 +168,7 @@ class Generator(Protocol):
         """Undo the last denoising step and all decoding behind it; never asked for twice without a step between."""
         ...
 
-    def render(self, work: Work) -> UInt8[np.ndarray, "12 height width 3"] | None:
+    def render(self, work: Work) -> UInt8[np.ndarray, "frames height width 3"] | None:
         """Decode the finished latents, or some more of them: None asks to be called again, for a rejection may come."""
         ...
 
@@ -178,11 +179,13 @@ class Generator(Protocol):
 
 @dataclass(frozen=True)
 class Stages:
-    """The three models of a run. Each holds the state of one stream: a new run takes new ones."""
+    """The three models of a run. Each holds the state of one stream: a new run takes new ones. chunk: what they take
+    at a time."""
 
     drafter: Drafter
     judge: Judge
     generator: Generator
+    chunk: units.ChunkSize = units.CHUNK
 
 
 @dataclass(frozen=True)
@@ -280,7 +283,8 @@ class Commit:
 
     how: accepted (the judge let the draft stand), corrected (it did not in every frame), unverified (no verdict in
     time), overruled (the draft went out although the judge's verdict came, too late, and differs), unasked (the draft
-    was sure enough), written (the judge wrote it, nothing was drafted). frames: uint8 [frames, height, width, 3].
+    was sure enough), written (the judge wrote it, nothing was drafted). first_frame: its place in the recording;
+    frames: uint8 [frames, height, width, 3].
     Times are the clock's; heard_s is the arrival of the chunk's last sample; decided_s when the tokens were fixed;
     judged_s NaN without a verdict by then. steps: denoising steps run, dropped ones included; attempts: generations
     begun or rewound; by: who decided each frame; openness: [frames], what they took in their last step; confidence,
@@ -289,6 +293,7 @@ class Commit:
     """
 
     index: int
+    first_frame: int
     tokens: Tokens
     drafted: Tokens
     how: How

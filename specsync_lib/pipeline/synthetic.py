@@ -119,11 +119,12 @@ class SyntheticJudge:
 
 @dataclass
 class SyntheticWork:
-    """steps_left, renders_left: calls to come; digest: of the past, the chunk and every plan so far, and without the
-    last step's."""
+    """steps_left, renders_left: calls to come; frames: of a whole chunk; digest: of the past, the chunk and every plan
+    so far, and without the last step's."""
 
     steps_left: int
     renders_left: int
+    frames: int
     digest: int
     digest_before: int = 0
 
@@ -139,7 +140,7 @@ class SyntheticGenerator:
         """Start a chunk."""
         spend(self._clock, self._times.begin_s)
         digest = extend(self._past, (audio.index % 251, *plan.tokens))
-        return SyntheticWork(self._times.steps, self._times.render_parts, digest)
+        return SyntheticWork(self._times.steps, self._times.render_parts, audio.size.frames, digest)
 
     def step(self, work: SyntheticWork, plan: Plan) -> None:
         """One step."""
@@ -153,13 +154,13 @@ class SyntheticGenerator:
         work.digest, work.renders_left = work.digest_before, self._times.render_parts
 
     def render(self, work: SyntheticWork) -> np.ndarray | None:
-        """12 small frames, with the last of the calls."""
+        """A chunk's small frames, with the last of the calls."""
         spend(self._clock, self._times.render_s, 1 / self._times.render_parts)
         work.renders_left -= 1
         if work.renders_left > 0:
             return None
         height, width = self._size_px
-        frames = np.zeros((units.FRAMES_PER_CHUNK, height, width, 3), np.uint8)
+        frames = np.zeros((work.frames, height, width, 3), np.uint8)
         frames[:] = np.frombuffer(work.digest.to_bytes(4, "big")[:3], np.uint8)
         return frames
 
@@ -182,6 +183,7 @@ def synthetic_stages(
     target: SyntheticTarget | None = None,
     passes_on_reject: int = 2,
     size_px: tuple[int, int] = (2, 2),
+    chunk: units.ChunkSize = units.CHUNK,
 ) -> Stages:
     """Three synthetic stages of one stream.
 
@@ -193,10 +195,13 @@ def synthetic_stages(
         Frames (counted in the chunk) of a chunk's draft that the judge will not accept: a replayed or a drawn pattern.
     passes_on_reject
         Forward passes that the judge takes for a chunk with a rejection.
+    chunk
+        What they take at a time.
     """
     target = target or SyntheticTarget()
     return Stages(
         SyntheticDrafter(clock, times, target, rejected),
         SyntheticJudge(clock, times, target, passes_on_reject),
         SyntheticGenerator(clock, times, size_px),
+        chunk,
     )

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
 from specsync_lib import provenance, units
+from specsync_lib.devices import resolve
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation
 from specsync_lib.face.compositing import FACE_BOX, composite, cut, idle_tracks, inside, reader_box, speaking_tracks
@@ -33,7 +33,7 @@ from specsync_lib.face.video import GrowingVideo, VideoInfo
 from specsync_lib.files import atomic_path, write_json
 from specsync_lib.judge.rules import PROMISES, RUN_RULES, RunRule
 from specsync_lib.judge.verify import run_options
-from specsync_lib.pipeline.models import Models, load_models
+from specsync_lib.pipeline.models import Models, load_models, station_threads
 from specsync_lib.pipeline.outcome import PipelineReport, frame_ages
 from specsync_lib.pipeline.run import run_speculative
 from specsync_lib.pipeline.serial import run_serial
@@ -44,7 +44,7 @@ from specsync_lib.rows import Row
 from specsync_lib.rows import read as read_row
 from specsync_lib.speech.ears import anyone_speaks, as_heard
 from specsync_lib.speech.level import at_level
-from specsync_lib.units import FRAMES_PER_CHUNK, VIDEO_FPS, VISEMES
+from specsync_lib.units import CHUNK, VIDEO_FPS, VISEMES, ChunkSize
 from specsync_lib.visemes import SyncPlan
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ DEFAULT_RULE: RunRule = "exact"
 DEFAULT_THRESHOLD = 0.85  # of the gate
 # A judge that fails, or takes this long, costs its chunk the verdict and not the run its video.
 POLICY = Policy(on_silence="draft", deadline_s=120.0, hold_before="last step")
-COMPARED_CHUNKS = 25  # 10 s: how much of a recording is kept as pictures, whatever its length
+COMPARED_FRAMES = 300  # 10 s: how much of a recording is kept as pictures, whatever its length
 NOTED_FAULTS = 5  # of a judge's passes
 PLAN_COLUMNS = (
     "time_s", "frame", "chunk", "draft", "confidence", "recalibrated", "judge", "committed", "openness", "by", "passes",
@@ -73,7 +73,7 @@ class SystemRun:
     models : what each part of the row is.
     report : the pipeline's own; its commits carry no frames.
     video : what was written; None where nothing was.
-    shown, under : squares [side, side, 3] (`compositing.reader_box`) of the first COMPARED_CHUNKS: with the generated
+    shown, under : squares [side, side, 3] (`compositing.reader_box`) of the first COMPARED_FRAMES: with the generated
         face, and the resting head beneath.
     idle : what the head did besides speaking.
     seconds : of sound.
@@ -134,6 +134,7 @@ class SystemRun:
             "label": self.label,
             "models": dict(self.models) | {"decoder": self.decoder}
             | ({"judge": "none", "engine": "none"} if self.rule == "draft" else {}),
+            "chunk_slots": self.report.chunk.slots,
             "seconds": self.seconds,
             "frames": self.report.frame_count,
             "chunks": len(chunks),
@@ -160,7 +161,7 @@ def _frame_rows(commit: Commit, chunks: int) -> Iterator[tuple]:
     drafted = () if commit.how == "written" else commit.drafted
     sure = commit.confidence if drafted else np.full(len(commit.tokens), np.nan)
     recalibrated = np.full(len(commit.tokens), np.nan) if commit.recalibrated is None else commit.recalibrated
-    first = commit.index * FRAMES_PER_CHUNK
+    first = commit.first_frame
     for k, (draft, judge, committed) in enumerate(
         zip(names(drafted), names(commit.judged), names(commit.tokens), strict=True)
     ):
@@ -272,19 +273,22 @@ class System:
             seed=self.seed,
             idle=generation.idle_rows(idle),
         )
-        source = _chunkwise(samples, canvas.draw)
+        source = _chunkwise(samples, canvas.draw, self.models.chunk)
         if rule == "judge":
             report = run_serial(source, stages, POLICY, on_commit=take, keep_commits=False, stop=stop)
         else:
             policy = replace(POLICY, gate=gate_of(rule, threshold))
-            report = run_speculative(source, stages, policy, ahead=1, on_commit=take, keep_commits=False, stop=stop)
+            seats = station_threads(provenance.usable_cores()) if self.device == "cpu" else None
+            report = run_speculative(
+                source, stages, policy, ahead=1, on_commit=take, keep_commits=False, stop=stop, threads=seats
+            )
         return replace(report, notes=(*report.notes, *stages.judge.faults[:NOTED_FAULTS]))
 
     def expected_s(
         self, samples: np.ndarray, rule: RunRule, threshold: float | None = None, video: bool = True
     ) -> float:
         """How long a run will take here, by its first chunk, which is also what warms the models up."""
-        first = samples[: samples_for_chunk(0)]
+        first = samples[: samples_for_chunk(0, self.models.chunk)]
         self._expected(first, rule, threshold, video)  # the first call of anything is slow
         frames = max(1, units.frame_count(len(first)))
         return self._expected(first, rule, threshold, video) * units.frame_count(len(samples)) / frames
@@ -327,10 +331,10 @@ class _Canvas:
 
     def lay(self, commit: Commit) -> None:
         """A chunk's faces into their frames."""
-        for index, face in enumerate(commit.frames, start=commit.index * FRAMES_PER_CHUNK):
+        for index, face in enumerate(commit.frames, start=commit.first_frame):
             if self._stop.is_set():
                 raise Stopped
-            keep = index < COMPARED_CHUNKS * FRAMES_PER_CHUNK
+            keep = index < COMPARED_FRAMES
             if self._resting is not None:
                 under = self._drawn.popleft()
                 picture = composite(under, face, FACE_BOX)
@@ -355,14 +359,14 @@ class _Canvas:
         return f"stopped: {part} plays the {frames} frames ({frames / VIDEO_FPS:.1f} s) that were committed"
 
 
-def _chunkwise(samples: np.ndarray, draw: Callable[[int], None]) -> Iterator[AudioPiece]:
+def _chunkwise(samples: np.ndarray, draw: Callable[[int], None], size: ChunkSize) -> Iterator[AudioPiece]:
     """A recording chunk by chunk, each as soon as there is room, with what must be drawn before it."""
     first = chunk = 0
     left = units.frame_count(len(samples))
     while first < len(samples):
-        end = samples_for_chunk(chunk)
+        end = samples_for_chunk(chunk, size)
         # what is left when the sound ends here comes in one or two chunks
-        count = left if end >= len(samples) else FRAMES_PER_CHUNK
+        count = left if end >= len(samples) else size.frames
         draw(count)
         yield AudioPiece(first, samples[first:end])
         first, chunk, left = end, chunk + 1, left - count
@@ -393,20 +397,6 @@ def gate_of(rule: RunRule, threshold: float | None) -> float | None:
     return {"draft": 0.0, "gate": threshold}.get(rule)
 
 
-def picked_device(device: str) -> str:
-    """ "cpu" or "cuda"; auto takes a GPU where there is one.
-
-    Raises
-    ------
-    InputError: an unknown device, or cuda without a GPU.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device is {device!r}: expected auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is cuda: no CUDA GPU is visible here; give cpu, or auto")
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def load_system(
     device: str = "auto",
     seed: int = 0,
@@ -414,9 +404,10 @@ def load_system(
     *,
     row: Row | None = None,
     decoder: str | None = None,
+    chunk: ChunkSize = CHUNK,
 ) -> System:
-    """The models of a row (the default one's without) on a device, and the reference head. ``decoder``: as for
-    `load_models`.
+    """The models of a row (the default one's without) on a device, and the reference head. ``decoder``, ``chunk``: as
+    for `load_models`.
 
     Raises
     ------
@@ -424,10 +415,10 @@ def load_system(
     """
     from specsync_lib.face.head.head import Head
 
-    device, row = picked_device(device), Row() if row is None else row
+    device, row = resolve(device), Row() if row is None else row
     head = Head(seed=seed) if head is None else head
     reference = cut(head.render(np.zeros(52, np.float32)), FACE_BOX, row.video.pixels)
-    models = load_models(row, device=device, reference=reference, seed=seed, decoder=decoder)
+    models = load_models(row, device=device, reference=reference, seed=seed, decoder=decoder, chunk=chunk)
     return System(models, head, device, seed)
 
 
@@ -468,16 +459,21 @@ def write_latency(runs: Mapping[str, SystemRun], folder: str | Path) -> None:
     next(iter(runs.values())).report.trace.write_perfetto(Path(folder) / "latency_trace.json")
 
 
+def compared_samples(size: ChunkSize) -> int:
+    """How much of a long recording a second run must hear to show COMPARED_FRAMES: a whole number of chunks."""
+    return samples_for_chunk(-(-COMPARED_FRAMES // size.frames) - 1, size)
+
+
 def agreement(one: SystemRun, other: SystemRun) -> tuple[float, int]:
     """Share of frames whose committed viseme is the same in two runs, and of how many.
 
     One may have heard a shorter excerpt: its chunks that heard the same are compared.
     """
-    frames = min(one.report.frame_count, other.report.frame_count)
+    frames, size = min(one.report.frame_count, other.report.frame_count), one.report.chunk
     if one.seconds != other.seconds:
         heard = round(min(one.seconds, other.seconds) * units.SAMPLE_RATE_HZ)
-        whole = sum(samples_for_chunk(chunk) <= heard for chunk in range(frames // FRAMES_PER_CHUNK + 1))
-        frames = min(frames, whole * FRAMES_PER_CHUNK)
+        whole = sum(samples_for_chunk(chunk, size) <= heard for chunk in range(frames // size.frames + 1))
+        frames = min(frames, size.first_frame(whole))
     return float((one.report.plan[:frames] == other.report.plan[:frames]).mean()), frames
 
 
@@ -489,6 +485,7 @@ def run(
     out: str | Path = "specsync_run",
     device: str = "auto",
     decoder: str | None = None,
+    chunk_slots: int = CHUNK.slots,
     seed: int = 0,
     start_s: float = 0.0,
     duration_s: float | None = None,
@@ -506,6 +503,7 @@ def run(
     out : folder for ``talk.mp4``, ``committed_plan.csv``, ``arkit.csv`` and ``run.json``.
     device : auto, cpu or cuda.
     decoder : what makes pictures of latents: wan, light or tiny; None: the row's.
+    chunk_slots : 1, 2 or 3 slots (4, 8 or 12 frames) at a time.
     start_s, duration_s : an excerpt; None: to the end.
     row : which models, by a name in data/rows or a TOML file.
 
@@ -527,7 +525,7 @@ def run(
     samples = np.asarray(audio, np.float32) if isinstance(audio, np.ndarray) else load_audio(audio).samples
     samples = excerpt(samples, start_s, duration_s)
     parts = read_row(row)
-    system = load_system(device, seed, row=parts, decoder=decoder)
+    system = load_system(device, seed, row=parts, decoder=decoder, chunk=ChunkSize(chunk_slots))
     expected_s = system.expected_s(samples, rule, threshold)
     seconds = len(samples) / units.SAMPLE_RATE_HZ
     say(f"{seconds:.1f} s of sound: about {expected_s:.0f} s expected on this machine ({system.device}), by one chunk")

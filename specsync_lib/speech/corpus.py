@@ -21,6 +21,7 @@ from specsync_lib.caches import made_dir
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path
 from specsync_lib.paths import CLIPS_DIR, SPLITS_FILE
+from specsync_lib.rows import PROMPTS
 from specsync_lib.speech import alignment
 from specsync_lib.speech.alignment import Phone, align, plan_from_phones
 from specsync_lib.speech.audio import load_audio
@@ -37,12 +38,14 @@ DEFAULT_MAX_SILENCE = 0.2
 
 @dataclass(frozen=True)
 class Prompt:
-    """One recording of the corpus: its name there (``digits/1``), what is said, its file and its side of the split."""
+    """One recording of the corpus: its name there (``digits/1``), what is said, its file, its side of the split, and
+    who speaks, where the corpus says it."""
 
     name: str
     transcript: str
     path: Path
     split: Split
+    speaker: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,20 +76,35 @@ def human_prompts(split: Split | None = None) -> list[Prompt]:
     ]
 
 
-def own_prompts(manifest: str | Path, split: Split) -> list[Prompt]:
-    """The recordings of a corpus of one's own that have a truth: of one split, with their words, in English, and
-    aligned.
+def own_prompts(manifest: str | Path, split: Split | None = None) -> list[Prompt]:
+    """The recordings of a corpus of one's own that have a truth: of one split or of all, with their words, in English,
+    and aligned.
 
     Raises
     ------
     InputError: the manifest is broken.
     """
     found = [
-        Prompt(one.id, one.text, one.audio, split)
+        Prompt(one.id, one.text, one.audio, one.split, one.speaker)
         for one in read_manifest(manifest)
-        if one.split == split and one.text and one.language in ("auto", "en")
+        if split in (None, one.split) and one.text and one.language in ("auto", "en")
     ]
     return [prompt for prompt in found if _aligns(prompt)]
+
+
+def prompts_of(corpus: str | Path, split: Split | None = None) -> list[Prompt]:
+    """What has a truth in a row's corpus, of one split or of all: the human prompts, or a manifest's recordings.
+
+    Raises
+    ------
+    InputError: the corpus is not there or broken, or it has nothing of that split with English words that fit.
+    """
+    if corpus == PROMPTS:
+        return human_prompts(split)
+    if not (own := own_prompts(corpus, split)):
+        what = f"recording of split {split}" if split else "recording"
+        raise InputError(f"corpus {corpus}: no {what} has English words that fit it")
+    return own
 
 
 def _aligns(prompt: Prompt) -> bool:
@@ -168,7 +186,7 @@ def aligned_phones(prompt: Prompt) -> list[Phone]:
     """
     if prompt.path.parent == CLIPS_DIR:
         return _clip(prompt.path.with_suffix(".json")).phones
-    path = made_dir() / "alignments" / f"{prompt.name.replace('/', '--')}.{_alignment_key(prompt)}.csv"
+    path = made_dir() / "alignments" / f"{prompt.name.replace('/', '--')[:50]}.{_alignment_key(prompt)}.csv"
     if not path.is_file():
         phones = align(load_audio(prompt.path).samples, prompt.transcript)
         with atomic_path(path) as temporary:

@@ -215,6 +215,17 @@ def test_the_rules_are_those_that_the_judge_knows():
     assert RULES == ("exact", "mouth", "lenient", "gate", "draft", "judge")
 
 
+def test_chunks_are_those_of_the_time_base():
+    from specsync_lib import units
+
+    assert PARAMETERS["chunk_slots"].default == units.CHUNK.slots
+    assert [check([f"chunk_slots={slots}"])[0]["chunk_slots"] for slots in units.CHUNK_SLOTS] == [1, 2, 3]
+    for text in ("0", "4", "1.5", "two"):
+        with pytest.raises(InputError, match="chunk_slots") as refusal:
+            check([f"chunk_slots={text}"])
+        assert "\n" not in str(refusal.value)
+
+
 def test_the_decoders_are_those_that_the_face_knows():
     from specsync_lib.face.decoders import rows
 
@@ -225,4 +236,4 @@ def test_the_decoders_are_those_that_the_face_knows():
 def test_the_threshold_does_not_reach_what_only_listens():
     """Notebooks 01 and 02 must not run again for another rule, threshold or decoder."""
     for notebook in NOTEBOOKS[:2]:
-        assert not {"rule", "threshold", "decoder", "name"} & declared_parameters(notebook).keys()
+        assert not {"rule", "threshold", "decoder", "chunk_slots", "name"} & declared_parameters(notebook).keys()

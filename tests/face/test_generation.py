@@ -14,7 +14,7 @@ from specsync_lib.face import generation, wan
 from specsync_lib.face.compositing import idle_tracks
 from specsync_lib.face.generation import IDLE_FEATURES, TOKENS
 from specsync_lib.measures import pictures
-from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
+from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES, ChunkSize
 from specsync_lib.visemes import SyncPlan
 from tests.toys.generation import PX, toy_generator, toy_models, toy_plan, toy_reference, wans_own, write_wan
 
@@ -132,6 +132,44 @@ def test_idle_rows_leave_the_mouth_out():
 
 
 # --- chunks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_short_chunk_is_the_end_of_a_window_whose_other_slots_are_committed(shared, slots, monkeypatch):
+    seen = []
+
+    def spy(transformer, noisy, t, tokens, still, last, first):
+        seen.append((noisy[0], t.item(), tokens[0], last[0], first.item()))
+        return torch.zeros_like(noisy)
+
+    monkeypatch.setattr(generation, "predict_clean", spy)
+    generator = shared.fresh(ChunkSize(slots))
+    committed = [generator.still] * 4
+    for number in range(4):
+        chunk = run(generator, toy_plan(4 * slots + 2, number), steps=2, seed=number)
+        before = 3 - slots
+        for noisy, t, tokens, last, first in seen:
+            known = torch.stack(committed[-before:], dim=1)
+            torch.testing.assert_close(noisy[:, :before], (1 - t) * known + t * chunk.past_noise)
+            assert torch.equal(last, committed[-before - 1]) and not first
+            told = tokens[:, 16 + IDLE_FEATURES].tolist()
+            said = min(4 * slots * number, 4 + 4 * before)
+            assert told == [0] * (4 + 4 * before - said) + [1] * (said + 4 * slots + 2) + [0] * 2
+        assert generator.commit(chunk).shape[0] == 4 * slots
+        committed += chunk.latents.unbind(1)
+        seen.clear()
+
+
+def test_a_transformer_that_knows_short_chunks_sees_the_chunk_alone(shared):
+    generator = shared.fresh(ChunkSize(1))
+    assert generation.window_slots(generator.transformer, ChunkSize(1)) == 3
+    knows = toy_models()[1]
+    knows.register_to_config(chunk_slots=[1, 2, 3])
+    assert [generation.window_slots(knows, ChunkSize(slots)) for slots in (1, 2, 3)] == [1, 2, 3]
+    assert generation.window_slots(wans_own(), ChunkSize(1)) == 1  # it takes any length
+    alone = generation.FaceGenerator(generator.vae, knows, toy_reference(), size=ChunkSize(1))
+    chunk = run(alone, toy_plan(8))
+    assert chunk.past_noise.shape[1] == 0 and chunk.latents.shape[1] == 1 and len(alone.commit(chunk)) == 4
 
 
 def test_a_chunk_is_twelve_frames_and_the_clip_is_what_a_whole_decode_gives(generator):

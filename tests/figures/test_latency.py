@@ -11,10 +11,11 @@ import pytest
 from specsync_lib.figures import latency as latency_figures
 from specsync_lib.figures import sliders
 from specsync_lib.measures import claims, latency_tables
-from specsync_lib.measures.latency import run_numbers, stage_numbers
+from specsync_lib.measures.latency import run_numbers, sound_to_frame_ms, stage_numbers
 from specsync_lib.pipeline import simulate, stage_times
 from specsync_lib.pipeline.answers import POLICIES, ChunkPattern, random_pattern
 from specsync_lib.summary import KEY_PATTERN, record
+from specsync_lib.units import ChunkSize
 
 
 @pytest.fixture
@@ -43,6 +44,25 @@ def write_measured(folder, setup_name, rng, pattern, *, speculative=True, paced=
     content["replayed"] = [{"passes": one.passes, "rejected": list(one.rejected)} for one in pattern]
     (folder / f"pipeline_{setup_name}.json").write_text(json.dumps(content))
     return content
+
+
+def test_short_chunks_stand_beside_the_usual_ones_and_never_for_them(tmp_path, rng, pattern):
+    content = write_measured(tmp_path, "h200x2", rng, pattern, paced=False, chunks=6)
+    setup = replace(stage_times.reference_setup("384px"), chunk=ChunkSize(1))
+    report = simulate.simulate(setup, "speculative", pattern, rng, chunks=6)
+    assert report.frame_count == 24 and report.chunk == ChunkSize(1)
+    runs = content["regions"]["384px"]["runs"] | {"speculative": run_numbers([report])}
+    short = content | {"chunk_slots": 1, "regions": {"384px_1slot": content["regions"]["384px"] | {"runs": runs}}}
+    (tmp_path / "pipeline_h200x2_1slot.json").write_text(json.dumps(short))
+    numbers = {number["key"]: number["value"] for number in latency_tables.headline_numbers(tmp_path)}
+    assert {f"latency.h200x2.speculative_p50_ms{suffix}" for suffix in ("", "_384px_1slot")} <= numbers.keys()
+    ages_ms = [sound_to_frame_ms([100.0] * 3, ChunkSize(slots)).max() for slots in (1, 3)]
+    assert ages_ms == pytest.approx([100 + 4000 / 30 + 55.833 - 50 / 3, 100 + 400 + 52.5 - 50 / 3], abs=0.01)
+    assert latency_tables.headline(tmp_path)[3].name == "pipeline_h200x2.json"
+    assert [path.name for path in stage_times.measured_files(tmp_path, ChunkSize(1))] == ["pipeline_h200x2_1slot.json"]
+    assert (
+        stage_times.measured_setups(tmp_path / "pipeline_h200x2_1slot.json")["384px_1slot"]["serial"].chunk.slots == 1
+    )
 
 
 def test_without_files_nothing_is_claimed_to_be_measured(tmp_path):
@@ -142,7 +162,7 @@ def answers(pattern):
 
 def test_the_comparison_has_every_label_and_adds_up(tmp_path, rng, pattern, monkeypatch):
     write_measured(tmp_path, "h200x2", rng, pattern)
-    monkeypatch.setattr(latency_tables, "measured_files", lambda: sorted(tmp_path.glob("pipeline_*.json")))
+    monkeypatch.setattr(latency_tables, "measured_files", lambda **_: sorted(tmp_path.glob("pipeline_*.json")))
     table = latency_tables.comparison_table(stage_times.reference_setup(), answers(pattern), rng)
     assert set(table["label"]) == {"claimed", "simulated", "real-shape"}
     totals = table.groupby(["setup", "label", "mode"]).agg({"ms": "sum", "p50_ms": "first"})
@@ -192,7 +212,7 @@ def test_sliders_change_the_picture(rng):
 
 def test_the_comparison_fits_a_screen_and_its_legend_names_stages(tmp_path, rng, pattern, monkeypatch):
     write_measured(tmp_path, "h200x2", rng, pattern)
-    monkeypatch.setattr(latency_tables, "measured_files", lambda: sorted(tmp_path.glob("pipeline_*.json")))
+    monkeypatch.setattr(latency_tables, "measured_files", lambda **_: sorted(tmp_path.glob("pipeline_*.json")))
     table = latency_tables.comparison_table(stage_times.reference_setup(), answers(pattern), rng)
     figure = latency_figures.comparison_figure(table)
     width, height = figure.get_size_inches()

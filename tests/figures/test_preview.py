@@ -74,7 +74,8 @@ def test_a_press_returns_at_once_and_the_bar_follows(preview, system):
     assert preview.bar.max == FRAMES and preview.video not in preview.widget.children
     system.go.release(3)
     thread.join(20)
-    assert preview.bar.value == FRAMES and preview.video.value == b"a video" and preview.video in preview.widget.children
+    assert preview.bar.value == FRAMES and preview.video.value == b"a video"
+    assert preview.video in preview.widget.children
     ((samples, heard, *asked),) = system.asked
     assert asked == ["gate", 0.6] and len(heard) == 2 * SAMPLE_RATE_HZ and not heard.any()
     assert np.array_equal(samples, SOUND[round(1.5 * SAMPLE_RATE_HZ) :][: len(heard)])

@@ -6,7 +6,8 @@ import pytest
 
 from specsync_lib.errors import InputError
 from specsync_lib.jobs import arguments, doctor
-from tests.toys.own_parts import write_parts, write_row
+from tests.toys.generation import write_wan
+from tests.toys.own_parts import fit_basis, write_parts, write_row
 from tests.toys.servers import ToyServer, serving
 
 
@@ -19,11 +20,30 @@ def parts(tmp_path_factory) -> Path:
 def test_a_row_of_ones_own_parts_can_run(kind, parts, capsys):
     """A tiny Wan in two shards, another Whisper, and a judge behind each server: looked at, loaded, and one chunk."""
     with serving(ToyServer()) as url:
-        code = doctor.main(["--row", write_row(parts, kind, url)])
+        code = doctor.main(["--row", write_row(parts, kind, url), "-p", f"corpus={parts / 'corpus.jsonl'}"])
     said = capsys.readouterr()
     assert code == 0 and said.out.endswith("the row can run\n"), said
-    for words in ("sha256", "128 mels, width 32, 3 layers", "16 channels in", "as it writes", "real-shape", "decode"):
+    shown = ("3 recordings, 3 speakers; 3 test", "sha256", "128 mels, width 32, 3 layers", "16 channels in",
+             "as it writes", "real-shape", "decode")  # fmt: skip
+    for words in shown:
         assert words in " ".join(said.out.split()), words
+
+
+def test_basis_and_adapter_of_the_checkpoint_itself_are_found_to_fit_and_others_told_apart(parts, tmp_path, capsys):
+    with serving(ToyServer()) as url:
+        own = fit_basis(parts)
+        code = doctor.main(["--row", write_row(parts, "sglang", url, **own)])
+        said = capsys.readouterr()
+        assert code == 0, said
+        for words in ("6 directions, 32 px", "fitted on it, for 32 px", "fits the transformer", "decode"):
+            assert words in " ".join(said.out.split()), words
+        write_wan(tmp_path / "wan", seed=1)
+        other = {"video.source": str(tmp_path / "wan")}
+        row = arguments.parse("doctor", ["--row", write_row(parts, "sglang", url, **own | other)]).row
+        missing = {(one.key, one.found) for one in doctor.examine(row, "cpu") if not one.good}
+    assert {key for key, _ in missing} == {"draft.basis", "video.adapter"}, missing
+    assert any("another VAE" in found for _, found in missing)
+    assert any("beside another transformer" in found for _, found in missing)
 
 
 @pytest.mark.parametrize(
@@ -31,10 +51,12 @@ def test_a_row_of_ones_own_parts_can_run(kind, parts, capsys):
     [
         ({"video.source": "./nothing"}, "video.source", "is not there"),
         ({"hearing.whisper": "./tiny"}, "hearing.whisper", "absent"),
+        ({"hearing.probe": "teacher"}, "hearing.probe", "this Whisper's encoder has 1 to 3"),
         ({"judge.source": "nobody/no-model"}, "judge.tokenizer", "is not on this machine; fetch it first"),
         ({"judge.adapter": "./tiny"}, "judge.adapter", "reasoner.json"),
         ({"draft.basis": "latent_basis"}, "draft.basis", "made for 32x32 latents"),
         ({"draft.front": "./tiny/none.safetensors"}, "draft.front", "no such file"),
+        ({"video.adapter": "./tiny"}, "video.adapter", "adapter.json: absent"),
         ({"video.device": "cuda:7"}, "video.source", "cuda:7"),
     ],
 )

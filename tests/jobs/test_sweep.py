@@ -6,21 +6,27 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
+from specsync_lib import rows
 from specsync_lib.errors import InputError
-from specsync_lib.jobs import collect, sweep
+from specsync_lib.jobs import collect, result, spread, sweep
 from specsync_lib.jobs.arguments import parse
 from specsync_lib.judge.policy import load_policy
 from specsync_lib.paths import PROJECT_ROOT
 from specsync_lib.pipeline.models import Listeners
 from specsync_lib.speech.audio import write_flac
+from specsync_lib.speech.manifest import read_manifest
 from specsync_lib.units import SAMPLE_RATE_HZ
 from tests.toys.fronts import toy_draft, toy_ears
+from tests.toys.own_parts import write_parts, write_row
 from tests.toys.reasoner import tiny_reasoner
+from tests.toys.servers import ToyServer, serving
 
 UNTIMED = ["id", "speaker", "language", "frames", "chunks", "passes", "stands"]
 
@@ -66,8 +72,8 @@ def test_a_sweep_of_three_speakers_is_collected_into_tables_and_one_page(toys, t
 
 def test_what_is_there_is_not_made_again_and_shards_share_the_folder(toys, tmp_path, monkeypatch):
     corpus, out = write_corpus(tmp_path, 5), tmp_path / "out"
-    judged, whole = [], sweep.judge_one
-    monkeypatch.setattr(sweep, "judge_one", lambda one, models: judged.append(one.id) or whole(one, models))
+    judged, whole = [], result.judge_one
+    monkeypatch.setattr(result, "judge_one", lambda one, models: judged.append(one.id) or whole(one, models))
     for shard in ("1/2", "2/2", "2/2", "1/1"):
         assert sweep.main(["--corpus", str(corpus), "--out", str(out), "--shard", shard]) == 0
     assert sorted(judged) == [f"talk/{index}" for index in range(5)]
@@ -80,16 +86,16 @@ def test_a_judge_without_a_verdict_leaves_no_result_and_one_that_is_gone_ends_it
     corpus, out = write_corpus(tmp_path, 8), tmp_path / "out"
 
     def silent(*_):
-        raise sweep.NoVerdict("talk: the judge gave no verdict on 1 of 1 chunks")
+        raise result.NoVerdict("talk: the judge gave no verdict on 1 of 1 chunks")
 
-    whole = sweep.judge_one
-    monkeypatch.setattr(sweep, "judge_one", lambda one, models: silent() if one.id == "talk/2" else whole(one, models))
+    whole = result.judge_one
+    monkeypatch.setattr(result, "judge_one", lambda one, models: silent() if one.id == "talk/2" else whole(one, models))
     assert sweep.main(["--corpus", str(corpus), "--out", str(out)]) == 1
     assert "7 of 8 recordings" in capsys.readouterr().out
-    monkeypatch.setattr(sweep, "judge_one", silent)
+    monkeypatch.setattr(result, "judge_one", silent)
     assert sweep.main(["--corpus", str(corpus), "--out", str(tmp_path / "other")]) == InputError.EXIT_CODE
     assert "5 recordings in a row" in capsys.readouterr().err
-    monkeypatch.setattr(sweep, "judge_one", whole)
+    monkeypatch.setattr(result, "judge_one", whole)
     assert sweep.main(["--corpus", str(corpus), "--out", str(out)]) == 0
 
 
@@ -107,10 +113,10 @@ def test_a_sweep_that_is_killed_at_any_moment_collects_what_an_undisturbed_one_d
     environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLED, "--corpus", str(corpus), "--out", str(out)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and len(list((out / sweep.RESULTS).glob("[!.]*.json"))) < 3:
+        while process.poll() is None and len(list((out / result.RESULTS).glob("[!.]*.json"))) < 3:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    made = len(list((out / sweep.RESULTS).glob("[!.]*.json")))
+    made = len(list((out / result.RESULTS).glob("[!.]*.json")))
     assert 3 <= made < 30
     for folder in (out, whole):
         assert sweep.main(["--corpus", str(corpus), "--out", str(folder)]) == 0
@@ -119,6 +125,67 @@ def test_a_sweep_that_is_killed_at_any_moment_collects_what_an_undisturbed_one_d
     pd.testing.assert_frame_equal(*tables)
     assert (out / "groups.csv").read_bytes() == (whole / "groups.csv").read_bytes()
     assert (out / "acceptance.csv").read_bytes() == (whole / "acceptance.csv").read_bytes()
+
+
+def test_a_row_that_does_not_load_claims_no_folder(tmp_path, capsys):
+    given = ["--corpus", str(write_corpus(tmp_path, 1)), "--out", str(tmp_path / "out")]
+    parts = ["-p", "judge.source=./none", "-p", "judge.weights=random"]
+    assert sweep.main([*given, *parts]) == InputError.EXIT_CODE
+    gone = ["-p", "judge.kind=sglang", "-p", "judge.url=http://127.0.0.1:1", "-p", "judge.retries=0"]
+    assert sweep.main([*given, *gone]) == InputError.EXIT_CODE
+    first, second = [line for line in capsys.readouterr().err.splitlines() if line.startswith("specsync: ")]
+    assert "none is not there" in first and "does a server listen there" in second
+    assert not (tmp_path / "out").exists()
+
+
+def test_frames_are_written_as_parquet_where_pyarrow_is_there(toys, tmp_path, monkeypatch, capsys):
+    corpus, out = write_corpus(tmp_path, 3), tmp_path / "out"
+    assert sweep.main(["--corpus", str(corpus), "--out", str(out)]) == 0
+    with monkeypatch.context() as without:
+        without.setattr(pd.DataFrame, "to_parquet", lambda *_, **__: exec("import no_pyarrow"))
+        assert collect.main(["--out", str(out)]) == 0
+    assert "no Parquet: pyarrow is not installed" in capsys.readouterr().err and not list(out.glob("*.parquet"))
+    parquet = pytest.importorskip("pyarrow.parquet", reason="of the extra sweep")
+    assert collect.main(["--out", str(out)]) == 0
+    frames = parquet.read_table(out / "frames.parquet").to_pandas()
+    recordings = pd.read_csv(out / "recordings.csv")
+    assert frames.groupby("id", observed=True).size().tolist() == recordings["frames"].tolist()
+    assert frames["stands"].mean() == pytest.approx(
+        np.average(recordings["stands"], weights=recordings["frames"]), abs=1e-5
+    )
+
+
+def test_an_array_job_gives_each_task_its_shard(tmp_path):
+    script = Path(sweep.__file__).with_name("sweep.slurm")
+    door = tmp_path / "run_all.sh"
+    door.write_text('#!/bin/bash\nprintf "%s|" "$OMP_NUM_THREADS" "$@"\n')
+    door.chmod(0o755)
+    task = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_TASK_MIN": "2",
+            "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_CPUS_PER_TASK": "3"}  # fmt: skip
+    given = ["--corpus", "c d.jsonl", "--out", "x"]
+    said = subprocess.run([str(script), *given], env=os.environ | task, capture_output=True, text=True, check=True)
+    assert said.stdout == "3|sweep|--corpus|c d.jsonl|--out|x|--shard|3/8|"
+
+
+def test_rays_workers_make_the_same_results_and_one_that_dies_costs_none(tmp_path):
+    pytest.importorskip("ray", reason="of the extra sweep")
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    write_parts(parts)
+    recordings = read_manifest(write_corpus(tmp_path, 12))
+    with serving(ToyServer()) as url:
+        row = rows.read(write_row(parts, "sglang", url, **{"judge.source": "./tiny"}))
+        alone = {one.id: made for one, made in spread.in_threads(recordings, sweep.load_listeners(row), 1)}
+        made, killed = {}, []
+        for one, answer in spread.over_ray(recordings, row, "local", 1, 0.0):
+            made[one.id] = answer
+            if not killed:
+                found = psutil.Process().children(recursive=True)
+                killed = [child for child in found if child.name().startswith("ray::Worker")][:1]
+                killed[0].kill()
+    assert killed and made.keys() == alone.keys()
+    for name, found in made.items():
+        assert found | {"wall_s": 0} == alone[name] | {"wall_s": 0}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +198,13 @@ def test_a_sweep_that_is_killed_at_any_moment_collects_what_an_undisturbed_one_d
         ("collect", ["--out", "/none/at/all"], "holds no sweep that can be read"),
         *(("sweep", ["--corpus", "CORPUS", "--out", "x", "--shard", shard], "write i/n") for shard in
           ("0/2", "3/2", "2", "a/b", "1/0")),
+        *(("sweep", ["--corpus", "CORPUS", "--out", "x", *spread], says) for spread, says in (
+            (["--ray", "some where"], "--ray: got 'some where'; allowed: local"),
+            (["--cpus-each", "2"], "give --ray too"),
+            (["--ray", "auto", "--cpus-each", "0"], "--cpus-each: got '0'"),
+            (["--ray", "auto", "--gpus-each", "nan"], "--gpus-each: got 'nan'"),
+            (["--ray", "auto", "--gpus-each", "1.5"], "a part of 1"),
+        )),
     ],
 )  # fmt: skip
 def test_a_wrong_command_line_is_one_line(job, arguments, says, tmp_path, monkeypatch, capsys):

@@ -221,6 +221,17 @@ def test_the_text_says_what_the_evidence_is(reasoner):
     assert stream.text() == "<s>\n( please9 P N I S)0 P P5 N6 I N9 I"
 
 
+@pytest.mark.parametrize("frames", [4, 8])
+def test_the_text_is_the_same_whatever_a_chunk_holds(reasoner, frames):
+    whole, parts = reasoner.stream(), reasoner.stream()
+    plan = np.arange(48) % CLASSES
+    for stream, chunks in ((whole, recording(48)), (parts, recording(48, chunk_frames=frames))):
+        for chunk in chunks:
+            stream.read(chunk)
+            stream.commit(plan[chunk.first_frame : chunk.first_frame + len(chunk)])
+    assert parts.text() == whole.text() and whole.text().count("\n") == 4
+
+
 def test_a_word_is_told_once_and_before_it_begins(reasoner):
     announced: set[tuple[str, int]] = set()
     lines = [line for chunk in recording(48) for line in reasoner.script.lines(chunk, announced)]

@@ -20,7 +20,7 @@ from specsync_lib.judge.rules import (
     gate,
     within_one_frame,
 )
-from specsync_lib.judge.verify import ChunkContext, best_shift, row_fault, run_options, verify_chunk
+from specsync_lib.judge.verify import ChunkContext, ShiftGuard, best_shift, row_fault, run_options, verify_chunk
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 from tests.toys.judges import (
     DRAFTS,
@@ -266,6 +266,25 @@ def test_a_judge_of_other_frames_is_told_by_the_witness(toy, shift):
     shifted = FaultyStream(judges, lambda rows: np.roll(rows, shift, axis=0))
     verdict = verify_chunk(shifted, plan, EXACT, ChunkContext(witness=witness))
     assert verdict.faults == (f"out of step by {shift:+d} frames",) and not verdict.accepted.any()
+
+
+@pytest.mark.parametrize("frames", [4, 8])
+@pytest.mark.parametrize("shift", [-2, -1, 1, 2])
+def test_a_guard_notices_in_short_chunks_who_falls_out_of_step(frames, shift):
+    """In step for a second, then out of it: told within 12 frames, and told as long as it lasts."""
+    witness = np.eye(len(VISEMES))[np.random.default_rng(0).integers(0, 15, 72)]
+    rows = np.concatenate([witness[:24], np.roll(witness, shift, axis=0)[24:]])
+    guard, told = ShiftGuard(), []
+    for first in range(0, 72, frames):
+        guard.next_chunk(frames)
+        told.append(guard.shift(rows[first : first + frames], witness[first : first + frames]))
+        half = slice(first + frames // 2, first + frames)  # a second pass, over what is open
+        assert guard.shift(rows[half], witness[half]) == told[-1]
+    assert not any(told[: 24 // frames])
+    assert all(one == shift for one in told[-(-36 // frames) :])
+    guard.forget()
+    guard.next_chunk(4)
+    assert guard.shift(rows[40:44], witness[40:44]) == 0  # alone it is too short to tell
 
 
 def test_steady_frames_are_never_out_of_step():

@@ -9,7 +9,7 @@ import pytest
 
 from specsync_lib import assets
 from specsync_lib.paths import CLIPS_DIR, MEASUREMENTS_DIR
-from tests.toys.own_parts import write_parts, write_row
+from tests.toys.own_parts import fit_basis, write_parts, write_row
 from tests.toys.servers import ToyServer, serving
 
 pytestmark = [
@@ -28,7 +28,8 @@ def test_a_row_of_ones_own_runs_the_whole_report(tmp_path):
     committed = {path: path.stat().st_mtime_ns for path in MEASUREMENTS_DIR.iterdir()}
     environment = os.environ | {"SPECSYNC_RUN_DIR": str(run), "SPECSYNC_PLOTS_DIR": str(plots)}
     with serving(ToyServer()) as url:
-        given = ["--row", write_row(parts, "sglang", url), "--corpus", str(parts / "corpus.jsonl")]
+        own = fit_basis(parts)  # on the checkpoint's own latents
+        given = ["--row", write_row(parts, "sglang", url, **own), "--corpus", str(parts / "corpus.jsonl")]
         given += ["-p", f"audio={CLIPS_DIR / 'vowels.flac'}", "-p", "duration_s=1.2", "--profile", "smoke"]
         command = [sys.executable, "-P", "-m", "specsync_lib.door.runner", *given]
         answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)

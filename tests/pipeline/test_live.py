@@ -1,6 +1,7 @@
 """A stream at the pace of speech, on toy models: what is shown, what falling behind costs, sources that misbehave."""
 
 import threading
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.pipeline.live import Pace, run_live
 from specsync_lib.pipeline.sound import LONGEST_GAP_S, AudioPiece, pieces
+from specsync_lib.pipeline.system import System
 from tests.pipeline.test_models import SPEECH
 from tests.pipeline.test_system import FRAMES, system  # noqa: F401 (a fixture)
 
@@ -101,3 +103,12 @@ def test_frames_come_in_order_under_every_rule(system):  # noqa: F811
 def test_the_judge_alone_is_refused(system):  # noqa: F811
     with pytest.raises(InputError, match="rule=judge"):
         run_live(system, pieces(SPEECH), "judge")
+
+
+def test_short_chunks_stream_and_are_held_as_long_ones_are(system):  # noqa: F811
+    short = System(replace(system.models, face=system.models.face.fresh(units.ChunkSize(1))), system.head, "cpu")
+    live, shown = streamed(short, rule="gate", threshold=0.6)
+    assert [frame.index for frame in shown] == list(range(FRAMES)) == live.frames()["frame"].tolist()
+    assert len(live.chunks) == -(-FRAMES // 4) and live.same_plan
+    live, shown = streamed(short, pace=Pace(fewer_steps_s=-1, hold_s=-1, deadline_s=600))
+    assert len(shown) == FRAMES and set(live.frames()["kept_up"]) == {"held"}

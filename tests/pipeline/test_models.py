@@ -17,10 +17,12 @@ from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.judge.branches import Branches
 from specsync_lib.judge.loading import load_reasoner
+from specsync_lib.judge.policy import load_policy
 from specsync_lib.judge.rules import EXACT, VerifyOptions
 from specsync_lib.judge.script import energy_digits
 from specsync_lib.paths import CLIPS_DIR
 from specsync_lib.pipeline.clock import RealClock
+from specsync_lib.pipeline.commit_log import replay
 from specsync_lib.pipeline.models import (
     FaceStage,
     FrontEar,
@@ -31,6 +33,7 @@ from specsync_lib.pipeline.models import (
     load_models,
     whole_chunk,
 )
+from specsync_lib.pipeline.outcome import frame_ages
 from specsync_lib.pipeline.run import run_speculative
 from specsync_lib.pipeline.serial import run_serial
 from specsync_lib.pipeline.simulate import check_measured
@@ -107,13 +110,13 @@ def weights():
     return toy_draft()
 
 
-def toy_stages(weights, steps=2, options=EXACT) -> Stages:
-    face = FaceStage(FaceGenerator(VAE, TRANSFORMER, toy_reference()), steps=steps)
-    return Stages(SpeechDrafter(weights), ReasonerJudge(ToyReasoner(), toy_listener(), options), face)
+def toy_stages(weights, steps=2, options=EXACT, size=units.CHUNK) -> Stages:
+    face = FaceStage(FaceGenerator(VAE, TRANSFORMER, toy_reference(), size=size), steps=steps)
+    return Stages(SpeechDrafter(weights), ReasonerJudge(ToyReasoner(), toy_listener(), options), face, size)
 
 
-def chunks(samples=SPEECH):
-    assembler = ChunkAssembler()
+def chunks(samples=SPEECH, size=units.CHUNK):
+    assembler = ChunkAssembler(size)
     return assembler.push(AudioPiece(0, samples), 0.0) + assembler.finish(0.0)
 
 
@@ -132,6 +135,40 @@ def test_both_pipelines_commit_the_same_plan_through_real_models(weights, late, 
     assert report.commits[0].frames.shape == (12, 32, 32, 3) and report.commits[-1].frames.shape == (8, 32, 32, 3)
     if late == "rollback":
         assert all(np.array_equal(a, b) for a, b in zip(serial.frames(), report.frames(), strict=True))
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_short_chunks_commit_what_the_judge_alone_writes_in_them(weights, slots):
+    """The last one is short; a roll-back's frames are the serial pipeline's."""
+    size, sound = units.ChunkSize(slots), SPEECH[: 5000 + 2 * CHUNK_SAMPLES]
+    serial = run_serial(pieces(sound, pace="fast"), toy_stages(weights, size=size))
+    policy = Policy(late="rollback", deadline_s=600)
+    report = run_speculative(pieces(sound, pace="fast"), toy_stages(weights, size=size), policy)
+    assert serial.ended == report.ended == "complete", (serial.error, report.error)
+    assert report.frame_count == units.frame_count(len(sound)) == 33
+    assert report.plan.tolist() == serial.plan.tolist()
+    assert {commit.how for commit in report.commits} >= {"corrected"} and report.chunk == size
+    assert [commit.first_frame for commit in report.commits] == list(range(0, 33, 4 * slots))
+    assert all(np.array_equal(a, b) for a, b in zip(serial.frames(), report.frames(), strict=True))
+    assert replay(report.log.entries) == [commit.tokens for commit in report.commits]
+    ages = frame_ages(report, len(sound))
+    wait_ms = ages["chunk_wait_ms"] + ages["look_ahead_ms"]
+    assert len(ages) == 33 and wait_ms.max() <= size.ms + 56 - 1000 / 60 + 1e-6
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("index", [2, 3, 4])
+def test_evidence_after_a_gap_lies_on_the_recordings_own_rows(slots, index):
+    """Chunks of 4 and 8 frames begin within a row of log-mel: who begins to listen there hears the same grid."""
+    size = units.ChunkSize(slots)
+    sound = np.random.default_rng(6).normal(0, 0.1, size.samples(index + 3)).astype(np.float32)
+    parts, every, late = chunks(sound, size), toy_listener(), toy_listener()
+    frozen = [every.hear(chunk) for chunk in parts]
+    one = late.hear(parts[index])
+    assert one.first_frame == frozen[index].first_frame and len(one) == len(frozen[index])
+    assert np.array_equal(one.energy[2:], frozen[index].energy[2:])  # what sounds before the first frames is unheard
+    two, want = late.hear(parts[index + 1]), frozen[index + 1]
+    assert two.first_frame == want.first_frame and np.array_equal(two.energy, want.energy)
 
 
 @pytest.mark.parametrize("samples", [SPEECH, SPEECH[: 2 * CHUNK_SAMPLES + 700], SPEECH[:5000], SPEECH[:267]])
@@ -328,9 +365,9 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
 
     class ToyModels(Models):
         def stages(self, options):
-            return replace(
-                toy_stages(weights, options=options), generator=SyntheticGenerator(RealClock, StageTimes(), (32, 32))
-            )
+            generator = SyntheticGenerator(RealClock, StageTimes(), (32, 32))
+            drafter = SpeechDrafter(weights, policy=load_policy())
+            return replace(toy_stages(weights, options=options), drafter=drafter, generator=generator)
 
     monkeypatch.setattr(
         pipeline_cpu,
@@ -339,10 +376,12 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
     )
     monkeypatch.setattr(pipeline_cpu, "usable_cores", lambda: 1)
     monkeypatch.setattr(
-        pipeline_cpu, "recordings", lambda rng: iter([("one", SPEECH), ("two", SPEECH), ("three", SPEECH)])
+        pipeline_cpu, "recordings", lambda rng, prompts: iter([("one", SPEECH), ("two", SPEECH), ("three", SPEECH)])
     )
     out = tmp_path / "pipeline_cpu.json"
-    assert pipeline_cpu.main(["--chunks", "4", "--longest-s", "0.7", "--out", str(out)]) == 0
+    few = ["--chunks", "4", "--longest-s", "0.7", "--pass-repeats", "0", "--starts", "2", "--seat-chunks", "1"]
+    monkeypatch.setattr(pipeline_cpu, "SILENT_S", 0.0)
+    assert pipeline_cpu.main([*few, "--reasoning-share", "1", "--beside-share", "1", "--out", str(out)]) == 0
     content = json.loads(out.read_text("utf-8"))
     region = content["regions"]["32px"]
     assert set(region["runs"]) == {"serial", "speculative", "speculative_lenient", "serial_reasoning"}
@@ -350,6 +389,12 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
         assert numbers["n"] == 4 and numbers["utterances"][0] == "one"
         assert numbers["p50_low_ms"] - 0.01 <= numbers["p50_ms"] <= numbers["p50_high_ms"] + 0.01
     assert content["utterances_with_unequal_plans"] == []
+    assert set(region["sustains_real_time"]) == {"in_flight", *(f"in_flight_{rule}" for rule in pipeline_cpu.RULES)}
+    assert set(region["rules"]) == {
+        f"{way}_{rule}" for way in ("speculative", "in_flight") for rule in ("mouth", "gate")
+    } | {"in_flight_lenient"}
+    assert region["generation_alone"]["p50_ms"] > 0 and region["serial_over_generation"] > 0
+    assert len(region["after_silence"]["latency_ms"]) == 2 and len(region["seats"]) >= 1
     assert {one["passes"] for one in content["replayed_lenient"]} == {1}
     assert len(content["replayed"]) == region["runs"]["speculative"]["n"]
     assert {"draft", "plan", "begin", "step", "render", "commit"} == set(region["stages"]["serial"])

@@ -34,7 +34,6 @@ from specsync_lib.pipeline.synthetic import (
 SITUATIONS, SCHEDULES_EACH = 250, 40  # 10,000 schedules a test
 EPSILON_S = 1e-9
 RATE_HZ = units.SAMPLE_RATE_HZ
-CHUNK_SAMPLES = RATE_HZ * units.FRAMES_PER_CHUNK // units.VIDEO_FPS
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,7 @@ class Situation:
     real_time: bool = False
     gaps: float = 0.0
     cancelled: bool = False
+    size: units.ChunkSize = units.CHUNK
 
 
 class ScheduledJudge(SyntheticJudge):
@@ -71,7 +71,7 @@ class ScheduledJudge(SyntheticJudge):
         truth = self.answer(request)
         noisy = rng.random(5) < situation.noise
         if noisy[0]:  # a verdict on a chunk that nobody asked about yet
-            deliver(Verdict(index + 1 + int(rng.integers(3)), rng.integers(0, 15, units.FRAMES_PER_CHUNK).tolist()))
+            deliver(Verdict(index + 1 + int(rng.integers(3)), rng.integers(0, 15, situation.size.frames).tolist()))
         if noisy[1]:
             deliver(rng.choice(MALFORMED)(index, frames))
         if noisy[2]:
@@ -162,8 +162,8 @@ class Played:
 
 def sample_count(situation: Situation, rng: np.random.Generator) -> int:
     """So many chunks, the last one whole, short, or too short for a frame."""
-    whole = CHUNK_SAMPLES * situation.chunks
-    return whole if rng.random() < 0.2 else whole - int(rng.integers(CHUNK_SAMPLES))
+    whole = situation.size.samples(situation.chunks)
+    return whole if rng.random() < 0.2 else whole - int(rng.integers(situation.size.samples(1)))
 
 
 def sound(situation: Situation, rng: np.random.Generator) -> list[AudioPiece]:
@@ -182,8 +182,8 @@ def sound(situation: Situation, rng: np.random.Generator) -> list[AudioPiece]:
     return pieces
 
 
-def frames_of_chunks(pieces: list[AudioPiece]) -> list[int]:
-    assembler = ChunkAssembler()
+def frames_of_chunks(pieces: list[AudioPiece], size: units.ChunkSize) -> list[int]:
+    assembler = ChunkAssembler(size)
     chunks = [chunk for piece in pieces for chunk in assembler.push(piece, 0.0)]
     return [chunk.frames for chunk in chunks + assembler.finish(0.0)]
 
@@ -198,11 +198,13 @@ def play(situation: Situation, seed: int, drafter: type[SyntheticDrafter] = Synt
         render_s=0.3 * rng.random(), commit_s=0.01 * rng.random(), steps=situation.steps,
         render_parts=int(rng.integers(1, 4)),
     )  # fmt: skip
-    errors = {index: rng.permutation(12)[:2] for index in range(40) if rng.random() < situation.draft_errors}
+    wrong = [index for index in range(40) if rng.random() < situation.draft_errors]
+    errors = {index: rng.permutation(situation.size.frames)[:2] for index in wrong}
     stages = Stages(
         drafter(clock, times, target, lambda index: errors.get(index, ())),
         ScheduledJudge(situation, clock, target, rng),
         generator := WatchedGenerator(clock, times, situation.generator_fails, rng),
+        situation.size,
     )
     pipeline = Pipeline(pieces, stages, situation.policy, clock=clock, ahead=situation.ahead)
     if situation.cancelled:
@@ -211,7 +213,7 @@ def play(situation: Situation, seed: int, drafter: type[SyntheticDrafter] = Synt
     for commit in pipeline.commits():
         kept.append(commit)
         seen.append(commit.frames.tobytes())
-    return Played(pipeline.report(kept), generator, seen, frames_of_chunks(pieces), times)
+    return Played(pipeline.report(kept), generator, seen, frames_of_chunks(pieces, situation.size), times)
 
 
 def check_commits(played: Played, situation: Situation) -> None:
@@ -223,6 +225,7 @@ def check_commits(played: Played, situation: Situation) -> None:
     assert [commit.frames.tobytes() for commit in commits] == played.frames_at_commit
     assert not any(commit.frames.flags.writeable for commit in commits)
     assert [len(commit.frames) for commit in commits] == played.chunk_frames[: len(commits)]
+    assert [commit.first_frame for commit in commits] == [situation.size.first_frame(k) for k in range(len(commits))]
     assert all(one.committed_s <= two.committed_s for one, two in pairwise(commits))
     # the committed plan is the replay of drafts, accepted and corrected tokens
     assert replay(report.log.entries) == [commit.tokens for commit in commits]
@@ -262,6 +265,7 @@ def check_timing(played: Played, situation: Situation) -> None:
         before_s = commit.committed_s
 
 
+sizes = st.sampled_from([units.ChunkSize(slots) for slots in units.CHUNK_SLOTS])
 policies = st.builds(
     Policy,
     late=st.sampled_from(["midflight", "rollback"]),
@@ -288,6 +292,7 @@ situations = st.builds(
     real_time=st.booleans(),
     gaps=st.sampled_from([0.0, 0.2]),
     cancelled=st.booleans(),
+    size=sizes,
 )
 seeds = st.integers(0, 2**32 - 1 - SCHEDULES_EACH)
 sweep = settings(max_examples=SITUATIONS, suppress_health_check=list(HealthCheck), database=None)
@@ -354,6 +359,7 @@ lax_situations = st.builds(
     judge_dies=st.sampled_from([0.0, 0.2]),
     real_time=st.booleans(),
     gaps=st.sampled_from([0.0, 0.2]),
+    size=sizes,
 )
 
 
@@ -378,10 +384,11 @@ def test_rolling_back_gives_the_serial_pipelines_frames(situation, seed):
     situation = Situation(
         policy, situation.chunks, situation.ahead, situation.steps, situation.draft_errors,
         situation.slowest_verdict_s, noise=situation.noise, generator_fails=situation.generator_fails,
+        size=situation.size,
     )  # fmt: skip
     played = play(situation, seed)
     clock, target = VirtualClock(), SyntheticTarget(seed)
-    stages = synthetic_stages(clock, StageTimes(steps=situation.steps), target=target)
+    stages = synthetic_stages(clock, StageTimes(steps=situation.steps), target=target, chunk=situation.size)
     serial = run_serial(sound(situation, np.random.default_rng(seed)), stages, clock=clock)
     assert played.report.ended == serial.ended == "complete"
     assert np.array_equal(played.report.plan, serial.plan)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +68,28 @@ def test_speculative_commits_what_serial_commits(late):
     if late == "rollback":
         assert all(np.array_equal(a, b) for a, b in zip(serial.frames(), speculative.frames(), strict=True))
     assert no_threads_left()
+
+
+def test_each_station_computes_on_its_own_threads():
+    seen = {}
+
+    class Seated:
+        def __init__(self, part, name):
+            self._part, self._name = part, name
+
+        def __getattr__(self, what):
+            if what in ("draft", "verify", "step"):
+                seen.setdefault(self._name, set()).add(torch.get_num_threads())
+            return getattr(self._part, what)
+
+    before = torch.get_num_threads()
+    made = stages()
+    watched = Stages(Seated(made.drafter, "draft"), Seated(made.judge, "judge"), Seated(made.generator, "generator"))
+    report = run_speculative(fast(), watched, threads={"draft": 1, "judge": 2, "generator": 3})
+    torch.set_num_threads(before)
+    assert report.ended == "complete" and no_threads_left()
+    assert seen["judge"] == {2} and seen["generator"] == {3}
+    assert seen["draft"] == {1}
 
 
 def test_overruling_commits_the_draft_and_says_so():
@@ -594,19 +617,19 @@ def test_a_clock_that_jumps_back_stands_still(run):
 # --- sound -----------------------------------------------------------------------------------------------------------
 
 
-def chunks_of(sound) -> list:
-    assembler = ChunkAssembler()
+def chunks_of(sound, size=units.CHUNK) -> list:
+    assembler = ChunkAssembler(size)
     chunks = [chunk for piece in sound for chunk in assembler.push(piece, 0.0)]
     return chunks + assembler.finish(0.0)
 
 
 @settings(max_examples=200)
-@given(st.integers(0, 4 * CHUNK_SAMPLES), st.integers(0, 2**32 - 1))
-def test_chunks_do_not_depend_on_the_pieces(samples, seed):
-    rng = np.random.default_rng(seed)
+@given(st.integers(0, 4 * CHUNK_SAMPLES), st.integers(0, 2**32 - 1), st.sampled_from(units.CHUNK_SLOTS))
+def test_chunks_do_not_depend_on_the_pieces(samples, seed, slots):
+    rng, size = np.random.default_rng(seed), units.ChunkSize(slots)
     sound = rng.normal(size=samples).astype(np.float32)
-    chunks = chunks_of(pieces(sound, pace="fast", piece_ms=None, rng=rng))
-    whole = chunks_of([AudioPiece(0, sound)])
+    chunks = chunks_of(pieces(sound, pace="fast", piece_ms=None, rng=rng), size)
+    whole = chunks_of([AudioPiece(0, sound)], size)
     assert sum(chunk.frames for chunk in chunks) == units.frame_count(samples)
     assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
     assert [chunk.samples.tobytes() for chunk in chunks] == [chunk.samples.tobytes() for chunk in whole]
@@ -614,7 +637,8 @@ def test_chunks_do_not_depend_on_the_pieces(samples, seed):
         len(chunk.samples) for chunk in chunks)])  # fmt: skip
     # every chunk but those at the end hears its look-ahead
     heard = np.cumsum([len(chunk.samples) for chunk in chunks])
-    assert all(chunk.ended or heard[chunk.index] == samples_for_chunk(chunk.index) for chunk in chunks)
+    assert all(chunk.ended or heard[chunk.index] == samples_for_chunk(chunk.index, size) for chunk in chunks)
+    assert all(chunk.first_frame == size.frames * chunk.index for chunk in chunks)
 
 
 def test_a_gap_is_filled_and_a_repeat_dropped():

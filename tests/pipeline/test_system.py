@@ -11,6 +11,7 @@ import torch
 
 import specsync_lib
 from specsync_lib import units
+from specsync_lib.devices import resolve
 from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.face.video import video_info
@@ -27,7 +28,7 @@ from specsync_lib.pipeline.synthetic import StageTimes, synthetic_stages
 from specsync_lib.speech import whisper_base
 from specsync_lib.speech.audio import load_audio, write_flac
 from specsync_lib.speech.ears import listen
-from specsync_lib.units import CHUNK_SAMPLES
+from specsync_lib.units import CHUNK_SAMPLES, ChunkSize
 from tests.pipeline.test_models import SPEECH, ToyReasoner, ToyStream
 from tests.toys.fronts import toy_draft, toy_ears
 from tests.toys.generation import toy_models, toy_reference
@@ -81,6 +82,21 @@ def runs(system, tmp_path_factory):
         name = rule if threshold is None else f"{rule} {threshold}"
         done[name] = system.run(SPEECH, rule, threshold, under=under, **quiet)
     return done
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_system_of_short_chunks_says_the_same_of_its_frames(system, slots, tmp_path):
+    size = ChunkSize(slots)
+    short = whole.System(replace(system.models, face=system.models.face.fresh(size)), system.head, "cpu")
+    exact = short.run(SPEECH, "exact", video=tmp_path / "talk.mp4", progress=False)
+    judge = short.run(SPEECH[: len(SPEECH) // 2], "judge", under=exact.under, progress=False)
+    same, compared = whole.agreement(exact, judge)
+    assert same == 1 and compared % size.frames == 0 and compared > FRAMES // 2 - 2 * size.frames
+    table, facts = exact.frames(), exact.facts()
+    assert table["frame"].tolist() == list(range(FRAMES)) and exact.video.frame_count == FRAMES
+    assert table["chunk"].tolist() == [frame // size.frames for frame in range(FRAMES)]
+    assert facts["chunk_slots"] == slots and facts["chunks"] == -(-FRAMES // size.frames)
+    assert whole.compared_samples(size) >= size.samples(300 // size.frames)
 
 
 def test_exact_commits_what_the_judge_alone_writes(runs):
@@ -262,7 +278,7 @@ def test_rule_threshold_and_device_are_checked():
         with pytest.raises(InputError, match=words):
             whole.checked_rule(rule, threshold)
     with pytest.raises(InputError, match="auto, cpu or cuda"):
-        whole.picked_device("tpu")
+        resolve("tpu")
     with pytest.raises(InputError, match="shorter than half a video frame"):
         whole.System(None, None, "cpu").run(np.zeros(100, np.float32))
     with pytest.raises(InputError, match=r"the recording has 1\.00 s"):

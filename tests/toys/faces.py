@@ -44,6 +44,23 @@ def toy_corpus(size_px: int = 64, clip_frames: int = 9) -> FaceCorpus:
     )
 
 
+def talking_corpus() -> FaceCorpus:
+    """Clips of 17 frames at 32 px: a mouth that is as tall as the plan is open, the first frame at rest."""
+    corpus = toy_corpus(size_px=32, clip_frames=17)
+    rng = np.random.default_rng(0)
+    n = len(corpus.frames)
+    openness = np.repeat(rng.random((6, 6)), 3, axis=1)[:, :17].ravel().astype(np.float32)
+    openness[:: corpus.clip_frames[0]] = 0
+    corpus.openness[:], corpus.viseme[:] = openness, np.where(openness > 0.5, 10, 1)
+    corpus.frames[:] = 140
+    for k in range(n):
+        corpus.frames[k, 18 : 18 + round(12 * float(openness[k])), 8:24] = 20
+    corpus.mouth_px[:] = [8, 16, 24, 32]
+    corpus.pose[:] = rng.normal(0, 0.05, (n, 3))
+    corpus.facts["rest_first"] = True
+    return corpus
+
+
 def write_toy_faces(folder: Path, manner: str = "varied") -> Path:
     """Three heads of two clips, one head a split: plain frames that grow brighter."""
     folder.mkdir(exist_ok=True)

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from specsync_lib.face import generation, wan_mini
+from specsync_lib.draft.latents import vae_sha256
+from specsync_lib.face import generation, wan, wan_mini
+from specsync_lib.face.adapter import AdapterSize, PlanAdapter, facts_of, save_adapter
 from specsync_lib.units import VISEMES
 from specsync_lib.visemes import SyncPlan
 
@@ -39,14 +41,31 @@ def wans_own(seed: int = 0):
     ).eval().requires_grad_(False)  # fmt: skip
 
 
-def write_wan(folder: Path) -> Path:
+def write_wan(folder: Path, seed: int = 0) -> Path:
     """A tiny checkpoint in the hub's layout: a VAE, and Wan's own transformer in two shards."""
-    vae, _ = toy_models()
+    vae, _ = toy_models(seed)
     vae.save_pretrained(folder / "vae")
-    model = wans_own()
+    model = wans_own(seed)
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     model.save_pretrained(folder / "transformer", max_shard_size=size * 2 // 3)
     assert len(list((folder / "transformer").glob("*.safetensors"))) == 2
+    return folder
+
+
+def new_adapter(transformer, *, trained: bool = False, rank: int = 4) -> PlanAdapter:
+    """A tiny adapter, as it begins; or as if it had been trained: nothing in it is zero any more."""
+    torch.manual_seed(0)
+    adapter = PlanAdapter(transformer, AdapterSize(features=8, rank=rank, alpha=8.0), generation.FRAME_FEATURES)
+    for parameter in adapter.parameters() if trained else ():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return adapter
+
+
+def write_adapter(folder: Path, checkpoint: Path) -> Path:
+    """A tiny trained adapter for a checkpoint of `write_wan`."""
+    transformer, space = wan.load_transformer(checkpoint), vae_sha256(wan.load_vae(checkpoint))
+    facts = facts_of(transformer, space, AdapterSize(features=8, rank=4, alpha=8.0), generation.FRAME_FEATURES, PX)
+    save_adapter(folder, new_adapter(transformer, trained=True), facts)
     return folder
 
 

@@ -1,12 +1,15 @@
-"""A row of tiny parts of one's own: a Wan checkpoint in two shards, a Whisper, a tokenizer, an adapter's settings."""
+"""A row of tiny parts of one's own: a Wan checkpoint in two shards with an adapter and a basis of its own, a Whisper, a
+tokenizer, a judge's adapter."""
 
 import json
 from pathlib import Path
 
 from specsync_lib.speech.corpus import clips
-from tests.toys.generation import PX, write_wan
+from tests.toys.generation import PX, write_adapter, write_wan
+from tests.toys.linear_faces import linear_draft, linear_material, write_films
 from tests.toys.reasoner import byte_tokenizer
 from tests.toys.whispers import write_whisper
+from workbench.train import latent_basis
 
 
 def write_parts(folder: Path) -> Path:
@@ -24,6 +27,18 @@ def write_parts(folder: Path) -> Path:
     assert len(lines) == 3
     (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder
+
+
+def fit_basis(parts: Path) -> dict[str, str]:
+    """A basis fitted on the checkpoint's own latents, by the command that does it, and an adapter for its transformer;
+    the row's keys that name them."""
+    films = parts / "films"
+    films.mkdir()
+    write_films(films, linear_material(linear_draft()), ("train0", "train1", "validation0"))
+    given = ["--row", write_row(parts, "local", ""), "--work", str(films), "--out", str(parts / "basis")]
+    assert latent_basis.main([*given, "--coefficients", "6"]) == 0
+    write_adapter(parts / "wan-adapter", parts / "wan")
+    return {"draft.basis": "./basis", "video.adapter": "./wan-adapter"}
 
 
 def write_row(parts: Path, kind: str, url: str, **changes: str) -> str:

@@ -39,9 +39,9 @@ def tiny_reasoner(seed: int = 0, script: Script | None = None) -> Reasoner:
     return Reasoner(LocalEngine(tiny_llama(seed), script.alphabet), script, "tiny", "real-shape", instruction="")
 
 
-def recording(frames: int, seed: int = 0) -> list[ChunkEvidence]:
+def recording(frames: int, seed: int = 0, chunk_frames: int = 12) -> list[ChunkEvidence]:
     """Random evidence with a word every half second."""
     rng = np.random.default_rng(seed)
     words = [TimedWord(("please", "hold", "on")[k % 3], 15 * k, 15 * k + 11) for k in range(frames // 15)]
     energy = rng.integers(0, 10, frames).astype(np.int8)
-    return chunk_evidence(words, energy, rng.dirichlet(np.full(CLASSES, 0.1), frames).astype(np.float32))
+    return chunk_evidence(words, energy, rng.dirichlet(np.full(CLASSES, 0.1), frames).astype(np.float32), chunk_frames)

@@ -9,9 +9,9 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 MELS, WIDTH, LAYERS = 128, 32, 3
 
 
-def tiny_whisper() -> WhisperForConditionalGeneration:
+def tiny_whisper(seed: int = 0) -> WhisperForConditionalGeneration:
     """The model itself, as transformers has it."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return WhisperForConditionalGeneration(
         WhisperConfig(
             vocab_size=51866, num_mel_bins=MELS, d_model=WIDTH, encoder_layers=LAYERS, decoder_layers=2,
@@ -20,8 +20,8 @@ def tiny_whisper() -> WhisperForConditionalGeneration:
     ).eval()  # fmt: skip
 
 
-def write_whisper(folder: Path) -> Path:
+def write_whisper(folder: Path, seed: int = 0) -> Path:
     """Its folder."""
-    tiny_whisper().save_pretrained(folder)
+    tiny_whisper(seed).save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps({"alignment_heads": [[0, 1], [1, 3]]}))
     return folder

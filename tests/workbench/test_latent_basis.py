@@ -344,7 +344,7 @@ def test_one_command_after_the_other_from_vae_to_table(material, tmp_path, monke
     few, draft = latent_material.Material(material.speech, some, material.facts), linear_draft()
     monkeypatch.setattr(latent_material, "load_material", lambda folder: few)
     for module in (latent_basis, latent_claim):
-        monkeypatch.setattr(module, "load_draft_front", lambda: draft)
+        monkeypatch.setattr(module, "load_draft_front", lambda *front: draft)
         monkeypatch.setattr(module, "features_sha256", lambda path: "1" * 64)
 
     class Reader:
@@ -356,10 +356,13 @@ def test_one_command_after_the_other_from_vae_to_table(material, tmp_path, monke
     work.mkdir()
     (work / "material.json").touch()
     source = str(tmp_path / "vae_model")
-    assert latent_basis.main(["--vae", source, "--out", str(out), "--work", str(work), "--coefficients", "8"]) == 0
+    given = ["--vae", source, "--out", str(out), "--work", str(work), "--coefficients", "8"]
+    assert latent_basis.main(given) == InputError.EXIT_CODE  # whose weights?
+    assert latent_basis.main([*given, "--weights", "random"]) == 0
     metrics = json.loads((out / METRICS).read_text())
     assert {row["basis"] for row in metrics["bases"]} == {"plan", "pca", "hidden"}
-    assert f"{metrics['plan_explained']:.3f}" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert f"{metrics['plan_explained']:.3f}" in card and "`vae_model`" in card and "(measured)" not in card
     arguments = ["--vae", source, "--basis", str(out), "--work", str(work), "--out", str(results)]
     assert latent_claim.main(arguments) == InputError.EXIT_CODE  # whose weights?
     assert latent_claim.main([*arguments, "--weights", "random"]) == 0

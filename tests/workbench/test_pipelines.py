@@ -265,6 +265,30 @@ def test_the_rehearsal_says_which_decoder_made_the_pictures(tmp_path, monkeypatc
     assert len(started["latency_ms"]) == 2 and min(started["latency_ms"]) > 0
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+def test_the_rehearsal_runs_short_chunks_into_a_file_of_their_own(tmp_path, monkeypatch, slots):
+    path = pattern_file(tmp_path / "pattern.json")
+    monkeypatch.setattr(pipelines, "measured_answers", lambda **given: answers.measured_answers(path, **given))
+    arguments = ["--part", "pipeline", "--tiny", "--slots", str(slots), "--regions", f"32px:1:3:{slots}"]
+    arguments += ["--reasoning-chunks", "0", "--paced-chunks", "2", "--policy-chunks", "0", "--eager-chunks", "0"]
+    assert pipelines.main([*arguments, "--alone-chunks", "2", "--starts", "0", "--out", str(tmp_path)]) == 0
+    (measured,) = tmp_path.glob("pipeline_*.json")
+    content = json.loads(measured.read_text())
+    result = content["regions"][f"32px_{slots}slot"]
+    assert measured.name == f"pipeline_tiny_{slots}slot.json" and content["chunk_slots"] == slots
+    assert result["same_plan"] is True and result["runs"]["speculative_branched"]["n"] == 3
+    assert len(result["paced"]["latency_ms"]) == 2 and result["render_parts"] == slots
+    setups = simulate.measured_setups(measured)[f"32px_{slots}slot"]
+    assert {setup.chunk.slots for setup in setups.values()} == {slots}
+
+
+@pytest.mark.parametrize("slots", ["0", "4", "one"])
+def test_chunks_that_do_not_exist_are_refused(slots, tmp_path, capsys):
+    with pytest.raises(SystemExit) as refused:
+        pipelines.main(["--part", "pipeline", "--tiny", "--slots", slots, "--out", str(tmp_path)])
+    assert refused.value.code == 2 and "--slots" in capsys.readouterr().err
+
+
 def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path, monkeypatch):
     path = pattern_file(tmp_path / "pattern.json")
     monkeypatch.setattr(pipelines, "measured_answers", lambda **given: answers.measured_answers(path, **given))

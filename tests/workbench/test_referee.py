@@ -406,7 +406,7 @@ def test_ways_of_working_share_the_exact_plans_error(found):
 
 def test_the_sweep_and_the_headlines_are_the_summarys_numbers(found, monkeypatch):
     findings, _ = found
-    monkeypatch.setattr(referee_numbers, "with_simple_rules", lambda frames: frames)
+    monkeypatch.setattr(referee_numbers, "with_simple_rules", lambda frames, *_: frames)
     facts = referee_numbers.summarise(
         findings.frames.assign(speaker="trained"), findings.chunks.assign(speaker="trained"), {}
     )
@@ -457,7 +457,7 @@ def unseen(strangers, tmp_path, monkeypatch) -> dict:
     """The facts of the unseen speaker, from the frame table as it comes back from its file."""
     frames, chunks, _ = strangers
     monkeypatch.setattr(
-        referee_numbers, "with_simple_rules", lambda frames: frames.assign(majority="sil", energy_rule="aa")
+        referee_numbers, "with_simple_rules", lambda frames, *_: frames.assign(majority="sil", energy_rule="aa")
     )
     frames.to_csv(tmp_path / "frames.csv", index=False)
     return referee_numbers.unseen_facts(pd.read_csv(tmp_path / "frames.csv"), chunks, {}, CARD)

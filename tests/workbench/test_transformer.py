@@ -1,38 +1,23 @@
 """The transformer's trainer: what it encodes, drafts and draws; that it learns; that it resumes and is checked."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from specsync_lib import tensors
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation, wan, wan_mini
-from specsync_lib.units import FRAMES_PER_SLOT
+from specsync_lib.units import FRAMES_PER_SLOT, ChunkSize
 from specsync_lib.visemes import SyncPlan
-from tests.toys.faces import toy_corpus, write_toy_faces
+from tests.toys.faces import talking_corpus, toy_corpus, write_toy_faces
 from tests.toys.generation import toy_models
 from workbench.train import transformer as training
 from workbench.train.descent import MAX_RETREATS, Descent, cosine
 
 CPU = torch.device("cpu")
-
-
-def talking_corpus():
-    """Clips of 17 frames at 32 px: a mouth that is as tall as the plan is open, the first frame at rest."""
-    corpus = toy_corpus(size_px=32, clip_frames=17)
-    rng = np.random.default_rng(0)
-    n = len(corpus.frames)
-    openness = np.repeat(rng.random((6, 6)), 3, axis=1)[:, :17].ravel().astype(np.float32)
-    openness[:: corpus.clip_frames[0]] = 0
-    corpus.openness[:], corpus.viseme[:] = openness, np.where(openness > 0.5, 10, 1)
-    corpus.frames[:] = 140
-    for k in range(n):
-        corpus.frames[k, 18 : 18 + round(12 * float(openness[k])), 8:24] = 20
-    corpus.mouth_px[:] = [8, 16, 24, 32]
-    corpus.pose[:] = rng.normal(0, 0.05, (n, 3))
-    corpus.facts["rest_first"] = True
-    return corpus
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +36,7 @@ def data(corpus, vae):
 
 
 def options(**changes) -> training.Options:
-    settings = dict(minutes=30, total_minutes=30, last_dropped=0.2)
+    settings = dict(minutes=30, total_minutes=30, last_dropped=0.2, slots=(1, 3))
     return training.smoke_options(training.Options(**(settings | changes)), 2)
 
 
@@ -111,21 +96,24 @@ def test_the_linear_draft_follows_the_plan_it_is_given(data):
     assert errors[0] < 0.75 * min(errors[1:])
 
 
-def test_the_rollout_is_what_the_generator_makes(corpus, vae, data):
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_the_rollout_is_what_the_generator_makes(corpus, vae, data, slots):
     """The trainer's batched measurement and the suite's generator agree, chunk after chunk."""
-    transformer = toy_models()[1]
+    transformer, size = toy_models()[1], ChunkSize(slots)
+    transformer.register_to_config(chunk_slots=[1, 2, 3])
     linear = training.LinearDraft(data)
     first = training.encode_clips(corpus, vae, np.array([0]), CPU)
-    rolled = training.rollout(transformer, first, linear, 2, 1.0, drafted=False)
-    generator = generation.FaceGenerator(vae, transformer, corpus.frames[0])
-    idle = generation.idle_columns(corpus.units, corpus.pose)[1:17]
-    plan = SyncPlan(corpus.viseme[1:17], corpus.openness[1:17])
+    rolled = training.rollout(transformer, first, linear, 2, 1.0, drafted=False, slots=slots)
+    generator = generation.FaceGenerator(vae, transformer, corpus.frames[0], size=size)
+    known = slice(1, 5 + size.frames)
+    idle = generation.idle_columns(corpus.units, corpus.pose)[known]
+    plan = SyncPlan(corpus.viseme[known], corpus.openness[known])
     noise = torch.Generator().manual_seed(0)
     chunk = generator.begin(plan, None, 1.0, 2, noise, idle)
     chunk.step()
     chunk.step()
-    torch.testing.assert_close(chunk.latents, rolled[0], atol=1e-4, rtol=1e-4)
-    decoded = training.decode(vae, first.z[0, 0], rolled[0])
+    torch.testing.assert_close(chunk.latents, rolled[0, :, :slots], atol=1e-4, rtol=1e-4)
+    decoded = training.decode(vae, first.z[0, 0], rolled[0, :, :slots])
     difference = np.abs(decoded.numpy().astype(int) - generator.commit(chunk))
     assert difference.max() <= 1
 
@@ -206,10 +194,10 @@ def test_training_learns_the_mouth(corpus, vae):
     size = wan_mini.Size(heads=2, head_dim=24, layers=2, ffn=96)
     given = training.Options(size=size, batch=16, phases=2, held_out_clips=1, minutes=30, total_minutes=30)
     trainer = training.Trainer(corpus, vae, given, CPU)
-    trainer.descent.prepare(trainer._loss_in_mode)
+    trainer.descent.prepare(*(partial(trainer._loss_in_mode, slots=slots) for slots in given.slots))
     losses = []
-    for _ in range(60):
-        trainer.descent.step(3e-3)
+    for step in range(60):
+        trainer.descent.step(3e-3, step % 3)
         losses.append(trainer.descent.loss())
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:4])
 
@@ -230,13 +218,27 @@ def test_two_steps_train_save_load_and_resume(corpus, vae, tmp_path):
     card = (tmp_path / "one" / "transformer_card.md").read_text()
     assert f"{stored['final']['validation']['VAE alone']['psnr_db']:.2f}" in card
     assert (tmp_path / "one" / "transformer_preview.png").stat().st_size > 500
+    assert {"test_1slot", "validation_1slot"} <= set(stored["final"])
     transformer = wan.load_transformer(tmp_path / "one")
+    assert generation.window_slots(transformer, ChunkSize(1)) == 1  # it knows short chunks
     generator = generation.FaceGenerator(vae, transformer, corpus.frames[0])
     assert generator.latent_shape == (16, 3, 4, 4)
     again = training.train(corpus, vae, options(total_minutes=60), tmp_path / "two", resume=tmp_path / "one")
     assert again["steps"] == 4
     assert again["curve"][: len(stored["curve"])] == stored["curve"]
     assert again["trained_minutes"] > stored["trained_minutes"]
+
+
+def test_a_model_that_knows_three_slots_alone_is_where_one_for_all_may_start(corpus, vae, tmp_path):
+    earlier = toy_models()[1]
+    earlier.save_pretrained(tmp_path / "three" / "transformer")
+    tensors.write_hashes(tmp_path / "three")
+    begun = training.Trainer(corpus, vae, options(), CPU, start=tmp_path / "three")
+    assert begun.steps == 0 and begun.model.config["chunk_slots"] == [1, 3]
+    for name, tensor in begun.model.state_dict().items():
+        assert torch.equal(tensor, earlier.state_dict()[name].float())
+    for slots in (1, 3):
+        assert torch.isfinite(begun.loss(slots))
 
 
 def test_the_default_model_fits_its_share_of_the_weights():

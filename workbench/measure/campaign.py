@@ -45,6 +45,7 @@ FUZZERS = {  # their longest input in bytes
     "parameters": 2_000,
     "words": 2_000,
     "audio": 40_000,
+    "rows": 2_000,
 }
 FUZZ_S, FUZZ_HANGS_S = 600, 20
 
@@ -71,6 +72,7 @@ SECTIONS = {
     ),
     "transcripts": Section("transcripts as people write and paste them", 60, 60, "transcripts"),
     "parameters": Section("command lines, through run_all.sh and the entries behind it", 40, 330, "parameters"),
+    "rows": Section("broken rows, manifests and servers of one's own parts", 100, 120, "rows"),
     "judges": Section("faults of the judge, each under both policies or a rule", 25, 120, "judges"),
     "kills": Section("a run killed at a random moment and begun again", 100, 1800, "kills"),
     "cancels": Section("streams cancelled at a random call of a random stage", 1_000, 300, "cancels"),
@@ -271,6 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workbench.measure.campaign", description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS), help="sections; default: all")
     parser.add_argument("--fuzz", metavar="PYTHON", help="run the fuzzers with this Python, which has atheris")
+    parser.add_argument("--fuzzers", nargs="+", choices=FUZZERS, default=list(FUZZERS), help="which; default: all")
     parser.add_argument("--short", action="store_true", help="a few cases of each section")
     parser.add_argument("--fresh", action="store_true", help="try again what is kept of an earlier command")
     parser.add_argument("--known", action="store_true", help="try nothing: write what is kept of a stopped command")
@@ -290,7 +293,7 @@ def main(arguments: list[str] | None = None) -> int:
             kept.unlink(missing_ok=True)
         sections[section] = run_section(section, options.short, kept, options.known)
         write(options.out, sections, fuzzers, options.short, note)
-    for name in FUZZERS if options.fuzz else ():
+    for name in options.fuzzers if options.fuzz else ():
         fuzzers[name] = fuzz(name, options.fuzz, options.kept)
         print(f"fuzzer {name}: {fuzzers[name]}", flush=True)
         write(options.out, sections, fuzzers, options.short, note)

@@ -46,7 +46,7 @@ from specsync_lib.measures.latent_claim import (
     Claim,
     tabulate,
 )
-from specsync_lib.paths import MEASUREMENTS_DIR, MODELS_DIR
+from specsync_lib.paths import MEASUREMENTS_DIR
 from specsync_lib.units import FRAMES_PER_SLOT
 from workbench.train import latent_basis, latent_material
 from workbench.train.latent_material import Film, Material, Speech
@@ -161,8 +161,7 @@ def write_lips(
     from specsync_lib.provenance import device_facts
 
     started = time.perf_counter()
-    if weights is None and Path(vae_source).resolve() != MODELS_DIR / "wan_mini":
-        raise InputError(f"claim: say where the weights of {vae_source} came from: --weights trained or random")
+    label = latent_basis.label_of(vae_source, weights)
     vae, basis = wan.load_vae(vae_source, device=device), latents.load_latent_basis(basis_folder)
     material = latent_material.load_material(work)
     basis.check(vae, material.facts["size_px"])
@@ -179,7 +178,7 @@ def write_lips(
     )
     facts = {
         **device_facts(torch.device(device)),
-        "label": "real-shape" if weights == "random" else "measured",
+        "label": label,
         "dtype": str(dtype).removeprefix("torch."),
         "seconds": round(time.perf_counter() - started, 1),
         "seed": seed,

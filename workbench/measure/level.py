@@ -1,12 +1,15 @@
 """At what level the ears were trained, and what quiet speech costs with and without the causal gain.
 
     python -m workbench.measure.level          writes data/measurements/level.json (two minutes on a CPU)
+    python -m workbench.measure.level --corpus corpus.jsonl --out level.json         of another corpus
 
 Test prompts are turned down, kept in 16 bits as a recorder would, and drafted as they are and at level.
 """
 
+import argparse
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -14,14 +17,17 @@ from tqdm.auto import tqdm
 from kernels.project_latents.reference import ProjectionWeights
 from specsync_lib import units
 from specsync_lib.draft.plan import DraftPlan, draft_plan, load_draft
+from specsync_lib.errors import InputError
 from specsync_lib.files import write_json
 from specsync_lib.measures.draft import frame_table
-from specsync_lib.measures.intervals import bootstrap_by_group, interval
+from specsync_lib.measures.intervals import bootstrap_by_group, drawn_groups, drawn_unit, interval
 from specsync_lib.paths import MEASUREMENTS_DIR
 from specsync_lib.provenance import machine
+from specsync_lib.rows import PROMPTS
 from specsync_lib.speech import level
 from specsync_lib.speech.audio import load_audio
-from specsync_lib.speech.corpus import clips, human_prompts
+from specsync_lib.speech.corpus import clips, prompts_of
+from workbench.asked import add_corpus
 
 QUIETER_DB = (0, 10, 20, 30, 40, 50)
 PATH = MEASUREMENTS_DIR / "level.json"
@@ -33,10 +39,12 @@ def drafted(samples: np.ndarray, weights: ProjectionWeights, quieter_db: float, 
     return draft_plan(level.at_level(quiet) if raised else quiet, weights)
 
 
-def corpus_levels() -> dict[str, object]:
-    """The slow maximum over the corpus and the clips, from where it is believed, and what the gain changes."""
+def corpus_levels(corpus: str = PROMPTS) -> dict[str, object]:
+    """The slow maximum over a corpus (the pinned one: with the clips), from where it is believed, and what the gain
+    changes."""
     believed, loudest, changed, soft_hops = [], [], [], []
-    for one in tqdm([*human_prompts(), *clips()], desc="levels", unit="recording"):
+    sounds = [*prompts_of(corpus), *(clips() if corpus == PROMPTS else ())]
+    for one in tqdm(sounds, desc="levels", unit="recording"):
         samples = load_audio(one.path).samples
         stream, heard = level.StreamingLevel(), []
         for begin in range(0, len(samples), units.HOP_SAMPLES):
@@ -56,28 +64,43 @@ def corpus_levels() -> dict[str, object]:
     }  # fmt: skip
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Measure and write the file."""
-    weights, prompts, rows = load_draft(), human_prompts("test"), []
+    parser = argparse.ArgumentParser(prog="python -m workbench.measure.level", description=main.__doc__)
+    add_corpus(parser)
+    parser.add_argument("--out", type=Path, help="the JSON to write; with --corpus it must be given")
+    options = parser.parse_args(arguments)
+    try:
+        if options.corpus != PROMPTS and options.out is None:
+            raise InputError("--corpus: give --out; the committed file is of the pinned corpus")
+        write_json(options.out or PATH, measured(options.corpus))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return error.EXIT_CODE
+    return 0
+
+
+def measured(corpus: str) -> dict[str, object]:
+    """What the file holds."""
+    weights, prompts, rows = load_draft(), prompts_of(corpus, "test"), []
     for quieter_db in QUIETER_DB:
         for raised in (False, True):
             frames = frame_table(prompts, partial(drafted, weights=weights, quieter_db=quieter_db, raised=raised))
             right = (frames["draft"] == frames["truth"]).to_numpy()
-            accuracy = bootstrap_by_group(right, frames["utterance"].to_numpy(), rng=np.random.default_rng(0))
+            accuracy = bootstrap_by_group(right, drawn_groups(frames), rng=np.random.default_rng(0))
             rows.append({"quieter_db": quieter_db, "at_level": raised, **interval("accuracy", accuracy)})
-    content = {
+    command = "python -m workbench.measure.level"
+    return {
         "label": "measured",
         "what": "strict frame accuracy of the draft on the corpus' test prompts turned down, as they are and at level; "
         "the corpus' own level (slow maximum over 10 ms hops of sound, dB re full scale)",
-        "command": "python -m workbench.measure.level",
-        "resampling_unit": "utterance",
+        "command": command if corpus == PROMPTS else f"{command} --corpus {Path(corpus).name}",
+        "resampling_unit": {"utterance": "utterance", "talker": "speaker"}[drawn_unit(frames)],
         "n_utterances": len(prompts),
         "rows": rows,
-        "corpus": corpus_levels(),
+        "corpus": corpus_levels(corpus),
         "provenance": machine(),
     }
-    write_json(PATH, content)
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 r"""Both pipelines measured beside each other on this machine, utterance by utterance, in turn.
 
-    GOMP_SPINCOUNT=1000 python -m workbench.measure.pipeline_cpu --threads 2 --chunks 200 \
-        --reasoning-share 0.25 --out data/measurements/pipeline_cpu.json
+    GOMP_SPINCOUNT=1000 python -m workbench.measure.pipeline_cpu --out data/measurements/pipeline_cpu.json
     python -m workbench.measure.pipeline_cpu --chunks 1 --longest-s 0.8 --face shape --out try.json      a dry run
+    python -m workbench.measure.pipeline_cpu --row my.toml --corpus corpus.jsonl      into data/measurements/my
 
 Latency: each chunk's sound is given when the chunk before is out, so that none waits in a queue; it lasts from the
 chunk's last sample to its frames. Throughput: the whole utterance at once, seconds a chunk. Every mode runs on the same
 utterances, in random order within each; the file is written anew after each utterance, so that an ended run keeps what
-it has.
+it has. Beside them: generation alone (no judge is asked), first chunks after silence, the judge's passes in each
+precision, and other ways to share the cores.
 
-On as many cores as one stage can use, judge and generator share them: OpenMP's threads must then not spin while they
-wait for each other, hence GOMP_SPINCOUNT (the serial pipeline is as fast with it as without).
+Judge and generator share the cores: OpenMP's threads must then not spin while they wait for each other, hence
+GOMP_SPINCOUNT (the serial pipeline is as fast with it as without).
 """
 
 import argparse
@@ -19,57 +20,81 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
+from specsync_lib.devices import multiplies_bfloat16, resolve
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
-from specsync_lib.judge.rules import Rule, VerifyOptions
-from specsync_lib.measures.intervals import resamples
+from specsync_lib.judge.engines.session import Branch
+from specsync_lib.judge.int8 import most
+from specsync_lib.judge.loading import load_judge
+from specsync_lib.judge.rules import RunRule
+from specsync_lib.judge.verify import run_options
+from specsync_lib.measures.draft import evaluation_prompts
+from specsync_lib.measures.intervals import drawn_groups, drawn_unit, resamples
+from specsync_lib.measures.latency import spread
+from specsync_lib.paths import MEASUREMENTS_DIR, display_path
 from specsync_lib.pipeline.answers import ChunkPattern, written_pattern
-from specsync_lib.pipeline.models import Models, load_models
+from specsync_lib.pipeline.models import Models, load_models, station_threads
 from specsync_lib.pipeline.outcome import PipelineReport
 from specsync_lib.pipeline.run import run_speculative
 from specsync_lib.pipeline.serial import run_serial
 from specsync_lib.pipeline.simulate import REASONING_TOKENS
-from specsync_lib.pipeline.sound import pieces
-from specsync_lib.pipeline.stages import Policy
+from specsync_lib.pipeline.sound import pieces, samples_for_chunk
+from specsync_lib.pipeline.stages import Policy, Station
+from specsync_lib.pipeline.system import DEFAULT_THRESHOLD, gate_of
 from specsync_lib.provenance import machine, usable_cores
-from specsync_lib.rows import WAN_MINI, WAN_MINI_SHAPE, Row
+from specsync_lib.rows import LOCAL, SMOLLM2, WAN_MINI, WAN_MINI_SHAPE, Row
 from specsync_lib.speech.audio import load_audio
-from specsync_lib.speech.corpus import Prompt, clips, default_is_human, human_prompts
-from specsync_lib.units import SAMPLE_RATE_HZ
-from workbench.measure.pipelines import run_numbers, stage_numbers
+from specsync_lib.speech.corpus import Prompt
+from specsync_lib.units import CHUNK_SAMPLES, SAMPLE_RATE_HZ
+from workbench.asked import add_row, beside, results_folder, row_of
+from workbench.measure.pipelines import SILENT_S, run_numbers, stage_numbers
 
 FACES = {"wan-mini": WAN_MINI, "shape": WAN_MINI_SHAPE}
 RESAMPLES = 1000
 PERCENTILES = (50, 95, 99)
-IN_FLIGHT_SHARE = 0.25  # of the chunks, for the run whose throughput alone counts
+REAL_TIME_S = CHUNK_SAMPLES / SAMPLE_RATE_HZ  # what a chunk may take where the stream is to keep up
+RULES: tuple[RunRule, ...] = ("lenient", "mouth", "gate")
+HEADLINES = ("serial", "speculative", "speculative_lenient", "serial_reasoning")  # in the file's ``runs``
+EXACT_MODES = ("serial", "speculative", "in_flight")  # whose plans are one
+ALONE = "generation_alone"
+PASS_TOKENS, PAST_TOKENS = (1, 12, 50), 500
+PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
 class Mode:
-    """run: one of the pipelines; threads: torch's, for each stage; share: of the chunks that are asked for; rule: by
-    which chunks are decided."""
+    """run: one of the pipelines; threads: torch's, by station, and of the caller; share: of the chunks that are asked
+    for; rule: by which chunks are decided."""
 
     run: Callable[..., PipelineReport]
     threads: int
     share: float = 1.0
-    rule: Rule = "exact-greedy"
+    rule: RunRule = "exact"
 
 
 @dataclass
 class Results:
-    """What has been measured: each mode's runs, one an utterance."""
+    """What has been measured: each mode's runs, one an utterance; and who speaks in each, where the corpus says so."""
 
     reports: dict[str, list[PipelineReport]] = field(default_factory=dict)
     utterances: dict[str, list[str]] = field(default_factory=dict)
     unequal_plans: list[str] = field(default_factory=list)
+    talkers: dict[str, str] = field(default_factory=dict)
+
+    def drawn(self, mode: str) -> tuple[str, np.ndarray]:
+        """What the bootstrap draws, and of each of a mode's runs which one it is."""
+        names = self.utterances[mode]
+        table = pd.DataFrame({"utterance": range(len(names)), "talker": [self.talkers.get(name, "") for name in names]})
+        return drawn_unit(table), drawn_groups(table)
 
     def chunks(self, mode: str) -> int:
         """How many chunks a mode has."""
@@ -82,25 +107,37 @@ def policy_of(options: argparse.Namespace) -> Policy:
 
 
 def modes_of(options: argparse.Namespace) -> dict[str, Mode]:
-    """The pipelines to compare; "in_flight" is the speculative one with up to 4 chunks, for its throughput, and the
-    lenient one's judge decides after one pass."""
-    policy = policy_of(options)
-    each = options.threads or max(1, usable_cores() // 2)
-    alone = options.serial_threads or usable_cores()
+    """The pipelines to compare. "in_flight…" are speculative ones with up to 4 chunks, for their throughput;
+    "generation_alone" asks no judge."""
+    cores = usable_cores()
+    seats = station_threads(cores) | {"judge": options.judge_threads, "generator": options.generator_threads}
+    seats = {station: count or station_threads(cores)[station] for station, count in seats.items()}
+
+    def speculative(rule: RunRule, share: float, **more: int) -> Mode:
+        policy = replace(policy_of(options), gate=gate_of(rule, DEFAULT_THRESHOLD))
+        own = seats if resolve(options.device) == "cpu" else None
+        return Mode(partial(run_speculative, policy=policy, threads=own, **more), cores, share, rule)
+
     return {
-        "serial": Mode(run_serial, alone),
-        "speculative": Mode(partial(run_speculative, policy=policy, ahead=1), each),
-        "speculative_lenient": Mode(partial(run_speculative, policy=policy, ahead=1), each, rule="lenient"),
-        "in_flight": Mode(partial(run_speculative, policy=policy), each, IN_FLIGHT_SHARE),
+        "serial": Mode(run_serial, cores),
+        "speculative": speculative("exact", 1.0, ahead=1),
+        "in_flight": speculative("exact", 1.0),
+        ALONE: speculative("draft", options.beside_share, ahead=1),
+        "speculative_lenient": speculative("lenient", options.beside_share, ahead=1),
+        **{
+            f"speculative_{rule}": speculative(rule, options.rules_share, ahead=1)
+            for rule in RULES
+            if rule != "lenient"
+        },
+        **{f"in_flight_{rule}": speculative(rule, options.rules_share) for rule in RULES},
         "serial_reasoning": Mode(
-            partial(run_serial, reasoning_tokens=options.reasoning_tokens), alone, options.reasoning_share
+            partial(run_serial, reasoning_tokens=options.reasoning_tokens), cores, options.reasoning_share
         ),
     }
 
 
-def recordings(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and samples of the human test prompts in random order, over and over; of the shipped clips without them."""
-    prompts: list[Prompt] = human_prompts("test") if default_is_human() else clips()
+def recordings(rng: np.random.Generator, prompts: Sequence[Prompt]) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and samples of prompts in random order, over and over."""
     while True:
         for index in rng.permutation(len(prompts)):
             yield prompts[index].name, load_audio(prompts[index].path).samples
@@ -109,10 +146,11 @@ def recordings(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
 def measure(models: Models, options: argparse.Namespace, save: Callable[[Results], None]) -> Results:
     """Run every mode on utterance after utterance until each has its chunks, or the minutes are over."""
     rng = np.random.default_rng(options.seed)
-    modes, results = modes_of(options), Results()
+    modes, prompts = modes_of(options), evaluation_prompts("test", options.corpus)
+    results = Results(talkers={prompt.name: prompt.speaker for prompt in prompts})
     end_s = time.monotonic() + 60 * options.minutes
     warmed = False
-    for name, whole in recordings(rng):
+    for name, whole in recordings(rng, prompts):
         samples = whole[: int(options.longest_s * SAMPLE_RATE_HZ)]
         wanted = [mode for mode in modes if results.chunks(mode) < modes[mode].share * options.chunks]
         if not wanted or time.monotonic() > end_s:
@@ -129,7 +167,7 @@ def measure(models: Models, options: argparse.Namespace, save: Callable[[Results
             results.utterances.setdefault(mode, []).append(name)
             plans[str(mode)] = report.plan.tolist()
         # Reasoning is context: what is written after it may differ; a lenient rule lets more stand.
-        exact = [plan for mode, plan in plans.items() if mode not in ("serial_reasoning", "speculative_lenient")]
+        exact = [plan for mode, plan in plans.items() if mode in EXACT_MODES]
         if any(plan != exact[0] for plan in exact):
             results.unequal_plans.append(name)
         save(results)
@@ -147,7 +185,7 @@ def run_once(mode: Mode, models: Models, samples: np.ndarray) -> PipelineReport:
     """
     torch.set_num_threads(mode.threads)
     commits = []
-    stages = models.stages(options=VerifyOptions(mode.rule))
+    stages = models.stages(options=run_options(mode.rule, DEFAULT_THRESHOLD))
     report = mode.run(
         pieces(samples, pace="fast", piece_ms=100),
         stages,
@@ -159,13 +197,68 @@ def run_once(mode: Mode, models: Models, samples: np.ndarray) -> PipelineReport:
     return replace(report, commits=tuple(commits))
 
 
-def summary(models: Models, options: argparse.Namespace, results: Results) -> dict:
-    """Everything measured, as the JSON has it."""
+def starts(models: Models, options: argparse.Namespace) -> list[float]:
+    """The first chunk's latency of streams that begin with speech after silence, in which nothing was asked of the
+    machine, ms."""
+    mode, seen = modes_of(options)["speculative"], []
+    for _, whole in recordings(np.random.default_rng(options.seed), evaluation_prompts("test", options.corpus)):
+        if len(seen) >= options.starts:
+            break
+        time.sleep(SILENT_S)
+        report = run_once(mode, models, whole[: samples_for_chunk(0)])
+        seen.append(round(float(report.chunks()["latency_ms"][0]), 3))
+    return seen
+
+
+def shared_otherwise(models: Models, options: argparse.Namespace) -> list[dict]:
+    """Other ways to share the cores, each on the same few chunks: threads, the median latency, seconds a chunk."""
+    _, whole = next(recordings(np.random.default_rng(options.seed), evaluation_prompts("test", options.corpus)))
+    samples, cores, rows = whole[: options.seat_chunks * CHUNK_SAMPLES], usable_cores(), []
+    for judge, generator in sorted({(max(1, cores // 2), cores), (1, max(1, cores // 2)), (cores, cores)}):
+        seats: dict[Station, int] = {"draft": cores, "judge": judge, "generator": generator}
+        made = {}
+        for name, more in (("speculative", {"ahead": 1}), ("in_flight", {})):
+            run = partial(run_speculative, policy=policy_of(options), threads=seats, **more)
+            made[name] = run_once(Mode(run, cores), models, samples)
+        latency_ms = made["speculative"].chunks()["latency_ms"]
+        throughput = made["in_flight"].wall_s / max(1, len(latency_ms))
+        rows.append(
+            {**seats, "n": len(latency_ms), "p50_ms": round(float(latency_ms.median()), 3),
+             "throughput_s_per_chunk": round(throughput, 4)}
+        )  # fmt: skip
+    return rows
+
+
+def passes(row: Row, repeats: int) -> list[dict]:
+    """A pass of the judge on one thread, behind PAST_TOKENS, by precision and by how many tokens it reads."""
+    rng, rows = np.random.default_rng(0), []
+    past = rng.integers(100, 40_000, PAST_TOKENS).tolist()
+    torch.set_num_threads(1)
+    known = row.judge.source == SMOLLM2  # of another model, in its own precision
+    for precision in PRECISIONS if known else (row.judge.dtype_on("cpu"),):
+        session = load_judge(replace(row.judge, dtype=precision)).engine.open()
+        for tokens in PASS_TOKENS:
+            session.rows(past[:-1], [Branch([past[-1:]], [])])
+            took_ms = []
+            for _ in range(repeats + 1):  # the first one warms up
+                new = rng.integers(100, 40_000, tokens).tolist()
+                began = time.perf_counter()
+                session.rows([*past, *new[:-1]], [Branch([new[-1:]], [])])
+                took_ms.append(1e3 * (time.perf_counter() - began))
+            rows.append({"precision": precision, "tokens": tokens, "past_tokens": PAST_TOKENS, "threads": 1}
+                        | spread(took_ms[1:]))  # fmt: skip
+    return rows
+
+
+def summary(models: Models, row: Row, options: argparse.Namespace, results: Results, more: dict) -> dict:
+    """Everything measured, as the JSON has it. more: what was measured beside the pipelines."""
     rng = np.random.default_rng(options.seed)
     region = f"{models.face.px}px"
-    runs = {mode: run_numbers(reports) for mode, reports in results.reports.items()}
+    runs, units = {mode: run_numbers(reports) for mode, reports in results.reports.items()}, set()
     for mode, numbers in runs.items():
-        numbers |= intervals(numbers["latency_ms"], numbers["block"], rng)
+        unit, of_run = results.drawn(mode)
+        numbers |= intervals(numbers["latency_ms"], of_run[numbers["block"]], rng)
+        units.add({"utterance": "utterance", "talker": "speaker"}[unit])
         numbers["utterances"] = results.utterances[mode]
     throughput = {
         mode: round(sum(report.wall_s for report in reports) / results.chunks(mode), 4)
@@ -189,25 +282,35 @@ def summary(models: Models, options: argparse.Namespace, results: Results) -> di
     )
     return {
         "setup": options.setup,
+        **({"row": json.loads(row.text()), "digests": row.digests()} if row.differences() else {}),
         "label": models.label,
         "what": "a chunk's latency from the arrival of its last sample to its frames in memory",
-        "resampling_unit": "utterance",
+        "resampling_unit": " or ".join(sorted(units)),
         "machine": machine(),
         "models": {
             "reasoner": models.reasoner.name,
             "reasoner_label": models.reasoner.label,
-            "adapter": options.adapter,
-            "face": options.face,
-            "face_label": models.label,
-            "listener": "Whisper base encoder, 4 layers, 3.2 s of past; no words",
+            "reasoner_dtype": row.judge.dtype_on(resolve(options.device)),
+            "engine": models.names.get("engine", ""),
+            "adapter": row.judge.adapter,
+            "face": row.video.source,
+            "face_label": row.video.label,
+            "decoder": row.video.decoded_by,
+            "transformer_dtype": row.video.transformer_dtype,
+            "bfloat16": multiplies_bfloat16(),
+            "largest_int8": most(),
+            "listener": f"the causal front {Path(row.draft.ears).stem}; no words",
         },
         "policy": asdict(policy_of(options)),
         "guarantee": policy_of(options).guarantee,
         "spin_count": os.environ.get("GOMP_SPINCOUNT"),
         "command": shlex.join(["python", "-m", "workbench.measure.pipeline_cpu", *sys.argv[1:]]),
-        "threads": {name: mode.threads for name, mode in modes_of(options).items()},
+        "threads": {
+            name: mode.run.keywords.get("threads", mode.threads) if isinstance(mode.run, partial) else mode.threads
+            for name, mode in modes_of(options).items()
+        },
         "reasoning_tokens": options.reasoning_tokens,
-        "steps": options.steps,
+        "steps": row.video.steps,
         "render_parts": 3,
         "pattern": "as it came in this run",
         "replayed": written_pattern(answers),
@@ -219,21 +322,40 @@ def summary(models: Models, options: argparse.Namespace, results: Results) -> di
         "regions": {
             region: {
                 "hold_before": dict.fromkeys(("speculative", "speculative_lenient"), policy_of(options).hold_before),
-                "runs": {mode: numbers for mode, numbers in runs.items() if mode != "in_flight"},
+                "runs": {mode: runs[mode] for mode in HEADLINES if mode in runs},
                 "in_flight": runs.get("in_flight"),
-                "throughput_s_per_chunk": throughput,
-                "stages": {
-                    mode: stage_numbers(reports) for mode, reports in results.reports.items() if mode != "in_flight"
+                ALONE: runs.get(ALONE, {}),
+                "rules": {
+                    mode: numbers for mode, numbers in runs.items() if mode not in (*HEADLINES, "in_flight", ALONE)
                 },
+                "throughput_s_per_chunk": throughput,
+                "sustains_real_time": {
+                    mode: seconds <= REAL_TIME_S for mode, seconds in throughput.items() if mode.startswith("in_flight")
+                },
+                **ratios(runs),
+                "stages": {
+                    mode: stage_numbers(reports) for mode, reports in results.reports.items() if mode in HEADLINES
+                },
+                **more,
             }
         },
     }
 
 
-def intervals(latency_ms: list[float], block: list[int], rng: np.random.Generator) -> dict[str, float]:
-    """95 % bootstrap intervals of the percentiles, drawn by utterance: p50_low_ms, p50_high_ms, p95_low_ms …"""
+def ratios(runs: dict[str, dict]) -> dict[str, float]:
+    """Medians of serial over speculative, and their bound: over generation alone."""
+    over = {"serial_over_speculative": "speculative", "serial_over_generation": ALONE}
+    return {
+        name: round(runs["serial"]["p50_ms"] / runs[mode]["p50_ms"], 4)
+        for name, mode in over.items()
+        if {"serial", mode} <= set(runs)
+    }
+
+
+def intervals(latency_ms: list[float], block: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
+    """95 % bootstrap intervals of the percentiles, drawn by block: p50_low_ms, p50_high_ms, p95_low_ms …"""
     latency = np.array(latency_ms)
-    drawn = [np.percentile(latency[index], PERCENTILES) for index in resamples(np.array(block), RESAMPLES, rng)]
+    drawn = [np.percentile(latency[index], PERCENTILES) for index in resamples(block, RESAMPLES, rng)]
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0).round(3)
     ends = {}
     for index, percentile in enumerate(PERCENTILES):
@@ -246,16 +368,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m workbench.measure.pipeline_cpu", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--setup", choices=("cpu",), default="cpu", help="the embedded models on this machine's CPU")
-    parser.add_argument("--out", type=Path, required=True, help="the JSON to write")
+    parser.add_argument("--out", type=Path, help="the JSON to write; of another row: by default in its own folder")
+    add_row(parser)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu", help="of what a row leaves open")
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline")
     parser.add_argument("--longest-s", type=float, default=8.0, help="utterances are cut there")
-    parser.add_argument("--minutes", type=float, default=60, help="no utterance begins after this")
-    parser.add_argument("--face", choices=tuple(FACES), default="wan-mini", help="shape: random weights")
-    parser.add_argument("--adapter", default="adapter", help='the reasoner\'s adapter; "none": the model as it comes')
-    parser.add_argument("--steps", type=int, default=2, help="denoising steps")
-    parser.add_argument("--threads", type=int, default=0, help="of each speculative stage; default: half of the cores")
-    parser.add_argument("--serial-threads", type=int, default=0, help="of the serial pipelines; default: all cores")
+    parser.add_argument("--minutes", type=float, default=8, help="no utterance begins after this")
+    parser.add_argument("--face", choices=tuple(FACES), help="of the default row; shape: random weights")
+    parser.add_argument("--judge-threads", type=int, default=0, help="default: half of the cores")
+    parser.add_argument("--generator-threads", type=int, default=0, help="default: all cores")
     parser.add_argument(
         "--hold-before",
         choices=("nothing", "decode", "last-step"),
@@ -263,19 +384,42 @@ def main(arguments: list[str] | None = None) -> int:
         help="where a chunk waits for the judge's first word; decoding is by far the longest stage on a CPU",
     )
     parser.add_argument("--reasoning-tokens", type=int, default=REASONING_TOKENS)
-    parser.add_argument("--reasoning-share", type=float, default=1.0, help="of the chunks, for serial with reasoning")
+    parser.add_argument("--reasoning-share", type=float, default=0.08, help="of the chunks, for serial with reasoning")
+    parser.add_argument(
+        "--beside-share", type=float, default=0.5, help="of the chunks, for lenient and generation alone"
+    )
+    parser.add_argument("--rules-share", type=float, default=0.15, help="of the chunks, for the other rules")
+    parser.add_argument("--starts", type=int, default=120, help="first chunks after silence")
+    parser.add_argument("--seat-chunks", type=int, default=12, help="of each other way to share the cores; 0: none")
+    parser.add_argument("--pass-repeats", type=int, default=20, help="passes of the judge in each precision; 0: none")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     try:
-        row = Row()
-        video = replace(row.video, source=FACES[options.face], steps=options.steps)
-        row = replace(row, judge=replace(row.judge, adapter=options.adapter), video=video)
-        models = load_models(row, seed=options.seed)
+        row = row_of(options)
+        options.setup = row.name if row.differences() else "cpu"
+        if options.out is None:
+            options.out = beside(MEASUREMENTS_DIR / "pipeline_cpu.json", results_folder(row))
+        elif row.differences() and options.out.absolute().parent == MEASUREMENTS_DIR:
+            raise InputError(f"--out: {display_path(options.out.absolute())} is of the default row; leave it out")
+        options.corpus = row.corpus
+        if options.face:
+            row = replace(row, video=replace(row.video, source=FACES[options.face]))
+        models = load_models(row, seed=options.seed, device=resolve(options.device))
+
+        asked = options.pass_repeats and row.judge.kind == LOCAL and resolve(options.device) == "cpu"
+        more = {"judge_passes": passes(row, options.pass_repeats)} if asked else {}
 
         def save(results: Results) -> None:
-            write_text(options.out, json.dumps(summary(models, options, results), indent=1) + "\n")
+            write_text(options.out, json.dumps(summary(models, row, options, results, more), indent=1) + "\n")
 
         results = measure(models, options, save)
+        if options.starts:
+            more["after_silence"] = {
+                "mode": "speculative", "silence_s": SILENT_S, "latency_ms": starts(models, options)
+            }  # fmt: skip
+        if options.seat_chunks:
+            more["seats"] = shared_otherwise(models, options)
+        save(results)
     except InputError as error:
         print(error, file=sys.stderr)
         return InputError.EXIT_CODE

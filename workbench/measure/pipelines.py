@@ -40,12 +40,7 @@ from specsync_lib.pipeline.serial import run_serial
 from specsync_lib.pipeline.simulate import LATE_POLICIES, PIECE_MS, REASONING_TOKENS
 from specsync_lib.pipeline.sound import pieces
 from specsync_lib.pipeline.stages import Policy, Stages
-from specsync_lib.units import (
-    CHUNK_SAMPLES,
-    LISTEN_BACK_CHUNKS,
-    SAMPLE_RATE_HZ,
-    SLOTS_PER_CHUNK,
-)
+from specsync_lib.units import CHUNK, CHUNK_SLOTS, LISTEN_BACK_CHUNKS, ChunkSize
 from workbench.measure import shape_reasoner, shape_wan
 from workbench.measure.session import LABEL, Case, Session, devices, free, provenance, timed
 from workbench.measure.shape_reasoner import KernelDraft, Listener, ShapeReasoner
@@ -126,7 +121,7 @@ def build_models(
         "weight_gib": {name: round(weight_gib(part), 2) for name, part in parts.items()},
     }
     draft_listener = Listener(shapes, generation)
-    heard_by = EARS[ears](Listener(shapes, reasoning, encoder))
+    heard_by = EARS[ears](Listener(shapes, reasoning, encoder), shapes.chunk)
     return Models(draft_listener, heard_by, reasoner, transformer, network, shape_wan.DECODERS[decoder]), facts
 
 
@@ -145,11 +140,12 @@ def stages_of(
     _, mel = models.draft_listener.hear()
     denoiser = ShapeDenoiser(models.transformer, shapes, *size, steps=steps)
     decoder = models.decode(models.decoder, shapes, denoiser.latents, compiled=compiled, parts=parts)
-    kernel = KernelDraft(*size, mel, models.draft_listener.device)
+    kernel = KernelDraft(*size, mel, models.draft_listener.device, size=shapes.chunk)
     return Stages(
         ShapeDrafter(models.draft_listener, kernel),
         ShapeJudge(models.ears, models.reasoner, pattern),
         ShapeGenerator(denoiser, decoder),
+        shapes.chunk,
     )
 
 
@@ -157,11 +153,16 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     """Both pipelines in turn, block by block, case by case. With the first case's stages, once no other case of its
     region follows: the policies over rejection rates, and a run at the pace of speech."""
     generation, reasoning = devices(setup, options.tiny)
-    session.shapes = hearing(session.shapes, LISTEN_BACK_CHUNKS + 1)
-    answers, source = measured_answers(frames_a_pass=options.frames_a_pass)
+    session.shapes = hearing(session.shapes, LISTEN_BACK_CHUNKS)
+    answers, source = measured_answers(frames_a_pass=options.frames_a_pass, size=session.shapes.chunk)
     session.content |= {"setup": setup, "pattern": source, "replayed": written_pattern(answers["serial"])}
     session.content |= {f"replayed_{way}": written_pattern(answers[mode]) for mode, way in WAYS.items()}
-    session.content |= {"frames_a_pass": options.frames_a_pass, "regions": {}, "failed": {}}
+    session.content |= {
+        "chunk_slots": options.slots,
+        "frames_a_pass": options.frames_a_pass,
+        "regions": {},
+        "failed": {},
+    }
     session.content |= {"what": "a chunk's latency from the arrival of its last sample to its frames on the host"}
     models, facts = build_models(
         session.shapes, setup, generation, reasoning, convolution=options.convolution, decoder=options.decoder,
@@ -230,24 +231,24 @@ def measure_case(
         "speculative_lenient": beside,
         "serial_reasoning": options.reasoning_chunks * headline,
     }
-    owed_s = CHUNK_SAMPLES / SAMPLE_RATE_HZ * (5 * options.policy_chunks + options.paced_chunks) * owed
+    owed_s = float(stages.chunk.seconds) * (5 * options.policy_chunks + options.paced_chunks) * owed
     run_blocks(session, stages, result, wanted, answers, options.block, owed_s)
     return stages, result
 
 
 def parts_for(session: Session, models: Models, region: str) -> int:
     """Slot by slot, which frees the generator sooner for a rejection, unless that decodes a tenth slower."""
-    latents = chunk_latents(session.shapes.regions[region], models.decoder)
-    took_ms = {}
-    for parts in (1, SLOTS_PER_CHUNK):
+    latents = chunk_latents(session.shapes.regions[region], models.decoder, session.shapes.chunk)
+    took_ms, slots = {}, session.shapes.chunk.slots
+    for parts in {1, slots}:
         decoder = models.decode(models.decoder, session.shapes, latents, parts=parts)
         decode = lambda decoder=decoder: [decoder.run(part) for part in range(decoder.parts)]  # noqa: E731
         took_ms[parts] = timed(decode, latents.device, 7)["median_ms"]
         del decoder, decode
         free(latents.device)
     session.content.setdefault("decode_ms", {})[region] = took_ms
-    session.log(f"decoding at {region} in 1 or {SLOTS_PER_CHUNK} parts: {took_ms}")
-    return SLOTS_PER_CHUNK if took_ms[SLOTS_PER_CHUNK] <= SLOWER_IN_PARTS * took_ms[1] else 1
+    session.log(f"decoding at {region} in 1 or {slots} parts: {took_ms}")
+    return slots if took_ms[slots] <= SLOWER_IN_PARTS * took_ms[1] else 1
 
 
 MODES: dict[str, Callable[..., PipelineReport]] = {
@@ -267,10 +268,11 @@ def run_blocks(
     owed_s: float,
 ) -> None:
     """Streams of one block each, the modes in turn, every chunk's sound given when the chunk before is out."""
-    samples = np.random.default_rng(0).normal(0, 0.1, block_chunks * CHUNK_SAMPLES).astype(np.float32)
+    size = stages.chunk
+    samples = np.random.default_rng(0).normal(0, 0.1, size.samples(block_chunks)).astype(np.float32)
     kept: dict[str, list[PipelineReport]] = {mode: [] for mode in MODES}
     for mode in ("serial", "speculative"):  # warm up
-        report = run_without_frames(MODES[mode], samples[: 2 * CHUNK_SAMPLES], stages)
+        report = run_without_frames(MODES[mode], samples[: size.samples(2)], stages)
         session.log(f"{mode}: {report.chunks()['latency_ms'].round(1).tolist()} ms to warm up")
     slowest = 0.0
     for first_chunk in range(0, max(wanted.values()), block_chunks):
@@ -283,7 +285,7 @@ def run_blocks(
             if chunks > 0:
                 pattern, branched = answers.get(mode, answers["serial"]), WAYS.get(mode) == "branched"
                 with stages.judge.replaying(pattern, branched=branched, first_chunk=first_chunk):
-                    kept[mode].append(run_without_frames(run, samples[: chunks * CHUNK_SAMPLES], stages))
+                    kept[mode].append(run_without_frames(run, samples[: size.samples(chunks)], stages))
                 keep(result, kept)
                 session.save()
         session.log(f"{first_chunk + block_chunks} chunks")
@@ -329,12 +331,12 @@ def run_without_frames(
 
 def run_policies(session: Session, stages: Stages, result: dict, chunks: int) -> None:
     """Each policy for late verdicts over rejection rates, on drawn patterns: latency, and frames not as judged."""
-    samples = np.zeros(chunks * CHUNK_SAMPLES, np.float32)
+    samples = np.zeros(stages.chunk.samples(chunks), np.float32)
     result["policies"] = []
     for rate in POLICY_RATES:
-        pattern = random_pattern(rate, chunks, np.random.default_rng(0))
+        pattern = random_pattern(rate, chunks, np.random.default_rng(0), frames=stages.chunk.frames)
         for name, policy in LATE_POLICIES.items():
-            if session.left() < 5 + chunks * CHUNK_SAMPLES / SAMPLE_RATE_HZ:
+            if session.left() < 5 + chunks * stages.chunk.seconds:
                 continue
             with stages.judge.replaying(pattern):
                 report = run_without_frames(partial(run_speculative, policy=policy, ahead=1), samples, stages)
@@ -354,8 +356,8 @@ def run_policies(session: Session, stages: Stages, result: dict, chunks: int) ->
 def run_paced(session: Session, stages: Stages, result: dict, answers: Sequence[ChunkPattern], chunks: int) -> None:
     """The speculative pipeline, several plans a pass, at the pace of speech: when every chunk of frames is out, against
     when it was heard."""
-    samples, mode = np.zeros(chunks * CHUNK_SAMPLES, np.float32), "speculative_branched"
-    if session.left() < 5 + len(samples) / SAMPLE_RATE_HZ:
+    samples, mode = np.zeros(stages.chunk.samples(chunks), np.float32), "speculative_branched"
+    if session.left() < 5 + chunks * stages.chunk.seconds:
         session.log("no time left for the pace of speech")
         return
     with stages.judge.replaying(answers, branched=True):
@@ -369,7 +371,7 @@ def run_alone(session: Session, stages: Stages, result: dict, chunks: int) -> No
     """What generation costs by itself: the speculative pipeline with nobody asked."""
     if session.left() < LEAST_S:
         return
-    samples = np.zeros(chunks * CHUNK_SAMPLES, np.float32)
+    samples = np.zeros(stages.chunk.samples(chunks), np.float32)
     report = run_without_frames(partial(run_speculative, policy=Policy(gate=0.0), ahead=1), samples, stages)
     result["generation_alone"] = run_numbers([report])
     session.log(f"generation alone: p50 {result['generation_alone']['p50_ms']:.1f} ms")
@@ -378,7 +380,7 @@ def run_alone(session: Session, stages: Stages, result: dict, chunks: int) -> No
 
 def run_starts(session: Session, stages: Stages, result: dict, answers: Sequence[ChunkPattern], starts: int) -> None:
     """The first chunk after silence, in which nothing was asked of the machine: latencies of streams of one chunk."""
-    mode, samples = "speculative_branched", np.zeros(CHUNK_SAMPLES, np.float32)
+    mode, samples = "speculative_branched", np.zeros(stages.chunk.samples(1), np.float32)
     seen = []
     for first_chunk in range(starts):
         if session.left() < LEAST_S:
@@ -396,6 +398,11 @@ def run_starts(session: Session, stages: Stages, result: dict, answers: Sequence
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+def suffix_of(slots: int) -> str:
+    """What tells a region, or a file, of short chunks from that of three slots."""
+    return "" if slots == CHUNK.slots else f"_{slots}slot"
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m workbench.measure.pipelines", description=__doc__.splitlines()[0])
@@ -409,6 +416,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--steps", type=int, default=2, help="denoising steps of a chunk where no other number is given"
     )
+    parser.add_argument(
+        "--slots", type=int, choices=CHUNK_SLOTS, default=CHUNK.slots,
+        help="of a chunk; other than three go to a file of their own, pipeline_SETUP_1slot.json, as 384px_1slot",
+    )  # fmt: skip
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline and region")
     parser.add_argument("--block", type=int, default=20, help="chunks of one stream; the pipelines take turns")
     parser.add_argument("--eager-chunks", type=int, default=60, help="most chunks of speculative that never waits")
@@ -435,6 +446,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--groups", help=f"groups of stages to measure, of {', '.join(known)}")
     parser.add_argument("--tiny", action="store_true", help="tiny models on a CPU: a rehearsal, no measurement")
     options = parser.parse_args(list(arguments))
+    if options.part == "stages" and options.slots != CHUNK.slots:
+        parser.error("--slots: single stages are measured for chunks of three slots; give --part pipeline")
     shapes = TINY if options.tiny else FULL
     usual = known if options.compile else GROUPS
     options.groups = options.groups.split(",") if options.groups else usual
@@ -447,9 +460,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             parser.error(f"--regions {case}: known are {','.join(shapes.regions)}, each with :STEPS:CHUNKS:PARTS")
         given = (*map(int, numbers), *(options.steps, options.chunks, 0)[len(numbers) :])
         steps, _, parts = given
-        if steps < 1 or parts not in (0, 1, SLOTS_PER_CHUNK):
-            parser.error(f"--regions {case}: at least one step, and 0, 1 or {SLOTS_PER_CHUNK} parts")
+        if steps < 1 or parts not in (0, 1, options.slots):
+            parser.error(f"--regions {case}: at least one step, and 0, 1 or {options.slots} parts")
         names = (region, f"{region}_{steps}steps", f"{region}_{steps}steps_{parts}parts")
+        names = (name + suffix_of(options.slots) for name in names)
         name = next((name for name in names if name not in options.cases), "")
         if not name:
             parser.error(f"--regions {case}: given twice")
@@ -464,6 +478,8 @@ def main(arguments: Sequence[str]) -> int:
     name = f"pipeline_{options.setup}" if options.part == "pipeline" else "stages_h200"
     if options.tiny:
         name = f"{options.part}_tiny"
+    if options.part == "pipeline":
+        name += suffix_of(options.slots)
     try:
         # every region of every layer is a compilation of its own; past the limit torch goes back to eager code
         torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 4096
@@ -472,7 +488,7 @@ def main(arguments: Sequence[str]) -> int:
             torch.set_num_threads(1)
         generation, _ = devices(options.setup, options.tiny)
         content = {"provenance": provenance(options.commit, arguments, options.tiny), "label": LABEL}
-        shapes = TINY if options.tiny else FULL
+        shapes = replace(TINY if options.tiny else FULL, chunk=ChunkSize(options.slots))
         regions = {case.region: shapes.regions[case.region] for case in options.cases.values()}
         path = options.out / f"{name}.json"
         session = Session(shapes, path, content, options.seconds, options.repeats, regions)

@@ -9,9 +9,12 @@ policy; beside the adapter, by which plans share a pass (`branches.py`); and `re
 ``--lossless N`` only the proof, for N utterances. ``--unseen ADAPTER`` judges the test prompts with an adapter that
 never heard their speaker, nor did probe and draft, and writes `judged_frames_unseen.csv.gz` and `referee_unseen.json`;
 the adapter itself is not kept (all models together stay under 24 MiB). ``--strangers DIR`` judges people whom nobody
-trained on (`list.tsv`: file, speaker, words) and writes `referee_real_speakers.json`. ``--rules`` judges only by the
-rules whose plans are not the judge's own (lenient, mouth, gate) and fits the policy; the judge's own plans stay the
-tables'. What is gathered and judged is kept in the run's folder: an interrupted command goes on where it was, also on
+trained on (`list.tsv`: file, speaker, words) and writes `referee_real_speakers.json`. ``--int8`` judges the test
+prompts in int8, in passes and token by token, and writes `referee_int8.json`, beside float32's tables. ``--rules``
+judges only by the rules whose plans are not the judge's own (lenient, mouth, gate) and fits the policy; the judge's own
+plans stay the tables'. ``--row``, ``--corpus``: another row judges, or another corpus is judged, and all of it lies in
+``data/measurements/ROW``, policy and plans that share a pass too; intervals draw speakers where the corpus names them.
+What is gathered and judged is kept in the run's folder: an interrupted command goes on where it was, also on
 another machine. ``--quick`` leaves out plain decoding, the judge without its ears, several plans a pass and the gate;
 so do its tables, and the pattern stays.
 
@@ -34,14 +37,16 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from specsync_lib import paths, provenance
+from specsync_lib import paths, provenance, rows
 from specsync_lib.draft.front import DRAFT, EARS, front_path
 from specsync_lib.draft.plan import MODEL_DIR as DRAFT_DIR
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_json
+from specsync_lib.judge import branches
 from specsync_lib.judge.branches import Branches
-from specsync_lib.judge.loading import MODEL_DIR, load_reasoner
-from specsync_lib.judge.policy import AcceptancePolicy, chunk_of, frame_features
+from specsync_lib.judge.int8 import most
+from specsync_lib.judge.loading import INT8, MODEL_DIR, adapter_of, load_judge, load_reasoner
+from specsync_lib.judge.policy import POLICY_FILE, AcceptancePolicy, chunk_of, frame_features
 from specsync_lib.judge.reasoner import Reasoner
 from specsync_lib.judge.recordings import (
     ADAPTER,
@@ -49,6 +54,7 @@ from specsync_lib.judge.recordings import (
     GATED,
     RULED,
     RUNS,
+    WORDS_FILE,
     Judged,
     Recording,
     gather,
@@ -59,6 +65,7 @@ from specsync_lib.judge.recordings import (
 from specsync_lib.judge.rules import VerifyOptions, within_one_frame
 from specsync_lib.judge.verify import ChunkVerdict, run_options
 from specsync_lib.measures.bounds import at_temperature, fit_temperature, logits_of
+from specsync_lib.measures.intervals import bootstrap_by_group, interval
 from specsync_lib.measures.referee import (
     CHUNKS_FILE,
     FRAMES_FILE,
@@ -74,12 +81,14 @@ from specsync_lib.measures.referee import (
     unseen_facts,
 )
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
-from specsync_lib.speech.corpus import Prompt, human_prompts
+from specsync_lib.speech.corpus import Prompt, human_prompts, prompts_of
 from specsync_lib.units import VISEMES
 from specsync_lib.visemes import viseme_codes
+from workbench.asked import add_row, beside, results_folder, row_of
 
 STRANGERS_FILE = MEASUREMENTS_DIR / "referee_real_speakers.json"
 LOSSLESS_FILE = MEASUREMENTS_DIR / "reasoner_lossless.json"
+INT8_FILE = MEASUREMENTS_DIR / "referee_int8.json"
 MACHINE_FILE = "machine.json"  # beside judged recordings: the one that judged them, whose tables may be made elsewhere
 FRONTS = [front_path(name) for name in (DRAFT, EARS)]
 
@@ -367,6 +376,17 @@ def gathered_folder(weights: Sequence[Path], words: pd.DataFrame) -> Path:
     return paths.RUN_DIR / "referee" / f"gathered-{_digest(weights, words)}"
 
 
+def row_folder(row: rows.Row, fronts: Sequence[Path], words: pd.DataFrame) -> tuple[Path, str | None]:
+    """`run_folder` of a row, by its judge and what lies behind its paths; no sha256 without an adapter here."""
+    adapter = adapter_of(row.judge)
+    if not row.differences():
+        return run_folder("trained", adapter, fronts, words)
+    tensors = adapter and adapter / "adapter_model.safetensors"  # a server has them merged: they need not be here
+    digest = hashlib.sha256(tensors.read_bytes()).hexdigest() if tensors and tensors.is_file() else None
+    facts = json.dumps([row.text(), row.digests(), digest], sort_keys=True)
+    return paths.RUN_DIR / "referee" / f"{row.name}-{_digest(fronts, words, facts)}", digest
+
+
 def run_folder(label: str, adapter: Path, weights: Sequence[Path], words: pd.DataFrame) -> tuple[Path, str]:
     """Where recordings judged with an adapter are kept, by all that they follow from, and the adapter's sha256.
 
@@ -381,8 +401,8 @@ def run_folder(label: str, adapter: Path, weights: Sequence[Path], words: pd.Dat
     return folder, hashlib.sha256(tensors.read_bytes()).hexdigest()
 
 
-def _digest(files: Sequence[Path], words: pd.DataFrame) -> str:
-    digest = hashlib.sha256(f"{JUDGED_FORMAT}\n{words.to_csv(index=False)}".encode())
+def _digest(files: Sequence[Path], words: pd.DataFrame, facts: str = "") -> str:
+    digest = hashlib.sha256(f"{JUDGED_FORMAT}\n{words.to_csv(index=False)}{facts}".encode())
     for path in files:
         if not path.is_file():
             raise InputError(f"{display_path(path)}: no such file; restore it or train it")
@@ -451,10 +471,65 @@ def prove_lossless(count: int, processes: int = 1) -> dict:
     }
 
 
+def judge_in_int8(processes: int = 1, count: int | None = None) -> dict:
+    """The judge in int8 on the test prompts, or the first of them: is what its passes decide what it writes token by
+    token, and how right is it beside float32's tables?"""
+    prompts = human_prompts("test")[:count]
+    words = heard_words([*human_prompts("validation"), *human_prompts("test")])
+    folder, digest = run_folder("int8", MODEL_DIR / ADAPTER, FRONTS, words)
+    model = load_reasoner(adapter=ADAPTER, dtype=INT8)
+    recordings = gather(prompts, DRAFT, EARS, words, gathered_folder(FRONTS, words))
+    hows = {run: RUNS[run] for run in ("live", "guessed", "alone")}
+    results = judge_all(model, recordings, hows, folder, "int8:", processes)
+    tables = judged_tables()[0]
+    wide = tables[tables["utterance"].isin([each.name for each in recordings])]
+    if wide["utterance"].nunique() < len(recordings):
+        raise InputError(f"{display_path(FRAMES_FILE)}: is not about these prompts; run the command without --int8")
+    truth = np.concatenate([each.truth for each in recordings])
+    utterance = np.repeat(np.arange(len(recordings)), [len(each.truth) for each in recordings])
+    plain = pd.concat([wide[wide["utterance"] == each.name] for each in recordings])
+    runs = {}
+    for run, column in (("guessed", "committed"), ("live", "live")):  # every exact run with words is one plan
+        tokens, wide_tokens = np.concatenate([one.tokens for one in results[run]]), viseme_codes(plain[column])
+        right, gained = tokens == truth, (tokens == truth).astype(float) - (wide_tokens == truth)
+        runs[run] = {
+            **interval("accuracy", bootstrap_by_group(right, utterance)),
+            **interval("float32_accuracy", bootstrap_by_group(wide_tokens == truth, utterance)),
+            **interval("gain_over_float32", bootstrap_by_group(gained, utterance)),
+            "frames_as_float32": round(float((tokens == wide_tokens).mean()), 5),
+            "passes_a_chunk": round(float(np.mean([v.passes for one in results[run] for v in one.verdicts])), 4),
+        }
+    pairs = list(zip(recordings, results["guessed"], results["alone"], strict=True))
+    different = [each.name for each, one, other in pairs if (one.tokens != other.tokens).any()]
+    return {
+        "what": "the judge in int8 (weights by channel, activations by token): its passes against its own greedy "
+        "writing, and both beside float32's committed tables",
+        "reasoner": model.name,
+        "adapter_sha256": digest,
+        "largest_weight": most(),
+        "n_utterances": len(recordings),
+        "n_frames": len(truth),
+        "utterances_equal": len(recordings) - len(different),
+        "different": different,
+        "fallback_frames": int(sum(verdict.fallbacks for one in results["guessed"] for verdict in one.verdicts)),
+        "runs": runs,
+        "processor_seconds": seconds_of(results),
+        "machine": json.loads((folder / MACHINE_FILE).read_text(encoding="utf-8")),
+        "provenance": {
+            **provenance.machine(),
+            "command": "python -m workbench.measure.referee --int8",
+            "label": "measured",
+        },
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the judge over held-out human speech and write what the referee finds."""
     parser = argparse.ArgumentParser(prog="python -m workbench.measure.referee", description=main.__doc__)
     parser.add_argument("--lossless", type=int, metavar="N", help="only prove N utterances equal to plain decoding")
+    parser.add_argument(
+        "--int8", type=int, metavar="N", nargs="?", const=0, help="only judge the test prompts in int8, or N of them"
+    )
     parser.add_argument("--summarise", action="store_true", help="only make referee.json again from the tables")
     parser.add_argument("--quick", action="store_true", help=f"only {', '.join((*QUICK_RUNS, *QUICK_RULES))}")
     parser.add_argument("--rules", action="store_true", help="only judge by the rules that are not exact")
@@ -463,35 +538,105 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--unseen", type=Path, metavar="ADAPTER", help="only judge the unseen speaker, with this folder"
     )
+    add_row(parser)
     options = parser.parse_args(arguments)
     # A fork of a process that has worked in several threads would wait for them for ever.
     torch.set_num_threads(1 if options.processes > 1 else provenance.usable_cores())
-    judge_and_keep = partial(judge_and_write, processes=options.processes)
     try:
+        row = row_of(options)
+        if row.differences() and any(
+            one is not None for one in (options.lossless, options.int8, options.unseen, options.strangers)
+        ):
+            raise InputError(
+                "--lossless, --int8, --unseen and --strangers are of the default row; leave out --row and --corpus"
+            )
+        if options.processes > 1 and (row.judge.kind != rows.LOCAL or row.judge.device not in ("auto", "cpu")):
+            raise InputError("--processes: only a judge on this machine's cores can be shared; leave it out")
+        judge_and_keep = partial(judge_and_write, row, processes=options.processes)
         if options.lossless is not None:
             write_json(LOSSLESS_FILE, prove_lossless(options.lossless, options.processes))
+        elif options.int8 is not None:
+            write_json(INT8_FILE, judge_in_int8(options.processes, options.int8 or None))
         elif options.unseen is not None:
             judge_unseen(options.unseen)
         elif options.strangers is not None:
             write_json(STRANGERS_FILE, judge_real_speakers(options.strangers, options.processes))
         elif options.summarise:
-            frames, chunks = judged_tables()
-            judging = json.loads(REFEREE_FILE.read_text(encoding="utf-8"))["judging"]
-            write_json(REFEREE_FILE, summarise(frames, chunks, judging))
+            summarise_row(row)
         elif options.rules:
             judge_and_keep(rules_only=True)
         elif options.quick:
             judge_and_keep(runs=QUICK_RUNS, ruled=QUICK_RULES)
         else:
             judge_and_keep()
-            write_json(LOSSLESS_FILE, prove_lossless(LOSSLESS_UTTERANCES, options.processes))
+            if not row.differences():
+                write_json(LOSSLESS_FILE, prove_lossless(LOSSLESS_UTTERANCES, options.processes))
     except InputError as error:
         print(error, file=sys.stderr)
         return error.EXIT_CODE
     return 0
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a row's results lie: the default row's in the committed files, another's in a folder of its name.
+
+    speaker : what their tables call whose speech it is.
+    """
+
+    folder: Path
+    speaker: str
+
+    @classmethod
+    def of(cls, row: rows.Row) -> "Place":
+        """See `asked.results_folder`."""
+        return cls(results_folder(row), "trained" if row.corpus == rows.PROMPTS else "own")
+
+    def file(self, committed: Path) -> Path:
+        """This row's file in a committed one's place."""
+        return beside(committed, self.folder)
+
+    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """`judged_tables`."""
+        return judged_tables(self.file(FRAMES_FILE), self.file(CHUNKS_FILE))
+
+    def judging(self) -> dict:
+        """What judged, as the row's `referee.json` has it.
+
+        Raises
+        ------
+        InputError : there is none.
+        """
+        path = self.file(REFEREE_FILE)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))["judging"]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{display_path(path)}: not there or damaged; run it without --rules") from error
+
+
+def summarise_row(row: rows.Row, judging: dict | None = None) -> None:
+    """Make a row's `referee.json` from its tables; numbers of random weights are labelled as such."""
+    place = Place.of(row)
+    judging = place.judging() if judging is None else judging
+    facts = summarise(*place.tables(), judging, corpus=row.corpus)
+    if row.differences():
+        facts |= {"row": json.loads(row.text()), "digests": row.digests()}
+        facts["provenance"]["command"] += f" --row {row.name}"
+        facts = _labelled(facts, row.judge.label)
+    write_json(place.file(REFEREE_FILE), facts)
+
+
+def _labelled(facts: object, label: str) -> object:
+    """The same with another label on every number; what is none, over nothing covered, is null."""
+    if isinstance(facts, dict):
+        return {key: label if key == "label" else _labelled(value, label) for key, value in facts.items()}
+    if isinstance(facts, list):
+        return [_labelled(value, label) for value in facts]
+    return None if isinstance(facts, float) and not np.isfinite(facts) else facts
+
+
 def judge_and_write(
+    row: rows.Row,
     rules_only: bool = False,
     runs: Sequence[str] = TRAINED_RUNS,
     ruled: Sequence[str] = RULED,
@@ -501,38 +646,56 @@ def judge_and_write(
 
     rules_only: the exact runs stay the tables'; runs, ruled: the pattern for replay is kept where all were judged.
     """
-    words = heard_words([*human_prompts("validation"), *human_prompts("test")])
-    folder, digest = run_folder("trained", MODEL_DIR / ADAPTER, FRONTS, words)
-    kept = gathered_folder(FRONTS, words)
-    validation, test = (gather(human_prompts(split), DRAFT, EARS, words, kept) for split in ("validation", "test"))
-    model = load_reasoner(adapter=ADAPTER)
+    place = Place.of(row)
+    prompts = {split: prompts_of(row.corpus, split) for split in ("validation", "test")}
+    same_words = (row.hearing, row.corpus) == (rows.Row().hearing, rows.PROMPTS)
+    heard_file = WORDS_FILE if same_words else place.file(WORDS_FILE)
+    words = heard_words([*prompts["validation"], *prompts["test"]], heard_file, row.hearing)
+    fronts = [front_path(name) for name in (row.draft.front, row.draft.ears)]
+    folder, digest = row_folder(row, fronts, words)
+    kept = gathered_folder(fronts, words) if row.corpus == rows.PROMPTS else folder / "gathered"
+    validation, test = (gather(found, row.draft.front, row.draft.ears, words, kept) for found in prompts.values())
+    model = load_judge(row.judge)
     facts = {"fitted_on": "validation split", "adapter_sha256": digest, "commit": provenance.commit()}
     if rules_only:
-        frames, chunks = judged_tables()
-        judging = json.loads(REFEREE_FILE.read_text(encoding="utf-8"))["judging"]
-        if judging["trained"]["adapter_sha256"] != digest:
-            raise InputError(f"{display_path(REFEREE_FILE)}: made with another adapter; run it without --rules")
+        (frames, chunks), judging = place.tables(), place.judging()
+        if judging[place.speaker]["adapter_sha256"] != digest:
+            raise InputError(
+                f"{display_path(place.file(REFEREE_FILE))}: made with another adapter; run it without --rules"
+            )
     else:
-        found = judge_splits(model, validation, test, runs, folder, "trained:", processes)
-        found.branches.save(**facts)
-        frames, chunks = (table.assign(speaker="trained") for table in (found.frames, found.chunks))
-        trained = {
-            "reasoner": model.name,
-            "adapter": ADAPTER,
-            "adapter_sha256": digest,
-            "judge_temperature_on_validation": round(found.temperature, 4),
-            "machine": json.loads((folder / MACHINE_FILE).read_text(encoding="utf-8")),
-            "processor_seconds": found.seconds,
+        found = judge_splits(model, validation, test, runs, folder, f"{row.name}:", processes)
+        found.branches.save(place.file(branches.PATH), **facts)
+        frames, chunks = (table.assign(speaker=place.speaker) for table in (found.frames, found.chunks))
+        judging = {
+            place.speaker: {
+                "reasoner": model.name,
+                "adapter": row.judge.adapter if row.differences() else ADAPTER,
+                "adapter_sha256": digest,
+                "judge_temperature_on_validation": round(found.temperature, 4),
+                "machine": json.loads((folder / MACHINE_FILE).read_text(encoding="utf-8")),
+                "processor_seconds": found.seconds,
+            }
         }
-        judging = {"trained": trained}
-    by_rules = judge_by_rules(model, validation, test, frames, chunks, folder, "trained:", ruled, processes)
-    by_rules.policy.save(**facts)
-    judging["trained"]["processor_seconds"] |= by_rules.seconds
-    write_tables(by_rules.frames, by_rules.chunks)
-    frames, chunks = judged_tables()
+        if row.differences():
+            judging[place.speaker]["engine"] = model.engine.about
+    by_rules = judge_by_rules(model, validation, test, frames, chunks, folder, f"{row.name}:", ruled, processes)
+    by_rules.policy.save(place.file(POLICY_FILE), **facts)
+    judging[place.speaker]["processor_seconds"] |= by_rules.seconds
+    tables = with_talkers((by_rules.frames, by_rules.chunks), [*prompts["validation"], *prompts["test"]])
+    write_tables(*tables, place)
     if runs == TRAINED_RUNS:
-        write_json(PATTERN_FILE, acceptance_pattern(chunks, judging))
-    write_json(REFEREE_FILE, summarise(frames, chunks, judging))
+        _, chunks = place.tables()
+        write_json(place.file(PATTERN_FILE), acceptance_pattern(chunks, judging, place.speaker))
+    summarise_row(row, judging)
+
+
+def with_talkers(tables: Sequence[pd.DataFrame], prompts: Sequence[Prompt]) -> list[pd.DataFrame]:
+    """Tables with who speaks in each utterance, where the corpus says so of any."""
+    talkers = {prompt.name: prompt.speaker for prompt in prompts}
+    if not any(talkers.values()):
+        return list(tables)
+    return [table.assign(talker=table["utterance"].map(talkers)) for table in tables]
 
 
 def strange_training(adapter: Path) -> dict:
@@ -606,9 +769,9 @@ def judge_unseen(adapter: Path, alone: int = UNSEEN_ALONE_UTTERANCES) -> None:
     write_json(UNSEEN_FILE, facts)
 
 
-def write_tables(frames: pd.DataFrame, chunks: pd.DataFrame) -> None:
+def write_tables(frames: pd.DataFrame, chunks: pd.DataFrame, place: Place) -> None:
     """Keep both tables; the same numbers are the same bytes."""
-    with atomic_path(FRAMES_FILE) as one, atomic_path(CHUNKS_FILE) as other:
+    with atomic_path(place.file(FRAMES_FILE)) as one, atomic_path(place.file(CHUNKS_FILE)) as other:
         frames.to_csv(one, index=False, compression={"method": "gzip", "mtime": 0})
         chunks.to_csv(other, index=False)
 

@@ -29,15 +29,15 @@ from specsync_lib.errors import InputError
 from specsync_lib.judge.branches import ROOMS, TOKENS_A_FRAME, USUAL_ROOM, Room
 from specsync_lib.judge.token_tree import TokenTree
 from specsync_lib.units import (
-    FRAMES_PER_CHUNK,
+    CHUNK,
     HOP_SAMPLES,
     LATENT_CHANNELS,
     MEL_BANDS,
     PIXELS_PER_LATENT,
     SAMPLE_RATE_HZ,
-    SLOTS_PER_CHUNK,
     STFT_SAMPLES,
     VISEMES,
+    ChunkSize,
 )
 from workbench.measure.shapes import Shapes, captured, fill
 
@@ -140,7 +140,14 @@ class KernelDraft:
     """The sync kernel on one chunk: visemes, confidence and drafted latents of a region, in one call."""
 
     def __init__(
-        self, height_px: int, width_px: int, mel: Tensor, device: torch.device, *, graphs: bool = True
+        self,
+        height_px: int,
+        width_px: int,
+        mel: Tensor,
+        device: torch.device,
+        *,
+        graphs: bool = True,
+        size: ChunkSize = CHUNK,
     ) -> None:
         from kernels.project_latents.random_case import random_weights
 
@@ -148,18 +155,18 @@ class KernelDraft:
         generator = torch.Generator(device).manual_seed(0)
         weights: ProjectionWeights = random_weights(DRAFT_HIDDEN, DRAFT_COEFFICIENTS, latent, generator)
         self.mel = mel
-        self.first_frame = max(0, mel.shape[0] * 3 // 10 - FRAMES_PER_CHUNK)  # the window's last chunk
+        self.first_frame = max(0, mel.shape[0] * 3 // 10 - size.frames)  # the window's last chunk
         if device.type == "cuda":
             from kernels.project_latents.triton_impl import ProjectionPlan
 
-            plan = ProjectionPlan(weights, FRAMES_PER_CHUNK, device=device)
-            z0 = torch.zeros(SLOTS_PER_CHUNK, latent, device=device, dtype=torch.bfloat16)
+            plan = ProjectionPlan(weights, size.frames, device=device)
+            z0 = torch.zeros(size.slots, latent, device=device, dtype=torch.bfloat16)
             call = lambda: plan(self.mel, z0, first_frame=self.first_frame)  # noqa: E731
             self.run = captured(call, device) if graphs else call
         else:
-            z0 = torch.zeros(SLOTS_PER_CHUNK, latent)
+            z0 = torch.zeros(size.slots, latent)
             self.run = lambda: project_latents(
-                self.mel, FRAMES_PER_CHUNK, z0, weights, backend="torch", first_frame=self.first_frame
+                self.mel, size.frames, z0, weights, backend="torch", first_frame=self.first_frame
             )
 
 
@@ -341,7 +348,8 @@ class ShapeReasoner:
         self.prefix_tokens, self.room = shapes.prefix_tokens, room
         self._cache = FixedCache(model, shapes.cache_tokens)
         generator = torch.Generator().manual_seed(0)
-        self._evidence = torch.randint(48, 60, (FRAMES_PER_CHUNK, EVIDENCE_A_FRAME), generator=generator)
+        self.frames = shapes.chunk.frames
+        self._evidence = torch.randint(48, 60, (self.frames, EVIDENCE_A_FRAME), generator=generator)
         self._lines = self._evidence.to(self.device)
 
         def passes(tokens: int) -> Passes:
@@ -349,15 +357,15 @@ class ShapeReasoner:
             made.tokens.fill_(FIRST_TOKEN)
             return made
 
-        self._draft = passes(FRAMES_PER_CHUNK * TOKENS_A_FRAME)
+        self._draft = passes(self.frames * TOKENS_A_FRAME)
         full = {PASS_TILE * ceil(frames * TOKENS_A_FRAME / PASS_TILE) for frames in room}
         self._branches = [passes(tokens) for tokens in sorted(full)]
         self._thought, self._first, self._next = passes(1), passes(EVIDENCE_A_FRAME), passes(TOKENS_A_FRAME)
-        self._planned = torch.zeros(FRAMES_PER_CHUNK, dtype=torch.int64, device=self.device)
-        self._planned_probabilities = torch.zeros(FRAMES_PER_CHUNK, len(VISEMES), device=self.device)
+        self._planned = torch.zeros(self.frames, dtype=torch.int64, device=self.device)
+        self._planned_probabilities = torch.zeros(self.frames, len(VISEMES), device=self.device)
 
     def score(self, draft: Int[Tensor, " frames"]) -> tuple[Tensor, Tensor]:
-        """One pass over a chunk's evidence and its draft: probabilities [12, 15] and the target's own choice [12]."""
+        """One pass over a chunk's evidence and its draft: probabilities [frames, 15] and its own choice [frames]."""
         self._draft.tokens[0].copy_(torch.cat([self._lines, draft[:, None]], dim=1).flatten(), non_blocking=True)
         self._draft.first.fill_(self.prefix_tokens)
         probabilities, choice = self._draft.run()
@@ -374,10 +382,10 @@ class ShapeReasoner:
         passes.follow(tree)
         passes.first.fill_(self.prefix_tokens)
         probabilities, _ = passes.run()
-        return probabilities[places].view(len(plans), FRAMES_PER_CHUNK, -1)
+        return probabilities[places].view(len(plans), self.frames, -1)
 
     def plan(self, reasoning_tokens: int = 0) -> tuple[Tensor, Tensor]:
-        """Write reasoning tokens, then 12 frames' tokens one by one: tokens and probabilities."""
+        """Write reasoning tokens, then a chunk's tokens one by one: tokens and probabilities."""
         place = self.prefix_tokens
         for _ in range(reasoning_tokens):
             self._thought.first.fill_(place)

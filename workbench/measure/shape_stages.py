@@ -14,7 +14,7 @@ from specsync_lib.judge.branches import Branches
 from specsync_lib.pipeline.answers import ChunkPattern
 from specsync_lib.pipeline.sound import ChunkAudio
 from specsync_lib.pipeline.stages import Draft, Plan, Request, Tokens, Verdict
-from specsync_lib.units import ENCODER_POSITION_MEL_FRAMES, FRAMES_PER_CHUNK, HOP_SAMPLES, SAMPLE_RATE_HZ, VISEMES
+from specsync_lib.units import CHUNK, ENCODER_POSITION_MEL_FRAMES, HOP_SAMPLES, SAMPLE_RATE_HZ, VISEMES, ChunkSize
 from workbench.measure import shape_reasoner
 from workbench.measure.shape_reasoner import KernelDraft, Listener, ShapeReasoner
 from workbench.measure.shape_wan import ShapeDecoder, ShapeDenoiser
@@ -77,8 +77,8 @@ class ShapeDrafter(ShapeStage):
 class FrontEars:
     """A live judge's ears: log-mel, and a chunk through the causal front of four blocks, whose cache is the past."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener, self._next_frame = listener, 0
+    def __init__(self, listener: Listener, size: ChunkSize = CHUNK) -> None:
+        self._listener, self._next_frame, self._frames = listener, 0, size.frames
         front = random_weights(EARS_BLOCKS, torch.Generator().manual_seed(0), past=EARS_PAST_POSITIONS)
         if listener.device.type == "cuda":
             from kernels.causal_front.triton_impl import FrontPlan
@@ -89,21 +89,21 @@ class FrontEars:
             self._hear, self._cache = partial(reference.front_chunk, weights=front), reference.new_cache(front, "ears")
 
     def hear(self, samples: np.ndarray) -> torch.Tensor:
-        """What a chunk's frames sound like: [12, 15] probabilities."""
+        """What a chunk's frames sound like: [frames, 15] probabilities."""
         self._listener.push(samples)
         _, mel = self._listener.hear()
-        rows = mel[None, -len(reference.new_rows(self._next_frame, FRAMES_PER_CHUNK)) :].float()
-        place = {"stream": "ears", "first_frame": self._next_frame, "frames": FRAMES_PER_CHUNK}
+        rows = mel[None, -len(reference.new_rows(self._next_frame, self._frames)) :].float()
+        place = {"stream": "ears", "first_frame": self._next_frame, "frames": self._frames}
         heard, self._cache = self._hear(rows, self._cache, **place)
-        self._next_frame += FRAMES_PER_CHUNK
+        self._next_frame += self._frames
         return heard.logits[0].softmax(-1)
 
 
 class EncoderEars:
     """Whisper's encoder over the last window of sound, and a probe."""
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, listener: Listener, size: ChunkSize = CHUNK) -> None:
+        self._listener, self._frames = listener, size.frames
         encoded = listener.encode()
         self._probe = torch.randn(encoded.shape[-1], len(VISEMES), device=listener.device, dtype=encoded.dtype)
 
@@ -111,7 +111,7 @@ class EncoderEars:
         """As of :class:`FrontEars`."""
         self._listener.push(samples)
         self._listener.hear()
-        return (self._listener.encode()[0, -FRAMES_PER_CHUNK:] @ self._probe).float().softmax(-1)
+        return (self._listener.encode()[0, -self._frames :] @ self._probe).float().softmax(-1)
 
 
 EARS = {"front": FrontEars, "encoder": EncoderEars}
@@ -166,7 +166,7 @@ class ShapeJudge(ShapeStage):
         return Verdict(request.audio.index, self._tokens(request), request.audio.frames)
 
     def _padded(self, tokens: Tokens) -> torch.Tensor:
-        padded = (*tokens, *[0] * (FRAMES_PER_CHUNK - len(tokens)))
+        padded = (*tokens, *[0] * (self._reasoner.frames - len(tokens)))
         return torch.tensor(padded, device=self.device) + shape_reasoner.FIRST_TOKEN
 
     def _answer(self, request: Request) -> ChunkPattern:

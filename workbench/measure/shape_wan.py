@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from specsync_lib.face.decoders.networks import Taehv, Told
-from specsync_lib.units import FRAMES_PER_CHUNK, LATENT_CHANNELS, PIXELS_PER_LATENT, SLOTS_PER_CHUNK, VISEMES
+from specsync_lib.units import FRAMES_PER_SLOT, LATENT_CHANNELS, PIXELS_PER_LATENT, VISEMES
 from workbench.measure.shapes import Shapes, captured, fill
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def build_tiny_decoder(shapes: Shapes, device: torch.device, dtype: torch.dtype 
 
 
 class ShapeDenoiser:
-    """Wan's transformer on the three slots of a chunk: Euler steps of the flow from a noised draft.
+    """Wan's transformer on the slots of a chunk: Euler steps of the flow from a noised draft.
 
     ``latents`` is the chunk's state. A corrected plan is a new condition between two steps.
     """
@@ -77,7 +77,7 @@ class ShapeDenoiser:
     ) -> None:
         like = transformer.proj_out.weight
         self.device, self.steps = like.device, steps
-        size = (1, LATENT_CHANNELS, SLOTS_PER_CHUNK, height_px // PIXELS_PER_LATENT, width_px // PIXELS_PER_LATENT)
+        size = (1, LATENT_CHANNELS, shapes.chunk.slots, height_px // PIXELS_PER_LATENT, width_px // PIXELS_PER_LATENT)
         self.latents = torch.zeros(size, device=like.device, dtype=like.dtype)
         self._noise, self._before = torch.randn_like(self.latents), torch.zeros_like(self.latents)
         text_dim = shapes.transformer["text_dim"]
@@ -102,7 +102,7 @@ class ShapeDenoiser:
         """Noise, moved halfway to drafted latents where there are any."""
         self.latents.copy_(self._noise)
         if drafted is not None:
-            slots = drafted.view(SLOTS_PER_CHUNK, LATENT_CHANNELS, *self.latents.shape[3:]).transpose(0, 1)
+            slots = drafted.view(-1, LATENT_CHANNELS, *self.latents.shape[3:]).transpose(0, 1)
             self.latents[0].lerp_(slots.to(self.latents.dtype), 0.5)
 
     def step(self, index: int) -> None:
@@ -155,9 +155,9 @@ def lean_convolutions(vae: "AutoencoderKLWan", method: ConvMethod) -> None:
 
 
 class ShapeDecoder:
-    """Wan's decoder on the three slots of a chunk, with its causal cache in place, and the pasted picture.
+    """Wan's decoder on the slots of a chunk, with its causal cache in place, and the pasted picture.
 
-    ``run`` gives a chunk's 12 frames, or those of one of ``parts`` equal parts, in order, and the cache as it would be
+    ``run`` gives a chunk's frames, or those of one of ``parts`` equal parts, in order, and the cache as it would be
     after them; ``commit`` makes that the cache. Decoding again before a commit starts from the same past, so a rejected
     chunk leaves no trace.
     """
@@ -175,7 +175,7 @@ class ShapeDecoder:
         self._network, self.latents, self.parts = network, latents, parts
         self.device = latents.device
         height, width = shapes.picture
-        self.picture_shape = (FRAMES_PER_CHUNK, height, width, 3)
+        self.picture_shape = (FRAMES_PER_SLOT * latents.shape[2], height, width, 3)
         self._background = torch.zeros(self.picture_shape, dtype=torch.uint8, device=latents.device)
         self._cache = self._warm_cache()
         self._decode = torch.compile(self._decode_plain, dynamic=False) if compiled else self._decode_plain

@@ -9,6 +9,7 @@ from torch import nn
 
 from specsync_lib.face.decoders.networks import Taehv
 from specsync_lib.units import (
+    CHUNK,
     CHUNK_SAMPLES,
     ENCODER_POSITION_MEL_FRAMES,
     HOP_SAMPLES,
@@ -16,6 +17,7 @@ from specsync_lib.units import (
     SAMPLE_RATE_HZ,
     VIDEO_HEIGHT_PX,
     VIDEO_WIDTH_PX,
+    ChunkSize,
 )
 
 Result = TypeVar("Result")
@@ -40,6 +42,7 @@ class Shapes:
     prefix_tokens: int
     cache_tokens: int
     condition_tokens: int  # text tokens that Wan's cross-attention sees
+    chunk: ChunkSize = CHUNK
 
 
 FULL = Shapes(
@@ -99,13 +102,15 @@ TINY = Shapes(
 )  # fmt: skip
 
 
-def hearing(shapes: Shapes, chunks: int) -> Shapes:
-    """The same shapes with an encoder that hears so many chunks of sound, not padded to Whisper's 30 s.
+def hearing(shapes: Shapes, back_chunks: int) -> Shapes:
+    """The same shapes with an encoder that hears so many chunks of three slots before a chunk, and the chunk: not
+    padded to Whisper's 30 s.
 
     So a live judge of this suite listens (`pipeline_stages.Listener`, `teacher.encode`).
     """
-    samples = chunks * CHUNK_SAMPLES
-    positions = samples // (ENCODER_POSITION_MEL_FRAMES * HOP_SAMPLES)
+    a_position = ENCODER_POSITION_MEL_FRAMES * HOP_SAMPLES
+    positions = -(-(back_chunks * CHUNK_SAMPLES + shapes.chunk.samples(1)) // a_position)
+    samples = positions * a_position
     return replace(
         shapes, window_s=samples / SAMPLE_RATE_HZ, encoder=shapes.encoder | {"max_source_positions": positions}
     )

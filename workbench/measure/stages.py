@@ -8,7 +8,7 @@ import torch
 
 from specsync_lib.face import wan
 from specsync_lib.pipeline.simulate import REASONING_TOKENS
-from specsync_lib.units import FRAMES_PER_CHUNK
+from specsync_lib.units import CHUNK, FRAMES_PER_CHUNK, ChunkSize
 from workbench.measure import shape_reasoner, shape_wan
 from workbench.measure.session import Session, free, synchronise, timed
 from workbench.measure.shape_reasoner import FixedCache, KernelDraft, Listener, Passes, ShapeReasoner
@@ -109,10 +109,11 @@ def decoder_model(
     return vae
 
 
-def chunk_latents(size: tuple[int, int], decoder: torch.nn.Module) -> torch.Tensor:
-    """Noise in the shape of a chunk's latents [1, 16, 3, h, w], on the device and in the precision of a decoder."""
+def chunk_latents(size: tuple[int, int], decoder: torch.nn.Module, chunk: ChunkSize = CHUNK) -> torch.Tensor:
+    """Noise in the shape of a chunk's latents [1, 16, slots, h, w], on the device and in the precision of a decoder."""
     like = next(decoder.parameters())
-    shape = (1, shape_reasoner.LATENT_CHANNELS, 3, *(side // shape_reasoner.PIXELS_PER_LATENT for side in size))
+    sides = (side // shape_reasoner.PIXELS_PER_LATENT for side in size)
+    shape = (1, shape_reasoner.LATENT_CHANNELS, chunk.slots, *sides)
     return torch.randn(shape, device=like.device, dtype=like.dtype)
 
 

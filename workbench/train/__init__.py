@@ -2,5 +2,6 @@
 
 Sound: ``kokoro``, ``sentences``, ``human_speech``, ``front``, ``front_card``, ``speech``, ``draft``, ``draft_card``,
 ``probe``, ``lessons``, ``reasoner``, ``reasoner_card``, ``splits``, ``clips``.
-Pictures: ``faces``, ``vae``, ``transformer``, ``latent_material``, ``latent_basis``, ``lip_faces``, ``lip_reader``.
+Pictures: ``faces``, ``vae``, ``transformer``, ``latent_material``, ``latent_basis``, ``latents``, ``adapter``,
+``lip_faces``, ``lip_reader``.
 """

@@ -50,7 +50,7 @@ class Descent:
         self.rate = self.optimiser.param_groups[0]["lr"]  # the very tensor that a captured step reads
         self.slowdown, self.retreats = 1.0, 0
         self._loss = torch.zeros((), device=device)
-        self._step: Callable[[], object] | None = None
+        self._steps: list[Callable[[], object]] = []
         self.save_point()
 
     @property
@@ -59,16 +59,17 @@ class Descent:
         compiled, captured = self._modes[0]
         return " and ".join([name for name, on in (("compiled", compiled), ("captured", captured)) if on] or ["plain"])
 
-    def prepare(self, loss_of: Callable[[bool], Tensor]) -> None:
-        """Make :meth:`step` descend ``loss_of(compiled)``; on CUDA this compiles and captures (up to minutes).
+    def prepare(self, *losses: Callable[[bool], Tensor]) -> None:
+        """Make :meth:`step` descend one of ``losses``, each of ``compiled``, as ``which`` says: a graph for each shape
+        of a batch. On CUDA this compiles and captures (up to minutes).
 
         Raises the plain mode's own error if even that fails.
         """
-        self._step = None  # lets go of an earlier graph's memory
+        self._steps = []  # lets go of earlier graphs' memory
         while True:
             began, mode = time.perf_counter(), self.mode
             try:
-                self._step = self._prepared(loss_of, *self._modes[0])
+                self._steps = [self._prepared(loss_of, *self._modes[0]) for loss_of in losses]
             except Exception as error:
                 if len(self._modes) == 1:
                     raise
@@ -108,10 +109,10 @@ class Descent:
             step()
         return graph.replay
 
-    def step(self, learning_rate: float) -> None:
+    def step(self, learning_rate: float, which: int = 0) -> None:
         """One step, and the average's."""
         self.rate.fill_(learning_rate * self.slowdown)
-        self._step()
+        self._steps[which]()
         decay = min(self.ema, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.parameters], 1 - decay)
         self.steps += 1

@@ -16,7 +16,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,9 @@ from safetensors.numpy import load_file, save_file
 from specsync_lib.errors import InputError
 from specsync_lib.face.head.head import mouth_box_px
 from specsync_lib.files import atomic_path, write_text
+from specsync_lib.rows import PROMPTS
 from specsync_lib.units import VIDEO_FPS
+from workbench.asked import add_corpus
 
 if TYPE_CHECKING:  # the trainer reads a corpus on machines without the head's and the aligner's packages
     from specsync_lib.face.head.head import Head
@@ -60,6 +62,7 @@ class HeadJob:
     seed: int
     clips: tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...]
     manner: str = "varied"
+    size_px: int = SIZE_PX
 
     @property
     def stem(self) -> str:
@@ -69,7 +72,7 @@ class HeadJob:
 # --- what is drawn ----------------------------------------------------------------------------------------------------
 
 
-def plan_jobs(clip_count: int, seed: int, manner: str = "varied") -> list[HeadJob]:
+def plan_jobs(clip_count: int, seed: int, manner: str = "varied", corpus: str = PROMPTS) -> list[HeadJob]:
     """Spread utterances over heads: seeded, human and synthetic speech alternating, each split with its own utterances.
 
     Raises
@@ -85,7 +88,7 @@ def plan_jobs(clip_count: int, seed: int, manner: str = "varied") -> list[HeadJo
     rng = np.random.default_rng(seed)
     known = [name for name in IDENTITIES if name not in TEST_IDENTITIES]
     counters, jobs = dict.fromkeys(SPLITS, 0), []
-    stretches = {split: _stretches(split, rng) for split in SPLITS}
+    stretches = {split: _stretches(split, rng, corpus) for split in SPLITS}
     for index in range(heads):
         if index % test_every == test_every - 1:
             split, names = "test", (*TEST_IDENTITIES, "", "")
@@ -127,12 +130,14 @@ def read_jobs(path: Path) -> list[HeadJob]:
         raise InputError(f"{path}: no list of jobs ({error}); write it with --write-jobs") from error
 
 
-def _stretches(split: str, rng: np.random.Generator) -> Iterator[tuple[str, tuple[int, ...], tuple[float, ...]]]:
+def _stretches(
+    split: str, rng: np.random.Generator, said: str = PROMPTS
+) -> Iterator[tuple[str, tuple[int, ...], tuple[float, ...]]]:
     """Endless stretches of ``CLIP_FRAMES`` of a split's utterances, preferring those that were not used yet."""
     from specsync_lib.speech import corpus
     from specsync_lib.speech.alignment import plan_from_phones
 
-    sources = [(prompt.name, partial(corpus.aligned, prompt)) for prompt in corpus.human_prompts(split)]
+    sources = [(prompt.name, partial(corpus.aligned, prompt)) for prompt in corpus.prompts_of(said, split)]
     if split == "train":  # the synthetic voice says few sentences: all go to one side
         for clip in corpus.clips():
             frames = int(clip.phones[-1].end_s * VIDEO_FPS)
@@ -278,7 +283,7 @@ def crop_head(job: HeadJob) -> "Head":
     if job.manner == "suite":  # a named person looks as in every video: its own pores, strands and light
         seed, studio = (0, "studio") if job.identity else (job.seed, str(rng.choice(list(STUDIOS))))
         return Head(identity, (VIDEO_WIDTH_PX, VIDEO_HEIGHT_PX), seed, studio=studio, threads=1)
-    return Head(identity, (SIZE_PX, SIZE_PX), job.seed, studio=draw_studio(rng), camera="face", threads=1)
+    return Head(identity, (job.size_px, job.size_px), job.seed, studio=draw_studio(rng), camera="face", threads=1)
 
 
 def perform_as_the_suite(plan: "SyncPlan", seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -291,16 +296,18 @@ def perform_as_the_suite(plan: "SyncPlan", seed: int) -> tuple[np.ndarray, np.nd
     return units, pose
 
 
-def shot(head: "Head", manner: str, units: np.ndarray, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def shot(
+    head: "Head", manner: str, units: np.ndarray, pose: np.ndarray, size_px: int = SIZE_PX
+) -> tuple[np.ndarray, np.ndarray]:
     """A drawn frame [size, size, 3] and its mouth's box [4]."""
     picture, box = head.render(units, pose), mouth_box_px(head, units, pose)
     if manner == "suite":
         from specsync_lib.face.compositing import FACE_BOX, cut
 
-        scale = SIZE_PX / FACE_BOX.side
+        scale = size_px / FACE_BOX.side
         corners = (box - np.array([FACE_BOX.left, FACE_BOX.top] * 2)) * scale
-        box = np.concatenate([np.floor(corners[:2]), np.ceil(corners[2:])]).clip(0, SIZE_PX).astype(np.int16)
-        picture = cut(picture, FACE_BOX, SIZE_PX)
+        box = np.concatenate([np.floor(corners[:2]), np.ceil(corners[2:])]).clip(0, size_px).astype(np.int16)
+        picture = cut(picture, FACE_BOX, size_px)
     return picture, box
 
 
@@ -320,7 +327,7 @@ def draw_head(job: HeadJob, out: Path) -> None:
         else:
             units, pose = perform(plan, np.random.default_rng([job.seed, 1 + number]))
         for k in range(len(units)):
-            picture, box = shot(head, job.manner, units[k], pose[k])
+            picture, box = shot(head, job.manner, units[k], pose[k], job.size_px)
             frames.append(Image.fromarray(picture))
             columns.append(
                 (
@@ -363,7 +370,7 @@ def write_listing(out: Path, jobs: list[HeadJob], seed: int) -> dict:
             row = {key: value for key, value in asdict(job).items() if key != "clips"}
             hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
             heads.append(row | {"utterances": [clip[0] for clip in job.clips], "sha256": hashes})
-    listing = {"size_px": SIZE_PX, "fps": VIDEO_FPS, "clip_frames": CLIP_FRAMES, "seed": seed, "heads": heads}
+    listing = {"size_px": jobs[0].size_px, "fps": VIDEO_FPS, "clip_frames": CLIP_FRAMES, "seed": seed, "heads": heads}
     write_text(out / "corpus.json", json.dumps(listing, indent=1))
     return listing
 
@@ -510,13 +517,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--clips", type=int, default=140, help=f"clips of {CLIP_FRAMES} frames")
     parser.add_argument("--manner", choices=MANNERS, default="varied", help="suite: as the suite's own videos")
+    parser.add_argument("--size-px", type=int, default=SIZE_PX, help="side of the pictures")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    add_corpus(parser)
     parser.add_argument("--write-jobs", type=Path, metavar="FILE", help="only write what would be drawn")
     parser.add_argument("--jobs", type=Path, metavar="FILE", help="draw what such a file says (no speech needed)")
     given = parser.parse_args(arguments)
     try:
-        jobs = read_jobs(given.jobs) if given.jobs else plan_jobs(given.clips, given.seed, given.manner)
+        if given.jobs:
+            jobs = read_jobs(given.jobs)
+        else:
+            jobs = plan_jobs(given.clips, given.seed, given.manner, given.corpus)
+            jobs = [replace(job, size_px=given.size_px) for job in jobs]
         if given.write_jobs:
             write_jobs(given.write_jobs, jobs)
             print(f"{len(jobs)} heads, {sum(len(job.clips) for job in jobs)} clips to draw")

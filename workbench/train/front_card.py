@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
@@ -28,12 +29,14 @@ from specsync_lib.draft.plan import CausalNormaliser, draft_plan, load_draft
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_json
 from specsync_lib.measures.acceptance import expected_calibration_error
-from specsync_lib.measures.intervals import bootstrap_by_group
+from specsync_lib.measures.intervals import bootstrap_by_group, drawn_groups
+from specsync_lib.rows import PROMPTS
 from specsync_lib.speech.alignment import align, plan_from_phones
 from specsync_lib.speech.audio import load_audio
-from specsync_lib.speech.corpus import aligned, human_prompts
+from specsync_lib.speech.corpus import aligned, prompts_of
 from specsync_lib.speech.log_mel import log_mel
 from specsync_lib.visemes import SyncPlan
+from workbench.asked import add_corpus
 from workbench.train.front_speech import NOISE_KINDS, make_noise
 
 THRESHOLD = 0.85
@@ -74,9 +77,12 @@ def speakers(folder: Path) -> list[Recording]:
     return found
 
 
-def trained_speaker(split: str) -> list[Recording]:
-    """The corpus' prompts of a split."""
-    return [Recording(p.name, "trained", load_audio(p.path).samples, aligned(p)) for p in human_prompts(split)]
+def trained_speaker(split: str, corpus: str = PROMPTS) -> list[Recording]:
+    """A corpus' prompts of a split."""
+    return [
+        Recording(p.name, p.speaker or "trained", load_audio(p.path).samples, aligned(p))
+        for p in prompts_of(corpus, split)
+    ]
 
 
 def noisy(recordings: Sequence[Recording], kind: str, seed: int = 0) -> list[Recording]:
@@ -129,7 +135,8 @@ def score(said: Sequence, recordings: Sequence[Recording], temperature: float) -
     truth = np.concatenate([one.truth.visemes for one in recordings])
     opening = np.concatenate([openness for _, openness in said])
     aim = np.concatenate([one.truth.openness for one in recordings])
-    groups = np.repeat(np.arange(len(recordings)), [len(one.truth) for one in recordings])
+    table = pd.DataFrame({"utterance": range(len(recordings)), "talker": [one.speaker for one in recordings]})
+    groups = np.repeat(drawn_groups(table), [len(one.truth) for one in recordings])
     right = heard == truth
     metric = bootstrap_by_group(right, groups)
     calibration = expected_calibration_error(confidence, right, groups)
@@ -149,12 +156,12 @@ def score(said: Sequence, recordings: Sequence[Recording], temperature: float) -
 
 def evaluate(
     fits: dict[str, FrontWeights], folders: Sequence[Path], calibrating: Sequence[Path], *, noise: Sequence[str],
-    chunks: Sequence[int],
+    chunks: Sequence[int], corpus: str = PROMPTS,
 ) -> dict:  # fmt: skip
     """All sets under all conditions, for every fit."""
     real = [one for folder in folders for one in speakers(folder)]
-    test = trained_speaker("test")
-    kept_apart = [trained_speaker("validation"), *(speakers(folder) for folder in calibrating)]
+    test = trained_speaker("test", corpus)
+    kept_apart = [trained_speaker("validation", corpus), *(speakers(folder) for folder in calibrating)]
     sets = {"real_speakers": real, "trained_speaker": test}
     sets |= {f"{name}_{kind}": noisy(sets[name], kind) for name in list(sets) for kind in noise}
     found = {}
@@ -176,11 +183,11 @@ def evaluate(
     return found
 
 
-def window_network(folders: Sequence[Path]) -> dict:
+def window_network(folders: Sequence[Path], corpus: str = PROMPTS) -> dict:
     """The network that the front replaced (``data/models/draft``) on the same sets: the ablation row."""
     weights, found = load_draft(), {}
     real = [one for folder in folders for one in speakers(folder)]
-    for title, recordings in {"real_speakers": real, "trained_speaker": trained_speaker("test")}.items():
+    for title, recordings in {"real_speakers": real, "trained_speaker": trained_speaker("test", corpus)}.items():
         plans = [draft_plan(one.samples, weights) for one in recordings]
         said = [(np.log(plan.probabilities.clip(1e-12)), plan.openness) for plan in plans]
         found[title] = score(said, recordings, 1.0)
@@ -230,17 +237,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--chunks", default="", help="further chunk lengths, by commas")
     parser.add_argument("--store", type=Path, help="folder to write the calibrated fits to, in 4 bits")
     parser.add_argument("--out", type=Path, required=True)
+    add_corpus(parser)
     options = parser.parse_args(arguments)
     try:
         base = whisper_tensors(4)
         fits = {path.stem: load_front(path, base) for path in options.fits}
         found = evaluate(
             fits, options.speakers, options.calibrate, noise=[kind for kind in options.noise.split(",") if kind],
-            chunks=[int(chunk) for chunk in options.chunks.split(",") if chunk],
+            chunks=[int(chunk) for chunk in options.chunks.split(",") if chunk], corpus=options.corpus,
         )  # fmt: skip
         for name, front in fits.items():
             found[name]["noise_alone_heard_as_silence"] = noise_alone(front)
-        write_json(options.out, card(found, window_network(options.speakers), options.fits))
+        write_json(options.out, card(found, window_network(options.speakers, options.corpus), options.fits))
         for path in options.fits if options.store else ():
             calibrated = replace(fits[path.stem], temperature=torch.tensor(found[path.stem]["temperature"]))
             save_front(options.store / path.name, calibrated, base, bits=4, kept=stored_kept(path))

@@ -23,7 +23,9 @@ from safetensors.numpy import load_file, save_file
 
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
+from specsync_lib.rows import PROMPTS
 from specsync_lib.units import SAMPLE_RATE_HZ
+from workbench.asked import add_corpus
 
 UTTERANCES = 9000  # 577 minutes to train on, and the held-out voices
 HELD_OUT_VOICES = ("af_nova", "am_eric", "bf_lily", "bm_lewis", "zf_xiaoyi", "hm_psi")
@@ -40,12 +42,12 @@ SPEECH_RMS = 0.1
 UTTERANCES_PER_SHARD = 40
 
 
-def make_plan(folder: Path, utterances: int = UTTERANCES, seed: int = 0) -> None:
+def make_plan(folder: Path, utterances: int = UTTERANCES, seed: int = 0, corpus: str = PROMPTS) -> None:
     """Write plan.json (text, tokens, voices, speed of every utterance) and styles.safetensors."""
     from piper.phonemize_espeak import EspeakPhonemizer
 
     from specsync_lib.assets import asset
-    from specsync_lib.speech.corpus import human_prompts
+    from specsync_lib.speech.corpus import prompts_of
     from specsync_lib.speech.words import in_dictionary, normalise_text
     from workbench.train.sentences import sentences
     from workbench.train.speech import common_words
@@ -60,7 +62,7 @@ def make_plan(folder: Path, utterances: int = UTTERANCES, seed: int = 0) -> None
     weights = np.array([ENGLISH_WEIGHT if voice[0] in "ab" else 1.0 for voice in voices])
     rng = np.random.default_rng(seed)
     phonemizer = EspeakPhonemizer()
-    spoken = [prompt.transcript for prompt in human_prompts("train")]
+    spoken = [prompt.transcript for prompt in prompts_of(corpus, "train")]
 
     def pick() -> str:
         return str(rng.choice(voices, p=weights / weights.sum()))
@@ -210,10 +212,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--worker", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    add_corpus(parser)
     options = parser.parse_args(arguments)
     try:
         if options.what == "plan":
-            make_plan(options.folder, options.utterances, options.seed)
+            make_plan(options.folder, options.utterances, options.seed, options.corpus)
             return 0
         if options.model is None:
             from specsync_lib.assets import asset

@@ -1,6 +1,7 @@
 """The latent basis: with it the sync kernel writes drafted latents z = z0 + c B, straight from sound.
 
     python -m workbench.train.latent_basis --vae data/models/wan_mini --out data/models/latent_basis [--device cuda]
+    python -m workbench.train.latent_basis --row my.toml --out ./basis       # on a row's own VAE, pixels and draft
 
 z0 is the latent of a still, resting face (what every slot of a still clip settles at); B [K, 16 h w] spans what a
 speaking mouth changes in it; W_c [H + 1, K] reads the coefficients c off the draft's hidden features, pooled over a
@@ -26,7 +27,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -37,8 +38,8 @@ from torch import Tensor
 
 from kernels.causal_front.reference import FrontWeights, front_offline, new_rows
 from kernels.project_latents.reference import ProjectionWeights, gather_windows
-from specsync_lib import units
-from specsync_lib.draft.front import front_path, in_full, load_draft_front, whisper_range
+from specsync_lib import rows, units
+from specsync_lib.draft.front import DRAFT, front_path, in_full, load_draft_front, whisper_range
 from specsync_lib.draft.front_weights import features_sha256
 from specsync_lib.draft.latents import (
     CONFIG,
@@ -53,14 +54,11 @@ from specsync_lib.errors import InputError
 from specsync_lib.face import wan
 from specsync_lib.face.vae import Coder, WanCoder
 from specsync_lib.files import atomic_path, write_text
-from specsync_lib.paths import RUN_DIR
+from specsync_lib.paths import MODELS_DIR, RUN_DIR, display_path
 from specsync_lib.tensors import read_checked
 from specsync_lib.units import FRAMES_PER_SLOT
 from workbench.train import latent_material
 from workbench.train.latent_material import Film, Material, Speech
-
-if TYPE_CHECKING:
-    pass
 
 WORK_DIR = RUN_DIR / "latent_basis"
 COEFFICIENTS = 64
@@ -414,22 +412,22 @@ def model_card(metrics: dict) -> str:
     return f"""# Latent basis
 
 z = z0 + c B for the sync kernel: B [{metrics["coefficients"]} coefficients] on the normalised latents of the VAE
-`{metrics["vae"]}`, W_c on the causal front's features (and one that always says 1), z0 of the reference person's
-resting face. It knows still heads framed by the "face" camera at {material["size_px"]} px and nothing else. What it is
-worth is measured on held-out speech: `data/measurements/claim.json`.
+`{metrics["vae"]}`, W_c on features of the front `{Path(metrics["draft"]).stem}` (and one that always says 1), z0 of the
+reference person's resting face. It knows still heads framed by the "face" camera at {material["size_px"]} px and
+nothing else. `python -m workbench.measure.latent_claim` measures on held-out speech what it is worth.
 
 Share of the latents' variance in held-out films (validation split, {metrics["validation_slots"]} slots) that each basis
 can explain, and that its drafted coefficients do explain; **{metrics["basis"]}** is stored. Truth's plan explains
 {metrics["plan_explained"]:.3f} through the plan model.
 
-| basis from | ceiling (measured) | drafted (measured) |
+| basis from | ceiling ({metrics["label"]}) | drafted ({metrics["label"]}) |
 |---|---|---|
 {bases}
 
 The same for other heads on the stored basis: *mean* is the kernel's pool, *ordered* keeps the order of a slot's halves,
 *energy* hears loudness alone.
 
-| head | drafted (measured) | ridge |
+| head | drafted ({metrics["label"]}) | ridge |
 |---|---|---|
 {pools}
 
@@ -443,6 +441,18 @@ Licence: Apache-2.0; the speech behind the head is CC-BY-SA-3.0 (Allison Smith, 
 """
 
 
+def label_of(vae_source: str | Path, weights: str | None) -> str:
+    """The label of what a VAE's latents show, by where its weights came from; known for the committed wan-mini alone.
+
+    Raises
+    ------
+    InputError: nobody says it of another one.
+    """
+    if weights is None and Path(vae_source).resolve() != MODELS_DIR / "wan_mini":
+        raise InputError(f"{vae_source}: say where its weights came from: --weights trained or random")
+    return "real-shape" if weights == "random" else "measured"
+
+
 def run(
     vae_source: str | Path,
     out: Path,
@@ -450,8 +460,18 @@ def run(
     device: str | torch.device = "cpu",
     coefficients: int = COEFFICIENTS,
     dtype: torch.dtype = torch.float32,
+    *,
+    weights: str | None = None,
+    revision: str = "main",
+    front: str = DRAFT,
 ) -> Fitted:
     """Fit on the material in ``work`` and save: the basis with its card into ``out``, the rivals' heads into ``work``.
+
+    Parameters
+    ----------
+    weights : "trained" or "random", of the VAE (:func:`label_of`).
+    revision : of a hub id.
+    front : the draft that the coefficients are read off (`front.front_path`).
 
     Raises
     ------
@@ -459,12 +479,21 @@ def run(
     """
     from specsync_lib.provenance import device_facts
 
-    vae, material = wan.load_vae(vae_source, device=device), latent_material.load_material(work)
-    digests = vae_sha256(vae), features_sha256(front_path())
-    fitted = fit(material, WanCoder(vae, dtype), load_draft_front(), *digests, coefficients)
+    label = label_of(vae_source, weights)
+    vae = wan.load_vae(vae_source, dtype=torch.float32, device=device, revision=revision)
+    material = latent_material.load_material(work)
+    digests = vae_sha256(vae), features_sha256(front_path(front))
+    fitted = fit(material, WanCoder(vae, dtype), load_draft_front(front), *digests, coefficients)
     where = device_facts(torch.device(device)) | {"dtype": str(dtype).removeprefix("torch.")}
     name = Path(vae_source).name if Path(vae_source).is_dir() else str(vae_source)
-    metrics = {**fitted.numbers, "vae": name, "material": material.facts, "device": where}
+    metrics = {
+        **fitted.numbers,
+        "label": label,
+        "vae": name,
+        "draft": front,
+        "material": material.facts,
+        "device": where,
+    }
     out.mkdir(parents=True, exist_ok=True)
     save(fitted.basis, out)
     with atomic_path(work / RIVALS) as temporary:
@@ -474,21 +503,47 @@ def run(
     return fitted
 
 
+def _of_row(given: argparse.Namespace) -> dict[str, str]:
+    """What a row says of its VAE and draft; source and pixels are put where the other options are.
+
+    Raises
+    ------
+    InputError: as `rows.read`; its basis would take the place of the committed one.
+    """
+    row = rows.read(given.row, present=False)  # its basis need not be there yet
+    if given.out is None:
+        raise InputError(f"row {row.name}: give --out, the folder that its draft.basis names")
+    known = wan.MODELS.get(row.video.source)
+    given.vae, given.size_px = known.source if known else row.video.source, row.video.pixels
+    weights = "trained" if row.video.label == rows.LABELS["trained"] else "random"
+    return {"weights": weights, "revision": row.video.revision, "front": row.draft.front}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m workbench.train.latent_basis", description=__doc__.splitlines()[0])
-    parser.add_argument("--vae", required=True, help="a checkpoint in diffusers' layout")
-    parser.add_argument("--out", type=Path, default=MODEL_DIR)
-    parser.add_argument("--work", type=Path, default=WORK_DIR, help="films and speech; made when they are not there")
+    whose = parser.add_mutually_exclusive_group(required=True)
+    whose.add_argument("--vae", help="a checkpoint in diffusers' layout")
+    whose.add_argument("--row", help="a row: its checkpoint, pixels and draft")
+    parser.add_argument("--weights", choices=("trained", "random"), help="of a VAE of your own; a row says it itself")
+    parser.add_argument("--out", type=Path, help=f"default with --vae: {display_path(MODEL_DIR)}")
+    parser.add_argument(
+        "--work", type=Path, help="films and speech, made when they are not there; default: in data/run"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="the VAE's arithmetic")
     parser.add_argument("--coefficients", type=int, default=COEFFICIENTS)
     latent_material.add_arguments(parser)
     given = parser.parse_args(arguments)
     try:
-        if not (given.work / "material.json").is_file():
-            latent_material.build_from(given, given.work)
-        fitted = run(given.vae, given.out, given.work, given.device, given.coefficients, DTYPES[given.dtype])
+        of_row = {} if given.row is None else _of_row(given)
+        work = given.work or WORK_DIR.with_name(f"{WORK_DIR.name}_{given.size_px}" if of_row else WORK_DIR.name)
+        if not (work / "material.json").is_file():
+            latent_material.build_from(given, work)
+        how = {"weights": given.weights} | of_row
+        fitted = run(
+            given.vae, given.out or MODEL_DIR, work, given.device, given.coefficients, DTYPES[given.dtype], **how
+        )
     except InputError as error:
         print(error, file=sys.stderr)
         return InputError.EXIT_CODE

@@ -32,6 +32,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.face.compositing import FACE_BOX, Box, composite, cut, inside, reader_box
 from specsync_lib.face.head.look import REFERENCE, STRANGER
 from specsync_lib.files import atomic_path, write_text
+from specsync_lib.rows import PROMPTS
 from specsync_lib.units import (
     FRAMES_PER_SLOT,
     SAMPLE_RATE_HZ,
@@ -40,6 +41,7 @@ from specsync_lib.units import (
     VIDEO_WIDTH_PX,
     VISEMES,
 )
+from workbench.asked import add_corpus
 
 FRAME_PX = (VIDEO_WIDTH_PX, VIDEO_HEIGHT_PX)
 SIZE_PX = 256
@@ -128,7 +130,7 @@ class Material:
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-def gather_speech() -> tuple[list[Speech], dict[str, float]]:
+def gather_speech(said: str = PROMPTS) -> tuple[list[Speech], dict[str, float]]:
     """Every sentence of the corpus and the shipped clips, cut to whole slots; and each one's share of silence."""
     from specsync_lib.draft.plan import normalise
     from specsync_lib.face.head.motion import face_tracks
@@ -136,7 +138,7 @@ def gather_speech() -> tuple[list[Speech], dict[str, float]]:
     from specsync_lib.speech.audio import load_audio
     from specsync_lib.speech.log_mel import log_mel
 
-    prompts = [*corpus.human_prompts()]
+    prompts = [*corpus.prompts_of(said)]
     prompts += [corpus.Prompt(clip.name, clip.transcript, clip.path, "train") for clip in corpus.clips()]
     gathered, silence = [], {}
     for prompt in prompts:
@@ -219,20 +221,20 @@ def draw_films(jobs: list[tuple[int, str, np.ndarray]], out: Path, size_px: int)
     return gaps
 
 
-def build(out: Path, amounts: Amounts, seed: int, workers: int) -> None:
+def build(out: Path, amounts: Amounts, seed: int, workers: int, corpus: str = PROMPTS) -> None:
     """Gather the speech, draw what is missing, then write the listing.
 
     Raises
     ------
     InputError: ``out`` holds films of other settings.
     """
-    settings = {"seed": seed, **asdict(amounts)}
+    settings = {"seed": seed, **asdict(amounts), **({} if corpus == PROMPTS else {"corpus": Path(corpus).name})}
     out.mkdir(parents=True, exist_ok=True)
     marker = out / "settings.json"
     if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) != settings:
         raise InputError(f"{out}: holds films of other settings; give an empty folder")
     marker.write_text(json.dumps(settings), encoding="utf-8")
-    speech, silence = gather_speech()
+    speech, silence = gather_speech(corpus)
     chosen = choose_films(speech, silence, amounts, np.random.default_rng(seed))
     by_name = {s.name: s for s in speech}
     jobs = [(number, identity, by_name[name].units) for number, (name, _, identity) in enumerate(chosen)]
@@ -333,7 +335,8 @@ def load_material(folder: str | Path) -> Material:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of :class:`Amounts`, the seed and the workers."""
+    """The options of :class:`Amounts`, the seed, the workers and the corpus."""
+    add_corpus(parser)
     for name, value in asdict(Amounts()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--seed", type=int, default=0)
@@ -343,7 +346,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def build_from(given: argparse.Namespace, out: Path) -> None:
     """:func:`build` from parsed options."""
     amounts = Amounts(**{name: getattr(given, name) for name in asdict(Amounts())})
-    build(out, amounts, given.seed, given.workers)
+    build(out, amounts, given.seed, given.workers, given.corpus)
 
 
 def main(arguments: list[str] | None = None) -> int:

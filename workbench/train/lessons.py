@@ -27,19 +27,21 @@ from specsync_lib.draft.front import EARS, in_full, load_draft_front, whisper_ra
 from specsync_lib.draft.plan import CausalNormaliser
 from specsync_lib.errors import InputError
 from specsync_lib.judge.script import energy_digits, timed_words
+from specsync_lib.rows import PROMPTS
 from specsync_lib.speech.alignment import Phone, plan_from_phones
 from specsync_lib.speech.audio import load_audio
-from specsync_lib.speech.corpus import Prompt, aligned_phones, human_prompts
+from specsync_lib.speech.corpus import Prompt, aligned_phones, prompts_of
 from specsync_lib.speech.log_mel import log_mel
 from specsync_lib.speech.whisper_base import Word
 from specsync_lib.speech.words import normalise_text
+from workbench.asked import add_corpus
 from workbench.train import augment
 from workbench.train.front_speech import NOISE_KINDS, make_noise
 from workbench.train.reasoner import Lesson, Settings, as_unheard, save_lessons
 from workbench.train.speech import speak
-from workbench.train.splits import near_duplicates
+from workbench.train.splits import Spoken
 
-HUMAN = "speech-en"
+HUMAN, OWN = "speech-en", "own"  # the pinned prompts, which the ears have heard; a manifest's, which they have not
 READINGS = ((12,), (4, 8))  # frames a chunk of each reading of a training prompt, drawn
 CHUNKS = (4, 8, 12)
 CHANNEL_CHANCE = 0.4
@@ -104,8 +106,9 @@ def elsewhere(
 
 
 def human_lessons(
-    ears: FrontWeights, generator: Generator, rng: np.random.Generator, count: int | None = None
-) -> list[Lesson]:
+    ears: FrontWeights, generator: Generator, rng: np.random.Generator, count: int | None = None,
+    corpus: str = PROMPTS,
+) -> list[Lesson]:  # fmt: skip
     """The training prompts, each in some readings elsewhere, and the validation prompts as they are.
 
     ``count``: of the first prompts of each split, to see it run; by default all.
@@ -114,26 +117,28 @@ def human_lessons(
     def sound(prompt: Prompt) -> np.ndarray:
         return load_audio(prompt.path).samples.astype(np.float32)
 
-    trained = human_prompts("train")[:count]
+    trained, source = prompts_of(corpus, "train")[:count], HUMAN if corpus == PROMPTS else OWN
     lessons = [
-        lesson_of(ears, p.name, HUMAN, p.split, sound(p), aligned_phones(p), units.FRAMES_PER_CHUNK)
-        for p in human_prompts("validation")[:count]
+        lesson_of(ears, p.name, source, p.split, sound(p), aligned_phones(p), units.FRAMES_PER_CHUNK)
+        for p in prompts_of(corpus, "validation")[:count]
     ]
     others = np.concatenate([sound(prompt) for prompt in trained[::5]])
-    for prompt in tqdm(trained, desc=HUMAN, unit="prompt"):
+    for prompt in tqdm(trained, desc=source, unit="prompt"):
         for chunks in READINGS:
             moved, phones = elsewhere(sound(prompt), aligned_phones(prompt), others, generator)
-            lessons.append(lesson_of(ears, prompt.name, HUMAN, prompt.split, moved, phones, int(rng.choice(chunks))))
+            lessons.append(lesson_of(ears, prompt.name, source, prompt.split, moved, phones, int(rng.choice(chunks))))
     return lessons
 
 
-def synthetic_lessons(ears: FrontWeights, rng: np.random.Generator, minutes_scale: float = 1.0) -> Iterator[Lesson]:
+def synthetic_lessons(
+    ears: FrontWeights, rng: np.random.Generator, minutes_scale: float = 1.0, corpus: str = PROMPTS
+) -> Iterator[Lesson]:
     """Random common words in synthetic voices, none of it near to what a held-out prompt says."""
-    held_out = [normalise_text(p.transcript) for split in ("validation", "test") for p in human_prompts(split)]
+    held_out = Spoken([normalise_text(p.transcript) for p in prompts_of(corpus) if p.split != "train"])
     for source, minutes in SYNTHETIC_MINUTES.items():
         for index, (samples, phones) in enumerate(speak(source, minutes * minutes_scale, rng)):
             said = [word.text for word in words_of(phones)]
-            if not any(near_duplicates(said, other) for other in held_out):
+            if not held_out.near(said):
                 chunk = int(rng.choice(CHUNKS))
                 yield lesson_of(ears, f"{source}/{index:03d}", source, "train", samples, phones, chunk)
 
@@ -158,13 +163,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes-scale", type=float, default=1.0, help="share of the synthetic speech")
     parser.add_argument("--seed", type=int, default=0)
+    add_corpus(parser)
     options = parser.parse_args(arguments)
     try:
         ears = load_draft_front(EARS)
         rng = np.random.default_rng(options.seed)
-        lessons = human_lessons(ears, Generator().manual_seed(options.seed), rng)
+        lessons = human_lessons(ears, Generator().manual_seed(options.seed), rng, corpus=options.corpus)
         save_lessons(lessons, options.out)
-        lessons += synthetic_lessons(ears, rng, options.minutes_scale)
+        lessons += synthetic_lessons(ears, rng, options.minutes_scale, options.corpus)
         save_lessons(lessons, options.out)
     except InputError as error:
         print(error, file=sys.stderr)

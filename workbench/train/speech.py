@@ -17,11 +17,13 @@ from tqdm.auto import tqdm
 
 from specsync_lib.assets import asset
 from specsync_lib.errors import InputError
+from specsync_lib.rows import PROMPTS
 from specsync_lib.speech.alignment import Phone, align
 from specsync_lib.speech.audio import load_audio
-from specsync_lib.speech.corpus import aligned_phones, clips, human_prompts
+from specsync_lib.speech.corpus import aligned_phones, clips, human_prompts, prompts_of
 from specsync_lib.speech.words import in_dictionary
 from specsync_lib.units import SAMPLE_RATE_HZ
+from workbench.asked import add_corpus
 from workbench.train.voices import ESPEAK_VOICES, FLITE_VOICES, HUMAN_UNLABELLED, Voices, label_track
 
 # A sentence and a generator -> samples at 16 kHz.
@@ -67,10 +69,11 @@ class Collector:
         return Voices(np.concatenate(self.samples), np.concatenate(self.labels), self.table)
 
 
-def gather(minutes_scale: float = 1.0, seed: int = 0) -> Voices:
-    """All voices; ``minutes_scale`` shrinks the synthetic and the unlabelled share for a trial."""
+def gather(minutes_scale: float = 1.0, seed: int = 0, corpus: str = PROMPTS) -> Voices:
+    """All voices; ``minutes_scale`` shrinks the synthetic and the unlabelled share for a trial, ``corpus`` takes the
+    English prompts' place."""
     collector = Collector()
-    for prompt in tqdm(human_prompts(), desc="speech-en", unit="prompt"):
+    for prompt in tqdm(prompts_of(corpus), desc="speech-en", unit="prompt"):
         collector.add("speech-en", prompt.name, prompt.split, load_audio(prompt.path).samples, aligned_phones(prompt))
     for source in HUMAN_UNLABELLED:
         paths = [path for path in sorted(asset(source).rglob("*.g722")) if path.stat().st_size]  # one file is empty
@@ -171,9 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workbench.train.speech", description=main.__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes-scale", type=float, default=1.0, help="share of the synthetic and unlabelled speech")
+    add_corpus(parser)
     options = parser.parse_args(arguments)
     try:
-        voices = gather(options.minutes_scale)
+        voices = gather(options.minutes_scale, corpus=options.corpus)
         voices.save(options.out)
     except InputError as error:
         print(error, file=sys.stderr)

@@ -1,6 +1,6 @@
 """Trains wan-mini's transformer on latents of a talking head within a wall-clock budget.
 
-    python -m workbench.train.transformer --data CORPUS --vae DIR --out DIR --minutes 7.5 [--resume DIR]
+    python -m workbench.train.transformer --data CORPUS --vae DIR --out DIR --minutes 7.5 [--resume DIR | --start DIR]
 
 ``CORPUS`` is drawn with ``python -m workbench.train.faces --manner suite``: each clip begins with the person at
 rest, then follows a plan exactly as the suite's renders do. ``DIR`` receives ``transformer/`` in diffusers' layout,
@@ -12,7 +12,10 @@ what generation will meet (:mod:`specsync_lib.face.generation` says what the mod
 - the noisy latents start from the truth, or from a linear *draft* (:class:`LinearDraft`) of the right or of a wrong
   plan, so that one or two steps learn to repair a draft and the cross-attention sequence outweighs it;
 - the last slot carries noise, or is only the still one, so that generated slots do as well as true ones (no drift);
-- plan frames after the chunk are known for 0 to 4 frames.
+- plan frames after the chunk are known for 0 to 4 frames;
+- a batch's chunks hold 1, 2 or 3 slots, drawn at random: the model's config then names them (``wan.KNOWN_SLOTS``), and
+  generation shows it a short chunk alone. Shapes of weights do not depend on it: ``--start`` begins with the weights of
+  a model that knows three slots alone.
 
 Source
 ------
@@ -23,7 +26,9 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +48,7 @@ from specsync_lib.files import atomic_path, write_text
 from specsync_lib.measures import pictures
 from specsync_lib.measures.pictures import error_in_boxes, psnr_db
 from specsync_lib.provenance import device_facts
-from specsync_lib.units import FRAMES_PER_CHUNK, FRAMES_PER_SLOT, SLOTS_PER_CHUNK
+from specsync_lib.units import CHUNK_SLOTS, FRAMES_PER_SLOT, SLOTS_PER_CHUNK, ChunkSize
 from workbench.train.descent import Descent, cosine
 from workbench.train.faces import FaceCorpus, load_corpus
 
@@ -137,13 +142,17 @@ def encode_clips(
 
 
 def chunk_tokens(
-    data: Latents, rows: Int[Tensor, " batch"], slot: Int[Tensor, " batch"], ahead: Int[Tensor, " batch"]
+    data: Latents,
+    rows: Int[Tensor, " batch"],
+    slot: Int[Tensor, " batch"],
+    ahead: Int[Tensor, " batch"],
+    slots: int = SLOTS_PER_CHUNK,
 ) -> Float[Tensor, "batch tokens features"]:
     """The cross-attention sequences of the chunks that begin at ``slot``, with ``ahead`` frames known after them."""
     place = torch.arange(TOKENS, device=rows.device) - PLAN_BACK_FRAMES
     begins = data.begins[rows, None]
     frames = begins + FRAMES_PER_SLOT * (slot[:, None] - 1) + place
-    known = (frames >= begins) & (frames < data.ends[rows, None]) & (place < FRAMES_PER_CHUNK + ahead[:, None])
+    known = (frames >= begins) & (frames < data.ends[rows, None]) & (place < FRAMES_PER_SLOT * slots + ahead[:, None])
     frames = frames.clamp(0, len(data.visemes) - 1)
     return generation.plan_tokens(data.visemes[frames], data.openness[frames], data.idle[frames], known)
 
@@ -180,10 +189,15 @@ class LinearDraft:
         return torch.cat([told, torch.ones_like(told[:, :1])], dim=1)
 
     def draft(
-        self, still: Float[Tensor, "batch 16 h w"], rows: Tensor, slot: Tensor, data: Latents | None = None
+        self,
+        still: Float[Tensor, "batch 16 h w"],
+        rows: Tensor,
+        slot: Tensor,
+        data: Latents | None = None,
+        slots: int = SLOTS_PER_CHUNK,
     ) -> Float[Tensor, "batch 16 slots h w"]:
         """Drafts of the chunks that begin at ``slot``, by the plans of ``rows``, on the people of ``still``."""
-        pieces = [self.features(rows, slot + k, data) @ self.weight for k in range(SLOTS_PER_CHUNK)]
+        pieces = [self.features(rows, slot + k, data) @ self.weight for k in range(slots)]
         return torch.stack([still + piece.view_as(still) for piece in pieces], dim=2)
 
 
@@ -191,26 +205,78 @@ class LinearDraft:
 
 
 @dataclass(frozen=True)
-class Options:
+class Corruption:
+    """How many chunks a step takes, what is mixed into them, and what their errors count."""
+
+    batch: int = 64
+    mouth: float = 6.0  # a latent cell of the mouth counts this many times
+    truth_share: float = 0.4  # of noisy latents that start from the truth; of the others half have a wrong plan's draft
+    last_noise: float = 0.3  # the most noise on the last slot
+    last_dropped: float = 0.1  # share of chunks that see the still slot instead of the last one
+
+
+@dataclass(frozen=True)
+class Options(Corruption):
     """What a piece of training does. Minutes are wall-clock ones, compilation and measuring included."""
 
     minutes: float = 7.5
     total_minutes: float = 7.5  # of all pieces: the learning rate falls to zero there
     size: Size = field(default_factory=Size)
-    batch: int = 64
     learning_rate: float = 1e-3
     ema: float = 0.999
     seed: int = 0
     phases: int = 2
-    mouth: float = 6.0  # a latent cell of the mouth counts this many times
-    truth_share: float = 0.4  # of noisy latents that start from the truth; of the others half have a wrong plan's draft
-    last_noise: float = 0.3  # the most noise on the last slot
-    last_dropped: float = 0.1  # share of chunks that see the still slot instead of the last one
+    slots: tuple[int, ...] = CHUNK_SLOTS  # of a batch's chunks, one drawn for each
     measure_every_minutes: float = 1.0
     held_out_clips: int = 16
     compiled: bool = True
     captured: bool = True
     max_steps: int | None = None  # for smoke runs
+
+
+def chunk_loss(
+    predict: Callable[..., Tensor],
+    data: Latents,
+    linear: LinearDraft,
+    options: Corruption,
+    slots: int = SLOTS_PER_CHUNK,
+) -> Tensor:
+    """The loss of a freshly drawn batch of chunks; everything random comes from the device's own generator.
+
+    ``predict``: `generation.predict_clean` without the model.
+    """
+    batch, device = options.batch, data.z.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(batch, *shape, device=device)
+
+    rows, others = torch.randint(len(data.z), (2, batch), device=device)
+    places = data.z.shape[1] - slots  # a chunk may begin at slots 1 .. places
+    slot, other_slot = 1 + torch.randint(places, (2, batch), device=device)
+    span = slot[:, None] + torch.arange(slots, device=device)
+    z = data.z[rows[:, None], span].transpose(1, 2).float()  # [batch, 16, slots, h, w]
+    still, first = data.still[rows].float(), slot == 1
+    last = data.z[rows, slot - 1].float()
+    last = last + options.last_noise * uniform(1, 1, 1) ** 2 * torch.randn_like(last)
+    alone = first | (uniform() < options.last_dropped)
+    last = torch.where(alone[:, None, None, None], still, last)
+    ahead = torch.randint(generation.PLAN_AHEAD_FRAMES + 1, (batch,), device=device)
+    tokens = chunk_tokens(data, rows, slot, ahead, slots)
+    # what the noise is mixed with: the truth, the right plan's draft, a wrong plan's
+    wrong = uniform() < 0.5
+    whose = torch.where(wrong, others, rows), torch.where(wrong, other_slot, slot)
+    draft = linear.draft(still, *whose, slots=slots)
+    honest = uniform() < options.truth_share
+    start = torch.where(honest[:, None, None, None, None], z, draft)
+    t = uniform().clamp(min=0.02)
+    t_ = t[:, None, None, None, None]
+    noisy = (1 - t_) * start + t_ * torch.randn_like(z)
+    clean = predict(noisy, t, tokens, still, last, first)
+    error = (clean.float() - z) ** 2
+    mouth = 1 + (options.mouth - 1) * data.mouth[rows[:, None], span].float()  # [batch, slots, h, w]
+    # the velocity's error is 1 / t times this one; its weight is bounded where t is small
+    weight = mouth.unsqueeze(1) / (t_**2 + 0.25)
+    return (error * weight).mean() / mouth.mean()
 
 
 # What is measured: name, steps, noise level, whether it starts from the linear draft.
@@ -233,21 +299,25 @@ class Trainer:
         options: Options,
         device: torch.device,
         resume: Path | None = None,
+        start: Path | None = None,
     ) -> None:
         self.corpus, self.vae, self.options, self.device = corpus, vae, options, device
         self.began = time.perf_counter()
         self.done_minutes, self.steps, self.curve, self.losses = 0.0, 0, [], []
-        if resume is None:
+        if resume is None and start is None:
             self.model = new_transformer(options.size, options.seed)
         else:
-            self.model = wan.load_transformer(resume, dtype=torch.float32)
+            self.model = wan.load_transformer(resume or start, dtype=torch.float32)
             self.model.requires_grad_(True)
+        if resume is not None:
             earlier = json.loads((resume / "transformer_metrics.json").read_text(encoding="utf-8"))
             self.done_minutes, self.steps = earlier["trained_minutes"], earlier["steps"]
             self.curve, self.losses = earlier["curve"], earlier["losses"]
+        self.model.register_to_config(**{wan.KNOWN_SLOTS: list(options.slots)})
         self.model.to(device).train()
         self._blocks_compiled = False
         torch.manual_seed(options.seed + self.steps)
+        self._draws = np.random.default_rng(options.seed + self.steps)
         self.data = encode_clips(corpus, vae, corpus.clips_of("train"), device, options.phases)
         self.held_out = {
             split: encode_clips(corpus, vae, corpus.clips_of(split)[: options.held_out_clips], device)
@@ -274,12 +344,12 @@ class Trainer:
         """Spend the budget; a checkpoint at every measurement."""
         options, descent = self.options, self.descent
         self.checkpoint(out)
-        descent.prepare(self._loss_in_mode)
+        descent.prepare(*(partial(self._loss_in_mode, slots=slots) for slots in options.slots))
         ends_at, steps, last_measure = self.done_minutes + options.minutes, 0, self.minutes
         prepared = self.minutes
         while self.minutes < ends_at and steps != options.max_steps:
             rate = options.learning_rate * cosine(self.minutes / options.total_minutes, steps, ramp=500)
-            descent.step(rate)
+            descent.step(rate, int(self._draws.integers(len(options.slots))))
             steps, self.steps = steps + 1, self.steps + 1
             if steps % 20 == 0 or steps == options.max_steps:
                 loss = descent.loss()  # waits, so the clock above is honest
@@ -292,55 +362,31 @@ class Trainer:
         print(f"{steps} steps of {options.batch} chunks, {rate:.1f} a second, {descent.mode}", flush=True)
         self.checkpoint(out)
 
-    def _loss_in_mode(self, compiled: bool) -> Tensor:
+    def _loss_in_mode(self, compiled: bool, slots: int) -> Tensor:
         if compiled != self._blocks_compiled:  # identical blocks share one compilation
             for block in self.model.blocks:
                 block._compiled_call_impl = None
                 if compiled:
                     block.compile(dynamic=False)
             self._blocks_compiled = compiled
-        return self.loss()
+        return self.loss(slots)
 
-    def loss(self) -> Tensor:
-        """The loss of a freshly drawn batch; everything random comes from the device's generator."""
-        options, data = self.options, self.data
-        batch, device = options.batch, self.device
+    def loss(self, slots: int = SLOTS_PER_CHUNK) -> Tensor:
+        """The loss of a freshly drawn batch of chunks of so many slots; what is random is the device's generator's."""
 
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(batch, *shape, device=device)
+        def predict(*told: Tensor) -> Tensor:
+            cuda = self.device.type == "cuda"
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=cuda, cache_enabled=False):
+                return generation.predict_clean(self.model, *told)
 
-        rows, others = torch.randint(len(data.z), (2, batch), device=device)
-        places = data.z.shape[1] - SLOTS_PER_CHUNK  # a chunk may begin at slots 1 .. places
-        slot, other_slot = 1 + torch.randint(places, (2, batch), device=device)
-        span = slot[:, None] + torch.arange(SLOTS_PER_CHUNK, device=device)
-        z = data.z[rows[:, None], span].transpose(1, 2)  # [batch, 16, 3, h, w]
-        still, first = data.still[rows], slot == 1
-        last = data.z[rows, slot - 1]
-        last = last + options.last_noise * uniform(1, 1, 1) ** 2 * torch.randn_like(last)
-        alone = first | (uniform() < options.last_dropped)
-        last = torch.where(alone[:, None, None, None], still, last)
-        tokens = chunk_tokens(
-            data, rows, slot, torch.randint(generation.PLAN_AHEAD_FRAMES + 1, (batch,), device=device)
-        )
-        # what the noise is mixed with: the truth, the right plan's draft, a wrong plan's
-        wrong = uniform() < 0.5
-        draft = self.linear.draft(still, torch.where(wrong, others, rows), torch.where(wrong, other_slot, slot))
-        honest = uniform() < options.truth_share
-        start = torch.where(honest[:, None, None, None, None], z, draft)
-        t = uniform().clamp(min=0.02)
-        t_ = t[:, None, None, None, None]
-        noisy = (1 - t_) * start + t_ * torch.randn_like(z)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
-            clean = generation.predict_clean(self.model, noisy, t, tokens, still, last, first)
-        error = (clean.float() - z) ** 2
-        mouth = 1 + (options.mouth - 1) * data.mouth[rows[:, None], span].float()  # [batch, 3, h, w]
-        # the velocity's error is 1 / t times this one; its weight is bounded where t is small
-        weight = mouth.unsqueeze(1) / (t_**2 + 0.25)
-        return (error * weight).mean() / mouth.mean()
+        return chunk_loss(predict, self.data, self.linear, self.options, slots)
 
     def averaged(self) -> "WanTransformer3DModel":
         """A copy of the model with the averaged weights, in eval mode."""
-        model = type(self.model).from_config(self.model.config).to(self.device)
+        known = {wan.KNOWN_SLOTS: list(self.options.slots)}
+        model = type(self.model).from_config({k: v for k, v in self.model.config.items() if k not in known})
+        model.register_to_config(**known)
+        model.to(self.device)
         self.descent.load_average(model.parameters())
         return model.eval().requires_grad_(False)
 
@@ -349,9 +395,10 @@ class Trainer:
         model = self.averaged()
         row = {"minutes": round(self.minutes, 3), "step": self.steps}
         for split, data in self.held_out.items():
-            row[split] = latent_errors(model, data, self.linear)
+            for slots in self.options.slots:
+                row[named(split, slots)] = latent_errors(model, data, self.linear, slots)
         self.curve.append(row)
-        validation = row["validation"]
+        validation = row[named("validation", max(self.options.slots))]
         told = ", ".join(f"{name} {validation[name]['mouth']:.3f}" for name in validation)
         print(f"{row['minutes']:6.2f} min, step {self.steps:6d}, mouth error: {told}", flush=True)
 
@@ -382,8 +429,9 @@ class Trainer:
         metrics = self.progress()
         model = wan.load_transformer(out, dtype=torch.float32, device=self.device)
         metrics["final"] = {
-            split: pixel_errors(model, self.vae, self.corpus, data, self.linear)
+            named(split, slots): pixel_errors(model, self.vae, self.corpus, data, self.linear, slots)
             for split, data in self.held_out.items()
+            for slots in sorted(self.options.slots, reverse=True)
         }
         write_text(out / "transformer_metrics.json", json.dumps(metrics, indent=1))
         write_text(out / "transformer_card.md", model_card(metrics))
@@ -392,6 +440,11 @@ class Trainer:
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def named(split: str, slots: int) -> str:
+    """A split's name in the metrics: its own for chunks of three slots, ``validation_1slot`` and so on for others."""
+    return split if slots == SLOTS_PER_CHUNK else f"{split}_{slots}slot"
 
 
 @torch.no_grad()
@@ -403,15 +456,16 @@ def rollout(
     noise_level: float,
     drafted: bool,
     seed: int = 0,
+    slots: int = SLOTS_PER_CHUNK,
 ) -> Float[Tensor, "rows 16 slots h w"]:
     """All whole chunks of every row, each from the one generated before, as :class:`generation.FaceGenerator` does."""
     rows = torch.arange(len(data.z), device=data.z.device)
     noise = torch.Generator().manual_seed(seed)
     last, chunks = data.still, []
-    for number in range((data.z.shape[1] - 1) // SLOTS_PER_CHUNK):
-        slot = torch.full_like(rows, 1 + SLOTS_PER_CHUNK * number)
-        tokens = chunk_tokens(data, rows, slot, torch.full_like(rows, generation.PLAN_AHEAD_FRAMES))
-        start = linear.draft(data.still, rows, slot, data)
+    for number in range((data.z.shape[1] - 1) // slots):
+        slot = torch.full_like(rows, 1 + slots * number)
+        tokens = chunk_tokens(data, rows, slot, torch.full_like(rows, generation.PLAN_AHEAD_FRAMES), slots)
+        start = linear.draft(data.still, rows, slot, data, slots)
         times = generation.step_times(noise_level, steps)
         state = torch.randn(start.shape, generator=noise).to(start.device)
         state = (1 - times[0]) * start + times[0] * state if drafted else state
@@ -424,25 +478,29 @@ def rollout(
     return torch.cat(chunks, dim=2)
 
 
-def answers(model: "WanTransformer3DModel", data: Latents, linear: LinearDraft) -> dict[str, Tensor]:
+def answers(
+    model: "WanTransformer3DModel", data: Latents, linear: LinearDraft, size: int = SLOTS_PER_CHUNK
+) -> dict[str, Tensor]:
     """Latents [rows, 16, slots, h, w] of every method and of the baselines that know less."""
     rows = torch.arange(len(data.z), device=data.z.device)
-    slots = SLOTS_PER_CHUNK * ((data.z.shape[1] - 1) // SLOTS_PER_CHUNK)
-    starts = range(1, slots + 1, SLOTS_PER_CHUNK)
+    slots = size * ((data.z.shape[1] - 1) // size)
+    starts = range(1, slots + 1, size)
     found = {
         "resting face": data.still.unsqueeze(2).expand(-1, -1, slots, -1, -1),
         "linear draft": torch.cat(
-            [linear.draft(data.still, rows, torch.full_like(rows, start), data) for start in starts], dim=2
+            [linear.draft(data.still, rows, torch.full_like(rows, start), data, size) for start in starts], dim=2
         ),
     }
     for name, steps, noise_level, drafted in METHODS:
-        found[name] = rollout(model, data, linear, steps, noise_level, drafted)
+        found[name] = rollout(model, data, linear, steps, noise_level, drafted, slots=size)
     return found
 
 
-def latent_errors(model: "WanTransformer3DModel", data: Latents, linear: LinearDraft) -> dict[str, dict[str, float]]:
+def latent_errors(
+    model: "WanTransformer3DModel", data: Latents, linear: LinearDraft, size: int = SLOTS_PER_CHUNK
+) -> dict[str, dict[str, float]]:
     """Root mean square error of normalised latents per method: over the mouth's cells and over all."""
-    found, rows = answers(model, data, linear), {}
+    found, rows = answers(model, data, linear, size), {}
     for name, latents in found.items():
         slots = latents.shape[2]
         error = (latents - data.z[:, 1 : 1 + slots].transpose(1, 2)).pow(2).mean(dim=1)  # [rows, slots, h, w]
@@ -461,25 +519,26 @@ def pixel_errors(
     corpus: FaceCorpus,
     data: Latents,
     linear: LinearDraft,
+    size: int = SLOTS_PER_CHUNK,
 ) -> dict[str, dict[str, float]]:
     """PSNR against the renders, whole and in the mouth's box, per method, and of the VAE alone (the ceiling).
 
     ``border``: change across chunk borders over the change inside chunks, relative to the same ratio of the renders.
     """
-    slots = SLOTS_PER_CHUNK * ((data.z.shape[1] - 1) // SLOTS_PER_CHUNK)
-    found = answers(model, data, linear) | {"VAE alone": data.z[:, 1 : 1 + slots].transpose(1, 2)}
+    slots, chunk_frames = size * ((data.z.shape[1] - 1) // size), ChunkSize(size).frames
+    found = answers(model, data, linear, size) | {"VAE alone": data.z[:, 1 : 1 + slots].transpose(1, 2)}
     table = {name: {"psnr_db": [], "mouth_psnr_db": [], "border": []} for name in found}
     for row in range(len(data.clip)):
         first = int(data.begins[row])
         span = slice(first, first + FRAMES_PER_SLOT * slots)
         original = torch.from_numpy(corpus.frames[span]).to(data.z.device)
-        own = pictures.seam_table(corpus.frames[span])["ratio"].mean()
+        own = pictures.seam_table(corpus.frames[span], chunk_frames)["ratio"].mean()
         for name, latents in found.items():
             decoded = decode(vae, data.z[row, 0], latents[row])
             error = (decoded.float() - original.float()) ** 2
             table[name]["psnr_db"].append(psnr_db(error.mean().item()))
             table[name]["mouth_psnr_db"].append(psnr_db(error_in_boxes(error, corpus.mouth_px[span])))
-            ratio = pictures.seam_table(decoded.cpu().numpy())["ratio"].mean()
+            ratio = pictures.seam_table(decoded.cpu().numpy(), chunk_frames)["ratio"].mean()
             if own > 0:  # False too for a single chunk, which has no border
                 table[name]["border"].append(ratio / own)
     means = {
@@ -525,9 +584,10 @@ def preview(
 def model_card(metrics: dict) -> str:
     """The transformer's card in Markdown, every number from the run's metrics."""
     options, corpus, device = metrics["options"], metrics["corpus"], metrics["device"]
-    rows = []
-    for split, who in (("validation", "known person, new sentences"), ("test", "new people, new sentences")):
-        part = metrics["final"][split]
+    rows, whose = [], {"validation": "known person, new sentences", "test": "new people, new sentences"}
+    for key, part in metrics["final"].items():
+        split, _, slots = key.partition("_")
+        who = f"{whose[split]}, chunks of {slots.removesuffix('slot') or SLOTS_PER_CHUNK}"
         for name, value in part.items():
             if name != "clips":
                 border = "" if value["border"] is None else f"{value['border']:.2f}"
@@ -538,8 +598,9 @@ def model_card(metrics: dict) -> str:
 
 A `WanTransformer3DModel` with {metrics["parameters"] / 1e6:.1f} M parameters ({size["layers"]} layers,
 {size["heads"]} heads of {size["head_dim"]}), trained from scratch by flow matching on latents of wan-mini's own VAE. It
-predicts 3 slots of a talking face from noisy or drafted ones, the resting face, the last slot, and a plan of visemes,
-openness and idle motion per frame. It knows these renders and nothing else; these are not Wan's weights.
+predicts {" or ".join(map(str, options["slots"]))} slots of a talking face from noisy or drafted ones, the resting face,
+the last slot, and a plan of visemes, openness and idle motion per frame. It knows these renders and nothing else; these
+are not Wan's weights.
 
 | measured on held-out renders | method | PSNR dB | mouth PSNR dB | jump at borders, of the render's | clips |
 |---|---|---|---|---|---|
@@ -559,12 +620,19 @@ Licence: Apache-2.0.
 """
 
 
-def train(corpus: FaceCorpus, vae: "AutoencoderKLWan", options: Options, out: Path, resume: Path | None = None) -> dict:
+def train(
+    corpus: FaceCorpus,
+    vae: "AutoencoderKLWan",
+    options: Options,
+    out: Path,
+    resume: Path | None = None,
+    start: Path | None = None,
+) -> dict:
     """Train within the budget and save; returns the metrics that ``out/transformer_metrics.json`` holds."""
     device = vae.post_quant_conv.weight.device
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
-    trainer = Trainer(corpus, vae, options, device, resume)
+    trainer = Trainer(corpus, vae, options, device, resume, start)
     trainer.run(out)
     return trainer.save(out)
 
@@ -575,7 +643,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="made by python -m workbench.train.faces")
     parser.add_argument("--vae", type=Path, required=True, help="folder that holds vae/")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--resume", type=Path, help="folder of an earlier piece")
+    begun = parser.add_mutually_exclusive_group()
+    begun.add_argument("--resume", type=Path, help="folder of an earlier piece")
+    begun.add_argument(
+        "--start", type=Path, help="folder of a model whose weights are the first ones, such as data/models/wan_mini"
+    )
+    parser.add_argument(
+        "--slots", type=lambda text: tuple(map(int, text.split(","))), default=CHUNK_SLOTS, help="of chunks [1,2,3]"
+    )
     parser.add_argument("--minutes", type=float, default=7.5, help="time of this piece, encoding included")
     parser.add_argument("--total-minutes", type=float, help="of all pieces (default: those done plus this one)")
     parser.add_argument("--batch", type=int, default=64)
@@ -596,12 +671,13 @@ def main(arguments: list[str] | None = None) -> int:
             batch=given.batch,
             learning_rate=given.learning_rate,
             seed=given.seed,
+            slots=tuple(ChunkSize(slots).slots for slots in given.slots),
             compiled=not given.no_compile,
             captured=not given.no_graph,
         )
         if given.smoke_steps:
             options = smoke_options(options, given.smoke_steps)
-        metrics = train(corpus, vae, options, given.out, given.resume)
+        metrics = train(corpus, vae, options, given.out, given.resume, given.start)
     except InputError as error:
         print(error, file=sys.stderr)
         return InputError.EXIT_CODE
