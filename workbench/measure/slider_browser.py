@@ -174,8 +174,13 @@ def lab(folder: Path, project: Path = PROJECT_ROOT) -> Iterator[str]:
         f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True",
         "--ServerApp.disable_check_xsrf=True",
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(project)}
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as log,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own,
+    ):
+        # Where a person was last, and what they have set, is theirs: neither read nor written.
+        environment = os.environ | {"PYTHONPATH": str(project), "JUPYTERLAB_WORKSPACES_DIR": own}
+        environment |= {"JUPYTERLAB_SETTINGS_DIR": own}
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         try:
             wait_for("JupyterLab", lambda: server.poll() is not None or answers(f"http://127.0.0.1:{port}/api"))
