@@ -60,7 +60,7 @@ def started(streams, row: str):
 
 
 @pytest.mark.parametrize("row", ROWS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(cuts=st.lists(st.integers(1, 3), min_size=1, max_size=4), seed=st.integers(0, 2**16))
 def test_pieces_of_any_size_equal_the_whole(streams, row, cuts, seed):
     z = latents(sum(cuts), seed)
@@ -75,7 +75,7 @@ def test_pieces_of_any_size_equal_the_whole(streams, row, cuts, seed):
 
 
 @pytest.mark.parametrize("row", ROWS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     seed=st.integers(0, 2**16),
     before=st.integers(0, 2),
