@@ -352,7 +352,8 @@ def committed(found, tmp_path, monkeypatch) -> pd.DataFrame:
     for module in (referee, referee_numbers):
         monkeypatch.setattr(module, "FRAMES_FILE", tmp_path / "frames.csv.gz")
         monkeypatch.setattr(module, "CHUNKS_FILE", tmp_path / "chunks.csv")
-    referee.write_tables(findings.frames.assign(speaker="trained"), findings.chunks.assign(speaker="trained"))
+    place = referee.Place(tmp_path, "trained")
+    referee.write_tables(findings.frames.assign(speaker="trained"), findings.chunks.assign(speaker="trained"), place)
     own = findings.frames[findings.frames["utterance"].isin(["u12", "u15"])]
     return own[["utterance", "frame", "confidence", "draft", "truth", "energy"]].reset_index(drop=True)
 
