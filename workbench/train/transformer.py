@@ -686,9 +686,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def smoke_options(options: Options, steps: int) -> Options:
-    """The same run with a tiny model, tiny batches and this many steps."""
+    """The same run with a tiny model, tiny batches and this many steps, nothing compiled."""
     tiny = Size(heads=2, head_dim=12, layers=1, ffn=32)
-    return replace(options, size=tiny, batch=2, phases=1, held_out_clips=1, max_steps=steps)
+    return replace(options, size=tiny, batch=2, phases=1, held_out_clips=1, max_steps=steps, compiled=False)
 
 
 if __name__ == "__main__":
