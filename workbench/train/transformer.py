@@ -686,9 +686,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def smoke_options(options: Options, steps: int) -> Options:
-    """The same run with a tiny model, tiny batches and this many steps, nothing compiled."""
+    """The same run with a tiny model, tiny batches and this many steps."""
     tiny = Size(heads=2, head_dim=12, layers=1, ffn=32)
-    return replace(options, size=tiny, batch=2, phases=1, held_out_clips=1, max_steps=steps, compiled=False)
+    return replace(options, size=tiny, batch=2, phases=1, held_out_clips=1, max_steps=steps)
 
 
 if __name__ == "__main__":
