@@ -19,7 +19,7 @@ from specsync_lib.claims import CLAIMED_ACCEPTANCE, CLAIMED_THRESHOLD
 from specsync_lib.figures.drawing import Drawing
 from specsync_lib.figures.style import ROLE_COLOURS, ROLE_MARKERS, labelled
 from specsync_lib.measures.acceptance import accepted_run_lengths, at_threshold, confusion_matrix
-from specsync_lib.measures.intervals import drawn_unit
+from specsync_lib.measures.intervals import resampling_unit
 from specsync_lib.units import VIDEO_FPS, VISEMES
 from specsync_lib.visemes import viseme_codes
 
@@ -427,7 +427,7 @@ def draw_numbers(table: pd.DataFrame, threshold: float, ax: Axes, *, frames: pd.
     names = ("threshold", "acceptance", "coverage", "covered", "utterances") + ("accepted runs",) * (frames is not None)
     front = "passes_a_second" in table
     names += ("passes", "frames wrong") * front
-    unit = "speaker" if frames is not None and drawn_unit(frames) == "talker" else "utterance"
+    unit = "utterance" if frames is None else resampling_unit(frames)
     note = f"\n\nmeasured; 95 % intervals by {unit}"
     style = {"va": "top", "ha": "left", "family": "monospace", "fontsize": 10.5, "transform": ax.transAxes}
     ax.set_axis_off()

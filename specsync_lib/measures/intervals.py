@@ -142,6 +142,11 @@ def drawn_groups(table: pd.DataFrame) -> np.ndarray:
     return table[drawn_unit(table)].to_numpy()
 
 
+def resampling_unit(table: pd.DataFrame) -> str:
+    """What `drawn_unit`'s groups are, as :class:`Metric` names them: "speaker" or "utterance"."""
+    return "speaker" if drawn_unit(table) == "talker" else "utterance"
+
+
 def resamples(groups: np.ndarray, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Indices of the items of whole groups drawn with replacement, for statistics that are no function of sums."""
     codes = np.unique(groups, return_inverse=True)[1]

@@ -29,7 +29,7 @@ from specsync_lib.measures.acceptance import (
     expected_calibration_error,
 )
 from specsync_lib.measures.bounds import bad_accept_bound, conformal_threshold, ranking_skill
-from specsync_lib.measures.intervals import bootstrap_by_group, drawn_groups, drawn_unit, interval
+from specsync_lib.measures.intervals import bootstrap_by_group, drawn_groups, interval, resampling_unit
 from specsync_lib.measures.ways import EXACT_PLANS, pass_facts
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
 from specsync_lib.rows import PROMPTS, Row
@@ -308,7 +308,7 @@ def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: i
     return {
         "provenance": {**provenance.machine(), "command": "python -m workbench.measure.referee", "label": "measured"},
         "definitions": DEFINITIONS,
-        **({} if drawn_unit(frames) == "utterance" else {"resampling_unit": "speaker"}),
+        **({} if (unit := resampling_unit(frames)) == "utterance" else {"resampling_unit": unit}),
         "judging": judging,
         "table": table.to_dict("records"),
         "speakers": by_speaker,

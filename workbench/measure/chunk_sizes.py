@@ -77,9 +77,10 @@ class Seen:
 
 def scene_of(clip: Clip, system: System, longest_s: float, reader: LipReader) -> Scene:
     """A clip's first seconds, with what it is held against."""
-    samples = load_audio(clip.path).samples[: int(longest_s * SAMPLE_RATE_HZ)]
+    whole = load_audio(clip.path)
+    samples = whole.samples[: int(longest_s * SAMPLE_RATE_HZ)]
     frames = units.frame_count(len(samples))
-    plan = plan_from_phones(clip.phones, load_audio(clip.path).frame_count)
+    plan = plan_from_phones(clip.phones, whole.frame_count)
     plan = SyncPlan(plan.visemes[:frames], plan.openness[:frames])
     idle, resting, truth = idle_tracks(frames, system.seed), [], []
     spoken: FaceTracks = speaking_tracks(face_tracks(plan, system.seed), idle)

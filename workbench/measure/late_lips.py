@@ -19,7 +19,7 @@ from specsync_lib.face.head.head import Head
 from specsync_lib.face.head.motion import face_tracks
 from specsync_lib.files import write_json
 from specsync_lib.measures import rules
-from specsync_lib.measures.intervals import bootstrap_by_group, drawn_groups, drawn_unit, interval
+from specsync_lib.measures.intervals import bootstrap_by_group, drawn_groups, interval, resampling_unit
 from specsync_lib.measures.late_lips import PATH, table
 from specsync_lib.measures.referee import FRAMES_FILE
 from specsync_lib.paths import display_path
@@ -105,8 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
         head.close()
     given = f" --row {row.name}" if row.differences() else ""
     made = machine() | {"command": f"python -m workbench.measure.late_lips{given}", "label": row.judge.label}
-    unit = {"utterance": "utterance", "talker": "speaker"}[drawn_unit(frames)]
-    write_json(path, {"provenance": made, "source": source.name, "resampling_unit": unit} | content)
+    about = {"provenance": made, "source": source.name, "resampling_unit": resampling_unit(frames)}
+    write_json(path, about | content)
     print(table(path).round(3).T.to_string())
     return 0
 

@@ -20,7 +20,7 @@ from specsync_lib.draft.plan import DraftPlan, draft_plan, load_draft
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_json
 from specsync_lib.measures.draft import frame_table
-from specsync_lib.measures.intervals import bootstrap_by_group, drawn_groups, drawn_unit, interval
+from specsync_lib.measures.intervals import bootstrap_by_group, drawn_groups, interval, resampling_unit
 from specsync_lib.paths import MEASUREMENTS_DIR
 from specsync_lib.provenance import machine
 from specsync_lib.rows import PROMPTS
@@ -95,7 +95,7 @@ def measured(corpus: str) -> dict[str, object]:
         "what": "strict frame accuracy of the draft on the corpus' test prompts turned down, as they are and at level; "
         "the corpus' own level (slow maximum over 10 ms hops of sound, dB re full scale)",
         "command": command if corpus == PROMPTS else f"{command} --corpus {Path(corpus).name}",
-        "resampling_unit": {"utterance": "utterance", "talker": "speaker"}[drawn_unit(frames)],
+        "resampling_unit": resampling_unit(frames),
         "n_utterances": len(prompts),
         "rows": rows,
         "corpus": corpus_levels(corpus),
