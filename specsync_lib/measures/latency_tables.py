@@ -30,6 +30,7 @@ MODE_NAMES = {
     "speculative": "speculative",
     "speculative_branched": "speculative, several plans a pass",
     "speculative_lenient": "speculative, lenient",
+    "speculative_mouth": "speculative, exact on mouth shapes",
 }
 # bars of a setup, and their hatches
 COMPARED = {"serial": "", "speculative": "//", "speculative_branched": "xx", "speculative_lenient": ".."}
@@ -291,6 +292,7 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
             for mode, share in (
                 ("serial", 50), ("speculative", 50), ("speculative", 99), ("speculative_branched", 50),
                 ("speculative_branched", 99), ("speculative_lenient", 50), ("speculative_lenient", 99),
+                ("speculative_mouth", 50), ("speculative_mouth", 99),
             ):  # fmt: skip
                 if mode in runs and (share == 50 or runs[mode]["n"] >= FEWEST_FOR_P99):
                     seen = percentile_interval(runs[mode]["latency_ms"], runs[mode]["block"], share, rng)

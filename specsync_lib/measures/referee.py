@@ -44,6 +44,8 @@ UNSEEN_FRAMES_FILE = MEASUREMENTS_DIR / "judged_frames_unseen.csv.gz"
 
 SAME_DRAFT = 0.999  # another machine's arithmetic may turn a tie
 AROUND_S = 0.6  # how far the words shown beside a rejection reach
+# Frames of a chunk, separated by blanks; columns of the chunk table.
+PLACES = ("rejected", "lenient_rejected", "mouth_rejected")
 RISK = 0.05  # what the conformal threshold allows: one frame in twenty covered and rejected
 
 # Rows of the referee table: what is shown, and the column of the frame table that holds its plan.
@@ -452,6 +454,7 @@ def acceptance_pattern(chunks: pd.DataFrame, judging: dict, speaker: str = "trai
             "…_known_after": "passes after which the plan that is told before the next one is the final one",
             "rejected_at": "frames of the chunk whose draft does not stand, under that rule",
             "lenient_rejected_at": "the same under the lenient rule, which takes one pass",
+            "mouth_passes, mouth_rejected_at": "passes and the same under exactness on mouth shapes",
         },
         "chunks": [
             {
@@ -467,6 +470,8 @@ def acceptance_pattern(chunks: pd.DataFrame, judging: dict, speaker: str = "trai
                 },
                 "rejected_at": numbers(row.rejected),
                 "lenient_rejected_at": numbers(row.lenient_rejected),
+                "mouth_passes": int(row.mouth_passes),
+                "mouth_rejected_at": numbers(row.mouth_rejected),
             }
             for row in rows.itertuples()
         ],
@@ -554,5 +559,5 @@ def judged_tables(
     for path in (frames_file, chunks_file):
         if not path.is_file():
             raise InputError(f"{display_path(path)}: no such file; make it with python -m workbench.measure.referee")
-    chunks = pd.read_csv(chunks_file, dtype={"rejected": str, "lenient_rejected": str})
-    return pd.read_csv(frames_file), chunks.fillna({"rejected": "", "lenient_rejected": ""})
+    chunks = pd.read_csv(chunks_file, dtype=dict.fromkeys(PLACES, str))
+    return pd.read_csv(frames_file), chunks.fillna(dict.fromkeys(PLACES, ""))

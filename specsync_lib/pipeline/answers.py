@@ -17,12 +17,13 @@ from specsync_lib.units import CHUNK, FRAMES_PER_CHUNK, VISEMES, ChunkSize
 PATTERN_NAME = "acceptance_pattern.json"
 # The speculative pipeline as it is measured: the last step waits for the judge's first pass, because this judge rejects
 # most drafts and a rejection after that step costs a generation; or nothing waits; or the judge verifies several plans
-# in a pass; or its rule is the lenient one, which decides after one pass.
+# in a pass; or its rule is the lenient one, which decides after one pass, or exactness on mouth shapes.
 POLICIES = {
     "speculative": Policy(hold_before="last step"),
     "speculative_eager": Policy(),
     "speculative_branched": Policy(hold_before="last step"),
     "speculative_lenient": Policy(hold_before="last step"),
+    "speculative_mouth": Policy(hold_before="last step"),
 }
 
 
@@ -75,9 +76,11 @@ def random_pattern(
 
 
 # How the judge comes to its answers: under the exact rule it verifies the draft first, or the probe's guess, or several
-# plans a pass (`branches`); or it takes one pass over the draft under the lenient rule.
-Way = Literal["exact", "guessed", "branched", "lenient"]
-WAYS = {"speculative_branched": "branched", "speculative_lenient": "lenient"}  # of the modes with one of their own
+# plans a pass (`branches`); or it takes one pass over the draft under the lenient rule; or it verifies mouth shapes.
+Way = Literal["exact", "guessed", "branched", "lenient", "mouth"]
+# Of the modes with one of their own.
+WAYS = {"speculative_branched": "branched", "speculative_lenient": "lenient", "speculative_mouth": "mouth"}
+NOT_THE_JUDGES_PLAN = ("speculative_lenient", "speculative_mouth")
 
 
 def measured_pattern(
@@ -102,12 +105,13 @@ def measured_pattern(
     source = f"{display_path(path)}, {way}"
     if way == "lenient":
         return [ChunkPattern(1, tuple(chunk["lenient_rejected_at"])) for chunk in chunks], source
-    prefix, guessed = ("", False) if way == "exact" else (f"{way}_", True)
+    prefix, guessed = ("", False) if way == "exact" else (f"{way}_", way != "mouth")
     prefix += f"{frames_a_pass}_" * (way == "branched")
+    rejected = "mouth_rejected_at" if way == "mouth" else "rejected_at"
     if chunks and f"{prefix}passes" not in chunks[0]:
         raise InputError(f"{path.name}: no answers of a judge that is {way}, {frames_a_pass} frames a pass")
     return [
-        ChunkPattern(chunk[f"{prefix}passes"], tuple(chunk["rejected_at"]), guessed, chunk.get(f"{prefix}known_after"))
+        ChunkPattern(chunk[f"{prefix}passes"], tuple(chunk[rejected]), guessed, chunk.get(f"{prefix}known_after"))
         for chunk in chunks
     ], source
 

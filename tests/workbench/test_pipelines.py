@@ -242,6 +242,8 @@ def pattern_file(path, guessed_passes=(1, 2, 1, 3)):
             "branched_12_32_known_after": bool(rejected) + (passes == 3),
             "rejected_at": rejected,
             "lenient_rejected_at": rejected[:1],
+            "mouth_passes": 1 + bool(rejected),
+            "mouth_rejected_at": rejected[:1],
         }
         for passes, rejected in zip(guessed_passes, ([], [4], [2, 7], []), strict=True)
     ]
@@ -322,6 +324,7 @@ def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path
     assert result["same_plan"] is True and content["regions"]["32px_4steps"]["same_plan"] is True
     counted = {"serial": 6, "serial_reasoning": 3}
     counted |= {"speculative": 6, "speculative_eager": 4, "speculative_branched": 6, "speculative_lenient": 6}
+    counted["speculative_mouth"] = 6
     assert {mode: run["n"] for mode, run in runs.items()} == counted
     assert all(len(run["first_ms"]) == run["n"] for run in runs.values())
     counts = runs["speculative"]["counts"]
@@ -335,7 +338,7 @@ def test_the_rehearsal_runs_both_pipelines_and_the_model_reads_its_file(tmp_path
     assert runs["speculative_branched"]["counts"]["corrected"] == 3
     lenient = result["stages"]["speculative_lenient"]
     assert "verify 1" in lenient and "verify 2" not in lenient  # the lenient rule decides after one pass
-    assert runs["speculative_lenient"]["counts"]["corrected"] == 3
+    assert runs["speculative_lenient"]["counts"]["corrected"] == runs["speculative_mouth"]["counts"]["corrected"] == 3
     in_parts = content["regions"]["32px_4steps"]
     assert in_parts["render_parts"] == 3
     serial = in_parts["runs"]["serial"]

@@ -21,7 +21,7 @@ from specsync_lib.judge.rules import VerifyOptions, decide
 from specsync_lib.judge.script import TimedWord, chunk_evidence
 from specsync_lib.measures import referee as referee_numbers
 from specsync_lib.measures import rules, ways
-from specsync_lib.measures.referee import acceptance_pattern, policy_facts, referee_table, verdicts_of
+from specsync_lib.measures.referee import PLACES, acceptance_pattern, policy_facts, referee_table, verdicts_of
 from specsync_lib.measures.ways import gated, pass_facts
 from specsync_lib.units import FRAMES_PER_CHUNK, VISEMES
 from specsync_lib.visemes import viseme_codes
@@ -242,7 +242,7 @@ def numbers_of(found) -> tuple[pd.DataFrame, pd.DataFrame]:
     findings, _ = found
     frames = verdicts_of(findings.frames.assign(speaker="trained"))
     chunks = findings.chunks.assign(speaker="trained")
-    return frames[frames["split"] == "test"], chunks[chunks["split"] == "test"].fillna({"lenient_rejected": ""})
+    return frames[frames["split"] == "test"], chunks[chunks["split"] == "test"].fillna(dict.fromkeys(PLACES, ""))
 
 
 def test_the_referee_table_is_the_share_of_right_frames(found):
@@ -342,6 +342,7 @@ def test_the_pattern_replays_chunk_by_chunk(found):
         assert (row["frames"], row["passes"]) == (chunk["frames"], chunk["passes"])
         assert row["accepted"] == min([*row["rejected_at"], row["frames"]])  # nothing is rejected before pass 1 stops
         assert set(row["lenient_rejected_at"]) <= set(range(row["frames"]))
+        assert set(row["mouth_rejected_at"]) <= set(range(row["frames"])) and row["mouth_passes"] >= 1
         assert row["branched_25_passes"] >= 1 and 0 <= row["branched_12_32_known_after"] <= row["branched_12_32_passes"]
 
 

@@ -26,6 +26,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.judge.branches import ROOMS, USUAL_ROOM, Room
 from specsync_lib.measures.latency import paced_numbers, run_numbers, stage_numbers
 from specsync_lib.pipeline.answers import (
+    NOT_THE_JUDGES_PLAN,
     POLICIES,
     WAYS,
     Answers,
@@ -229,6 +230,7 @@ def measure_case(
         "speculative_eager": min(case.chunks, options.eager_chunks),
         "speculative_branched": max(case.chunks, options.branched_chunks * headline),
         "speculative_lenient": beside,
+        "speculative_mouth": beside,
         "serial_reasoning": options.reasoning_chunks * headline,
     }
     owed_s = float(stages.chunk.seconds) * (5 * options.policy_chunks + options.paced_chunks) * owed
@@ -307,7 +309,7 @@ def keep(result: dict, kept: dict[str, list[PipelineReport]]) -> None:
     result["same_plan"] = all(
         np.array_equal(one.plan[: len(other.plan)], other.plan[: len(one.plan)])
         for mode, reports in kept.items()
-        if mode != "speculative_lenient"
+        if mode not in NOT_THE_JUDGES_PLAN
         for one, other in zip(kept["serial"], reports, strict=False)
     )
 
@@ -423,7 +425,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline and region")
     parser.add_argument("--block", type=int, default=20, help="chunks of one stream; the pipelines take turns")
     parser.add_argument("--eager-chunks", type=int, default=60, help="most chunks of speculative that never waits")
-    parser.add_argument("--beside-chunks", type=int, default=200, help="most with one plan a pass, or a lenient judge")
+    parser.add_argument("--beside-chunks", type=int, default=200, help="most with one plan a pass, a lenient judge or mouth shapes")
     parser.add_argument("--branched-chunks", type=int, default=0, help="of the headline with several plans a pass")
     parser.add_argument("--reasoning-chunks", type=int, default=5, help="chunks of serial with reasoning tokens")
     parser.add_argument(

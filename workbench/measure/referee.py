@@ -242,9 +242,10 @@ def ruled_rows(
     for run, each in results.items():
         if run == "lenient":
             frames |= _named({"lenient_best": each.first_rows.argmax(axis=1)})
-            chunks["lenient_rejected"] = [places(verdict) for verdict in each.verdicts]
         else:
             chunks[f"{run}_passes"] = [verdict.passes for verdict in each.verdicts]
+        if run in ("lenient", "mouth"):
+            chunks[f"{run}_rejected"] = [places(verdict) for verdict in each.verdicts]
     return (
         pd.DataFrame({"utterance": recording.name, "frame": index, **frames}),
         pd.DataFrame({"utterance": recording.name, "chunk": np.arange(len(recording.chunks)), **chunks}),
