@@ -425,7 +425,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline and region")
     parser.add_argument("--block", type=int, default=20, help="chunks of one stream; the pipelines take turns")
     parser.add_argument("--eager-chunks", type=int, default=60, help="most chunks of speculative that never waits")
-    parser.add_argument("--beside-chunks", type=int, default=200, help="most with one plan a pass, a lenient judge or mouth shapes")
+    parser.add_argument(
+        "--beside-chunks", type=int, default=200, help="most with one plan a pass, a lenient judge or mouth shapes"
+    )
     parser.add_argument("--branched-chunks", type=int, default=0, help="of the headline with several plans a pass")
     parser.add_argument("--reasoning-chunks", type=int, default=5, help="chunks of serial with reasoning tokens")
     parser.add_argument(
