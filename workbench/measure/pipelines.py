@@ -225,7 +225,7 @@ def measure_case(
     }  # fmt: skip
     beside = min(case.chunks, options.beside_chunks)
     wanted = {
-        "serial": case.chunks,
+        "serial": min(case.chunks, options.serial_chunks),
         "speculative": beside,
         "speculative_eager": min(case.chunks, options.eager_chunks),
         "speculative_branched": max(case.chunks, options.branched_chunks * headline),
@@ -424,6 +424,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--chunks", type=int, default=200, help="chunks of each pipeline and region")
     parser.add_argument("--block", type=int, default=20, help="chunks of one stream; the pipelines take turns")
+    parser.add_argument("--serial-chunks", type=int, default=200, help="most chunks of serial, which is the steadiest")
     parser.add_argument("--eager-chunks", type=int, default=60, help="most chunks of speculative that never waits")
     parser.add_argument(
         "--beside-chunks", type=int, default=200, help="most with one plan a pass, a lenient judge or mouth shapes"
