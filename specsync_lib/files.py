@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# As json.dumps breaks it; no string can hold such a line break.
+NUMBERS = re.compile(r"\[\n((?:\s+[-\d.e+]+,?\n)+)\s*\]")
 
 
 @contextmanager
@@ -38,6 +42,6 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write strict JSON (no NaN) whole or not at all."""
+    """Write strict JSON (no NaN) whole or not at all; a list of numbers stands on one line."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text)
+    write_text(path, NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text))

@@ -156,8 +156,9 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
     generation, reasoning = devices(setup, options.tiny)
     session.shapes = hearing(session.shapes, LISTEN_BACK_CHUNKS)
     answers, source = measured_answers(frames_a_pass=options.frames_a_pass, size=session.shapes.chunk)
-    session.content |= {"setup": setup, "pattern": source, "replayed": written_pattern(answers["serial"])}
-    session.content |= {f"replayed_{way}": written_pattern(answers[mode]) for mode, way in WAYS.items()}
+    longest = max(options.branched_chunks, options.paced_chunks, *(case.chunks for case in options.cases.values()))
+    session.content |= {"setup": setup, "pattern": source, "replayed": written_pattern(answers["serial"][:longest])}
+    session.content |= {f"replayed_{way}": written_pattern(answers[mode][:longest]) for mode, way in WAYS.items()}
     session.content |= {
         "chunk_slots": options.slots,
         "frames_a_pass": options.frames_a_pass,

@@ -23,6 +23,7 @@ The flow, its clean-data prediction and its sources: :mod:`specsync_lib.face.gen
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -304,6 +305,8 @@ class Trainer:
         self.corpus, self.vae, self.options, self.device = corpus, vae, options, device
         self.began = time.perf_counter()
         self.done_minutes, self.steps, self.curve, self.losses = 0.0, 0, [], []
+        weights = start and start / "transformer" / tensors.WEIGHTS
+        self.first_weights = weights and hashlib.sha256(weights.read_bytes()).hexdigest()
         if resume is None and start is None:
             self.model = new_transformer(options.size, options.seed)
         else:
@@ -313,6 +316,7 @@ class Trainer:
             earlier = json.loads((resume / "transformer_metrics.json").read_text(encoding="utf-8"))
             self.done_minutes, self.steps = earlier["trained_minutes"], earlier["steps"]
             self.curve, self.losses = earlier["curve"], earlier["losses"]
+            self.first_weights = earlier["first_weights"]
         self.model.register_to_config(**{wan.KNOWN_SLOTS: list(options.slots)})
         self.model.to(device).train()
         self._blocks_compiled = False
@@ -418,6 +422,7 @@ class Trainer:
             "parameters": sum(parameter.numel() for parameter in self.descent.parameters),
             "mode": self.descent.mode,
             "options": asdict(self.options),
+            "first_weights": self.first_weights,
             "corpus": self.corpus.facts,
             "device": device_facts(self.device),
             "curve": self.curve,
@@ -593,11 +598,12 @@ def model_card(metrics: dict) -> str:
                 border = "" if value["border"] is None else f"{value['border']:.2f}"
                 quality = f"{value['psnr_db']:.2f} | {value['mouth_psnr_db']:.2f}"
                 rows.append(f"| {who} | {name} | {quality} | {border} | {part['clips']} |")
-    size = options["size"]
+    size, first = options["size"], metrics["first_weights"]
+    begun = f"trained on from earlier weights (sha256 {first[:16]})" if first else "trained from scratch"
     return f"""# wan-mini: the transformer
 
 A `WanTransformer3DModel` with {metrics["parameters"] / 1e6:.1f} M parameters ({size["layers"]} layers,
-{size["heads"]} heads of {size["head_dim"]}), trained from scratch by flow matching on latents of wan-mini's own VAE. It
+{size["heads"]} heads of {size["head_dim"]}), {begun} by flow matching on latents of wan-mini's own VAE. It
 predicts {" or ".join(map(str, options["slots"]))} slots of a talking face from noisy or drafted ones, the resting face,
 the last slot, and a plan of visemes, openness and idle motion per frame. It knows these renders and nothing else; these
 are not Wan's weights.
