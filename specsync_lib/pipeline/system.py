@@ -286,7 +286,8 @@ class System:
     ) -> float:
         """How long a run will take here, by its first chunk, which is also what warms the models up."""
         first = samples[: samples_for_chunk(0, self.models.chunk)]
-        self._expected(first, rule, threshold, video)  # the first call of anything is slow
+        # The first call of anything is slow; a head was drawn when it was loaded.
+        self._expected(first, rule, threshold, video=False)
         frames = max(1, units.frame_count(len(first)))
         return self._expected(first, rule, threshold, video) * units.frame_count(len(samples)) / frames
 
