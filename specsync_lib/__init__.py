@@ -7,9 +7,10 @@ provenance, summary.
 Start with ``specsync_lib.run("talk.wav", rule="gate", threshold=0.6)``; see ``specsync_lib.pipeline.system.run``.
 """
 
-from specsync_lib import caches
+from specsync_lib import caches, devices
 
 caches.settle()  # before any library looks for its cache
+devices.settle_threads()  # before torch reads it
 
 
 def run(audio, rule=None, threshold=None, **options):

@@ -1,8 +1,23 @@
-"""Which processor computes: a GPU where there is one, unless the user chose; and what it multiplies."""
+"""Which processor computes, a GPU where there is one, unless the user chose; its threads; and what it multiplies."""
 
 import os
 
 from specsync_lib.errors import InputError
+from specsync_lib.provenance import usable_cores
+
+SPIN_VARIABLE = "GOMP_SPINCOUNT"
+
+
+def settle_threads() -> None:
+    """OpenMP's threads do not spin while they wait for each other, for judge and generator share the cores: in this
+    process, before torch is imported, and in all that it starts. What the user has set stays."""
+    os.environ.setdefault(SPIN_VARIABLE, "1000")
+
+
+def usable_threads() -> int:
+    """Threads to compute on: one a usable core, and no more than OMP_NUM_THREADS, where the user has set it."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min([usable_cores(), *([max(1, int(wanted))] if wanted.isdecimal() else [])])
 
 
 def resolve(device: str) -> str:

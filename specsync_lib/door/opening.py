@@ -19,6 +19,7 @@ from specsync_lib.rules_in_words import RULE_WORDS
 from specsync_lib.units import VIDEO_FPS, VISEMES
 
 VERDICTS_NAME = "claims_verdicts.csv"
+PLAN_NAME = "committed_plan.csv"
 SWEEP_NAME, FRAMES_NAME, WORDS_NAME = "recording_sweep.csv", "recording_frames.csv", "words.csv"
 NOT_SHOWN = "not shown"
 VERDICTS = ("holds", "exceeded", "in part", NOT_SHOWN)
@@ -46,14 +47,18 @@ class Verdict:
     place: str
 
 
-def variants(run_dir: Path, plots_dir: Path) -> list[dict[str, str]]:
-    """The short clips of the run's variants that are there, each with its title."""
-    rule = _json(run_dir / "run.json").get("rule", "")
-    return [
-        {"video": name, "title": title + (f", rule={rule}" if "committed" in name and rule else "")}
-        for name, title in VARIANTS.items()
-        if (plots_dir / name).exists()
-    ]
+def variants(run_dir: Path, plots_dir: Path) -> list[dict[str, Any]]:
+    """The short clips of the run's variants that are there: video, title, and the time of its first spoken frame."""
+    rule, table = _json(run_dir / "run.json").get("rule", ""), run_dir / PLAN_NAME
+    plan = pd.read_csv(table, keep_default_na=False) if table.exists() else pd.DataFrame()
+    found = []
+    for name, title in VARIANTS.items():
+        if (plots_dir / name).exists():
+            title += f", rule={rule}" if "committed" in name and rule else ""
+            column = Path(name).stem.removeprefix("lipsync_")
+            spoken = plan.loc[~plan[column].isin(["", "sil"]), "time_s"] if len(plan) else plan
+            found.append({"video": name, "title": title, "spoken_s": float(spoken.iloc[0]) if len(spoken) else 0.0})
+    return found
 
 
 def verdicts(plots_dir: Path) -> list[Verdict]:

@@ -346,15 +346,30 @@ def write_notebook_pages(executed: Path, plots_dir: Path) -> None:
         page.unlink()
 
 
-def write_poster(video: Path, folder: Path) -> str:
-    """A frame a third into the video, as the picture a player shows before it plays; returns its name."""
+def write_poster(video: Path, path: Path, at_s: float | None = None) -> str:
+    """A frame of the video as the picture that a player shows before it plays; returns its file's name.
+
+    The frame that is shown at ``at_s``, the last one where the video ends before; None: one about a third into it.
+    """
     with av.open(video) as container:
         stream = container.streams.video[0]
-        container.seek(stream.duration // 3, stream=stream)
-        picture = next(container.decode(stream)).to_image()
-    with atomic_path(folder / POSTER_NAME) as temporary:
-        picture.save(temporary, quality=85)
-    return POSTER_NAME
+        begins = stream.duration // 3 if at_s is None else round(at_s / stream.time_base)
+        container.seek(min(begins, stream.duration - 1), stream=stream)
+        for frame in container.decode(stream):
+            if at_s is None or frame.pts >= begins:
+                break
+    with atomic_path(path) as temporary:
+        frame.to_image().save(temporary, quality=85)
+    return path.name
+
+
+def variants(run_dir: Path, plots_dir: Path) -> list[dict[str, str]]:
+    """`opening.variants`, each with a poster of its own first spoken frame."""
+    found = opening_page.variants(run_dir, plots_dir)
+    for one in found:
+        video = plots_dir / one["video"]
+        one["poster"] = write_poster(video, plots_dir / "report" / f"{video.stem}.jpg", one["spoken_s"])
+    return found
 
 
 def build(run_dir: Path = RUN_DIR, plots_dir: Path = PLOTS_DIR, runs: Sequence[Project] = ()) -> Path:
@@ -395,8 +410,8 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
         source=source,
         decoded=decoder_sentence(run_dir),
         video=f"../{VIDEO_NAME}" if video.exists() else "",
-        poster=write_poster(video, folder) if video.exists() else "",
-        variants=opening_page.variants(run_dir, plots_dir),
+        poster=write_poster(video, folder / POSTER_NAME) if video.exists() else "",
+        variants=variants(run_dir, plots_dir),
         verdicts=opening_page.verdicts(plots_dir),
         recording=opening_page.recording_points(run_dir),
         headline=opening_page.headline(numbers),

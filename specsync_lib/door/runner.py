@@ -416,8 +416,6 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
         "PYTHONUTF8": "1",  # whatever the locale
         "SPECSYNC_RUN_DIR": str(project.run),
         "SPECSYNC_PLOTS_DIR": str(project.plots),
-        # Judge and generator share the cores: OpenMP's threads must not spin while they wait for each other.
-        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
     }
     os.environ.update(environment)
     os.environ.pop("JUPYTER_PATH", None)

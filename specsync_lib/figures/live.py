@@ -4,7 +4,6 @@ import io
 import queue
 import threading
 import time
-from collections.abc import Callable
 
 import ipywidgets
 import numpy as np
@@ -13,9 +12,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from specsync_lib.errors import InputError
+from specsync_lib.figures.pressed import Pressed
 from specsync_lib.pipeline.live import LiveFrame, run_live
 from specsync_lib.pipeline.sound import pieces
-from specsync_lib.pipeline.system import System
 from specsync_lib.units import SAMPLE_RATE_HZ, VIDEO_FPS
 
 QUEUE_FRAMES = 60  # 2 s: more than that would be shown too late, so the oldest goes
@@ -41,17 +40,13 @@ def jpeg(picture: UInt8[np.ndarray, "height width 3"]) -> bytes:
     return file.getvalue()
 
 
-class LiveView:
+class LiveView(Pressed):
     """Play, stop, the picture and a line; stream and pictures are threads', so that cells go on running.
 
     Pictures wait in a bounded queue and are shown by the clock that the sound runs by: one that comes too late is left
     out, and the picture before it stays.
 
-    Parameters
-    ----------
-    load : gives the system; called in the thread at the first press, once.
-    samples, heard : [n] the recording, 16 kHz mono, and what draft and judge hear of it (`ears.listen`).
-    choose : gives rule and threshold, asked at every press.
+    Made of what `Pressed` takes.
 
     Attributes
     ----------
@@ -59,16 +54,7 @@ class LiveView:
     threads : of the last press.
     """
 
-    def __init__(
-        self,
-        load: Callable[[], System],
-        samples: np.ndarray,
-        heard: np.ndarray,
-        choose: Callable[[], tuple[str, float | None]],
-    ) -> None:
-        self._load, self._samples, self._heard, self._choose = load, samples, heard, choose
-        self._system: System | None = None
-        self._stop = threading.Event()
+    def _lay_out(self) -> None:
         self.threads: list[threading.Thread] = []
         self.play = ipywidgets.Button(description="play live", button_style="primary")
         self.stop = ipywidgets.Button(description="stop", disabled=True)

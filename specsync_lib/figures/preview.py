@@ -2,32 +2,26 @@
 
 import tempfile
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets
-import numpy as np
 
 from specsync_lib.errors import InputError
+from specsync_lib.figures.pressed import Pressed
 from specsync_lib.pipeline.stages import Commit, Stopped
-from specsync_lib.pipeline.system import System
 from specsync_lib.units import SAMPLE_RATE_HZ, frame_count
 
 PREVIEW_SECONDS = 2.0
 START_STEP_S = 0.1
 
 
-class Preview:
+class Preview(Pressed):
     """Render, cancel, a progress bar and the video; the work is a thread's, so that cells go on running.
 
     Cancel takes effect at the next denoising step, pass of the judge, decoded slot or picture. Models that are being
     loaded go on loading, for the next press.
 
-    Parameters
-    ----------
-    load : gives the system; called in the thread at the first press, once.
-    samples, heard : [n] the recording, 16 kHz mono, and what draft and judge hear of it (`ears.listen`).
-    choose : gives rule and threshold, asked at every press.
+    Made of what `Pressed` takes.
 
     Attributes
     ----------
@@ -35,19 +29,10 @@ class Preview:
     button, cancel, start, bar, line, video : its parts; ``thread`` is the last one started.
     """
 
-    def __init__(
-        self,
-        load: Callable[[], System],
-        samples: np.ndarray,
-        heard: np.ndarray,
-        choose: Callable[[], tuple[str, float | None]],
-    ) -> None:
-        self._load, self._samples, self._heard, self._choose = load, samples, heard, choose
-        self._system: System | None = None
+    def _lay_out(self) -> None:
         self._loading = threading.Lock()
-        self._stop = threading.Event()  # of the last press
         self.thread: threading.Thread | None = None
-        seconds = len(samples) / SAMPLE_RATE_HZ
+        seconds = len(self._samples) / SAMPLE_RATE_HZ
         self.button = ipywidgets.Button(description=f"render {PREVIEW_SECONDS:g} s", button_style="primary")
         self.cancel = ipywidgets.Button(description="cancel", disabled=True)
         self.start = ipywidgets.FloatSlider(

@@ -30,7 +30,7 @@ from specsync_lib.pipeline.outcome import PipelineReport
 from specsync_lib.pipeline.run import Pipeline
 from specsync_lib.pipeline.sound import AudioPiece, ChunkAudio
 from specsync_lib.pipeline.stages import Commit, Draft, Plan, Policy
-from specsync_lib.pipeline.system import System, gate_of
+from specsync_lib.pipeline.system import System, gate_of, seats
 
 HISTORY = 4096  # entries of log and trace: a stream may last for hours
 AHEAD_FRAMES = 48  # heard and not yet committed, at most: 1.6 s
@@ -170,7 +170,8 @@ def run_live(
         on_silence="draft", deadline_s=pace.deadline_s, hold_before="last step", gate=gate_of(rule, threshold)
     )
     ahead = AHEAD_FRAMES // stages.chunk.frames
-    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=ahead, history=HISTORY, stop=stop)
+    seated = seats(system.device, rule)
+    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=ahead, history=HISTORY, stop=stop, threads=seated)
     resting = system.head.render(np.zeros(52, np.float32))
     chunks, last = [], None
     for commit in pipeline.commits():

@@ -13,7 +13,8 @@ that every latency is a chunk's own; frames are laid into the picture and encode
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -21,10 +22,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from specsync_lib import provenance, units
-from specsync_lib.devices import resolve
+from specsync_lib.devices import resolve, usable_threads
 from specsync_lib.errors import InputError
 from specsync_lib.face import generation
 from specsync_lib.face.compositing import FACE_BOX, composite, cut, idle_tracks, inside, reader_box, speaking_tracks
@@ -35,10 +37,10 @@ from specsync_lib.judge.rules import PROMISES, RUN_RULES, RunRule
 from specsync_lib.judge.verify import run_options
 from specsync_lib.pipeline.models import Models, load_models, station_threads
 from specsync_lib.pipeline.outcome import PipelineReport, frame_ages
-from specsync_lib.pipeline.run import run_speculative
+from specsync_lib.pipeline.run import AHEAD_CHUNKS, run_speculative
 from specsync_lib.pipeline.serial import run_serial
 from specsync_lib.pipeline.sound import AudioPiece, samples_for_chunk
-from specsync_lib.pipeline.stages import Commit, Policy, Stopped
+from specsync_lib.pipeline.stages import Commit, Policy, Stages, Station, Stopped
 from specsync_lib.rows import DEFAULT as DEFAULT_ROW
 from specsync_lib.rows import Row
 from specsync_lib.rows import read as read_row
@@ -274,14 +276,9 @@ class System:
             idle=generation.idle_rows(idle),
         )
         source = _chunkwise(samples, canvas.draw, self.models.chunk)
-        if rule == "judge":
-            report = run_serial(source, stages, POLICY, on_commit=take, keep_commits=False, stop=stop)
-        else:
-            policy = replace(POLICY, gate=gate_of(rule, threshold))
-            seats = station_threads(provenance.usable_cores()) if self.device == "cpu" else None
-            report = run_speculative(
-                source, stages, policy, ahead=1, on_commit=take, keep_commits=False, stop=stop, threads=seats
-            )
+        report = run_stream(
+            source, stages, rule, threshold, device=self.device, policy=POLICY, ahead=1, on_commit=take, stop=stop
+        )
         return replace(report, notes=(*report.notes, *stages.judge.faults[:NOTED_FAULTS]))
 
     def expected_s(
@@ -289,7 +286,8 @@ class System:
     ) -> float:
         """How long a run will take here, by its first chunk, which is also what warms the models up."""
         first = samples[: samples_for_chunk(0, self.models.chunk)]
-        self._expected(first, rule, threshold, video)  # the first call of anything is slow
+        # The first call of anything is slow; a head was drawn when it was loaded.
+        self._expected(first, rule, threshold, video=False)
         frames = max(1, units.frame_count(len(first)))
         return self._expected(first, rule, threshold, video) * units.frame_count(len(samples)) / frames
 
@@ -370,6 +368,61 @@ def _chunkwise(samples: np.ndarray, draw: Callable[[int], None], size: ChunkSize
         draw(count)
         yield AudioPiece(first, samples[first:end])
         first, chunk, left = end, chunk + 1, left - count
+
+
+def run_stream(
+    source: Iterable[AudioPiece],
+    stages: Stages,
+    rule: RunRule,
+    threshold: float | None = None,
+    *,
+    device: str,
+    policy: Policy,
+    ahead: int = AHEAD_CHUNKS,
+    threads: Mapping[Station, int] | None = None,
+    reasoning_tokens: int = 0,
+    on_commit: Callable[[Commit], None] | None = None,
+    stop: threading.Event | None = None,
+) -> PipelineReport:
+    """A stream through stages as the device runs them best: every run's way and that of every measurement of it.
+
+    ``judge`` runs serially, on all of a CPU's cores; under every other rule the stations share them. The report keeps
+    no commits.
+
+    Parameters
+    ----------
+    policy : but for its gate, which follows from rule and threshold.
+    ahead : as for `run.Pipeline`; 1 measures each chunk by itself.
+    threads : a CPU's other seats than `seats` gives.
+    reasoning_tokens : that ``judge`` writes before each plan.
+    """
+    seated = seats(device, rule, threads)
+    if rule == "judge":
+        with _computing_on(seated):
+            more = {"on_commit": on_commit, "keep_commits": False, "stop": stop}
+            return run_serial(source, stages, policy, reasoning_tokens=reasoning_tokens, **more)
+    policy = replace(policy, gate=gate_of(rule, threshold))
+    return run_speculative(
+        source, stages, policy, ahead=ahead, on_commit=on_commit, keep_commits=False, stop=stop, threads=seated
+    )
+
+
+def seats(device: str, rule: RunRule, threads: Mapping[Station, int] | None = None) -> int | dict[Station, int] | None:
+    """A stream's threads on a CPU: by station, all of them where it runs serially. On a GPU None: torch's own."""
+    if device != "cpu":
+        return None
+    return usable_threads() if rule == "judge" else station_threads(usable_threads()) | dict(threads or {})
+
+
+@contextmanager
+def _computing_on(threads: int | None) -> Iterator[None]:
+    """torch computes on so many threads in this one; None: on as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def checked_rule(rule: str | None, threshold: float | None) -> tuple[RunRule, float | None, str | None]:

@@ -1,6 +1,7 @@
 """Runs with a name: folders of their own, nothing made twice, and a stop at any moment leaves whole files."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -198,8 +199,12 @@ def kernels_of(folder):
     return found
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
+STOPS = [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.4), (signal.SIGKILL, 0.0), (signal.SIGKILL, 1.0)]
+if os.environ.get("SPECSYNC_LONG_TESTS"):
+    STOPS = list(itertools.product([signal.SIGINT, signal.SIGTERM, signal.SIGKILL], [0.0, 0.4, 1.0]))
+
+
+@pytest.mark.parametrize(("how", "after_s"), STOPS, ids=lambda one: getattr(one, "name", None))
 def test_a_run_stopped_at_any_moment_leaves_whole_files_and_goes_on(project, how, after_s):
     write_notebook(project, "01_first", "open('../data/run/first.txt', 'w').write('first')")
     write_notebook(project, "02_second", SLOW, "threshold = 0.85")

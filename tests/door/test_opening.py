@@ -5,11 +5,14 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from specsync_lib.claims import claims
 from specsync_lib.door import opening, report
+from specsync_lib.face.video import write_video
 from specsync_lib.rules_in_words import RULE_WORDS
 from specsync_lib.units import VISEMES
 from tests.door.test_report import FETCHED, entry, write_input
@@ -48,9 +51,16 @@ def test_what_comes_first_comes_first_and_the_rest_is_folded(folders):
     write_verdicts(plots)
     columns = {name: [0.9, 0.8] for name in report.ACCEPTANCE_COLUMNS}
     pd.DataFrame({"threshold": [0.0, 1.0]} | columns).to_csv(plots / report.ACCEPTANCE_TABLE_NAME, index=False)
+    plan = {"time_s": np.arange(9) / 30, "draft": ["sil", "aa"] + 7 * ["sil"], "committed": 9 * ["sil"]}
+    pd.DataFrame(plan | {"judge": ["", "sil", *6 * ["sil"], "PP"]}).to_csv(run / opening.PLAN_NAME, index=False)
     for name in ("draft", "committed", "judge"):
-        (plots / f"lipsync_{name}.mp4").write_bytes(b"")
+        frames = (np.full((64, 64, 3), 20 * k, np.uint8) for k in range(9))
+        write_video(plots / f"lipsync_{name}.mp4", frames, np.zeros(4800, np.float32))
     html = report.build(run, plots).read_text(encoding="utf-8")
+    for name, frame in {"draft": 1, "committed": 0, "judge": 8}.items():
+        with Image.open(plots / "report" / f"lipsync_{name}.jpg") as poster:
+            assert np.asarray(poster).mean() == pytest.approx(20 * frame, abs=4), name
+        assert f'poster="lipsync_{name}.jpg" src="../lipsync_{name}.mp4"' in html
     places = [html.index(f'id="{name}"') for name in ("video", "verdicts", "recording", "corpus", "headline", "run")]
     assert places == sorted(places)
     for name in ("draft", "committed", "judge"):

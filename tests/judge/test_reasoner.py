@@ -1,6 +1,7 @@
 """The reasoner: a tiny random Llama with a byte-level tokenizer stands in for the language model."""
 
 import json
+import os
 from dataclasses import replace
 from itertools import pairwise
 
@@ -430,19 +431,22 @@ def test_a_broken_adapter_is_refused(folder, tmp_path):
 
 @pytest.mark.slow
 def test_smollm2_writes_what_it_would_have_accepted():
-    """The shipped model and adapter on the shipped clips: token-equal, plan against score, in float32."""
+    """The shipped model and adapter on the shipped clips: token-equal, plan against score, in float32.
+
+    SPECSYNC_LONG_TESTS=1 goes on for six chunks of each.
+    """
     try:
         asset("smollm2")
     except InputError as missing:
         pytest.skip(str(missing))
-    judge = load_reasoner()
+    judge, chunks = load_reasoner(), 6 if os.environ.get("SPECSYNC_LONG_TESTS") else 3
     from specsync_lib.speech.audio import load_audio
 
     for clip in clips():
         samples = load_audio(clip.path).samples
         words = [Word(phone.word, phone.start_s, phone.end_s, 1.0) for phone in clip.phones if phone.word]
         written, scored = judge.stream(), judge.stream()
-        for evidence in gather_evidence(samples, words, uniform(samples))[:6]:
+        for evidence in gather_evidence(samples, words, uniform(samples))[:chunks]:
             written.read(evidence)
             scored.read(evidence)
             tokens, rows = written.plan(len(evidence))

@@ -374,6 +374,7 @@ def test_the_measurement_writes_what_the_model_of_it_reads(weights, tmp_path, mo
         "load_models",
         lambda *_, **__: ToyModels(None, None, ToyReasoner(), FaceGenerator(VAE, TRANSFORMER, toy_reference())),
     )
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(pipeline_cpu, "usable_cores", lambda: 1)
     monkeypatch.setattr(
         pipeline_cpu, "recordings", lambda rng, prompts: iter([("one", SPEECH), ("two", SPEECH), ("three", SPEECH)])

@@ -1,5 +1,6 @@
 """The whole system on toy models: rules and their files, deciders, ages, interruptions, memory."""
 
+import os
 import threading
 from dataclasses import replace
 
@@ -10,8 +11,8 @@ import pytest
 import torch
 
 import specsync_lib
-from specsync_lib import units
-from specsync_lib.devices import resolve
+from specsync_lib import devices, units
+from specsync_lib.devices import SPIN_VARIABLE, resolve
 from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.face.video import video_info
@@ -22,7 +23,7 @@ from specsync_lib.pipeline import system as whole
 from specsync_lib.pipeline.clock import RealClock
 from specsync_lib.pipeline.models import FaceStage, Models, ReasonerJudge
 from specsync_lib.pipeline.outcome import AGE_PARTS
-from specsync_lib.pipeline.sound import LOOK_AHEAD_S
+from specsync_lib.pipeline.sound import LOOK_AHEAD_S, pieces
 from specsync_lib.pipeline.stages import Stopped
 from specsync_lib.pipeline.synthetic import StageTimes, synthetic_stages
 from specsync_lib.speech import whisper_base
@@ -284,6 +285,34 @@ def test_rule_threshold_and_device_are_checked():
     with pytest.raises(InputError, match=r"the recording has 1\.00 s"):
         whole.excerpt(np.zeros(16000), 2.0, None)
     assert len(whole.excerpt(np.zeros(16000), 0.25, 0.5)) == 8000
+
+
+@pytest.mark.parametrize("rule", ["judge", "exact"])
+def test_a_stream_computes_on_the_threads_of_its_machine_or_of_its_user(monkeypatch, rule):
+    """What a recording's run and `workbench.measure.pipeline_cpu` share."""
+    seen = set()
+
+    class Watched:
+        def __init__(self, part):
+            self._part = part
+
+        def __getattr__(self, what):
+            if what == "step":
+                seen.add(torch.get_num_threads())
+            return getattr(self._part, what)
+
+    before = torch.get_num_threads()
+    for given, wanted in (("3", 3), ("2,1", 2), ("64", 5), ("", 5)):
+        monkeypatch.setattr(devices, "usable_cores", lambda: 5)
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        made = synthetic_stages(RealClock(), StageTimes())
+        stages = replace(made, generator=Watched(made.generator))
+        sound = pieces(np.zeros(CHUNK_SAMPLES, np.float32), pace="fast")
+        report = whole.run_stream(sound, stages, rule, device="cpu", policy=whole.POLICY)
+        assert report.ended == "complete" and seen == {wanted} and torch.get_num_threads() == before
+        assert report.mode == ("serial" if rule == "judge" else "speculative")
+        seen.clear()
+    assert whole.seats("cuda", rule) is None and os.environ[SPIN_VARIABLE]
 
 
 def test_one_call_is_the_system(system, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Any recording goes on: truth where the referee can give it, else one line that says why there is none."""
 
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,8 @@ def music(count):
 
 @pytest.mark.parametrize("sound", ["noise", "music", "silence"])
 def test_no_words_are_heard_where_nobody_speaks(whisper, sound):
-    count = 4 * SAMPLE_RATE_HZ
+    # In four seconds of noise it hears one word over and over, as many as it can: SPECSYNC_LONG_TESTS=1 has it do so.
+    count = (4 if os.environ.get("SPECSYNC_LONG_TESTS") else 2) * SAMPLE_RATE_HZ
     samples = {
         "noise": pink(count, np.random.default_rng(3)),
         "music": music(count),

@@ -61,22 +61,22 @@ def talking_corpus() -> FaceCorpus:
     return corpus
 
 
-def write_toy_faces(folder: Path, manner: str = "varied") -> Path:
+def write_toy_faces(folder: Path, manner: str = "varied", size_px: int = faces.SIZE_PX) -> Path:
     """Three heads of two clips, one head a split: plain frames that grow brighter."""
     folder.mkdir(exist_ok=True)
     rng, jobs = np.random.default_rng(0), []
     for index, split in enumerate(faces.SPLITS):
         clips = tuple((f"{split}-{k}", (0,) * faces.CLIP_FRAMES, (0.0,) * faces.CLIP_FRAMES) for k in range(2))
-        jobs.append(faces.HeadJob(index, split, "", index, clips, manner))
+        jobs.append(faces.HeadJob(index, split, "", index, clips, manner, size_px))
         n = 2 * faces.CLIP_FRAMES
-        base = np.full((faces.SIZE_PX, faces.SIZE_PX, 3), 60 + 40 * index, np.uint8)
+        base = np.full((size_px, size_px, 3), 60 + 40 * index, np.uint8)
         frames = [Image.fromarray(base + np.uint8(k)) for k in range(n)]
         stem = folder / jobs[-1].stem
         frames[0].save(stem.with_suffix(".avif"), save_all=True, append_images=frames[1:], quality=90, speed=10)
         table = {
             "units": rng.random((n, 52)).astype(np.float16),
             "pose": np.zeros((n, 3), np.float32),
-            "mouth_px": np.tile(np.array([90, 150, 160, 200], np.int16), (n, 1)),
+            "mouth_px": np.tile((np.array([90, 150, 160, 200]) * size_px // faces.SIZE_PX).astype(np.int16), (n, 1)),
             "lip_gap_mm": np.zeros(n, np.float32),
             "viseme": np.zeros(n, np.int8),
             "openness": np.zeros(n, np.float32),

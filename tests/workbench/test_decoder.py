@@ -140,7 +140,7 @@ def test_the_notebook_runs_two_steps(tmp_path, monkeypatch):
     papermill.execute_notebook(
         NOTEBOOKS_DIR / "training" / "decoder.ipynb",
         tmp_path / "decoder.ipynb",
-        parameters={"profile": "smoke", "faces_folder": str(write_toy_faces(tmp_path / "faces"))},
+        parameters={"profile": "smoke", "faces_folder": str(write_toy_faces(tmp_path / "faces", size_px=64))},
         cwd=NOTEBOOKS_DIR,
         progress_bar=False,
     )

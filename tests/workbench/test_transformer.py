@@ -272,7 +272,7 @@ def test_the_notebook_runs_two_steps(tmp_path, monkeypatch):
     from specsync_lib.paths import NOTEBOOKS_DIR
 
     monkeypatch.setenv("SPECSYNC_RUN_DIR", str(tmp_path / "run"))
-    faces = write_toy_faces(tmp_path / "faces", manner="suite")
+    faces = write_toy_faces(tmp_path / "faces", manner="suite", size_px=64)
     toy_models()[0].save_pretrained(tmp_path / "models" / "vae")
     papermill.execute_notebook(
         NOTEBOOKS_DIR / "training" / "wan_transformer.ipynb",

@@ -232,7 +232,7 @@ def test_the_notebook_runs_two_steps(tmp_path, monkeypatch):
     from specsync_lib.paths import NOTEBOOKS_DIR
 
     monkeypatch.setenv("SPECSYNC_RUN_DIR", str(tmp_path / "run"))
-    faces = write_toy_faces(tmp_path / "faces")
+    faces = write_toy_faces(tmp_path / "faces", size_px=64)
     papermill.execute_notebook(
         NOTEBOOKS_DIR / "training" / "wan_vae.ipynb",
         tmp_path / "wan_vae.ipynb",

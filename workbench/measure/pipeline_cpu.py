@@ -1,6 +1,6 @@
 r"""Both pipelines measured beside each other on this machine, utterance by utterance, in turn.
 
-    GOMP_SPINCOUNT=1000 python -m workbench.measure.pipeline_cpu --out data/measurements/pipeline_cpu.json
+    python -m workbench.measure.pipeline_cpu --out data/measurements/pipeline_cpu.json
     python -m workbench.measure.pipeline_cpu --chunks 1 --longest-s 0.8 --face shape --out try.json      a dry run
     python -m workbench.measure.pipeline_cpu --row my.toml --corpus corpus.jsonl      into data/measurements/my
 
@@ -8,10 +8,8 @@ Latency: each chunk's sound is given when the chunk before is out, so that none 
 chunk's last sample to its frames. Throughput: the whole utterance at once, seconds a chunk. Every mode runs on the same
 utterances, in random order within each; the file is written anew after each utterance, so that an ended run keeps what
 it has. Beside them: generation alone (no judge is asked), first chunks after silence, the judge's passes in each
-precision, and other ways to share the cores.
-
-Judge and generator share the cores: OpenMP's threads must then not spin while they wait for each other, hence
-GOMP_SPINCOUNT (the serial pipeline is as fast with it as without).
+precision, and other ways to share the cores. A stream runs as a recording's own run does (`system.run_stream`), without
+the picture around the face.
 """
 
 import argparse
@@ -20,7 +18,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from specsync_lib.devices import multiplies_bfloat16, resolve
+from specsync_lib.devices import SPIN_VARIABLE, multiplies_bfloat16, resolve
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_text
 from specsync_lib.judge.engines.session import Branch
@@ -42,14 +40,13 @@ from specsync_lib.measures.intervals import drawn_groups, drawn_unit, resamples
 from specsync_lib.measures.latency import spread
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
 from specsync_lib.pipeline.answers import ChunkPattern, written_pattern
-from specsync_lib.pipeline.models import Models, load_models, station_threads
+from specsync_lib.pipeline.models import Models, load_models
 from specsync_lib.pipeline.outcome import PipelineReport
-from specsync_lib.pipeline.run import run_speculative
-from specsync_lib.pipeline.serial import run_serial
+from specsync_lib.pipeline.run import AHEAD_CHUNKS
 from specsync_lib.pipeline.simulate import REASONING_TOKENS
 from specsync_lib.pipeline.sound import pieces, samples_for_chunk
 from specsync_lib.pipeline.stages import Policy, Station
-from specsync_lib.pipeline.system import DEFAULT_THRESHOLD, gate_of
+from specsync_lib.pipeline.system import DEFAULT_THRESHOLD, run_stream, seats
 from specsync_lib.provenance import machine, usable_cores
 from specsync_lib.rows import LOCAL, SMOLLM2, WAN_MINI, WAN_MINI_SHAPE, Row
 from specsync_lib.speech.audio import load_audio
@@ -72,13 +69,15 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 
 @dataclass(frozen=True)
 class Mode:
-    """run: one of the pipelines; threads: torch's, by station, and of the caller; share: of the chunks that are asked
-    for; rule: by which chunks are decided."""
+    """rule: by which chunks are decided, serially where it is ``judge``; share: of the chunks that are asked for.
 
-    run: Callable[..., PipelineReport]
-    threads: int
+    ahead, threads, reasoning_tokens: as for `system.run_stream`."""
+
+    rule: RunRule
     share: float = 1.0
-    rule: RunRule = "exact"
+    ahead: int = AHEAD_CHUNKS
+    threads: Mapping[Station, int] | None = None
+    reasoning_tokens: int = 0
 
 
 @dataclass
@@ -109,30 +108,17 @@ def policy_of(options: argparse.Namespace) -> Policy:
 def modes_of(options: argparse.Namespace) -> dict[str, Mode]:
     """The pipelines to compare. "in_flight…" are speculative ones with up to 4 chunks, for their throughput;
     "generation_alone" asks no judge."""
-    cores = usable_cores()
-    seats = station_threads(cores) | {"judge": options.judge_threads, "generator": options.generator_threads}
-    seats = {station: count or station_threads(cores)[station] for station, count in seats.items()}
-
-    def speculative(rule: RunRule, share: float, **more: int) -> Mode:
-        policy = replace(policy_of(options), gate=gate_of(rule, DEFAULT_THRESHOLD))
-        own = seats if resolve(options.device) == "cpu" else None
-        return Mode(partial(run_speculative, policy=policy, threads=own, **more), cores, share, rule)
-
+    asked: dict[Station, int] = {"judge": options.judge_threads, "generator": options.generator_threads}
+    one = partial(Mode, threads={station: count for station, count in asked.items() if count})
     return {
-        "serial": Mode(run_serial, cores),
-        "speculative": speculative("exact", 1.0, ahead=1),
-        "in_flight": speculative("exact", 1.0),
-        ALONE: speculative("draft", options.beside_share, ahead=1),
-        "speculative_lenient": speculative("lenient", options.beside_share, ahead=1),
-        **{
-            f"speculative_{rule}": speculative(rule, options.rules_share, ahead=1)
-            for rule in RULES
-            if rule != "lenient"
-        },
-        **{f"in_flight_{rule}": speculative(rule, options.rules_share) for rule in RULES},
-        "serial_reasoning": Mode(
-            partial(run_serial, reasoning_tokens=options.reasoning_tokens), cores, options.reasoning_share
-        ),
+        "serial": Mode("judge"),
+        "speculative": one("exact", ahead=1),
+        "in_flight": one("exact"),
+        ALONE: one("draft", options.beside_share, ahead=1),
+        "speculative_lenient": one("lenient", options.beside_share, ahead=1),
+        **{f"speculative_{rule}": one(rule, options.rules_share, ahead=1) for rule in RULES if rule != "lenient"},
+        **{f"in_flight_{rule}": one(rule, options.rules_share) for rule in RULES},
+        "serial_reasoning": Mode("judge", options.reasoning_share, reasoning_tokens=options.reasoning_tokens),
     }
 
 
@@ -158,11 +144,11 @@ def measure(models: Models, options: argparse.Namespace, save: Callable[[Results
         if not warmed:
             print("warming up: one short utterance through every pipeline", flush=True)
             for mode in modes.values():
-                run_once(mode, models, samples[:4000])
+                run_once(mode, models, samples[:4000], options)
             warmed = True
         plans = {}
         for mode in rng.permutation(wanted):
-            report = run_once(modes[mode], models, samples)
+            report = run_once(modes[mode], models, samples, options)
             results.reports.setdefault(mode, []).append(report)
             results.utterances.setdefault(mode, []).append(name)
             plans[str(mode)] = report.plan.tolist()
@@ -176,20 +162,25 @@ def measure(models: Models, options: argparse.Namespace, save: Callable[[Results
     raise InputError("recordings: there are too few; fetch the speech: python -m specsync_lib.assets")
 
 
-def run_once(mode: Mode, models: Models, samples: np.ndarray) -> PipelineReport:
+def run_once(mode: Mode, models: Models, samples: np.ndarray, options: argparse.Namespace) -> PipelineReport:
     """One utterance through new stages; the report keeps its commits without their frames.
 
     Raises
     ------
     InputError: the run did not reach its end.
     """
-    torch.set_num_threads(mode.threads)
     commits = []
     stages = models.stages(options=run_options(mode.rule, DEFAULT_THRESHOLD))
-    report = mode.run(
+    report = run_stream(
         pieces(samples, pace="fast", piece_ms=100),
         stages,
-        keep_commits=False,
+        mode.rule,
+        DEFAULT_THRESHOLD,
+        device=resolve(options.device),
+        policy=policy_of(options),
+        ahead=mode.ahead,
+        threads=mode.threads,
+        reasoning_tokens=mode.reasoning_tokens,
         on_commit=lambda commit: commits.append(replace(commit, frames=commit.frames[:0])),
     )
     if report.ended != "complete" or stages.judge.faults:
@@ -205,7 +196,7 @@ def starts(models: Models, options: argparse.Namespace) -> list[float]:
         if len(seen) >= options.starts:
             break
         time.sleep(SILENT_S)
-        report = run_once(mode, models, whole[: samples_for_chunk(0)])
+        report = run_once(mode, models, whole[: samples_for_chunk(0)], options)
         seen.append(round(float(report.chunks()["latency_ms"][0]), 3))
     return seen
 
@@ -215,15 +206,14 @@ def shared_otherwise(models: Models, options: argparse.Namespace) -> list[dict]:
     _, whole = next(recordings(np.random.default_rng(options.seed), evaluation_prompts("test", options.corpus)))
     samples, cores, rows = whole[: options.seat_chunks * CHUNK_SAMPLES], usable_cores(), []
     for judge, generator in sorted({(max(1, cores // 2), cores), (1, max(1, cores // 2)), (cores, cores)}):
-        seats: dict[Station, int] = {"draft": cores, "judge": judge, "generator": generator}
+        shared: dict[Station, int] = {"draft": cores, "judge": judge, "generator": generator}
         made = {}
         for name, more in (("speculative", {"ahead": 1}), ("in_flight", {})):
-            run = partial(run_speculative, policy=policy_of(options), threads=seats, **more)
-            made[name] = run_once(Mode(run, cores), models, samples)
+            made[name] = run_once(Mode("exact", threads=shared, **more), models, samples, options)
         latency_ms = made["speculative"].chunks()["latency_ms"]
         throughput = made["in_flight"].wall_s / max(1, len(latency_ms))
         rows.append(
-            {**seats, "n": len(latency_ms), "p50_ms": round(float(latency_ms.median()), 3),
+            {**shared, "n": len(latency_ms), "p50_ms": round(float(latency_ms.median()), 3),
              "throughput_s_per_chunk": round(throughput, 4)}
         )  # fmt: skip
     return rows
@@ -303,11 +293,10 @@ def summary(models: Models, row: Row, options: argparse.Namespace, results: Resu
         },
         "policy": asdict(policy_of(options)),
         "guarantee": policy_of(options).guarantee,
-        "spin_count": os.environ.get("GOMP_SPINCOUNT"),
+        "spin_count": os.environ.get(SPIN_VARIABLE),
         "command": shlex.join(["python", "-m", "workbench.measure.pipeline_cpu", *sys.argv[1:]]),
         "threads": {
-            name: mode.run.keywords.get("threads", mode.threads) if isinstance(mode.run, partial) else mode.threads
-            for name, mode in modes_of(options).items()
+            name: seats(resolve(options.device), mode.rule, mode.threads) for name, mode in modes_of(options).items()
         },
         "reasoning_tokens": options.reasoning_tokens,
         "steps": row.video.steps,

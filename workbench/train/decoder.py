@@ -36,7 +36,7 @@ from specsync_lib.face.vae import FoldedVae
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.provenance import device_facts
 from specsync_lib.units import FRAMES_PER_SLOT
-from workbench.train.descent import Descent, cosine
+from workbench.train.descent import Descent, choose_fast_products, cosine
 from workbench.train.faces import FaceCorpus, load_corpora
 from workbench.train.vae import LossWeights, Picks, clip_quality, cut, reconstruction_loss
 
@@ -438,8 +438,7 @@ def train(
 ) -> dict:
     """Train within the budget and save; returns the metrics that ``out/metrics.json`` holds."""
     device = vae.quant_conv.weight.device
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
+    choose_fast_products()
     trainer = Trainer(corpus, vae, options, device, resume, held_out)
     trainer.run(out)
     if options.final:

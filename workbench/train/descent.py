@@ -1,4 +1,4 @@
-"""The inner loop that both Wan trainers share: AdamW with averaged weights, made fast where that works.
+"""The inner loop that the trainers of wan-mini share: AdamW with averaged weights, made fast where that works.
 
 On CUDA a training step is compiled and captured in a CUDA graph. Where one of the two fails, a line says so and the
 next plainer mode takes over. A loss that is no number leads back to the last good weights at half the rate.
@@ -13,6 +13,12 @@ from torch import Tensor
 
 WARM_UP_STEPS = 3  # before a capture: compilation, cuDNN's choices, the gradients' and the optimiser's memory
 MAX_RETREATS = 6
+
+
+def choose_fast_products() -> None:
+    """For this process: cuDNN's quickest convolution for each shape, found by trying, and float32 products in TF32."""
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
 
 
 class Descent:

@@ -50,7 +50,7 @@ from specsync_lib.measures import pictures
 from specsync_lib.measures.pictures import error_in_boxes, psnr_db
 from specsync_lib.provenance import device_facts
 from specsync_lib.units import CHUNK_SLOTS, FRAMES_PER_SLOT, SLOTS_PER_CHUNK, ChunkSize
-from workbench.train.descent import Descent, cosine
+from workbench.train.descent import Descent, choose_fast_products, cosine
 from workbench.train.faces import FaceCorpus, load_corpus
 
 if TYPE_CHECKING:
@@ -636,8 +636,7 @@ def train(
 ) -> dict:
     """Train within the budget and save; returns the metrics that ``out/transformer_metrics.json`` holds."""
     device = vae.post_quant_conv.weight.device
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
+    choose_fast_products()
     trainer = Trainer(corpus, vae, options, device, resume, start)
     trainer.run(out)
     return trainer.save(out)

@@ -43,7 +43,7 @@ from specsync_lib.files import atomic_path, write_text
 from specsync_lib.measures.pictures import error_in_boxes, gaussian_window, psnr_db, ssim_map
 from specsync_lib.provenance import device_facts
 from specsync_lib.tensors import write_hashes
-from workbench.train.descent import Descent, cosine
+from workbench.train.descent import Descent, choose_fast_products, cosine
 from workbench.train.faces import FaceCorpus, load_corpora
 
 if TYPE_CHECKING:
@@ -526,8 +526,7 @@ def train(
 ) -> dict:
     """Train within the budget and save; returns the metrics that ``out/metrics.json`` holds."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
+    choose_fast_products()
     torch._dynamo.config.recompile_limit = 64  # one kernel per level and phase
     trainer = Trainer(corpus, options, device, resume, held_out)
     trainer.run(out)
