@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 RESULT, LIPS, LIPS_FACTS, PREVIEW = "claim.json", "claim_lips.csv", "lips.json", "preview.png"
+OTHER_LIPS = "claim_lips_speakers.csv"  # of other people's sentences
 CLAIM_FILE = MEASUREMENTS_DIR / RESULT
 CONDITIONS = {
     "vae": "truth's render through the VAE: its ceiling",

@@ -28,7 +28,16 @@ from specsync_lib.face.head.look import STRANGER
 from specsync_lib.face.vae import WanCoder
 from specsync_lib.figures import latents as latent_figures
 from specsync_lib.measures import lip_reader
-from specsync_lib.measures.latent_claim import CONDITIONS, PREVIEW, SUMMARY_KEYS, Claim, load_claim, tabulate
+from specsync_lib.measures.latent_claim import (
+    CONDITIONS,
+    LIPS,
+    OTHER_LIPS,
+    PREVIEW,
+    SUMMARY_KEYS,
+    Claim,
+    load_claim,
+    tabulate,
+)
 from specsync_lib.paths import PROJECT_ROOT
 from tests.toys.linear_faces import PX, PatchCoder, linear_draft, linear_material, read_gaps, write_films
 from workbench.measure import latent_claim
@@ -366,7 +375,12 @@ def test_one_command_after_the_other_from_vae_to_table(material, tmp_path, monke
     arguments = ["--vae", source, "--basis", str(out), "--work", str(work), "--out", str(results)]
     assert latent_claim.main(arguments) == InputError.EXIT_CODE  # whose weights?
     assert latent_claim.main([*arguments, "--weights", "random"]) == 0
+    assert "other_speakers" not in load_claim(results).facts
+    assert latent_claim.main([*arguments, "--weights", "random", "--speakers", str(work)]) == 0
     found = load_claim(results)
+    others = pd.DataFrame(found.facts["other_speakers"])
+    assert others["r"].to_list() == found.table["r"].to_list()  # the same films here
+    assert (results / OTHER_LIPS).read_bytes() == (results / LIPS).read_bytes()
     assert set(found.table["condition"]) == {"mesh", *CONDITIONS}
     assert found.facts["provenance"]["label"] == "real-shape"
     assert set(found.facts["summary"]) <= set(SUMMARY_KEYS)

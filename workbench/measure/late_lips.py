@@ -36,13 +36,16 @@ PLANS = {
 }
 
 
+def plan_gaps_mm(plan: SyncPlan, head: Head, frames: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """Gap between the lips in mm as a plan lies on the mesh, the mouth alone: of every frame, or of some (an index)."""
+    faces, place = np.unique(face_tracks(plan, still=True).units[frames], axis=0, return_inverse=True)
+    return np.array([head.lip_aperture(face) for face in faces])[place.ravel()]  # a mouth at rest is measured once
+
+
 def gaps_mm(frames: pd.DataFrame, head: Head, column: str) -> np.ndarray:
-    """Gap between the lips in mm in every frame, utterance by utterance, as a plan's visemes make one expect it."""
-    gaps = []
-    for _, part in frames.groupby("utterance", sort=False):
-        tracks = face_tracks(SyncPlan.from_names(part[column]), still=True)
-        gaps += [head.lip_aperture(row) for row in tracks.units]
-    return np.array(gaps)
+    """The same of every frame, utterance by utterance, as a plan's visemes make one expect it."""
+    parts = (part[column] for _, part in frames.groupby("utterance", sort=False))
+    return np.concatenate([plan_gaps_mm(SyncPlan.from_names(names), head) for names in parts])
 
 
 def measure(frames: pd.DataFrame, head: Head, rng: np.random.Generator, label: str = "measured") -> dict:

@@ -4,7 +4,8 @@
 
 Held-out human sentences, a still head. Latents are drafted, decoded as they are, and the lips are read off the pictures
 by a network that only measures. The conditions differ in where the latents come from (:data:`CONDITIONS`); what is read
-is compared with what the same reader reads off truth's render.
+is compared with what the same reader reads off truth's render. ``--speakers FOLDER`` tests other people's sentences
+too, whose films ``python -m workbench.train.latent_material --corpus`` drew there; they get a table of their own.
 
 Two stages, because the first wants a GPU and the second the packages of the measures: ``--stage lips`` writes
 ``lips.csv``, ``lips.json`` and ``preview.png`` into the work folder; ``--stage table`` makes
@@ -40,6 +41,7 @@ from specsync_lib.measures.latent_claim import (
     CONDITIONS,
     LIPS,
     LIPS_FACTS,
+    OTHER_LIPS,
     PREVIEW,
     RESULT,
     SUMMARY_KEYS,
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 
 
 PREVIEW_COLUMNS = 8
+LIPS_READ, OTHER_LIPS_READ = "lips.csv", "lips_speakers.csv"  # in the work folder
 
 Reader = Callable[[Iterable[np.ndarray]], np.ndarray]  # pictures [px, px, 3] uint8 -> gap between the lips [n] in mm
 
@@ -146,10 +149,12 @@ def write_lips(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     weights: str | None = None,
+    speakers: Path | None = None,
 ) -> None:
     """The first stage: ``lips.csv``, ``lips.json`` and ``preview.png`` in ``work``.
 
-    ``weights``: "trained" or "random", which decides the label; known for the committed wan-mini alone.
+    ``weights``: "trained" or "random", which decides the label; known for the committed wan-mini alone. ``speakers``:
+    films of other people's sentences, read into ``work`` as ``lips_speakers.csv``.
 
     Raises
     ------
@@ -163,43 +168,44 @@ def write_lips(
     started = time.perf_counter()
     label = latent_basis.label_of(vae_source, weights)
     vae, basis = wan.load_vae(vae_source, device=device), latents.load_latent_basis(basis_folder)
-    material = latent_material.load_material(work)
-    basis.check(vae, material.facts["size_px"])
+    materials = [latent_material.load_material(folder) for folder in (work, speakers) if folder is not None]
+    for material in materials:
+        basis.check(vae, material.facts["size_px"])
     basis.check_draft(features_sha256(front_path()))
-    lips = load_lip_reader(device=device)
-    rows, sheet = read_films(
-        material,
-        WanCoder(vae, dtype),
-        basis,
-        load_draft_front(),
-        latent_basis.load_rivals(work, basis),
-        lambda frames: lips.read(frames).gap_mm,
-        seed,
-    )
+    lips, draft, rivals = load_lip_reader(device=device), load_draft_front(), latent_basis.load_rivals(work, basis)
+    read = [
+        read_films(
+            material, WanCoder(vae, dtype), basis, draft, rivals, lambda frames: lips.read(frames).gap_mm, seed
+        )
+        for material in materials
+    ]  # fmt: skip
     facts = {
         **device_facts(torch.device(device)),
         "label": label,
         "dtype": str(dtype).removeprefix("torch."),
         "seconds": round(time.perf_counter() - started, 1),
         "seed": seed,
-        "material": material.facts,
+        "material": materials[0].facts,
+        "other_speakers": materials[1].facts if speakers is not None else None,
         "vae_sha256": basis.vae_sha256,
         "draft_sha256": basis.draft_sha256,
     }
-    with atomic_path(work / "lips.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    for name, (rows, _) in zip((LIPS_READ, OTHER_LIPS_READ), read, strict=False):
+        with atomic_path(work / name) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     write_text(work / LIPS_FACTS, json.dumps(facts, indent=1))
     with atomic_path(work / PREVIEW) as temporary:
-        Image.fromarray(sheet).save(temporary)
+        Image.fromarray(read[0][1]).save(temporary)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
 def write_table(work: Path, out: Path, command: str = "") -> Claim:
-    """The second stage: ``claim.json`` and ``claim_lips.csv`` in ``out``, from what :func:`write_lips` left.
+    """The second stage: ``claim.json`` and ``claim_lips.csv`` (and ``claim_lips_speakers.csv``) in ``out``, from what
+    :func:`write_lips` left.
 
     Raises
     ------
@@ -211,11 +217,12 @@ def write_table(work: Path, out: Path, command: str = "") -> Claim:
     from specsync_lib.files import write_json
 
     try:
-        lips = pd.read_csv(work / "lips.csv")
+        lips = pd.read_csv(work / LIPS_READ)
         facts = json.loads((work / LIPS_FACTS).read_text(encoding="utf-8"))
+        others = pd.read_csv(work / OTHER_LIPS_READ) if facts.get("other_speakers") else None
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{work / 'lips.csv'}: not readable ({error}); run python -m workbench.measure.latent_claim"
+            f"{work / LIPS_READ}: not readable ({error}); run python -m workbench.measure.latent_claim"
         ) from error
     claim = Claim(tabulate(lips, facts["seed"]), lips, facts)
     summary = {}
@@ -224,7 +231,10 @@ def write_table(work: Path, out: Path, command: str = "") -> Claim:
         if np.isfinite(value):
             n = int(lips.loc[lips["identity"] == REFERENCE, "utterance"].nunique())
             summary[key] = {"value": value, "unit": unit, "label": facts["label"], "low": low, "high": high, "n": n}
-    table = claim.table.astype(object).where(claim.table.notna(), None)
+
+    def records(table: pd.DataFrame) -> list[dict]:
+        return table.astype(object).where(table.notna(), None).to_dict("records")
+
     content = {
         "provenance": {
             "label": facts["label"],
@@ -235,10 +245,13 @@ def write_table(work: Path, out: Path, command: str = "") -> Claim:
         | {"read": facts, "date": pd.Timestamp.now("UTC").isoformat(timespec="seconds")},
         "conditions": CONDITIONS,
         "summary": summary,
-        "table": table.to_dict("records"),
+        "table": records(claim.table),
+        **({} if others is None else {"other_speakers": records(tabulate(others, facts["seed"]))}),
     }
-    with atomic_path(out / LIPS) as temporary:
-        lips.to_csv(temporary, index=False)
+    for name, each in ((LIPS, lips), (OTHER_LIPS, others)):
+        if each is not None:
+            with atomic_path(out / name) as temporary:
+                each.to_csv(temporary, index=False)
     write_json(out / RESULT, content)
     return claim
 
@@ -252,6 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--weights", choices=("trained", "random"), help="of a VAE of your own: decides the label")
     parser.add_argument("--basis", type=Path, default=latents.MODEL_DIR)
     parser.add_argument("--work", type=Path, default=latent_basis.WORK_DIR, help="where the basis was fitted")
+    parser.add_argument("--speakers", type=Path, help="films of other people's sentences")
     parser.add_argument("--out", type=Path, default=MEASUREMENTS_DIR)
     parser.add_argument("--stage", choices=("all", "lips", "table"), default="all")
     parser.add_argument("--device", default="cpu")
@@ -263,7 +277,9 @@ def main(arguments: list[str] | None = None) -> int:
             if given.vae is None:
                 raise InputError("claim: --vae is missing; give a checkpoint in diffusers' layout")
             dtype = latent_basis.DTYPES[given.dtype]
-            write_lips(given.vae, given.basis, given.work, given.device, given.seed, dtype, given.weights)
+            write_lips(
+                given.vae, given.basis, given.work, given.device, given.seed, dtype, given.weights, given.speakers
+            )
         if given.stage != "lips":
             claim = write_table(given.work, given.out, "python -m workbench.measure.latent_claim")
             print(claim.table.round(3).to_string(index=False))

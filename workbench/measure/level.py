@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from kernels.project_latents.reference import ProjectionWeights
+from kernels.causal_front.reference import FrontWeights
 from specsync_lib import units
-from specsync_lib.draft.plan import DraftPlan, draft_plan, load_draft
+from specsync_lib.draft.front import front_plan, load_draft_front
+from specsync_lib.draft.plan import DraftPlan
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_json
 from specsync_lib.measures.draft import frame_table
@@ -33,10 +34,10 @@ QUIETER_DB = (0, 10, 20, 30, 40, 50)
 PATH = MEASUREMENTS_DIR / "level.json"
 
 
-def drafted(samples: np.ndarray, weights: ProjectionWeights, quieter_db: float, raised: bool) -> DraftPlan:
+def drafted(samples: np.ndarray, weights: FrontWeights, quieter_db: float, raised: bool) -> DraftPlan:
     """The draft of a recording turned down, raised again or not."""
     quiet = np.round(samples * 10 ** (-quieter_db / 20) * 2**15).astype(np.float32) / 2**15
-    return draft_plan(level.at_level(quiet) if raised else quiet, weights)
+    return front_plan(level.at_level(quiet) if raised else quiet, weights)
 
 
 def corpus_levels(corpus: str = PROMPTS) -> dict[str, object]:
@@ -82,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measured(corpus: str) -> dict[str, object]:
     """What the file holds."""
-    weights, prompts, rows = load_draft(), prompts_of(corpus, "test"), []
+    weights, prompts, rows = load_draft_front(), prompts_of(corpus, "test"), []
     for quieter_db in QUIETER_DB:
         for raised in (False, True):
             frames = frame_table(prompts, partial(drafted, weights=weights, quieter_db=quieter_db, raised=raised))

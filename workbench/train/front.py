@@ -128,19 +128,20 @@ def fresh(base: dict[str, Tensor], variant: Variant, seed: int) -> FrontWeights:
 
 
 @cache
-def ends_of_frames(look_ahead: int) -> tuple[int, ...]:
-    """The last position that each frame of a crop reads."""
-    return tuple(
-        (units.centre_mel_frame(k) + look_ahead - 2) // 2
-        for k in range(min(frames_of_crop(look_ahead), frames_of_crop()))
-    )
+def ends_of_frames(look_ahead: int, frames: int | None = None) -> tuple[int, ...]:
+    """The last position that each frame reads: of a crop, or of so many frames."""
+    if frames is None:
+        frames = min(frames_of_crop(look_ahead), frames_of_crop())
+    return tuple((units.centre_mel_frame(k) + look_ahead - 2) // 2 for k in range(frames))
 
 
 @cache
-def view(chunk: int, phase: int, past: int, look_ahead: int, device: str) -> tuple[Tensor, Tensor]:
+def view(
+    chunk: int, phase: int, past: int, look_ahead: int, device: str, frames: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Who sees whom [P, P] when chunks of ``chunk`` frames end at (frame + phase) % chunk = chunk - 1, and how many
     frames follow each frame in its chunk."""
-    ends = ends_of_frames(look_ahead)
+    ends = ends_of_frames(look_ahead, frames)
     frames = len(ends)
     left = [min(chunk - 1 - (frame + phase) % chunk, frames - 1 - frame) for frame in range(frames)]
     upto, position = [], 0
@@ -174,11 +175,14 @@ class Fit(nn.Module):
             named | {"positions": self.positions, "temperature": self.temperature}, self.variant.past
         )
 
-    def forward(self, mel: Tensor, chunk: int, phase: int, first_position: int) -> tuple[Tensor, Tensor]:
-        """Normalised log-mel rows to viseme logits [B, frames, 15] and openness logits [B, frames]."""
+    def forward(
+        self, mel: Tensor, chunk: int, phase: int, first_position: int, frames: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Normalised log-mel rows to viseme logits [B, frames, 15] and openness logits [B, frames]; ``frames``: of rows
+        that are no crop."""
         front, variant = self.weights(), self.variant
-        seen, left = view(chunk, phase, variant.past, variant.look_ahead, str(mel.device))
-        ends = torch.tensor(ends_of_frames(variant.look_ahead), device=mel.device)
+        seen, left = view(chunk, phase, variant.past, variant.look_ahead, str(mel.device), frames)
+        ends = torch.tensor(ends_of_frames(variant.look_ahead, frames), device=mel.device)
         rows = F.pad(mel * SPREAD + self.prior, (0, 0, 2, 2))
         x = reference.convolve(rows, front, 0)[:, : len(seen)]
         x = reference.add_positions(x, front, first_position)
@@ -439,6 +443,8 @@ def run(options: argparse.Namespace) -> dict:
         "seed": options.seed,
         "minutes": round(corpus.total_minutes, 1),
         "utterances": len(corpus.chances),
+        "human": not options.no_human,
+        "teachers": sorted(teachers),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),

@@ -63,17 +63,28 @@ class Recording:
 
 
 def speakers(folder: Path) -> list[Recording]:
-    """The recordings of a folder's list.tsv (file, speaker, words); those whose words do not align are left out."""
-    found = []
-    with (folder / "list.tsv").open(encoding="utf-8") as rows:
-        for name, speaker, words in csv.reader(rows, delimiter="\t"):
-            samples = load_audio(folder / name).samples
-            try:
-                phones = align(samples, words)
-            except InputError as error:
-                print(f"{name} left out: {error}", file=sys.stderr)
-                continue
-            found.append(Recording(name, speaker, samples, plan_from_phones(phones, units.frame_count(len(samples)))))
+    """The recordings of a folder's list.tsv (file, speaker, words); those whose words do not align are left out.
+
+    Raises
+    ------
+    InputError: the list is absent or no such table, or none of its recordings is left.
+    """
+    found, path = [], folder / "list.tsv"
+    try:
+        with path.open(encoding="utf-8") as rows:
+            listed = [(name, speaker, words) for name, speaker, words in csv.reader(rows, delimiter="\t")]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable ({error}); expected rows of file, speaker and words") from error
+    for name, speaker, words in listed:
+        samples = load_audio(folder / name).samples
+        try:
+            phones = align(samples, words)
+        except InputError as error:
+            print(f"{name} left out: {error}", file=sys.stderr)
+            continue
+        found.append(Recording(name, speaker, samples, plan_from_phones(phones, units.frame_count(len(samples)))))
+    if not found:
+        raise InputError(f"{path}: no recording is left; give some whose words fit them")
     return found
 
 
@@ -85,8 +96,8 @@ def trained_speaker(split: str, corpus: str = PROMPTS) -> list[Recording]:
     ]
 
 
-def noisy(recordings: Sequence[Recording], kind: str, seed: int = 0) -> list[Recording]:
-    """The same under noise; babble is made of the other recordings."""
+def noise_under(recordings: Sequence[Recording], kind: str, seed: int = 0) -> list[np.ndarray]:
+    """Noise for each recording, NOISE_DB below its active speech; babble is made of the other recordings."""
     generator = torch.Generator().manual_seed(seed)
     length = max(len(one.samples) for one in recordings)
     rows = torch.stack([torch.from_numpy(np.resize(one.samples, length)) for one in recordings])
@@ -96,9 +107,14 @@ def noisy(recordings: Sequence[Recording], kind: str, seed: int = 0) -> list[Rec
         spoken = np.repeat(one.truth.visemes != SILENT, 534)[: len(one.samples)]
         spoken = one.samples[: len(spoken)][spoken]
         level = np.sqrt(np.square(spoken if len(spoken) else one.samples).mean()) * 10 ** (-NOISE_DB / 20)
-        samples = (one.samples + level * row[: len(one.samples)]).astype(np.float32)
-        found.append(replace(one, samples=samples))
+        found.append((level * row[: len(one.samples)]).astype(np.float32))
     return found
+
+
+def noisy(recordings: Sequence[Recording], kind: str, seed: int = 0) -> list[Recording]:
+    """The same under noise (:func:`noise_under`)."""
+    noise = noise_under(recordings, kind, seed)
+    return [replace(one, samples=one.samples + row) for one, row in zip(recordings, noise, strict=True)]
 
 
 @torch.inference_mode()
