@@ -53,7 +53,8 @@ class ToyHead:
 
 @pytest.fixture
 def measurements(tmp_path, monkeypatch):
-    monkeypatch.setattr(asked, "MEASUREMENTS_DIR", tmp_path)
+    for module in (asked, rows):
+        monkeypatch.setattr(module, "MEASUREMENTS_DIR", tmp_path)
     return tmp_path
 
 
@@ -98,6 +99,15 @@ def test_the_referee_of_a_row_leaves_the_committed_files_alone(parts, measuremen
     assert late_lips.main(given) == 0
     assert json.loads((folder / "late_lips.json").read_text())["resampling_unit"] == "speaker"
     assert {path: path.stat().st_mtime_ns for path in committed} == committed
+    recorded = {}
+    monkeypatch.setattr(numbers, "record", lambda key, *entry, **more: recorded.update({key: entry}))
+    numbers.record_row(rows.read(parts / "mine.toml"))
+    assert not recorded, "of the same models on another corpus"
+    row = rows.read(parts / "mine.toml", {"corpus": str(parts / "corpus.jsonl")})
+    numbers.record_row(row)
+    assert {"reasoner.accuracy", "acceptance.ece", "acceptance.whole_chunks"} <= recorded.keys()
+    assert {entry[2] for entry in recorded.values()} == {"real-shape"}
+    assert {entry[3].name for entry in recorded.values()} <= {"referee.json", "late_lips.json"}
 
 
 @pytest.mark.parametrize(
