@@ -18,8 +18,18 @@ from functools import cache
 from pathlib import Path
 
 from specsync_lib.errors import InputError
-from specsync_lib.paths import ROWS_DIR, display_path
-from specsync_lib.values import LANGUAGES, Parameter, Pattern, Range, Value, did_you_mean, on_one_line, shown
+from specsync_lib.paths import MEASUREMENTS_DIR, ROWS_DIR, display_path
+from specsync_lib.values import (
+    LANGUAGES,
+    FolderName,
+    Parameter,
+    Pattern,
+    Range,
+    Value,
+    did_you_mean,
+    on_one_line,
+    shown,
+)
 
 DEFAULT = "embedded"
 LARGEST_FILE_BYTES = 2**16
@@ -38,6 +48,7 @@ RESTS_ON = {
     "data/models/reasoner": ("judge",), "data/models/latent_basis": ("draft", "video"), "data/models/mouth": (),
 }  # fmt: skip
 COMMITTED = ("data/measurements/", "data/models/")
+RESULTS_FILE = "row.json"  # in a folder of what the workbench measured of a row: whose it is
 NOT_MEASURED = "not measured for this row"
 HASHED_WHOLE_BYTES = 2**26
 LOCAL = "local"
@@ -185,16 +196,32 @@ class Row:
         return [f"{key}={value}" for key, value in _values(self).items() if value != usual[key]]
 
     def holds(self, source: str | Path) -> bool:
-        """Whether a number from this file is this row's: the run made it, or what it rests on is the default row's."""
+        """Whether a number from this file is this row's: the run made it, the workbench measured it of this row, or
+        what it rests on is the default row's."""
         source = f"{display_path(source)}/"
         if not source.startswith(COMMITTED):
             return True
+        if self.name in FolderName() and source.startswith(f"{display_path(MEASUREMENTS_DIR / self.name)}/"):
+            return True  # a run takes them from `own_results`
         parts = next((parts for beginning, parts in RESTS_ON.items() if source.startswith(beginning)), ALL)
         return all(getattr(self, part) == getattr(Row(), part) for part in parts)
 
     def held(self, numbers: Mapping[str, Mapping]) -> dict[str, Mapping]:
         """Of recorded numbers (`summary.merged`) those that `holds` lets stand."""
         return {key: entry for key, entry in numbers.items() if self.holds(entry["source"])}
+
+    def identity(self) -> dict:
+        """The row and what lies behind its paths: what numbers of it belong to."""
+        return {"row": asdict(self), "digests": self.digests()}
+
+    def own_results(self) -> Path | None:
+        """The folder of what the workbench measured of this very row; None where it measured nothing."""
+        folder = MEASUREMENTS_DIR / self.name
+        try:
+            of = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return folder if of == self.identity() else None
 
     def digests(self) -> dict[str, str]:
         """What lies behind each path that the row names: a sha256 over names, sizes and contents, of a file above

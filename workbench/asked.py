@@ -10,8 +10,6 @@ from specsync_lib.files import write_json
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
 from specsync_lib.values import FolderName, shown
 
-ROW_FILE = "row.json"  # in a folder of results: whose they are
-
 
 def add_corpus(parser: argparse.ArgumentParser) -> None:
     """``--corpus``."""
@@ -52,8 +50,8 @@ def results_folder(row: rows.Row) -> Path:
         return MEASUREMENTS_DIR
     if row.name not in FolderName() or row.name == rows.DEFAULT:
         raise InputError(f"row {shown(row.name)}: its results need a folder of their own; write the row to NAME.toml")
-    folder, facts = MEASUREMENTS_DIR / row.name, {"row": json.loads(row.text()), "digests": row.digests()}
-    path = folder / ROW_FILE
+    folder, facts = MEASUREMENTS_DIR / row.name, row.identity()
+    path = folder / rows.RESULTS_FILE
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != facts:
         raise InputError(f"{display_path(folder)}: holds results of another row {row.name}; rename one of the two")
     write_json(path, facts)

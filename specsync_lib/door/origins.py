@@ -13,7 +13,7 @@ COMMITTED = ("measurements", "models")  # folders of data/ that no run writes
 
 @dataclass(frozen=True, order=True)
 class Origin:
-    """Machine and date of a committed measurement, in words."""
+    """Machine and date of a measurement that was not this run, in words."""
 
     machine: str
     date: str
@@ -26,7 +26,8 @@ class Origin:
 def origin(source: str) -> Origin | None:
     """Machine and date of a number's source, as the file tells them; None: this run made it.
 
-    ``source`` is a path relative to the project, as the summary holds it.
+    ``source`` is a path relative to the project, as the summary holds it; in a folder of data/measurements lies what
+    was measured of a row of that name.
     """
     parts = PurePosixPath(source).parts
     if len(parts) < 3 or parts[0] != "data" or parts[1] not in COMMITTED:
@@ -37,7 +38,8 @@ def origin(source: str) -> Origin | None:
     cores = f" ({count} core{'s' * (count != 1)})" if count else ""
     processor = f"{facts['cpu']}{cores}" if "cpu" in facts else "a machine that the file does not name"
     day = facts["date"][: len("2026-01-31")] if "date" in facts else "a day that the file does not name"
-    return Origin(", ".join(gpus) or processor, day)
+    own = ", of this row" if parts[1] == "measurements" and len(parts) > len(("data", "measurements", "file")) else ""
+    return Origin((", ".join(gpus) or processor) + own, day)
 
 
 def _facts(source: str) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from specsync_lib.door.project import Project
 from specsync_lib.errors import InputError
 from specsync_lib.locks import exclusive
 from specsync_lib.paths import TINY_DECODER, display_path
+from specsync_lib.rows import Row
 
 # A cell's time: for what does not depend on the recording, and for each second of it. (The longest cell takes about 5 s
 # a second on two cores.)
@@ -111,6 +112,12 @@ def data_files(root: Path) -> list[Path]:
         and not path.name.startswith(".")
         and not (path.is_relative_to(measured) and path.parent != measured)
     ]
+
+
+def measured_of(row: Row) -> dict[str, str]:
+    """A hash of what the workbench measured of a row of one's own; empty where it measured nothing."""
+    folder = row.own_results()
+    return {"measured": tree_hash([path for path in folder.iterdir() if path.is_file()], folder)} if folder else {}
 
 
 def read_cells(notebook: Path) -> list:
@@ -460,7 +467,7 @@ class Inputs:
     recording: str
     assets: str
     seconds: Fraction = Fraction(0)
-    row: Mapping[str, str] = field(default_factory=dict)  # of the files that the row names
+    row: Mapping[str, str] = field(default_factory=dict)  # of the files that the row names, and of what it measured
 
 
 def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterator[tuple[str, Finished]]:
@@ -655,7 +662,8 @@ def run(options: Options, nameless: Project) -> None:
         assets.fetch()
         digest, seconds = recording or heard(options)
         digests = options.row.digests()
-        inputs = Inputs(digest, f"human speech {corpus.default_is_human()}", seconds, digests)
+        of_row = digests | measured_of(options.row)
+        inputs = Inputs(digest, f"human speech {corpus.default_is_human()}", seconds, of_row)
         write_json(project.run / "row.json", {"row": options.values["row"], "digests": digests})
         drop_departed(project)
         finished = dict(run_notebooks(project, options, inputs))

@@ -22,7 +22,7 @@ RAY = Pattern(
 )
 
 
-class _OneLineParser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """argparse whose errors are one line each."""
 
     def error(self, message: str) -> NoReturn:
@@ -70,7 +70,7 @@ def parse(job: str, arguments: Sequence[str]) -> Asked:
     """
     if job not in JOBS:
         raise InputError(f"job {shown(job)} is unknown; {did_you_mean(job, JOBS)}known: {', '.join(JOBS)}")
-    parser = _OneLineParser(prog=f"./run_all.sh {job}", allow_abbrev=False)
+    parser = OneLineParser(prog=f"./run_all.sh {job}", allow_abbrev=False)
     JOBS[job](parser)
     if job != "collect":
         parser.add_argument("--row", default=rows.DEFAULT, help="a name in data/rows, or a TOML file")

@@ -6,6 +6,7 @@ come back to the one process that writes them.
 """
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
@@ -67,13 +68,16 @@ def over_ray(missing: Sequence[Utterance], row: rows.Row, where: str, cpus: int,
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a run contacts nobody but the row's own endpoint
     try:
         import ray
-        from ray.exceptions import RayActorError
+        from ray.exceptions import OutOfMemoryError, RayActorError
     except ImportError as error:
         raise InputError("--ray: Ray is not installed; .venv/bin/pip install -e '.[sweep]'") from error
+    ended_by = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=where, include_dashboard=False, log_to_driver=False, configure_logging=False)
     except Exception as error:  # a time-out at its start has no type of its own
-        raise InputError(f"--ray: no cluster at {where} ({' '.join(str(error).split())[:120]})") from error
+        what = "Ray does not start here" if where == "local" else f"no cluster at {where}"
+        raise InputError(f"--ray: {what} ({' '.join(str(error).split())[:120]})") from error
+    signal.signal(signal.SIGTERM, ended_by)  # Ray's own aborts, and says so with a stack
     try:
         has = ray.cluster_resources()
         room = min(int(has.get("CPU", 0) // cpus), int(has.get("GPU", 0) // gpus) if gpus else len(missing))
@@ -97,7 +101,7 @@ def over_ray(missing: Sequence[Utterance], row: rows.Row, where: str, cpus: int,
             idle.append(worker)
             try:
                 result = ray.get(ready)
-            except RayActorError:
+            except (RayActorError, OutOfMemoryError):
                 result = NoVerdict(f"{one.id}: its worker died {TRIES + 1} times; is there memory for it?")
             if isinstance(result, InputError):
                 raise result

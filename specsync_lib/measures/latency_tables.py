@@ -52,6 +52,7 @@ PARTS = {
 
 
 NOT_MEASURED = "not measured yet"
+OWN_SETUP = "own"  # in the keys of a row that is not the default one, whatever its name
 
 
 def parts_of(stages: Mapping[str, Mapping], p50_ms: float, steps: int, render_parts: int) -> dict[str, float]:
@@ -287,7 +288,7 @@ def headline_numbers(directory: Path | None = None) -> list[dict]:
         regions, size = content["regions"], size_of(content)
         for region, result in regions.items():
             suffix = f"_{region}" if len(regions) > 1 or size != CHUNK else ""
-            setup, runs = content["setup"].lower(), result["runs"]
+            setup, runs = OWN_SETUP if "row" in content else content["setup"].lower(), result["runs"]
             shared = {"label": content["label"], "source": path}
             for mode, share in (
                 ("serial", 50), ("speculative", 50), ("speculative", 99), ("speculative_branched", 50),

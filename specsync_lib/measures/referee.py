@@ -188,21 +188,30 @@ def record_unseen() -> None:
         record(key, value, "fraction", "measured", UNSEEN_FILE, low, high, row["n_utterances"])
 
 
-def record_headlines(facts: dict) -> None:
-    """Record the summary's reasoner and acceptance keys for the running notebook, from `referee.json`."""
-    record_unseen()
-    record_live(facts)
-    trained = facts["speakers"]["trained"]
-    n = trained["passes"]["n_utterances"]
+def record_row(row: Row) -> None:
+    """Record what the workbench measured of this very row, where it did, in the place of the committed numbers."""
+    folder = row.own_results()
+    if folder and (path := folder / REFEREE_FILE.name).is_file():
+        record_headlines(json.loads(path.read_text(encoding="utf-8")), path)
+
+
+def record_headlines(facts: dict, path: Path = REFEREE_FILE) -> None:
+    """Record the summary's reasoner and acceptance keys for the running notebook, from a `referee.json`."""
+    (speaker,) = facts["speakers"]
+    if path == REFEREE_FILE:
+        record_unseen()
+    record_live(facts, speaker, path)
+    found, label = facts["speakers"][speaker], facts["provenance"]["label"]
+    n = found["passes"]["n_utterances"]
     target = next(
-        row for row in facts["table"] if (row["speaker"], row["what"]) == ("trained", PARTIES_BY_COLUMN["committed"])
+        row for row in facts["table"] if (row["speaker"], row["what"]) == (speaker, PARTIES_BY_COLUMN["committed"])
     )
-    likely, own = trained["recalibrated_confidence"], trained["draft_confidence"]
+    likely, own = found["recalibrated_confidence"], found["draft_confidence"]
     for key, unit, numbers, name in (
         ("reasoner.accuracy", "fraction", target, "accuracy"),
-        ("reasoner.passes_ratio", "ratio", trained["passes"], "guessed_ratio"),
-        ("reasoner.passes_ratio_several_plans", "ratio", trained["passes"], f"{USUALLY_BRANCHED}_ratio"),
-        ("reasoner.passes_ratio_from_draft", "ratio", trained["passes"], "verified_ratio"),
+        ("reasoner.passes_ratio", "ratio", found["passes"], "guessed_ratio"),
+        ("reasoner.passes_ratio_several_plans", "ratio", found["passes"], f"{USUALLY_BRANCHED}_ratio"),
+        ("reasoner.passes_ratio_from_draft", "ratio", found["passes"], "verified_ratio"),
         ("acceptance.at_085", "fraction", likely, "lenient"),
         ("acceptance.coverage_at_085", "fraction", likely, "coverage"),
         ("acceptance.exact_greedy_at_085", "fraction", likely, "exact_greedy"),
@@ -210,12 +219,12 @@ def record_headlines(facts: dict) -> None:
         ("acceptance.by_draft_confidence_at_085", "fraction", own, "lenient"),
         ("acceptance.by_draft_confidence_coverage_at_085", "fraction", own, "coverage"),
     ):
-        if name in numbers:
+        if numbers.get(name) is not None:  # null: over nothing covered
             low, high = numbers[f"{name}_low"], numbers[f"{name}_high"]
-            record(key, numbers[name], unit, "measured", REFEREE_FILE, low, high, n)
-    record_rules(trained)
-    bad = likely["bad_accepts"]
-    record("acceptance.bad_accept_bound", bad["bound"], "fraction", "measured", REFEREE_FILE, n=bad["n_utterances"])
+            record(key, numbers[name], unit, label, path, low, high, n)
+    record_rules(found, label, path)
+    if bad := likely["bad_accepts"]:
+        record("acceptance.bad_accept_bound", bad["bound"], "fraction", label, path, n=bad["n_utterances"])
 
 
 def gains(test: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
@@ -234,37 +243,40 @@ def gains(test: pd.DataFrame, rng: np.random.Generator) -> list[dict]:
     return rows
 
 
-def record_live(facts: dict) -> None:
+def record_live(facts: dict, speaker: str, path: Path) -> None:
     """The keys of the judge as a pipeline hears it, where that was measured."""
     live = PARTIES_BY_COLUMN["live"]
-    rows = [row for row in facts["table"] if (row["speaker"], row["what"]) == ("trained", live)]
+    rows = [row for row in facts["table"] if (row["speaker"], row["what"]) == (speaker, live)]
     over_draft = [
-        row for row in facts["speakers"]["trained"].get("gains", ()) if (row["plan"], row["over"]) == (live, "draft")
+        row for row in facts["speakers"][speaker].get("gains", ()) if (row["plan"], row["over"]) == (live, "draft")
     ]
     for key, found, name in (("live_accuracy", rows, "accuracy"), ("live_gain_over_draft", over_draft, "gain")):
         for row in found:
             ends = row[f"{name}_low"], row[f"{name}_high"], row["n_utterances"]
-            record(f"reasoner.{key}", row[name], "fraction", "measured", REFEREE_FILE, *ends)
+            record(f"reasoner.{key}", row[name], "fraction", facts["provenance"]["label"], path, *ends)
 
 
-def record_rules(trained: dict) -> None:
-    """The keys of the mouth rule, and of chunks under the exact one."""
-    shares, n = trained["chunks"], trained["passes"]["n_utterances"]
-    mouth = next((row for row in trained["rules"] if row["rule"] == "mouth"), None)
+def record_rules(found: dict, label: str, path: Path) -> None:
+    """The keys of the mouth rule, and of chunks under the exact one; of lips where they were measured too."""
+    shares, n = found["chunks"], found["passes"]["n_utterances"]
+    mouth = next((row for row in found["rules"] if row["rule"] == "mouth"), None)
+    lips_path = path.with_name(late_lips.PATH.name)
     keys = [
-        ("acceptance.whole_chunks", "fraction", shares, "whole", REFEREE_FILE),
-        ("acceptance.one_pass_chunks", "fraction", shares, "one_pass", REFEREE_FILE),
+        ("acceptance.whole_chunks", "fraction", shares, "whole", path),
+        ("acceptance.one_pass_chunks", "fraction", shares, "one_pass", path),
     ]
     if mouth is not None:
-        lips = late_lips.table().loc[rules.LIPS_OF["mouth"]]
         keys += [
-            ("acceptance.mouth.at_085", "fraction", mouth, "at_085", REFEREE_FILE),
-            ("acceptance.mouth.passes_ratio", "ratio", mouth, "ratio", REFEREE_FILE),
-            ("acceptance.mouth.lip_error_mm", "mm", lips, "lip_error_mm", late_lips.PATH),
+            ("acceptance.mouth.at_085", "fraction", mouth, "at_085", path),
+            ("acceptance.mouth.passes_ratio", "ratio", mouth, "ratio", path),
         ]
+    if mouth is not None and lips_path.is_file():
+        lips = late_lips.table(lips_path).loc[rules.LIPS_OF["mouth"]]
+        keys.append(("acceptance.mouth.lip_error_mm", "mm", lips, "lip_error_mm", lips_path))
     for key, unit, numbers, name, source in keys:
-        low, high = numbers[f"{name}_low"], numbers[f"{name}_high"]
-        record(key, numbers[name], unit, "measured", source, low, high, n)
+        if numbers.get(name) is not None:
+            low, high = numbers[f"{name}_low"], numbers[f"{name}_high"]
+            record(key, numbers[name], unit, label, source, low, high, n)
 
 
 def policy_facts(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, object]:

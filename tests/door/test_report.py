@@ -104,6 +104,23 @@ def test_a_row_of_other_models_names_itself_and_shows_no_number_of_the_default_o
     assert 'class="missing">not measured for this row' in html and 'missing">not built yet:' not in html
 
 
+def test_what_the_workbench_measured_of_a_row_is_shown_as_its_own(folders, monkeypatch):
+    run, plots = folders
+    row = rows.Row("mine", judge=rows.Judge(temperature=2.0))
+    (run / "row.json").write_text(json.dumps({"row": row.text(), "digests": {}}))
+    numbers = {
+        "reasoner.accuracy": entry(0.8772) | {"source": "data/measurements/mine/referee.json"},
+        "latency.own.serial_p50_ms": entry(1543, "ms") | {"source": "data/measurements/mine/pipeline_cpu.json"},
+        "latency.own.speculative_p50_ms": entry(561, "ms") | {"source": "data/measurements/mine/pipeline_cpu.json"},
+        "acceptance.at_085": entry(0.4321) | {"source": "data/measurements/yours/referee.json"},
+    }
+    (run / "summary" / "03_acceptance_sweep.json").write_text(json.dumps(numbers))
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    assert "87.7 %" in html and "this row, serial, median" in html and "43.2 %" not in html
+    assert ", of this row" in str(origin("data/measurements/mine/referee.json"))
+    assert ", of this row" not in str(origin("data/models/draft/metrics.json"))
+
+
 def test_every_number_and_figure_of_the_notebooks_has_words():
     """Literal keys and stems in the notebooks and in the library that records for them."""
     sources = [path.read_text(encoding="utf-8").replace('\\"', '"') for path in NOTEBOOKS_DIR.glob("0*.ipynb")]

@@ -65,6 +65,13 @@ def test_short_chunks_stand_beside_the_usual_ones_and_never_for_them(tmp_path, r
     )
 
 
+def test_a_row_of_ones_own_has_keys_of_its_own_whatever_its_name(tmp_path, rng, pattern):
+    content = write_measured(tmp_path, "My-row", rng, pattern, paced=False, chunks=6)
+    (tmp_path / "pipeline_My-row.json").write_text(json.dumps(content | {"row": {}}))
+    keys = [number["key"] for number in latency_tables.headline_numbers(tmp_path)]
+    assert "latency.own.serial_p50_ms" in keys and all(map(KEY_PATTERN.fullmatch, keys))
+
+
 def test_without_files_nothing_is_claimed_to_be_measured(tmp_path):
     table = claims.verdict_table({}, tmp_path).set_index("claim")
     latency = table[table["claimed"].str.contains("645|507|21%")]

@@ -73,6 +73,8 @@ def test_a_label_follows_from_where_the_weights_came_from():
         ({"judge.temperature": "2"}, "data/models/draft_front/metrics.json", True),
         ({"judge.temperature": "2"}, "data/measurements/kernel_project_latents_h200.json", True),
         ({"judge.temperature": "2"}, "data/run/acceptance_frames.csv", True),
+        ({"judge.temperature": "2"}, "data/measurements/embedded/referee.json", True),
+        ({"judge.temperature": "2"}, "data/measurements/another/referee.json", False),
         ({"video.steps": "3"}, "data/models/wan_mini/metrics.json", False),
         ({"video.steps": "3"}, "data/models/reasoner/metrics.json", True),
         ({"video.steps": "3"}, MODELS_DIR / "latent_basis" / "metrics.json", False),
@@ -84,6 +86,19 @@ def test_committed_numbers_hold_for_the_models_that_they_rest_on(change, source,
     row = rows.read("embedded", change, present=False)
     assert row.holds(source) == holds
     assert bool(row.held({"key": {"source": str(source)}})) == holds
+
+
+def test_what_was_measured_of_a_row_is_its_own_until_anything_of_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "MEASUREMENTS_DIR", tmp_path / "measurements")
+    (tmp_path / "wan").write_bytes(b"1")
+    row = replace(rows.read(write(tmp_path, '[video]\nsource = "./wan"\nweights = "random"')), name="mine")
+    assert row.own_results() is None
+    (tmp_path / "measurements" / "mine").mkdir(parents=True)
+    (tmp_path / "measurements" / "mine" / "row.json").write_text(json.dumps(row.identity()))
+    assert row.own_results() == rows.read(row.text()).own_results() == tmp_path / "measurements" / "mine"
+    assert replace(row, language="de").own_results() is None and rows.Row().own_results() is None
+    (tmp_path / "wan").write_bytes(b"2")
+    assert row.own_results() is None
 
 
 def test_what_lies_behind_a_path_has_a_digest_that_changes_with_it(tmp_path):

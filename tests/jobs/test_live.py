@@ -44,6 +44,8 @@ def test_a_file_becomes_a_video_with_its_sound_and_a_table(at_the_door, tmp_path
         (["--audio", "absent.wav"], "absent.wav"),
         (["--audio", "mic"], "sounddevice"),
         (["--audio", "mic", "--threshold", "2"], "threshold"),
+        (["--audio", "mic", "--chunk-slots", "4"], "expected 1, 2 or 3 slots"),
+        (["--audio", "mic", "--chunk-slots", "two"], "invalid int value: 'two'"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_left(at_the_door, tmp_path, monkeypatch, capsys, arguments, named):

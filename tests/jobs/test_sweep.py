@@ -192,6 +192,33 @@ def test_rays_workers_make_the_same_results_and_one_that_dies_costs_none(tmp_pat
         assert found | {"wall_s": 0} == alone[name] | {"wall_s": 0}
 
 
+def test_a_sweep_over_ray_that_is_ended_says_so_in_one_line_and_goes_on(tmp_path):
+    pytest.importorskip("ray.exceptions", reason="of the extra sweep")
+    parts, ended, whole = tmp_path / "parts", tmp_path / "ended", tmp_path / "whole"
+    parts.mkdir()
+    write_parts(parts)
+    corpus = str(write_corpus(tmp_path, 20))
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "OMP_NUM_THREADS": "1"}
+    with serving(ToyServer()) as url:
+        row = write_row(parts, "sglang", url, **{"judge.source": "./tiny"})
+        given = ["--corpus", corpus, "--row", row, "--out"]
+        command = [sys.executable, "-m", "specsync_lib.jobs.sweep", *given, str(ended), "--ray", "local"]
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            while process.poll() is None and not list((ended / result.RESULTS).glob("[!.]*.json")):
+                time.sleep(0.01)
+            workers = psutil.Process(process.pid).children(recursive=True)
+            process.terminate()
+            said = process.communicate()[1].splitlines()
+        assert process.returncode == 130 and said[-1] == "specsync: interrupted; run it again to go on"
+        assert not any("SIGTERM" in line for line in said)
+        assert not psutil.wait_procs(workers, 60)[1], "its workers end with it"
+        assert 1 <= len(list((ended / result.RESULTS).glob("[!.]*.json"))) < 20
+        for more in ([str(ended), "--ray", "local"], [str(whole)]):
+            assert sweep.main([*given, *more]) == 0
+    tables = [collect.recordings_table(collect.read_results(folder)[1])[UNTIMED] for folder in (ended, whole)]
+    pd.testing.assert_frame_equal(*tables)
+
+
 @pytest.mark.parametrize(
     ("job", "arguments", "says"),
     [

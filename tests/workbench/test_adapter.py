@@ -116,7 +116,7 @@ def test_the_cost_of_a_step_is_the_trainers_own_at_a_toys_size(tmp_path):
     given = ["--tiny", "--pixels", "32", "--batch", "1", "--steps", "2", "--checkpointed"]
     assert adapter_step.main([*given, "--out", str(tmp_path / "step.json")]) == 0
     found = json.loads((tmp_path / "step.json").read_text())
-    assert found["label"] == "real-shape"
+    assert found["label"] == "real-shape" and " --tiny --pixels 32 " in found["command"]
     assert found["step"]["step_ms"]["n"] == 2 and found["step"]["transformer"] == "tiny"
 
 

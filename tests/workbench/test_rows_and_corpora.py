@@ -11,13 +11,14 @@ from specsync_lib.errors import InputError
 from specsync_lib.judge import recordings
 from specsync_lib.measures import referee as numbers
 from specsync_lib.measures.intervals import drawn_unit
-from specsync_lib.paths import MEASUREMENTS_DIR, MODELS_DIR
+from specsync_lib.paths import MEASUREMENTS_DIR, MODELS_DIR, PROJECT_ROOT
 from specsync_lib.speech.corpus import Prompt, clips
 from specsync_lib.speech.manifest import read_manifest
+from tests.jobs.test_sweep import KILLED
 from tests.toys.reasoner import byte_tokenizer, tiny_llama
 from tests.workbench.test_referee import toy_recording
 from workbench import asked
-from workbench.measure import late_lips, pipeline_cpu, referee, rows_cpu
+from workbench.measure import late_lips, pipeline_cpu, referee, rows_cpu, sweep_cpu
 from workbench.train import human_speech, splits
 from workbench.train.kokoro import load_shard
 
@@ -53,7 +54,8 @@ class ToyHead:
 
 @pytest.fixture
 def measurements(tmp_path, monkeypatch):
-    monkeypatch.setattr(asked, "MEASUREMENTS_DIR", tmp_path)
+    for module in (asked, rows):
+        monkeypatch.setattr(module, "MEASUREMENTS_DIR", tmp_path)
     return tmp_path
 
 
@@ -98,6 +100,15 @@ def test_the_referee_of_a_row_leaves_the_committed_files_alone(parts, measuremen
     assert late_lips.main(given) == 0
     assert json.loads((folder / "late_lips.json").read_text())["resampling_unit"] == "speaker"
     assert {path: path.stat().st_mtime_ns for path in committed} == committed
+    recorded = {}
+    monkeypatch.setattr(numbers, "record", lambda key, *entry, **more: recorded.update({key: entry}))
+    numbers.record_row(rows.read(parts / "mine.toml"))
+    assert not recorded, "of the same models on another corpus"
+    row = rows.read(parts / "mine.toml", {"corpus": str(parts / "corpus.jsonl")})
+    numbers.record_row(row)
+    assert {"reasoner.accuracy", "acceptance.ece", "acceptance.whole_chunks"} <= recorded.keys()
+    assert {entry[2] for entry in recorded.values()} == {"real-shape"}
+    assert {entry[3].name for entry in recorded.values()} <= {"referee.json", "late_lips.json"}
 
 
 @pytest.mark.parametrize(
@@ -161,6 +172,19 @@ def test_what_rows_cost_is_measured_in_every_way(tmp_path, capsys):
     assert rows_cpu.main(["--quick", "--before", "no-such-commit", "--out", str(out)]) == InputError.EXIT_CODE
     line = capsys.readouterr().err.splitlines()[-1]
     assert "git has no such commit here" in line
+
+
+def test_how_fast_a_sweep_is_is_measured_also_when_it_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_cpu, "SWEEP", ("-c", KILLED))
+    monkeypatch.setattr(sweep_cpu, "usable_cores", lambda: 1)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT_ROOT))
+    spoken = [Prompt(one.name, one.transcript, one.path, "test") for one in clips()[:2]]
+    monkeypatch.setattr(sweep_cpu, "human_prompts", lambda: spoken)
+    out = tmp_path / "sweep.json"
+    assert sweep_cpu.main(["--recordings", "5", "--killed", "1", "--out", str(out)]) == 0
+    facts = json.loads(out.read_text())
+    assert facts["recordings"] == 5 and facts["unread"] == 0 and facts["killed_at"] == 1
+    assert 0 < facts["sound_s_a_second"] == pytest.approx(facts["sound_s"] / facts["wall_s"], rel=0.01)
 
 
 # ---------------------------------------------------------------------------------------------------------- splits

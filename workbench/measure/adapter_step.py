@@ -8,6 +8,7 @@ step is drawing a batch, forward, backward, the optimiser and the average. ``--t
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from dataclasses import replace
@@ -86,8 +87,9 @@ def measure(shapes: Shapes, pixels: int, options: Options, device: torch.device,
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    program = "python -m workbench.measure.adapter_step"
-    parser = argparse.ArgumentParser(prog=program, description=__doc__.splitlines()[0])
+    arguments = sys.argv[1:] if arguments is None else arguments
+    program = ["python", "-m", "workbench.measure.adapter_step"]
+    parser = argparse.ArgumentParser(prog=shlex.join(program), description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pixels", type=int, default=384)
     parser.add_argument("--batch", type=int, default=8)
@@ -103,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return InputError.EXIT_CODE
-    content = {"label": "real-shape", "command": program, "step": row}
+    content = {"label": "real-shape", "command": shlex.join([*program, *arguments]), "step": row}
     write_json(given.out, content | {"machine": provenance.machine()})
     print(json.dumps(row, indent=1))
     return 0

@@ -73,6 +73,12 @@ SECTIONS = {
     "transcripts": Section("transcripts as people write and paste them", 60, 60, "transcripts"),
     "parameters": Section("command lines, through run_all.sh and the entries behind it", 40, 330, "parameters"),
     "rows": Section("broken rows, manifests and servers of one's own parts", 100, 120, "rows"),
+    "chunk_sizes": Section(
+        "chunks of 1, 2 and 3 slots, and of sizes that there are not, by run, live and rows",
+        100,
+        120,
+        "chunk_sizes",
+    ),
     "judges": Section("faults of the judge, each under both policies or a rule", 25, 120, "judges"),
     "kills": Section("a run killed at a random moment and begun again", 100, 1800, "kills"),
     "cancels": Section("streams cancelled at a random call of a random stage", 1_000, 300, "cancels"),

@@ -1,6 +1,6 @@
 """What rows cost on this machine: reading one at the start, the local path before and after them, a served judge.
 
-    python -m workbench.measure.rows_cpu          writes data/measurements/rows_cpu.json (under three minutes when idle)
+    python -m workbench.measure.rows_cpu          writes data/measurements/rows_cpu.json (about four minutes when idle)
     python -m workbench.measure.rows_cpu --quick --out try.json      a dry run
 
 *start*: a fresh Python that has what the door needed before imports the row layer and reads a row. *local*: this tree
@@ -13,6 +13,7 @@ model (``server_ms``: without a prefix cache, and vLLM's and OpenAI's ask for mo
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -24,6 +25,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_json
@@ -194,7 +196,7 @@ def local(before: str, tree: Path, rounds: int, chunks: int) -> dict:
         for one in fed.values():
             one.read()
         seen: dict[str, list[dict]] = {name: [] for name in fed}
-        for number in range(rounds):
+        for number in tqdm(range(rounds), desc="before and after", unit="round"):
             for name in list(fed)[:: 1 if number % 2 else -1]:
                 seen[name].append(fed[name].ask())
     found: dict = {"before": before, "after": commit(), "chunks": chunks}
@@ -227,7 +229,7 @@ def served(count: int) -> dict:
             )
             streams = {"local": tiny_reasoner().stream(), "served": judge.stream()}
             times: dict[str, list[float]] = {name: [] for name in (*streams, "server")}
-            for evidence in recording(12 * (count + 2)):
+            for evidence in tqdm(recording(12 * (count + 2)), desc=kind, unit="verify"):
                 for name, stream in streams.items():
                     spent = httpx.get(f"{url}/spent").json()
                     times[name].append(_took(lambda stream=stream, evidence=evidence: _verify(stream, evidence)))
@@ -254,7 +256,9 @@ def _took(work: Callable[[], object]) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write the file; exit code 1 where a bound is missed."""
-    parser = argparse.ArgumentParser(prog="python -m workbench.measure.rows_cpu", description=__doc__.split("\n")[0])
+    arguments = sys.argv[1:] if arguments is None else arguments
+    program = ["python", "-m", "workbench.measure.rows_cpu"]
+    parser = argparse.ArgumentParser(prog=shlex.join(program), description=__doc__.split("\n")[0])
     parser.add_argument("--before", default=BEFORE, help="a commit to set the local path beside; none: leave it out")
     parser.add_argument("--quick", action="store_true", help="a few of each, to see it run")
     parser.add_argument("--out", type=Path, default=PATH, help="the JSON to write")
@@ -266,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             content = {
                 "label": "measured",
                 "what": "a row at the start of a run; the local path before and after rows; a served judge",
-                "command": "python -m workbench.measure.rows_cpu" + " --quick" * options.quick,
+                "command": shlex.join([*program, *arguments]),
                 "start": start(starts),
                 "served": {"label": "real-shape", "model": "two layers of width 32, random"} | served(verifies),
             }
