@@ -127,6 +127,14 @@ _OPENNESS = np.array([VISEME_OPENNESS[viseme] for viseme in VISEMES], dtype=np.f
 OPENNESS_KERNEL = np.array([0.25, 0.5, 0.25], dtype=np.float32)
 
 
+def ends_repeated(values: np.ndarray) -> np.ndarray:
+    """[n] to [n + 2], n > 0: what `numpy.pad` gives with ``mode="edge"``, in a fraction of its time.
+
+    A simulated pipeline makes a plan before every job.
+    """
+    return np.concatenate([values[:1], values, values[-1:]])
+
+
 def expected_openness(probabilities: np.ndarray) -> np.ndarray:
     """Openness [frames] float32 in [0, 1] expected under distributions over the visemes [frames, 15].
 
@@ -137,7 +145,7 @@ def expected_openness(probabilities: np.ndarray) -> np.ndarray:
     probabilities = np.asarray(probabilities, np.float32)
     if not len(probabilities):
         return np.zeros(0, dtype=np.float32)
-    openness = np.convolve(np.pad(probabilities @ _OPENNESS, 1, mode="edge"), OPENNESS_KERNEL, mode="valid")
+    openness = np.convolve(ends_repeated(probabilities @ _OPENNESS), OPENNESS_KERNEL, mode="valid")
     return (openness * (1 - probabilities[:, VISEME_INDEX["PP"]])).clip(0.0, 1.0).astype(np.float32)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.pipeline.sound import ChunkAudio
-from specsync_lib.visemes import VISEME_INDEX, openness_of
+from specsync_lib.visemes import VISEME_INDEX, ends_repeated, openness_of
 
 Tokens = tuple[int, ...]  # a viseme a frame, index into units.VISEMES
 Station = Literal["draft", "judge", "generator"]
@@ -72,7 +72,7 @@ def plan_of(draft: Draft, tokens: Tokens, told: Float[np.ndarray, " frames"] | N
     openness = openness_of(visemes) if told is None else np.asarray(told, np.float32)
     if not draft.rest:
         openness = np.where(visemes == np.array(draft.tokens), draft.openness, openness)
-    near = np.pad(visemes == VISEME_INDEX["sil"], 1, mode="edge")
+    near = ends_repeated(visemes == VISEME_INDEX["sil"])
     return Plan(tokens, np.where(near[:-2] & near[1:-1] & near[2:], 0.0, openness).clip(0, 1))
 
 

@@ -429,11 +429,18 @@ def heard():
     return plans
 
 
+@pytest.fixture(scope="module")
+def written(heard):
+    """Eight chunks of a committed clip, and what the real judge alone writes on them."""
+    samples = load_audio(CLIPS_DIR / "closures.flac").samples[: 8 * CHUNK_SAMPLES]
+    return samples, heard(samples, run_serial)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ahead", [1, 4])
-def test_exact_commits_what_the_real_judge_writes_on_a_committed_clip(heard, ahead):
-    samples = load_audio(CLIPS_DIR / "closures.flac").samples[: 8 * CHUNK_SAMPLES]
-    alone, exact = heard(samples, run_serial), heard(samples, run_speculative, ahead=ahead)
+def test_exact_commits_what_the_real_judge_writes_on_a_committed_clip(heard, written, ahead):
+    samples, alone = written
+    exact = heard(samples, run_speculative, ahead=ahead)
     assert exact.plan.tolist() == alone.plan.tolist() and len(set(exact.plan.tolist())) > 5
     assert exact.counts.get("corrected", 0) > 0 and {by for commit in exact.commits for by in commit.by} == {"judge"}
     opened = [np.concatenate([commit.openness for commit in report.commits]) for report in (exact, alone)]
