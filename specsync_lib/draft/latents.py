@@ -75,10 +75,12 @@ class LatentBasis:
             h, w = self.z0.shape[1:]
             raise InputError(
                 f"latent basis: made for {h}x{w} latents, a region of {region_px} px has {side}x{side}; "
-                f"use {h * units.PIXELS_PER_LATENT} px or fit another basis"
+                f"use {h * units.PIXELS_PER_LATENT} px, fit one with workbench.train.latent_basis, or give none"
             )
         if vae_sha256(vae) != self.vae_sha256:
-            raise InputError("latent basis: fitted on another VAE's latents; run workbench.train.latent_basis again")
+            raise InputError(
+                "latent basis: fitted on another VAE's latents; fit one with workbench.train.latent_basis, or give none"
+            )
 
 
 def vae_sha256(vae: "AutoencoderKLWan") -> str:

@@ -212,7 +212,7 @@ def _readable(source: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError) as error:  # some ways to quantise need a package of their own
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(
             f"reasoner {source}: cannot be loaded ({reason}); give a folder or a hub id of a causal language model"
         ) from error

@@ -103,7 +103,7 @@ def prompts_of(corpus: str | Path, split: Split | None = None) -> list[Prompt]:
         return human_prompts(split)
     if not (own := own_prompts(corpus, split)):
         what = f"recording of split {split}" if split else "recording"
-        raise InputError(f"corpus {corpus}: no {what} has English words that fit it")
+        raise InputError(f"corpus {corpus}: no {what} has English words that fit it; add some, or take {PROMPTS}")
     return own
 
 
