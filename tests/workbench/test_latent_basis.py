@@ -381,6 +381,10 @@ def test_one_command_after_the_other_from_vae_to_table(material, tmp_path, monke
     others = pd.DataFrame(found.facts["other_speakers"])
     assert others["r"].to_list() == found.table["r"].to_list()  # the same films here
     assert (results / OTHER_LIPS).read_bytes() == (results / LIPS).read_bytes()
+    stored = load_file(out / WEIGHTS)
+    save_file(stored | {"basis": -stored["basis"]}, out / WEIGHTS)  # as good a basis, but not the rivals'
+    with pytest.raises(InputError, match="heads of basis"):
+        latent_basis.load_rivals(work, load_latent_basis(out))
     assert set(found.table["condition"]) == {"mesh", *CONDITIONS}
     assert found.facts["provenance"]["label"] == "real-shape"
     assert set(found.facts["summary"]) <= set(SUMMARY_KEYS)

@@ -22,6 +22,7 @@ Source: Izenman, "Reduced-rank regression for the multivariate linear model", 19
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -33,6 +34,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -61,6 +63,7 @@ from workbench.train import latent_material
 from workbench.train.latent_material import Film, Material, Speech
 
 WORK_DIR = RUN_DIR / "latent_basis"
+OF_BASIS = "basis_sha256"  # beside the rivals' heads
 COEFFICIENTS = 64
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 RIDGES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)  # per row
@@ -91,18 +94,30 @@ def save(fitted: LatentBasis, folder: Path) -> None:
     write_text(folder / CONFIG, json.dumps(config, indent=1))
 
 
+def directions_sha256(basis: LatentBasis) -> str:
+    """What a head's coefficients are coefficients of: two fits may differ in signs and order alone."""
+    return hashlib.sha256(basis.basis.half().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
 def load_rivals(work: Path, basis: LatentBasis) -> dict[str, Tensor]:
     """The heads that the claim's test compares with, as :func:`run` left them beside the material.
 
     Raises
     ------
-    InputError: absent, damaged, or of another shape than the basis'.
+    InputError: absent, damaged, of another shape than the basis', or fitted with another basis.
     """
     hidden, count = basis.w_coef.shape
     path = work / RIVALS
     if not path.is_file():
         raise InputError(f"{path}: absent; run workbench.train.latent_basis with this work folder")
-    return read_checked([path], {"energy": (units.WINDOW_MEL_FRAMES + 1, count), "ordered": (2 * hidden - 1, count)})
+    heads = read_checked([path], {"energy": (units.WINDOW_MEL_FRAMES + 1, count), "ordered": (2 * hidden - 1, count)})
+    with safe_open(path, "pt") as stored:
+        found = (stored.metadata() or {}).get(OF_BASIS)
+    if found != (wanted := directions_sha256(basis)):
+        raise InputError(
+            f"{path}: heads of basis {str(found)[:12]}, expected {wanted[:12]}; give the basis fitted with them"
+        )
+    return heads
 
 
 # --- from pictures to latents and back --------------------------------------------------------------------------------
@@ -497,7 +512,8 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     save(fitted.basis, out)
     with atomic_path(work / RIVALS) as temporary:
-        save_file({name: head.contiguous() for name, head in fitted.rivals.items()}, temporary)
+        heads = {name: head.contiguous() for name, head in fitted.rivals.items()}
+        save_file(heads, temporary, {OF_BASIS: directions_sha256(fitted.basis)})
     for name, text in ((METRICS, json.dumps(metrics, indent=1)), ("README.md", model_card(metrics))):
         write_text(out / name, text)
     return fitted
