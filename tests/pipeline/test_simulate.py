@@ -356,11 +356,10 @@ def test_the_last_of_a_chunks_steps_and_renders_takes_its_own_time():
     assert report.chunks()["latency_ms"].iloc[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_model_is_within_its_tolerance_of_every_measured_pipeline_but_one():
-    """Of the one (docs/limits.md) half of the chunks need one pass and half two: its median lies on the edge."""
-    table = simulate.check_measured(np.random.default_rng(0)).set_index(["setup", "mode"])
-    assert {"cpu", "h200", "h200x2"} <= set(table.index.get_level_values("setup"))
-    edge = ("h200x2_fp8", "speculative")
-    assert simulate.TOLERANCE < table.loc[edge, "relative_error"].item() < 2 * simulate.TOLERANCE
-    others = table["relative_error"].drop(edge)
-    assert (others <= simulate.TOLERANCE).all(), table.to_string()
+def test_the_model_is_within_its_tolerance_of_nearly_every_measured_pipeline():
+    """Of one or two (docs/limits.md) the median lies on the edge: which, depends on the model's own draws."""
+    table = simulate.check_measured(np.random.default_rng(0))
+    assert {"cpu", "h200", "h200x2", "h200x2_fp8"} <= set(table["setup"])
+    error = table["relative_error"]
+    assert (error > simulate.TOLERANCE).sum() <= 2, table.to_string()
+    assert error.max() < 1.1 * simulate.TOLERANCE, table.to_string()
