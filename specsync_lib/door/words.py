@@ -32,6 +32,8 @@ LATENCY_READINGS = {
     "branched_p99_ms": "speculative, several plans a pass, p99",
     "lenient_p50_ms": "speculative, lenient judge, median",
     "lenient_p99_ms": "speculative, lenient judge, p99",
+    "mouth_p50_ms": "speculative, exact on mouth shapes, median",
+    "mouth_p99_ms": "speculative, exact on mouth shapes, p99",
     "generation_p50_ms": "generation alone, nobody asked, median",
     "after_silence_p99_ms": "the first chunk after silence, p99",
     "reduction": "saved by speculation",
