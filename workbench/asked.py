@@ -26,6 +26,18 @@ def add_row(parser: argparse.ArgumentParser) -> None:
     add_corpus(parser)
 
 
+def out_of(options: argparse.Namespace, committed: Path) -> Path:
+    """The JSON to write: ``--out``, or the committed file where the corpus is the pinned one.
+
+    Raises
+    ------
+    InputError : another corpus, and no ``--out``.
+    """
+    if options.corpus != rows.PROMPTS and options.out is None:
+        raise InputError("--corpus: give --out; the committed file is of the pinned corpus")
+    return options.out or committed
+
+
 def row_of(options: argparse.Namespace) -> rows.Row:
     """The row that `add_row`'s options name.
 

@@ -80,7 +80,7 @@ def random_pattern(
 Way = Literal["exact", "guessed", "branched", "lenient", "mouth"]
 # Of the modes with one of their own.
 WAYS = {"speculative_branched": "branched", "speculative_lenient": "lenient", "speculative_mouth": "mouth"}
-NOT_THE_JUDGES_PLAN = ("speculative_lenient", "speculative_mouth")
+OTHER_PLANS: tuple[Way, ...] = ("lenient", "mouth")  # ways whose plan is not the judge's own
 
 
 def measured_pattern(
@@ -103,11 +103,11 @@ def measured_pattern(
         return pattern, f"drawn: {ASSUMED_REJECTION_RATE:.0%} of chunks rejected ({path.name} is not measured yet)"
     chunks = json.loads(path.read_text(encoding="utf-8"))["chunks"]
     source = f"{display_path(path)}, {way}"
+    rejected = f"{way}_rejected_at" if way in OTHER_PLANS else "rejected_at"
     if way == "lenient":
-        return [ChunkPattern(1, tuple(chunk["lenient_rejected_at"])) for chunk in chunks], source
+        return [ChunkPattern(1, tuple(chunk[rejected])) for chunk in chunks], source
     prefix, guessed = ("", False) if way == "exact" else (f"{way}_", way != "mouth")
     prefix += f"{frames_a_pass}_" * (way == "branched")
-    rejected = "mouth_rejected_at" if way == "mouth" else "rejected_at"
     if chunks and f"{prefix}passes" not in chunks[0]:
         raise InputError(f"{path.name}: no answers of a judge that is {way}, {frames_a_pass} frames a pass")
     return [

@@ -21,7 +21,7 @@ from specsync_lib.files import write_json
 from specsync_lib.judge.branches import ROOMS, Branches
 from specsync_lib.judge.rules import VerifyOptions
 from specsync_lib.judge.verify import ChunkVerdict, ShiftGuard, run_options
-from specsync_lib.pipeline.answers import pattern_path
+from specsync_lib.pipeline.answers import OTHER_PLANS, pattern_path
 from specsync_lib.pipeline.models import Asked, Listeners, judged, load_listeners
 from specsync_lib.pipeline.replay import HeardChunk, hear
 from specsync_lib.provenance import machine
@@ -29,8 +29,6 @@ from specsync_lib.rows import Row
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import human_prompts
 from specsync_lib.units import CHUNK_SLOTS, ChunkSize
-
-RULES = ("lenient", "mouth")  # whose plans are not the judge's own
 
 
 def verdicts(models: Listeners, heard: Sequence[HeardChunk], options: VerifyOptions) -> list[ChunkVerdict]:
@@ -59,14 +57,10 @@ def rows_of(
                 for frame, (drafted, token) in enumerate(zip(chunk.draft.tokens, decided[index].tokens, strict=True))
                 if drafted != token
             ]
-            if way in RULES:
-                row[f"{way}_rejected_at"] = rejected
-            if way == "lenient":  # one pass, always
-                continue
-            row[f"{way}_passes"], row[f"{way}_known_after"] = decided[index].passes, decided[index].known_after
-            if way in RULES:
-                continue
-            row.setdefault("rejected_at", rejected)  # an exact rule's plan is the same in every way
+            if way != "lenient":  # which takes one pass, always
+                row[f"{way}_passes"], row[f"{way}_known_after"] = decided[index].passes, decided[index].known_after
+            # an exact rule's plan is the same in every way
+            row.setdefault(f"{way}_rejected_at" if way in OTHER_PLANS else "rejected_at", rejected)
         rows.append(row)
     return rows
 
@@ -74,7 +68,7 @@ def rows_of(
 def measure(slots: int, rooms: Sequence[str], prompts: int | None) -> dict:
     """Every prompt in every way."""
     models, size = load_listeners(Row()), ChunkSize(slots)
-    ways = {"guessed": VerifyOptions()} | {rule: run_options(rule) for rule in RULES}
+    ways = {"guessed": VerifyOptions()} | {rule: run_options(rule) for rule in OTHER_PLANS}
     ways |= {f"branched_{room}": VerifyOptions(branches=Branches.load(room=ROOMS[room])) for room in rooms}
     chunks, faults = [], 0
     for prompt in human_prompts("test")[:prompts]:

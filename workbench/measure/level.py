@@ -28,7 +28,7 @@ from specsync_lib.rows import PROMPTS
 from specsync_lib.speech import level
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import clips, prompts_of
-from workbench.asked import add_corpus
+from workbench.asked import add_corpus, out_of
 
 QUIETER_DB = (0, 10, 20, 30, 40, 50)
 PATH = MEASUREMENTS_DIR / "level.json"
@@ -72,9 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="the JSON to write; with --corpus it must be given")
     options = parser.parse_args(arguments)
     try:
-        if options.corpus != PROMPTS and options.out is None:
-            raise InputError("--corpus: give --out; the committed file is of the pinned corpus")
-        write_json(options.out or PATH, measured(options.corpus))
+        out = out_of(options, PATH)
+        write_json(out, measured(options.corpus))
     except InputError as error:
         print(error, file=sys.stderr)
         return error.EXIT_CODE

@@ -32,7 +32,7 @@ from specsync_lib.provenance import machine
 from specsync_lib.rows import PROMPTS
 from specsync_lib.speech.ears import as_heard
 from specsync_lib.visemes import VISEME_INDEX, SyncPlan
-from workbench.asked import add_corpus
+from workbench.asked import add_corpus, out_of
 from workbench.measure.late_lips import plan_gaps_mm
 from workbench.train.front_card import NOISE_DB, Recording, noise_under, noisy, speakers, trained_speaker
 
@@ -175,8 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="the JSON to write; with --corpus it must be given")
     options = parser.parse_args(arguments)
     try:
-        if options.corpus != PROMPTS and options.out is None:
-            raise InputError("--corpus: give --out; the committed file is of the pinned corpus")
+        out = out_of(options, PATH)
         real = {} if options.speakers is None else {"real_speakers": speakers(options.speakers)}
         sets = {"trained_speaker": trained_speaker("test", options.corpus)} | real
         front = partial(front_plan, weights=load_draft_front())
@@ -192,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.EXIT_CODE
     command = ["python -m workbench.measure.pauses", *(["--speakers DIR"] if options.speakers else [])]
     command += [f"--corpus {Path(options.corpus).name}"] if options.corpus != PROMPTS else []
-    write_json(options.out or PATH, content | {"provenance": machine() | {"command": " ".join(command)}})
+    write_json(out, content | {"provenance": machine() | {"command": " ".join(command)}})
     for row in content["rows"]:
         print(row["set"], row["plan"], row["noise"], row.get("silent_shut"), row.get("truth_shut_shut"))
     return 0

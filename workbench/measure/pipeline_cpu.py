@@ -272,7 +272,7 @@ def summary(models: Models, row: Row, options: argparse.Namespace, results: Resu
     )
     return {
         "setup": options.setup,
-        **({"row": json.loads(row.text()), "digests": row.digests()} if row.differences() else {}),
+        **(row.identity() if row.differences() else {}),
         "label": models.label,
         "what": "a chunk's latency from the arrival of its last sample to its frames in memory",
         "resampling_unit": " or ".join(sorted(units)),

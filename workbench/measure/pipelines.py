@@ -26,7 +26,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.judge.branches import ROOMS, USUAL_ROOM, Room
 from specsync_lib.measures.latency import paced_numbers, run_numbers, stage_numbers
 from specsync_lib.pipeline.answers import (
-    NOT_THE_JUDGES_PLAN,
+    OTHER_PLANS,
     POLICIES,
     WAYS,
     Answers,
@@ -310,7 +310,7 @@ def keep(result: dict, kept: dict[str, list[PipelineReport]]) -> None:
     result["same_plan"] = all(
         np.array_equal(one.plan[: len(other.plan)], other.plan[: len(one.plan)])
         for mode, reports in kept.items()
-        if mode not in NOT_THE_JUDGES_PLAN
+        if WAYS.get(mode) not in OTHER_PLANS
         for one, other in zip(kept["serial"], reports, strict=False)
     )
 

@@ -81,6 +81,7 @@ from specsync_lib.measures.referee import (
     unseen_facts,
 )
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
+from specsync_lib.pipeline.answers import OTHER_PLANS
 from specsync_lib.speech.corpus import Prompt, human_prompts, prompts_of
 from specsync_lib.units import VISEMES
 from specsync_lib.visemes import viseme_codes
@@ -97,7 +98,7 @@ LOSSLESS_UTTERANCES = 100  # of the whole command; those of the test split are j
 HUMAN_SOURCES = "speech-"  # how the names of lessons from human speech begin
 UNSEEN_ALONE_UTTERANCES = 40  # of the unseen speaker's, judged token by token too
 TRAINED_RUNS = ("exact", "guessed", "live", *BRANCHED, "alone", "without_probe")
-QUICK_RUNS, QUICK_RULES = ("exact", "guessed", "live"), ("lenient", "mouth")
+QUICK_RUNS, QUICK_RULES = ("exact", "guessed", "live"), OTHER_PLANS
 # Part of the name of the folder of judged recordings: count on when what is judged, or what is kept of it, changes.
 JUDGED_FORMAT = 1
 
@@ -244,7 +245,7 @@ def ruled_rows(
             frames |= _named({"lenient_best": each.first_rows.argmax(axis=1)})
         else:
             chunks[f"{run}_passes"] = [verdict.passes for verdict in each.verdicts]
-        if run in ("lenient", "mouth"):
+        if run in OTHER_PLANS:
             chunks[f"{run}_rejected"] = [places(verdict) for verdict in each.verdicts]
     return (
         pd.DataFrame({"utterance": recording.name, "frame": index, **frames}),
@@ -621,7 +622,7 @@ def summarise_row(row: rows.Row, judging: dict | None = None) -> None:
     judging = place.judging() if judging is None else judging
     facts = summarise(*place.tables(), judging, corpus=row.corpus)
     if row.differences():
-        facts |= {"row": json.loads(row.text()), "digests": row.digests()}
+        facts |= row.identity()
         facts["provenance"]["command"] += f" --row {row.name}"
         facts = _labelled(facts, row.judge.label)
     write_json(place.file(REFEREE_FILE), facts)

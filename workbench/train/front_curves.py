@@ -41,14 +41,17 @@ ALIKE = ("steps", "rows", "seed", "human", "teachers")  # in all points of a cur
 KEPT = ("accuracy", "accuracy_low", "accuracy_high", "coverage_at_085", "right_at_085")
 
 
-def points(folder: Path) -> dict[str, dict[int, tuple[str, dict]]]:
+Points = dict[str, dict[int, tuple[str, dict]]]  # by curve and place on it: a fit's name, its training's report
+
+
+def points(folder: Path) -> Points:
     """The fits of a folder that are points: by curve and place on it, a fit's name and the report of its training.
 
     Raises
     ------
     InputError: a report is damaged, a curve has no point, or its points differ in more than where they stand.
     """
-    found: dict[str, dict[int, tuple[str, dict]]] = {curve: {} for curve in CURVES.values()}
+    found: Points = {curve: {} for curve in CURVES.values()}
     for path in sorted(folder.glob("report_*.json")):
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
@@ -81,15 +84,21 @@ def logits_of_fit(fit: Fit, recordings: Sequence[Recording], chunk: int = units.
     return found
 
 
-def curves(folder: Path, sets: dict[str, list[Recording]], calibrating: Sequence[Sequence[Recording]]) -> dict:
+def curves(
+    folder: Path,
+    at_points: Points,
+    sets: dict[str, list[Recording]],
+    calibrating: Sequence[Sequence[Recording]],
+) -> dict:
     """The file's curves.
 
     Parameters
     ----------
+    at_points : of :func:`points`.
     sets : what is scored, by name.
     calibrating : groups of recordings that the temperature of each fit is chosen on.
     """
-    found, at_points = {}, points(folder)
+    found = {}
     variants = {name: VARIANTS[name.split("@")[0]] for at in at_points.values() for name, _ in at.values()}
     base = whisper_tensors(max(variant.blocks for variant in variants.values()))
     for curve, at in at_points.items():
@@ -138,13 +147,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_corpus(parser)
     options = parser.parse_args(arguments)
     try:
-        reports = [report for at in points(options.fits).values() for _, report in at.values()]
+        at_points = points(options.fits)
+        reports = [report for at in at_points.values() for _, report in at.values()]
         sets = {
             "real_speakers": [one for folder in options.speakers for one in speakers(folder)],
             "trained_speaker": trained_speaker("test", options.corpus),
         }
         calibrating = [trained_speaker("validation", options.corpus), *map(speakers, options.calibrate)]
-        write_json(options.out, card(curves(options.fits, sets, calibrating), reports, sets))
+        write_json(options.out, card(curves(options.fits, at_points, sets, calibrating), reports, sets))
     except InputError as error:
         print(error, file=sys.stderr)
         return error.EXIT_CODE
