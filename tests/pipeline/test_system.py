@@ -18,6 +18,7 @@ from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.face.video import video_info
 from specsync_lib.files import write_json
 from specsync_lib.judge.policy import FRAME_FEATURES, AcceptancePolicy, Logistic
+from specsync_lib.judge.rules import RUN_RULES
 from specsync_lib.paths import CLIPS_DIR
 from specsync_lib.pipeline import system as whole
 from specsync_lib.pipeline.clock import RealClock
@@ -364,3 +365,12 @@ def test_a_gpu_commits_what_the_cpu_commits(system, runs):
         run = on_gpu.run(SPEECH, on_cpu.rule, on_cpu.threshold, under=runs["exact"].under, progress=False)
         assert run.report.plan.tolist() == on_cpu.report.plan.tolist(), name
         assert np.abs(np.subtract(run.shown[30], on_cpu.shown[30], dtype=int)).max() < 30, name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_the_suites_own_models_commit_on_a_gpu_what_they_commit_on_a_cpu():
+    head, samples = ToyHead(), load_audio(CLIPS_DIR / "narrative.flac").samples[: 4 * units.SAMPLE_RATE_HZ]
+    on_cpu, on_gpu = (whole.load_system(device, head=head) for device in ("cpu", "cuda"))
+    for rule in RUN_RULES:
+        plans = [system.run(samples, rule, progress=False).report.plan.tolist() for system in (on_cpu, on_gpu)]
+        assert plans[0] == plans[1], rule

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from specsync_lib.draft.latents import (
     CONFIG,
     METRICS,
+    RIVALS,
     WEIGHTS,
     FrontLatents,
     LatentBasis,
@@ -385,6 +386,10 @@ def test_one_command_after_the_other_from_vae_to_table(material, tmp_path, monke
     save_file(stored | {"basis": -stored["basis"]}, out / WEIGHTS)  # as good a basis, but not the rivals'
     with pytest.raises(InputError, match="heads of basis"):
         latent_basis.load_rivals(work, load_latent_basis(out))
+    before = load_file(work / RIVALS)
+    assert latent_basis.main([*given, "--rivals-only"]) == 0  # for the basis that is there
+    for name, head in latent_basis.load_rivals(work, load_latent_basis(out)).items():
+        torch.testing.assert_close(head, -before[name], rtol=0.01, atol=0.01)  # the stored basis is in float16
     assert set(found.table["condition"]) == {"mesh", *CONDITIONS}
     assert found.facts["provenance"]["label"] == "real-shape"
     assert set(found.facts["summary"]) <= set(SUMMARY_KEYS)

@@ -12,6 +12,7 @@ shape with random weights (label real-shape: what they cost, not what they show)
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -138,6 +139,7 @@ def measure(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
     facts = provenance.machine() | {"unit": "ms, host to result", "threads": torch.get_num_threads()}
+    facts["command"] = shlex.join(["python", "-m", "workbench.measure.decoders", *sys.argv[1:]])
     content = {"provenance": facts | ({"commit": commit} if commit else {}), "rows": []}
 
     def keep(name: str, label: str, call: Callable, shape: dict) -> None:

@@ -385,7 +385,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         row = row_of(options)
-        options.setup = row.name if row.differences() else "cpu"
+        options.setup = row.name if row.differences() else resolve(options.device)
         if options.out is None:
             options.out = beside(MEASUREMENTS_DIR / "pipeline_cpu.json", results_folder(row))
         elif row.differences() and options.out.absolute().parent == MEASUREMENTS_DIR:

@@ -151,8 +151,9 @@ def stages_of(
 
 
 def measure_pipelines(session: Session, setup: str, options: argparse.Namespace) -> None:
-    """Both pipelines in turn, block by block, case by case. With the first case's stages, once no other case of its
-    region follows: the policies over rejection rates, and a run at the pace of speech."""
+    """Both pipelines in turn, block by block, case by case; then each case at the pace of speech, without a judge and
+    after silence. With the first case's stages, once no other case of its region follows: the policies over rejection
+    rates."""
     generation, reasoning = devices(setup, options.tiny)
     session.shapes = hearing(session.shapes, LISTEN_BACK_CHUNKS)
     answers, source = measured_answers(frames_a_pass=options.frames_a_pass, size=session.shapes.chunk)
@@ -188,9 +189,9 @@ def measure_pipelines(session: Session, setup: str, options: argparse.Namespace)
             if first and not any(one.region == cases[0].region for one in cases[place + 1 :]):
                 if options.policy_chunks:
                     run_policies(session, *first, options.policy_chunks)
-                if options.paced_chunks:
-                    run_paced(session, *first, answers["speculative_branched"], options.paced_chunks)
                 first = ()
+            if options.paced_chunks:
+                run_paced(session, *measured, answers["speculative_branched"], options.paced_chunks)
             if options.starts:
                 run_alone(session, *measured, options.alone_chunks)
                 run_starts(session, *measured, answers["speculative_branched"], options.starts)
@@ -211,8 +212,8 @@ def measure_case(
     owed: bool,
     headline: bool,
 ) -> tuple[Stages, dict]:
-    """One case's blocks; its stages and its part of the file. owed: the policies and the pace of speech still come, and
-    need their time; headline: serial with reasoning tokens too, and more chunks for the tail of the exact pipeline."""
+    """One case's blocks; its stages and its part of the file. owed: the policies still come, and need their time;
+    headline: serial with reasoning tokens too, and more chunks for the tail of the exact pipeline."""
     parts = case.parts or parts_for(session, models, case.region)
     stages = stages_of(
         session.shapes, models, case.region, case.steps, answers["serial"], parts=parts, compiled=options.compile
@@ -234,7 +235,7 @@ def measure_case(
         "speculative_mouth": beside,
         "serial_reasoning": options.reasoning_chunks * headline,
     }
-    owed_s = float(stages.chunk.seconds) * (5 * options.policy_chunks + options.paced_chunks) * owed
+    owed_s = float(stages.chunk.seconds) * (5 * options.policy_chunks * owed + options.paced_chunks)
     run_blocks(session, stages, result, wanted, answers, options.block, owed_s)
     return stages, result
 

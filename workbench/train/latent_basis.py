@@ -2,6 +2,8 @@
 
     python -m workbench.train.latent_basis --vae data/models/wan_mini --out data/models/latent_basis [--device cuda]
     python -m workbench.train.latent_basis --row my.toml --out ./basis       # on a row's own VAE, pixels and draft
+    python -m workbench.train.latent_basis --vae data/models/wan_mini --rivals-only    # of a basis that is there: heads
+                                                                 # that workbench.measure.latent_claim compares it with
 
 z0 is the latent of a still, resting face (what every slot of a still clip settles at); B [K, 16 h w] spans what a
 speaking mouth changes in it; W_c [H + 1, K] reads the coefficients c off the draft's hidden features, pooled over a
@@ -50,6 +52,7 @@ from specsync_lib.draft.latents import (
     RIVALS,
     WEIGHTS,
     LatentBasis,
+    load_latent_basis,
     vae_sha256,
 )
 from specsync_lib.errors import InputError
@@ -73,6 +76,7 @@ PLAN_LENGTHS, PLAN_RIDGES = (0.5, 1.0, 2.0), (1e-3, 1e-2, 1e-1)  # lengths in me
 POOLS = {"mean": [[0.25] * 4], "ordered": [[0.25] * 4, [-0.25, -0.25, 0.25, 0.25]]}
 
 BasisKind = Literal["plan", "pca", "hidden"]
+RIVAL_KINDS = ("energy", "ordered")
 HeadKind = Literal["mean", "ordered", "energy"]  # mean: the kernel's; ordered: with POOLS' second row; energy: loudness
 
 
@@ -396,7 +400,7 @@ def fit(
             best = rows[-1], basis, head
     row, basis, head = best
     rivals, heads = {}, {}
-    for kind in ("energy", "ordered"):
+    for kind in RIVAL_KINDS:
         rivals[kind], heads[kind] = work.head(basis, kind)
     numbers = {
         "coefficients": coefficients,
@@ -411,6 +415,13 @@ def fit(
     }
     fitted = LatentBasis(basis, head, work.z0, draft_digest, vae_digest)
     return Fitted(fitted, rivals, numbers)
+
+
+def save_rivals(rivals: dict[str, Tensor], basis: LatentBasis, work: Path) -> None:
+    """Write the heads that the claim's test compares with, and whose coefficients they draft."""
+    with atomic_path(work / RIVALS) as temporary:
+        heads = {name: head.contiguous() for name, head in rivals.items()}
+        save_file(heads, temporary, {OF_BASIS: directions_sha256(basis)})
 
 
 def model_card(metrics: dict) -> str:
@@ -511,12 +522,34 @@ def run(
     }
     out.mkdir(parents=True, exist_ok=True)
     save(fitted.basis, out)
-    with atomic_path(work / RIVALS) as temporary:
-        heads = {name: head.contiguous() for name, head in fitted.rivals.items()}
-        save_file(heads, temporary, {OF_BASIS: directions_sha256(fitted.basis)})
+    save_rivals(fitted.rivals, fitted.basis, work)
     for name, text in ((METRICS, json.dumps(metrics, indent=1)), ("README.md", model_card(metrics))):
         write_text(out / name, text)
     return fitted
+
+
+def run_rivals(
+    vae_source: str | Path,
+    out: Path,
+    work: Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    revision: str = "main",
+    front: str = DRAFT,
+) -> None:
+    """The rivals' heads into ``work``, for the basis that ``out`` holds; parameters as for :func:`run`.
+
+    Raises
+    ------
+    InputError: the VAE, the draft, the material or the basis is unfit, or they do not belong together.
+    """
+    vae = wan.load_vae(vae_source, dtype=torch.float32, device=device, revision=revision)
+    material, basis = latent_material.load_material(work), load_latent_basis(out)
+    basis.check(vae, material.facts["size_px"])
+    basis.check_draft(features_sha256(front_path(front)))
+    fitted = Fit(material, WanCoder(vae, dtype), load_draft_front(front))
+    save_rivals({kind: fitted.head(basis.basis, kind)[0] for kind in RIVAL_KINDS}, basis, work)
 
 
 def _of_row(given: argparse.Namespace) -> dict[str, str]:
@@ -549,6 +582,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="the VAE's arithmetic")
     parser.add_argument("--coefficients", type=int, default=COEFFICIENTS)
+    parser.add_argument("--rivals-only", action="store_true", help="keep the basis; fit the claim's other heads for it")
     latent_material.add_arguments(parser)
     given = parser.parse_args(arguments)
     try:
@@ -556,10 +590,13 @@ def main(arguments: list[str] | None = None) -> int:
         work = given.work or WORK_DIR.with_name(f"{WORK_DIR.name}_{given.size_px}" if of_row else WORK_DIR.name)
         if not (work / "material.json").is_file():
             latent_material.build_from(given, work)
+        place = given.vae, given.out or MODEL_DIR, work, given.device
+        if given.rivals_only:
+            how = {key: value for key, value in of_row.items() if key != "weights"}
+            run_rivals(*place, DTYPES[given.dtype], **how)
+            return 0
         how = {"weights": given.weights} | of_row
-        fitted = run(
-            given.vae, given.out or MODEL_DIR, work, given.device, given.coefficients, DTYPES[given.dtype], **how
-        )
+        fitted = run(*place, given.coefficients, DTYPES[given.dtype], **how)
     except InputError as error:
         print(error, file=sys.stderr)
         return InputError.EXIT_CODE
