@@ -372,5 +372,6 @@ def test_the_suites_own_models_commit_on_a_gpu_what_they_commit_on_a_cpu():
     head, samples = ToyHead(), load_audio(CLIPS_DIR / "narrative.flac").samples[: 4 * units.SAMPLE_RATE_HZ]
     on_cpu, on_gpu = (whole.load_system(device, head=head) for device in ("cpu", "cuda"))
     for rule in RUN_RULES:
-        plans = [system.run(samples, rule, progress=False).report.plan.tolist() for system in (on_cpu, on_gpu)]
+        given = whole.DEFAULT_THRESHOLD if rule == "gate" else None
+        plans = [system.run(samples, rule, given, progress=False).report.plan.tolist() for system in (on_cpu, on_gpu)]
         assert plans[0] == plans[1], rule

@@ -138,6 +138,7 @@ def measure(
     """Time everything; write and return the measurement, anew after each row."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
+    torch._dynamo.config.recompile_limit = 4096  # each network and shape is one; past the limit torch runs eager code
     facts = provenance.machine() | {"unit": "ms, host to result", "threads": torch.get_num_threads()}
     facts["command"] = shlex.join(["python", "-m", "workbench.measure.decoders", *sys.argv[1:]])
     content = {"provenance": facts | ({"commit": commit} if commit else {}), "rows": []}
