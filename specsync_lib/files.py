@@ -11,6 +11,7 @@ from pathlib import Path
 
 # As json.dumps breaks it; no string can hold such a line break.
 NUMBERS = re.compile(r"\[\n((?:\s+[-\d.e+]+,?\n)+)\s*\]")
+ITEM = re.compile(r"^( +)\{\n([^{}]*)\n\1\}", re.MULTILINE)  # of a list; holds no object
 
 
 @contextmanager
@@ -42,6 +43,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write strict JSON (no NaN) whole or not at all; a list of numbers stands on one line."""
+    """Write strict JSON (no NaN) whole or not at all; a list of numbers stands on one line, as does a table's row."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text))
+    text = NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+    write_text(path, ITEM.sub(lambda found: f"{found[1]}{{{' '.join(map(str.strip, found[2].splitlines()))}}}", text))

@@ -1,5 +1,6 @@
 """Files are whole or absent, readable by whom the user's umask lets read them."""
 
+import json
 import os
 import resource
 import stat
@@ -47,6 +48,29 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path_factory, old, new, fails)
     else:
         assert path.read_bytes() == new.encode(errors="replace")
     assert [one.name for one in folder.iterdir()] == [path.name]
+
+
+TEXT_OF_JSON = st.text(st.sampled_from('{}[]", \n\\a1 é'))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT_OF_JSON,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT_OF_JSON, inner, max_size=4),
+    max_leaves=25,
+)
+
+
+@given(content=JSON)
+def test_json_comes_back_as_it_was(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("json") / "a.json"
+    write_json(path, content)
+    assert json.loads(path.read_text(encoding="utf-8")) == content
+
+
+def test_a_tables_row_and_a_list_of_numbers_stand_on_one_line(tmp_path):
+    write_json(tmp_path / "a.json", {"rows": [{"n": 1, "at": [1, 2]}, {"n": 2, "at": []}], "one": {"n": [1.5, -2]}})
+    assert (tmp_path / "a.json").read_text().splitlines() == [
+        "{", '  "rows": [', '    {"n": 1, "at": [1, 2]},', '    {"n": 2, "at": []}', "  ],",
+        '  "one": {', '    "n": [1.5, -2]', "  }", "}",
+    ]  # fmt: skip
 
 
 FULL = """

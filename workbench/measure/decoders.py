@@ -26,7 +26,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.face import wan
 from specsync_lib.face.decoders.networks import Portrait, Taehv, Told
 from specsync_lib.face.decoders.rows import load_network
-from specsync_lib.files import write_text
+from specsync_lib.files import write_json
 from specsync_lib.units import LATENT_CHANNELS, PIXELS_PER_LATENT
 from workbench.measure.shapes import captured
 from workbench.train.decoder import SIZES
@@ -147,7 +147,7 @@ def measure(
         for row in rows_of(name, label, call, shape, device, rounds):
             content["rows"].append(row)
             print(json.dumps(row), flush=True)
-            write_text(out, json.dumps(content, indent=1))
+            write_json(out, content)
 
     for precision in precisions:
         dtype = getattr(torch, precision)

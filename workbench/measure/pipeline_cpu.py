@@ -13,7 +13,6 @@ the picture around the face.
 """
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -29,7 +28,7 @@ import torch
 
 from specsync_lib.devices import SPIN_VARIABLE, multiplies_bfloat16, resolve
 from specsync_lib.errors import InputError
-from specsync_lib.files import write_text
+from specsync_lib.files import write_json
 from specsync_lib.judge.engines.session import Branch
 from specsync_lib.judge.int8 import most
 from specsync_lib.judge.loading import load_judge
@@ -399,7 +398,7 @@ def main(arguments: list[str] | None = None) -> int:
         more = {"judge_passes": passes(row, options.pass_repeats)} if asked else {}
 
         def save(results: Results) -> None:
-            write_text(options.out, json.dumps(summary(models, row, options, results, more), indent=1) + "\n")
+            write_json(options.out, summary(models, row, options, results, more))
 
         results = measure(models, options, save)
         if options.starts:
