@@ -260,7 +260,7 @@ def draw_rejected(rows: pd.DataFrame, serial_ms: float, axes: Sequence[Axes]) ->
 
 def draw_delivery(runs: Mapping[str, Sequence[float]], labels: Mapping[str, str], ax: Axes) -> None:
     """How long after its own sound each chunk of a live stream is out."""
-    simulated, ran = cycle(("accepted", "coverage")), cycle(("corrected", "draft", "rejected"))
+    simulated, ran = cycle(("accepted", "coverage")), cycle(("corrected", "draft", "rejected", "claimed"))
     for name, committed_s in runs.items():
         measured = labels[name] != LABEL
         role = "target" if name.startswith("serial") else next(ran if measured else simulated)
@@ -268,7 +268,7 @@ def draw_delivery(runs: Mapping[str, Sequence[float]], labels: Mapping[str, str]
         style = {"color": ROLE_COLOURS[role], "marker": ROLE_MARKERS[role], "ls": "--" if measured else "-"}
         ax.plot(late_ms, ms=4, label=labelled(name, labels[name]), **style)
     ax.set(xlabel="chunk of a live stream", ylabel="out, after its sound (ms)", yscale="log")
-    ax.legend()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
 
 def draw_chips(table: pd.DataFrame, ax: Axes) -> None:

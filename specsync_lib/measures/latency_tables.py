@@ -38,6 +38,7 @@ SHORTEST_SHOWN_MS = 0.05
 FEWEST_FOR_P99 = 100  # chunks: of fewer, p99 is only the slowest
 EXACT = ("speculative_branched", "speculative")  # the speculative modes that keep the judge's plan, the surest first
 OTHER_STEPS = r"_\d+steps$"  # a region measured with another number of denoising steps too: in the table alone
+PACED_REGIONS = ("384px", "720p")  # at the pace of speech, in the figure: the headline's face, and the whole frame
 
 
 # What a chunk's latency is made of, in the order in which it passes; each has its colour everywhere.
@@ -203,13 +204,17 @@ def delivery_table(runs: Mapping[str, Sequence[float]], size: ChunkSize = CHUNK)
 
 
 def paced_runs(directory: Path | None = None) -> list[tuple[str, str, list[float]]]:
-    """Measured runs at the pace of speech, in chunks of three slots: name, label, committed_s, the last chunk left out:
-    it waits for no sound."""
+    """Measured runs at the pace of speech, in chunks of three slots, of the headline's face and of the whole frame.
+
+    Returns
+    -------
+    Name, label and committed_s of each; the last chunk is left out, because it waits for no sound.
+    """
     found = []
     for path in measured_files(directory, CHUNK):
         content = json.loads(path.read_text(encoding="utf-8"))
         for region, result in content["regions"].items():
-            if "paced" in result:
+            if "paced" in result and region in PACED_REGIONS:
                 mode = MODE_NAMES[result["paced"].get("mode", "speculative")]
                 name = f"{mode}, {content['setup']} {region}"
                 found.append((name, content["label"], result["paced"]["committed_s"][:-1]))

@@ -60,6 +60,14 @@ class Claim:
         rows = self.table[(self.table["condition"] == condition) & (self.table["identity"] == identity)]
         return tuple(float(rows[f"{measure}{end}"].iloc[0]) for end in ("", "_low", "_high"))
 
+    def by_speakers(self) -> "pd.DataFrame":
+        """The table; where other people's sentences were read too, theirs below it. Index: whose sentences."""
+        import pandas as pd
+
+        others = self.facts.get("other_speakers")
+        tables = {"the corpus' speaker": self.table} | ({"other speakers": pd.DataFrame(others)} if others else {})
+        return pd.concat(tables, names=["sentences of"]).droplevel(1)
+
 
 def tabulate(lips: "pd.DataFrame", seed: int = 0) -> "pd.DataFrame":
     """Correlation, lag and error of the lips in each condition against truth's; intervals resample utterances.

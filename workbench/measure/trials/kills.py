@@ -45,8 +45,8 @@ from specsync_lib.speech.audio import load_audio
 from workbench.measure.trials import small_run
 from workbench.measure.trials.outcome import Lost, Outcome, require
 
-KILLS = {"smoke": 4, "small": 4}  # of a chain
-CHAINS = {"smoke": 12, "small": 24}
+KILLS = {"smoke": 8, "small": 4}  # of a chain
+CHAINS = {"smoke": 13, "small": 24}
 DURATION_S = 1.2
 AUDIO = CLIPS_DIR / "closures.flac"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
