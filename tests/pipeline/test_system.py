@@ -368,8 +368,9 @@ def test_a_gpu_commits_what_the_cpu_commits(system, runs):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-def test_the_suites_own_models_commit_on_a_gpu_what_they_commit_on_a_cpu():
-    head, samples = ToyHead(), load_audio(CLIPS_DIR / "narrative.flac").samples[: 4 * units.SAMPLE_RATE_HZ]
+@pytest.mark.parametrize("clip", ["closures", "narrative"])
+def test_the_suites_own_models_commit_on_a_gpu_what_they_commit_on_a_cpu(clip):
+    head, samples = ToyHead(), load_audio(CLIPS_DIR / f"{clip}.flac").samples[: 4 * units.SAMPLE_RATE_HZ]
     on_cpu, on_gpu = (whole.load_system(device, head=head) for device in ("cpu", "cuda"))
     for rule in RUN_RULES:
         given = whole.DEFAULT_THRESHOLD if rule == "gate" else None

@@ -1,6 +1,6 @@
 """A long run of the pipeline with its threads: does its memory grow, does it get slower, does it stand still?
 
-    python -m workbench.measure.soak --out data/measurements/pipeline_soak.json
+    python -m workbench.measure.soak --out soak.json
 
 The stages are synthetic, a millisecond each in real time, so that 10,000 chunks (67 minutes of sound) take a minute or
 two and what is measured is the pipeline's own. Every third draft is rejected, and now and then the judge or the
