@@ -6,6 +6,7 @@ Standard library alone: the door reads it before anything is installed.
 import difflib
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -22,7 +23,9 @@ LANGUAGES = (
 )  # fmt: skip
 DECIMAL_PATTERN = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 INTEGER_PATTERN = re.compile(r"[+-]?[0-9]{1,18}")
+OFF_A_LINE = ("Cc", "Zl", "Zp", "Cs")  # control characters, line breaks, bytes that are no UTF-8
 SHOWN_CHARACTERS = 60
+NO_UTF_8 = "it is not UTF-8, rename or recode it; "
 LONGEST_MESSAGE = 200  # of a message that quotes what it was given
 
 Value = str | int | float
@@ -121,14 +124,14 @@ class Parameter:
     def _checked(self, value: Value | None, given: object) -> Value:
         if value is None or not self._allows(value):
             choices = () if self.words or not isinstance(self.allowed, tuple) else self.allowed
-            hint = did_you_mean(str(given), choices)
+            hint = NO_UTF_8 if _broken(given) else did_you_mean(str(given), choices)
             raise InputError(f"parameter {self.name}: got {shown(given)}; {hint}allowed: {self.allowed_text()}")
         return value
 
     def _typed(self, text: str) -> Value | None:
         """The text as this parameter's type, None where it is not one."""
         if self.type is str:
-            return text if text.strip() and text.isprintable() else None
+            return text if is_line(text) else None
         pattern = INTEGER_PATTERN if self.type is int else DECIMAL_PATTERN
         return self.type(text) + 0 if pattern.fullmatch(text) else None
 
@@ -136,6 +139,15 @@ class Parameter:
         if isinstance(self.allowed, str):
             return True
         return value in self.allowed and (isinstance(value, str) or math.isfinite(value))
+
+
+def is_line(text: str) -> bool:
+    """Whether a text is one line that says something. Spaces and joiners of any alphabet belong to names and words."""
+    return bool(text.strip()) and not any(unicodedata.category(letter) in OFF_A_LINE for letter in text)
+
+
+def _broken(text: object) -> bool:
+    return isinstance(text, str) and any(unicodedata.category(letter) == "Cs" for letter in text)
 
 
 def shown(text: object) -> str:

@@ -117,7 +117,10 @@ def play(options: argparse.Namespace) -> int:
     chunk = units.ChunkSize(options.chunk_slots)
     stop = threading.Event()
     microphone = options.audio == MICROPHONE
-    samples = None if microphone else load_audio(options.audio).samples
+    recording = None if microphone else load_audio(options.audio, track=options.track)
+    if recording is not None and recording.warning:
+        print(recording.warning)
+    samples = None if recording is None else recording.samples
     system = load_system(options.device, options.seed, row=read_row(options.row), chunk=chunk)
     warm_up = np.zeros(chunk.samples(2), np.float32) if microphone else samples
     chunks = units.frame_count(len(warm_up)) / chunk.frames
@@ -167,6 +170,7 @@ def main(arguments: Sequence[str]) -> int:
     """The command; bad input is one line and exit code 2."""
     parser = OneLineParser(prog="./run_all.sh live", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--audio", required=True, help="a sound or video file, or mic for this machine's microphone")
+    parser.add_argument("--track", type=int, default=0, help="of a file, from 1; 0 takes the best that decodes")
     parser.add_argument("--rule", choices=[rule for rule in RUN_RULES if rule != "judge"], help="as for a run")
     parser.add_argument("--threshold", type=float, help="of the gate; given without a rule it selects the gate")
     parser.add_argument("--out", type=Path, default=PLOTS_DIR / "live.mp4", help="the video [plots/live.mp4]")

@@ -540,8 +540,9 @@ def run(
     decoder: str | None = None,
     chunk_slots: int = CHUNK.slots,
     seed: int = 0,
+    track: int = 0,
     start_s: float = 0.0,
-    duration_s: float | None = None,
+    duration_s: float = 0.0,
     row: str | Path = DEFAULT_ROW,
     progress: bool = True,
     say: Callable[[str], None] = print,
@@ -557,7 +558,8 @@ def run(
     device : auto, cpu or cuda.
     decoder : what makes pictures of latents: wan, light or tiny; None: the row's.
     chunk_slots : 1, 2 or 3 slots (4, 8 or 12 frames) at a time.
-    start_s, duration_s : an excerpt; None: to the end.
+    track : of a file's sound tracks, from 1; 0: the best that decodes.
+    start_s, duration_s : an excerpt; a duration of 0 goes to the end.
     row : which models, by a name in data/rows or a TOML file.
 
     Raises
@@ -570,13 +572,18 @@ def run(
     >>> run = specsync_lib.run("talk.wav", rule="gate", threshold=0.6, out="gate_060")  # doctest: +SKIP
     >>> run.frames().query("by == 'draft'")  # doctest: +SKIP
     """
-    from specsync_lib.speech.audio import load_audio
+    from specsync_lib.speech.excerpt import cut, load_excerpt
 
     rule, threshold, line = checked_rule(rule, threshold)
     if line:
         say(line)
-    samples = np.asarray(audio, np.float32) if isinstance(audio, np.ndarray) else load_audio(audio).samples
-    samples = excerpt(samples, start_s, duration_s)
+    if isinstance(audio, np.ndarray):
+        samples = cut(np.asarray(audio, np.float32), start_s, duration_s)
+    else:
+        recording = load_excerpt(audio, start_s=start_s, duration_s=duration_s, track=track)
+        samples = recording.samples
+        if recording.warning:
+            say(recording.warning)
     parts = read_row(row)
     system = load_system(device, seed, row=parts, decoder=decoder, chunk=ChunkSize(chunk_slots))
     expected_s = system.expected_s(samples, rule, threshold)
@@ -588,17 +595,3 @@ def run(
     done = system.run(samples, rule, threshold, heard=heard, video=video, progress=progress, say=say)
     write_run(done, out)
     return done
-
-
-def excerpt(samples: np.ndarray, start_s: float, duration_s: float | None) -> np.ndarray:
-    """Part of a recording.
-
-    Raises
-    ------
-    InputError: it lies outside the recording.
-    """
-    rate, seconds = units.SAMPLE_RATE_HZ, len(samples) / units.SAMPLE_RATE_HZ
-    if not 0 <= start_s < seconds or (duration_s is not None and not duration_s > 0):
-        raise InputError(f"excerpt from {start_s} s for {duration_s} s: the recording has {seconds:.2f} s")
-    first = round(start_s * rate)
-    return samples[first:] if duration_s is None else samples[first : first + round(duration_s * rate)]

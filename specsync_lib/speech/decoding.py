@@ -42,6 +42,7 @@ LATEST_START_S = 10
 MOST_DEMUX_ERRORS = 100
 # Decoded samples of all channels: an hour of 5.1 at 192 kHz. More is a small file that unpacks without end.
 MOST_SAMPLES = 4_200_000_000
+LONGEST_S = 3600  # what the door lets max_seconds be at most
 SILENT_BLOCK_SAMPLES = 65_536
 # What players and taggers write between and behind MP3 frames.
 TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICS", b"3DI", b"Xing", b"Info")
@@ -447,4 +448,5 @@ class _Resampled:
 
     def _check_length(self) -> None:
         if self.end_s > self._limit_s:
-            raise InputError(f"{self._name} is longer than {self._limit_s:g} s: cut it, or raise max_seconds")
+            more = "" if self._limit_s >= LONGEST_S else ", or raise max_seconds"
+            raise InputError(f"{self._name} is longer than {self._limit_s:g} s: cut it{more}")

@@ -5,6 +5,8 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+
 from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.speech.alignment import Phone, exact_seconds
@@ -30,13 +32,26 @@ def load_excerpt(
         As ``load_audio``; or the excerpt does not lie in the recording, or is shorter than one video frame.
     """
     whole = load_audio(path, max_seconds=max_seconds, track=track)
-    first, end = sample_range(len(whole.samples), start_s, duration_s)
-    excerpt = replace(whole, samples=whole.samples[first:end])
-    if not 0 <= first < end <= len(whole.samples) or excerpt.frame_count < 1:
+    return replace(whole, samples=cut(whole.samples, start_s, duration_s, repr(whole.source)))
+
+
+def cut(samples: np.ndarray, start_s: float, duration_s: float, of: str = "the recording") -> np.ndarray:
+    """Of samples [n] those of [start, start + duration), as `load_excerpt` reads them; ``of``: what they are.
+
+    Raises
+    ------
+    InputError
+        The excerpt does not lie in them, or is shorter than one video frame.
+    """
+    first, end = sample_range(len(samples), start_s, duration_s)
+    excerpt = samples[first:end]
+    if not 0 <= first < end <= len(samples) or units.frame_count(len(excerpt)) < 1:
         until = f"to {float(exact_seconds(start_s) + exact_seconds(duration_s)):g} s" if duration_s else "to the end"
+        late = 0 <= first < len(samples) < end
         raise InputError(
-            f"parameters start_s, duration_s: from {start_s:g} s {until} is no excerpt of {whole.source!r}, which has "
-            f"{float(whole.duration):.3f} s: give a part of it of at least one video frame (33 ms)"
+            f"parameters start_s, duration_s: from {start_s:g} s {until} is no excerpt of {of}, which has "
+            f"{len(samples) / units.SAMPLE_RATE_HZ:.3f} s: "
+            + ("a duration_s of 0 goes to its end" if late else "give a part of at least one video frame (33 ms)")
         )
     return excerpt
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from specsync_lib.errors import InputError
-from specsync_lib.values import LANGUAGES, did_you_mean, shown
+from specsync_lib.values import LANGUAGES, did_you_mean, is_line, shown
 
 SPLITS = ("train", "validation", "test")
 LONGEST_ID = 200
@@ -86,7 +86,7 @@ def _utterance(where: str, folder: Path, line: str) -> Utterance:
     for key, value in given.items():
         if key not in KEYS:
             raise InputError(f"{where}: key {shown(key)} is unknown; {did_you_mean(key, KEYS)}known: {', '.join(KEYS)}")
-        if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        if not isinstance(value, str) or not is_line(value):
             raise InputError(f"{where}: {key}: got {shown(value)}; expected text on one line")
     for key in ("id", "audio"):
         if key not in given:

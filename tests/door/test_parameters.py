@@ -94,6 +94,8 @@ def test_the_ends_of_a_range_are_allowed_and_what_lies_past_them_is_not(paramete
         (["profile=fast"], "allowed: one of smoke, default, full"),
         (["audio="], "got ''; allowed: the path of a sound or video file"),
         (["audio=a\nb.wav"], r"got 'a\nb.wav'"),
+        (["audio=caf\udce9.wav"], "it is not UTF-8, rename or recode it"),
+        (["transcript=a\u2028b"], r"got 'a\u2028b'"),
         (["transcript=   "], "parameter transcript: got '   '"),
         (["transcript=a", "transcript_file=a.txt"], "both are given; give the words once"),
         (["rule=exat"], "did you mean exact? allowed: one of exact, mouth, lenient, gate, draft, judge"),
@@ -122,6 +124,13 @@ def test_a_bad_command_line_is_one_line_that_a_terminal_can_show(arguments):
     with pytest.raises(InputError) as refusal:
         parse_arguments(arguments)
     assert str(refusal.value).isprintable() and len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "text", ["9.41.00\u202fAM.mov", "hello\u00a0world", "hi\u200bthere", "yes \U0001f469\u200d\U0001f4bb"]
+)
+def test_spaces_and_joiners_of_names_and_words_are_taken(text):
+    assert parse_arguments(["-p", f"transcript={text}"]).values["transcript"] == text
 
 
 def test_values_keep_equals_signs_spaces_and_quotes():

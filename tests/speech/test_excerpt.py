@@ -11,7 +11,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.paths import CLIPS_DIR
 from specsync_lib.speech.alignment import Phone, phone_at_frames
 from specsync_lib.speech.audio import load_audio, write_flac
-from specsync_lib.speech.excerpt import load_excerpt, phones_within, sample_range
+from specsync_lib.speech.excerpt import cut, load_excerpt, phones_within, sample_range
 from specsync_lib.units import SAMPLE_RATE_HZ, frame_count
 
 CLIP = CLIPS_DIR / "closures.flac"
@@ -48,6 +48,15 @@ def test_an_excerpt_that_is_not_there_is_one_line(start_s, duration_s):
     with pytest.raises(InputError, match=r"no excerpt of .closures\.flac., which has 6\.920 s") as refusal:
         load_excerpt(CLIP, start_s=start_s, duration_s=duration_s)
     assert "\n" not in str(refusal.value)
+    late = start_s < 6.9 and start_s + duration_s > 6.92
+    assert ("a duration_s of 0 goes to its end" in str(refusal.value)) == late
+
+
+def test_samples_are_cut_as_a_file_is():
+    whole = load_audio(CLIP).samples
+    part = load_excerpt(CLIP, start_s=0.25, duration_s=0.5).samples
+    assert len(part) == 8000 and np.array_equal(cut(whole, 0.25, 0.5), part)
+    assert np.array_equal(cut(whole, 0.0, 0.0), whole)
 
 
 def test_phones_keep_their_place_in_an_excerpt():
