@@ -47,9 +47,15 @@ class Verdict:
     place: str
 
 
+def run_facts(run_dir: Path) -> dict[str, Any]:
+    """`SystemRun.facts` of the run that made the video; empty before there is one."""
+    path = run_dir / "run.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def variants(run_dir: Path, plots_dir: Path) -> list[dict[str, Any]]:
     """The short clips of the run's variants that are there: video, title, and the time of its first spoken frame."""
-    rule, table = _json(run_dir / "run.json").get("rule", ""), run_dir / PLAN_NAME
+    rule, table = run_facts(run_dir).get("rule", ""), run_dir / PLAN_NAME
     plan = pd.read_csv(table, keep_default_na=False) if table.exists() else pd.DataFrame()
     found = []
     for name, title in VARIANTS.items():
@@ -168,7 +174,3 @@ def recording_points(run_dir: Path) -> dict[str, Any] | None:
 
 def _number(value: float) -> float | None:
     return round(float(value), ROUNDED) if math.isfinite(value) else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -58,7 +58,7 @@ DEFAULT_THRESHOLD = 0.85  # of the gate
 # A judge that fails, or takes this long, costs its chunk the verdict and not the run its video.
 POLICY = Policy(on_silence="draft", deadline_s=120.0, hold_before="last step")
 COMPARED_FRAMES = 300  # 10 s: how much of a recording is kept as pictures, whatever its length
-NOTED_FAULTS = 5  # of a judge's passes
+NOTED_FAULTS = 5  # of the stream, and of a judge's passes
 PLAN_COLUMNS = (
     "time_s", "frame", "chunk", "draft", "confidence", "recalibrated", "judge", "committed", "openness", "by", "passes",
 )  # fmt: skip
@@ -279,7 +279,7 @@ class System:
         report = run_stream(
             source, stages, rule, threshold, device=self.device, policy=POLICY, ahead=1, on_commit=take, stop=stop
         )
-        return replace(report, notes=(*report.notes, *stages.judge.faults[:NOTED_FAULTS]))
+        return replace(report, notes=(*report.notes[:NOTED_FAULTS], *stages.judge.faults[:NOTED_FAULTS]))
 
     def expected_s(
         self, samples: np.ndarray, rule: RunRule, threshold: float | None = None, video: bool = True

@@ -91,6 +91,25 @@ def test_eight_claims_have_one_verdict_and_one_number_each_where_it_was_measured
         assert ("on NVIDIA H200" in elsewhere) == (index != 5)
 
 
+def test_the_part_about_this_run_says_what_it_promises_and_what_went_wrong(folders):
+    run, plots = folders
+
+    def facts():
+        html = report.build(run, plots).read_text(encoding="utf-8")
+        part = html[html.index('<details class="fold" id="run"') :]
+        return dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", part[: part.index("</details>")], re.DOTALL))
+
+    assert "guarantee" not in facts()
+    promise = "the committed plan is the judge's own; 2 of 9 chunks went out unverified, as drafted"
+    notes = ["chunk 3: pass raised RuntimeError: no", "the judge is lost"]
+    made = {"rule": "exact", "models": {}, "guarantee": promise, "notes": notes}
+    (run / "run.json").write_text(json.dumps(made))
+    assert facts()["guarantee"].replace("&#39;", "'") == promise
+    assert facts()["went wrong on the way"] == "; ".join(notes)
+    (run / "run.json").write_text(json.dumps(made | {"notes": []}))
+    assert "went wrong on the way" not in facts()
+
+
 def test_without_files_nothing_is_shown_to_hold(folders):
     found = opening.verdicts(folders[1])
     assert [one.verdict for one in found] == [opening.NOT_SHOWN] * 8
