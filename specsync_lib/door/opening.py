@@ -28,6 +28,7 @@ SWEPT = (
     "lip_error_mm_vs_judge", "predicted_ms",
 )  # fmt: skip
 ROUNDED = 4
+UNSPECULATIVE = ("draft", "judge")  # rules: nothing is verified, and nothing is drafted
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,9 @@ class Pair:
         return f"{100 * (self.left - 1):+.0f} %".replace("-", "−")
 
 
-def headline(numbers: Mapping[str, Mapping[str, Any]]) -> list[Pair]:
-    """The source report's pair, then ours: the full-size setup measured elsewhere, and this run's."""
+def headline(numbers: Mapping[str, Mapping[str, Any]], rule: str = "") -> list[Pair]:
+    """The source report's pair, then ours: the full-size setup measured elsewhere, and this run's under its rule; of a
+    rule that does not let a judge work beside the generation there is none."""
     said = claims()
     pairs = [
         Pair("source report", "its simulation", "claimed", said["serial_ms"]["value"], said["speculative_ms"]["value"])
@@ -128,8 +130,9 @@ def headline(numbers: Mapping[str, Mapping[str, Any]]) -> list[Pair]:
             pairs.append(Pair(SETUP_NAMES[setup], place, serial["label"], serial["value"], ours["value"]))
             break
     serial, ours = (numbers.get(f"run.{way}_p50_ms") for way in ("serial", "speculative"))
-    if serial and ours:
-        pairs.append(Pair("this recording", "this run, this machine", serial["label"], serial["value"], ours["value"]))
+    if serial and ours and rule not in UNSPECULATIVE:
+        who = f"this recording, rule={rule}" if rule else "this recording"
+        pairs.append(Pair(who, "this run, this machine", serial["label"], serial["value"], ours["value"]))
     return pairs
 
 

@@ -402,6 +402,7 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
     """Write the opening page and the merged summary; ``runs`` are those to show side by side, this one first."""
     folder, video = plots_dir / "report", plots_dir / VIDEO_NAME
     row, row_facts = row_of(run_dir)
+    made = opening_page.run_facts(run_dir)
     numbers = row.held(summary.merged(run_dir / "summary"))
     files.write_json(folder / "summary.json", numbers)
     source = recording_facts(run_dir)
@@ -420,7 +421,7 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
         variants=variants(run_dir, plots_dir),
         verdicts=opening_page.verdicts(plots_dir),
         recording=opening_page.recording_points(run_dir),
-        headline=opening_page.headline(numbers),
+        headline=opening_page.headline(numbers, made.get("rule", "")),
         row=row_facts,
         own_row=bool(row.differences()),
         claims=claim_rows(numbers, source["no_truth"], rows.NOT_MEASURED if row.differences() else ""),

@@ -129,11 +129,19 @@ def test_the_headline_holds_what_is_claimed_and_ours_by_machine(folders):
     assert re.fullmatch(r"384px, on 20\d\d-\d\d-\d\d, on NVIDIA H200.*", elsewhere.place)
     assert (here.saved, here.place) == ("+10 %", "this run, this machine")
     assert [pair.who for pair in opening.headline({})] == ["source report"]
+    for rule in RULE_WORDS:
+        names = [pair.who for pair in opening.headline(numbers, rule)][2:]
+        assert names == ([] if rule in ("draft", "judge") else [f"this recording, rule={rule}"])
     run, plots = folders
     (run / "summary" / "05.json").write_text(json.dumps(numbers))
     html = report.build(run, plots).read_text(encoding="utf-8")
     shares = [float(share) for share in re.findall(r"--share: ([\d.]+)", html)]
     assert shares == pytest.approx([1, 507 / 645, 1, 0.2, 2000 / 2200, 1], abs=1e-3)
+    for rule, pairs in {"gate": 3, "draft": 2}.items():
+        (run / "run.json").write_text(json.dumps({"rule": rule, "models": {}}))
+        html = report.build(run, plots).read_text(encoding="utf-8")
+        assert html.count('<div class="pair">') == pairs
+        assert (f"<b>this recording, rule={rule}</b>" in html) == (rule == "gate")
 
 
 def test_the_recordings_slider_holds_every_rule_and_threshold(folders):
