@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from specsync_lib.claims import claims
+from specsync_lib.claims import CLAIMED_THRESHOLD, claims
 from specsync_lib.door.origins import origin
 from specsync_lib.door.words import HEADLINE_SETUPS, SETUP_NAMES, VARIANTS
 from specsync_lib.rules_in_words import RULE_WORDS
@@ -139,7 +139,8 @@ def headline(numbers: Mapping[str, Mapping[str, Any]], rule: str = "") -> list[P
 def recording_points(run_dir: Path) -> dict[str, Any] | None:
     """This recording under every rule and threshold, for the page's slider; None where no table was made.
 
-    Visemes are indices into ``names``; ``by_rule`` holds for every rule its rows in order of the threshold.
+    Visemes are indices into ``names``; ``by_rule`` holds for every rule its rows in order of the threshold; ``start``:
+    the run's own rule (gate before there is a run) and threshold (the source report's where the rule has none).
     """
     sweep_path, frames_path = run_dir / SWEEP_NAME, run_dir / FRAMES_NAME
     if not (sweep_path.exists() and frames_path.exists()):
@@ -161,8 +162,15 @@ def recording_points(run_dir: Path) -> dict[str, Any] | None:
     words_path = run_dir / WORDS_NAME
     words = pd.read_csv(words_path, keep_default_na=False) if words_path.exists() else pd.DataFrame()
     end_s = len(frames) / VIDEO_FPS
+    made = run_facts(run_dir)
+    rules = {rule: words for rule, words in RULE_WORDS.items() if (sweep["rule"] == rule).any()}
+    rule, threshold = made.get("rule", "gate"), made.get("threshold")
     return {
         "names": list(VISEMES),
+        "start": {
+            "rule": rule if rule in rules else next(iter(rules)),
+            "threshold": CLAIMED_THRESHOLD if threshold is None else threshold,
+        },
         "strips": strips,
         "recalibrated": [round(value, ROUNDED) for value in frames["recalibrated"].tolist()],
         "words": [
@@ -170,7 +178,7 @@ def recording_points(run_dir: Path) -> dict[str, Any] | None:
             for row in words.itertuples()
             if (row.start_s + row.end_s) / 2 < end_s
         ],
-        "rules": [[rule, words] for rule, words in RULE_WORDS.items() if (sweep["rule"] == rule).any()],
+        "rules": list(rules.items()),
         "by_rule": {rule: [row for row in rows if row["rule"] == rule] for rule in RULE_WORDS},
     }
 

@@ -19,6 +19,15 @@ from tests.door.test_report import FETCHED, entry, write_input
 from tests.toys.sweeps import sweep_of
 
 H200 = "data/measurements/pipeline_h200x2.json"
+# As much of a page as a script needs: an element for each selector, which keeps what is set on it.
+NO_BROWSER = """
+const parts = {}, nothing = () => {};
+const element = name => parts[name] ??= {setAttribute: nothing, append: nothing, add: nothing, replaceChildren: nothing,
+  appendChild: child => child, addEventListener: nothing, querySelector: element};
+const document = {querySelector: element, createElementNS: () => element("made"), createElement: () => element("made")};
+class Option {}
+"""
+TOLD = "console.log(JSON.stringify([select.value, input.value, input.disabled]));"
 
 
 @pytest.fixture
@@ -162,6 +171,37 @@ def test_the_recordings_slider_holds_every_rule_and_threshold(folders):
     html = report.build(run, plots).read_text(encoding="utf-8")
     held = json.loads(re.search(r"const data = (\{.*\});", html).group(1))
     assert held == json.loads(json.dumps(points))
+
+
+@pytest.mark.parametrize(
+    ("made", "start"),
+    [
+        (None, ("gate", 0.85)),
+        ({"rule": "exact", "threshold": None}, ("exact", 0.85)),
+        ({"rule": "lenient", "threshold": None}, ("lenient", 0.85)),
+        ({"rule": "gate", "threshold": 0.0}, ("gate", 0.0)),
+        ({"rule": "gate", "threshold": 0.6}, ("gate", 0.6)),
+        ({"rule": "draft", "threshold": None}, ("draft", 0.85)),
+    ],
+)
+def test_the_recordings_slider_starts_at_the_runs_own_rule_and_threshold(folders, tmp_path, made, start):
+    run, plots = folders
+    write_sweep(run)
+    if made is not None:
+        (run / "run.json").write_text(json.dumps(made | {"models": {}}))
+    points = opening.recording_points(run)
+    assert (points["start"]["rule"], points["start"]["threshold"]) == start
+    if shutil.which("node") is None:
+        return
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    (script,) = (text for text in re.findall(r"<script>(.*?)</script>", html, re.DOTALL) if "data.start" in text)
+    page = tmp_path / "page.js"
+    page.write_text(NO_BROWSER + script + "const {select, input} = parts;\n" + TOLD)
+    shown = subprocess.run(["node", page], check=True, capture_output=True, text=True)
+    rule, place, disabled = json.loads(shown.stdout)
+    gates = points["by_rule"]["gate"]
+    nearest = min(range(len(gates)), key=lambda k: abs(gates[k]["threshold"] - start[1]))
+    assert (rule, place, disabled) == (start[0], nearest, start[0] != "gate")
 
 
 def test_the_corpus_slider_takes_what_a_threshold_meets_and_what_the_headline_counts(folders):
