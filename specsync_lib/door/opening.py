@@ -35,7 +35,8 @@ UNSPECULATIVE = ("draft", "judge")  # rules: nothing is verified, and nothing is
 class Verdict:
     """A claim, its verdict in one of VERDICTS, the one number it rests on, and where that was measured.
 
-    ``here``: by this run on this machine; else ``place`` says where and when.
+    ``found`` says what the number is of, or why there is none. ``here``: by this run on this machine; else ``place``
+    says where and when.
     """
 
     claim: str

@@ -13,6 +13,7 @@ from PIL import Image
 from specsync_lib.claims import claims
 from specsync_lib.door import opening, report
 from specsync_lib.face.video import write_video
+from specsync_lib.measures.claims import verdict_table
 from specsync_lib.rules_in_words import RULE_WORDS
 from specsync_lib.units import VISEMES
 from tests.door.test_report import FETCHED, entry, write_input
@@ -98,6 +99,19 @@ def test_eight_claims_have_one_verdict_and_one_number_each_where_it_was_measured
         assert ("12 ms" in here) == (index == 5)
         assert ("12 ms" in elsewhere) == (index != 5)
         assert ("on NVIDIA H200" in elsewhere) == (index != 5)
+
+
+def test_a_claim_that_has_no_number_says_why(folders):
+    run, plots = folders
+    why = "no referee for this language (ja)"
+    write_input(run, has_truth=False, why_no_truth=why, language="ja")
+    verdict_table({}, no_truth=why).to_csv(plots / opening.VERDICTS_NAME, index=False)
+    (lips,) = (one for one in opening.verdicts(plots) if why in one.found)
+    assert (lips.claim, lips.verdict, lips.number) == (claims()["lip_sync"]["what"], opening.NOT_SHOWN, "")
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    table = html[html.index('<table class="verdicts">') :]
+    (row,) = (row for row in table[: table.index("</table>")].split("<tr>") if why in row)
+    assert f'<td class="here"><span class="missing">{why}</span></td><td class="elsewhere"></td>' in row
 
 
 def test_the_part_about_this_run_says_what_it_promises_and_what_went_wrong(folders):
