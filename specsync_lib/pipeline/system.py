@@ -57,6 +57,7 @@ DEFAULT_RULE: RunRule = "exact"
 DEFAULT_THRESHOLD = 0.85  # of the gate
 # A judge that fails, or takes this long, costs its chunk the verdict and not the run its video.
 POLICY = Policy(on_silence="draft", deadline_s=120.0, hold_before="last step")
+CONFIDENCE = "recalibrated: the probability that the judge lets a frame stand"  # that a threshold meets
 COMPARED_FRAMES = 300  # 10 s: how much of a recording is kept as pictures, whatever its length
 NOTED_FAULTS = 5  # of the stream, and of a judge's passes
 PLAN_COLUMNS = (
@@ -130,7 +131,7 @@ class SystemRun:
         return {
             "rule": self.rule,
             "threshold": self.threshold,
-            "confidence": "recalibrated: the probability that the judge lets a frame stand" if self.threshold else None,
+            "confidence": None if self.threshold is None else CONFIDENCE,
             "guarantee": self.guarantee,
             "device": self.device,
             "label": self.label,
