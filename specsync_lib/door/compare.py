@@ -10,15 +10,19 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from specsync_lib import summary
+from specsync_lib import rows, summary
+from specsync_lib.door.parameters import PARAMETERS
 from specsync_lib.door.project import Project
 from specsync_lib.units import SLOTS_PER_CHUNK, VIDEO_FPS
+from specsync_lib.values import Value, shown
 
 VIDEO_NAME = "lipsync_720p30.mp4"
 POSTER_NAME = "poster.jpg"
 PLAN_NAME = "committed_plan.csv"
 SHOWN_SECONDS = 20
 STRIP_WIDTH, STRIP_HEIGHT, BAND_HEIGHT = 600, 84, 14
+# Parameters that `chosen` names, that name a run, whose content is compared instead (hash, words), and a mere limit.
+NOT_TOLD_APART = frozenset({"rule", "threshold", "chunk_slots", "name", "audio", "transcript_file", "max_seconds"})
 NUMBER_PATTERNS = ("run.", "video.", "sync.", "report.")
 
 
@@ -71,10 +75,11 @@ def columns(runs: Sequence[Project], folder: Path) -> list[Column]:
     if len(runs) < 2:
         return []
     plans = [read_plan(project) for project in runs]
+    asked = [settings_of(project).get("parameters", {}) for project in runs]
     return [
         Column(
             title=project.title,
-            chosen=chosen(settings_of(project).get("parameters", {})),
+            chosen=", ".join([chosen(parameters), *apart]),
             page=address(project.plots / "report" / "index.html", folder),
             video=address(project.plots / VIDEO_NAME, folder) if (project.plots / VIDEO_NAME).exists() else "",
             poster=address(project.plots / "report" / POSTER_NAME, folder),
@@ -83,7 +88,7 @@ def columns(runs: Sequence[Project], folder: Path) -> list[Column]:
             numbers=numbers_of(project),
             differing=differing(plan, plans[0]),
         )
-        for project, plan in zip(runs, plans, strict=True)
+        for project, plan, parameters, apart in zip(runs, plans, asked, what_differs(asked), strict=True)
     ]
 
 
@@ -94,6 +99,31 @@ def chosen(parameters: dict[str, Any]) -> str:
     if parameters.get("rule") == "gate":
         return f"rule gate, threshold {parameters['threshold']:g}{size}"
     return f"rule {parameters.get('rule', 'unknown')}{size}"
+
+
+def what_differs(asked: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """For each run's parameters those in words that `chosen` does not name and that are not the same in all of them."""
+    told = []
+    for name, parameter in PARAMETERS.items():
+        values = [parameters.get(name, parameter.default) for parameters in asked]
+        if name not in NOT_TOLD_APART and any(value != values[0] for value in values):
+            told.append(rows_in_words(values) if name == "row" else [in_words(name, value) for value in values])
+    return [[each[place] for each in told] for place in range(len(asked))]
+
+
+def in_words(name: str, value: Value) -> str:
+    """A parameter and its value."""
+    if value == "":
+        return f"no {name}"
+    return f"{name} {shown(value) if name == 'transcript' else value}"
+
+
+def rows_in_words(texts: Sequence[str]) -> list[str]:
+    """Rows by name, with what differs from the default one in some of them and not in all."""
+    found = [rows.read(text, present=False) for text in texts]
+    in_all = set.intersection(*(set(row.differences()) for row in found))
+    own = [", ".join(one for one in row.differences() if one not in in_all) for row in found]
+    return [f"row {row.name}{f' ({what})' if what else ''}" for row, what in zip(found, own, strict=True)]
 
 
 def address(path: Path, folder: Path) -> str:

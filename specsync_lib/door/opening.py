@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from specsync_lib.claims import claims
+from specsync_lib.claims import CLAIMED_THRESHOLD, claims
 from specsync_lib.door.origins import origin
 from specsync_lib.door.words import HEADLINE_SETUPS, SETUP_NAMES, VARIANTS
 from specsync_lib.rules_in_words import RULE_WORDS
@@ -28,13 +28,15 @@ SWEPT = (
     "lip_error_mm_vs_judge", "predicted_ms",
 )  # fmt: skip
 ROUNDED = 4
+UNSPECULATIVE = ("draft", "judge")  # rules: nothing is verified, and nothing is drafted
 
 
 @dataclass(frozen=True)
 class Verdict:
     """A claim, its verdict in one of VERDICTS, the one number it rests on, and where that was measured.
 
-    ``here``: by this run on this machine; else ``place`` says where and when.
+    ``found`` says what the number is of, or why there is none. ``here``: by this run on this machine; else ``place``
+    says where and when.
     """
 
     claim: str
@@ -47,9 +49,15 @@ class Verdict:
     place: str
 
 
+def run_facts(run_dir: Path) -> dict[str, Any]:
+    """`SystemRun.facts` of the run that made the video; empty before there is one."""
+    path = run_dir / "run.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def variants(run_dir: Path, plots_dir: Path) -> list[dict[str, Any]]:
     """The short clips of the run's variants that are there: video, title, and the time of its first spoken frame."""
-    rule, table = _json(run_dir / "run.json").get("rule", ""), run_dir / PLAN_NAME
+    rule, table = run_facts(run_dir).get("rule", ""), run_dir / PLAN_NAME
     plan = pd.read_csv(table, keep_default_na=False) if table.exists() else pd.DataFrame()
     found = []
     for name, title in VARIANTS.items():
@@ -107,8 +115,9 @@ class Pair:
         return f"{100 * (self.left - 1):+.0f} %".replace("-", "−")
 
 
-def headline(numbers: Mapping[str, Mapping[str, Any]]) -> list[Pair]:
-    """The source report's pair, then ours: the full-size setup measured elsewhere, and this run's."""
+def headline(numbers: Mapping[str, Mapping[str, Any]], rule: str = "") -> list[Pair]:
+    """The source report's pair, then ours: the full-size setup measured elsewhere, and this run's under its rule; of a
+    rule that does not let a judge work beside the generation there is none."""
     said = claims()
     pairs = [
         Pair("source report", "its simulation", "claimed", said["serial_ms"]["value"], said["speculative_ms"]["value"])
@@ -122,15 +131,17 @@ def headline(numbers: Mapping[str, Mapping[str, Any]]) -> list[Pair]:
             pairs.append(Pair(SETUP_NAMES[setup], place, serial["label"], serial["value"], ours["value"]))
             break
     serial, ours = (numbers.get(f"run.{way}_p50_ms") for way in ("serial", "speculative"))
-    if serial and ours:
-        pairs.append(Pair("this recording", "this run, this machine", serial["label"], serial["value"], ours["value"]))
+    if serial and ours and rule not in UNSPECULATIVE:
+        who = f"this recording, rule={rule}" if rule else "this recording"
+        pairs.append(Pair(who, "this run, this machine", serial["label"], serial["value"], ours["value"]))
     return pairs
 
 
 def recording_points(run_dir: Path) -> dict[str, Any] | None:
     """This recording under every rule and threshold, for the page's slider; None where no table was made.
 
-    Visemes are indices into ``names``; ``by_rule`` holds for every rule its rows in order of the threshold.
+    Visemes are indices into ``names``; ``by_rule`` holds for every rule its rows in order of the threshold; ``start``:
+    the run's own rule (gate before there is a run) and threshold (the source report's where the rule has none).
     """
     sweep_path, frames_path = run_dir / SWEEP_NAME, run_dir / FRAMES_NAME
     if not (sweep_path.exists() and frames_path.exists()):
@@ -152,8 +163,15 @@ def recording_points(run_dir: Path) -> dict[str, Any] | None:
     words_path = run_dir / WORDS_NAME
     words = pd.read_csv(words_path, keep_default_na=False) if words_path.exists() else pd.DataFrame()
     end_s = len(frames) / VIDEO_FPS
+    made = run_facts(run_dir)
+    rules = {rule: words for rule, words in RULE_WORDS.items() if (sweep["rule"] == rule).any()}
+    rule, threshold = made.get("rule", "gate"), made.get("threshold")
     return {
         "names": list(VISEMES),
+        "start": {
+            "rule": rule if rule in rules else next(iter(rules)),
+            "threshold": CLAIMED_THRESHOLD if threshold is None else threshold,
+        },
         "strips": strips,
         "recalibrated": [round(value, ROUNDED) for value in frames["recalibrated"].tolist()],
         "words": [
@@ -161,14 +179,10 @@ def recording_points(run_dir: Path) -> dict[str, Any] | None:
             for row in words.itertuples()
             if (row.start_s + row.end_s) / 2 < end_s
         ],
-        "rules": [[rule, words] for rule, words in RULE_WORDS.items() if (sweep["rule"] == rule).any()],
+        "rules": list(rules.items()),
         "by_rule": {rule: [row for row in rows if row["rule"] == rule] for rule in RULE_WORDS},
     }
 
 
 def _number(value: float) -> float | None:
     return round(float(value), ROUNDED) if math.isfinite(value) else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

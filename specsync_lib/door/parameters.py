@@ -43,8 +43,9 @@ PARAMETERS: dict[str, Parameter] = {
             str,
             "auto",
             LANGUAGES,
-            "what is spoken; auto lets Whisper tell. Draft and judge learnt English, and so did the referee: in any "
-            "other language the video is made, and no number that would need the truth",
+            "what is spoken; where it is not given, a row's language counts before auto, which lets Whisper tell. "
+            "Draft and judge learnt English, and so did the referee: in any other language the video is made, and no "
+            "number that would need the truth",
             words="auto, or a code that Whisper knows, such as en, de, ja",
         ),
         Parameter(
@@ -225,6 +226,8 @@ def _help_epilog() -> str:
         "  SPECSYNC_TORCH_INDEX   package index to install torch from (for example a CPU-only one)",
         "  SPECSYNC_PYTHON        the Python 3.11 to 3.13 that makes .venv",
         "  SPECSYNC_CACHE         folder for model weights and speech",
+        "  SPECSYNC_RUN_DIR       folder for a run's tables and numbers, in place of data/run",
+        "  SPECSYNC_PLOTS_DIR     folder for its video, figures and report, in place of plots",
     ]
     return "\n".join(lines)
 
@@ -244,7 +247,10 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         allow_abbrev=False,
     )
     parser.add_argument("-p", dest="assignments", metavar="name=value", action="append", default=[])
-    parser.add_argument("--profile", action="append", default=[], help=f"one of {', '.join(PROFILES)}")
+    usual = PARAMETERS["profile"].default
+    parser.add_argument(
+        "--profile", action="append", default=[], help=f"one of {', '.join(PROFILES)}; {usual} where none is given"
+    )
     parser.add_argument("--fresh", action="store_true", help="run every notebook again, finished or not")
     parser.add_argument(
         "--benchmark",

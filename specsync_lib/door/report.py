@@ -130,10 +130,16 @@ def cost_facts(run_dir: Path) -> list[tuple[str, str]]:
     ]
 
 
+def promise_facts(run_dir: Path) -> list[tuple[str, str]]:
+    """What the run's rule and policy promise, chunks that nobody verified among it, and what went wrong on the way."""
+    made = opening_page.run_facts(run_dir)
+    notes = [("went wrong on the way", "; ".join(made["notes"]))] if made.get("notes") else []
+    return [("guarantee", made["guarantee"]), *notes] if "guarantee" in made else notes
+
+
 def decoder_sentence(run_dir: Path) -> str:
     """What the video's faces were decoded by, once a run has made one."""
-    path = run_dir / "run.json"
-    row = json.loads(path.read_text(encoding="utf-8"))["models"].get("decoder") if path.exists() else None
+    row = opening_page.run_facts(run_dir).get("models", {}).get("decoder")
     return f"Its faces are decoded by {DECODERS[row]} (decoder={row})." if row else ""
 
 
@@ -166,6 +172,7 @@ def recording_facts(run_dir: Path) -> dict[str, Any]:
             *(words if facts["transcript"] else []),
             ("source", facts["source"]),
             *cost_facts(run_dir),
+            *promise_facts(run_dir),
         ],
         "no_truth": facts["why_no_truth"],
     }
@@ -177,8 +184,7 @@ def row_of(run_dir: Path) -> tuple[rows.Row, list[tuple[str, str]]]:
     path = run_dir / "row.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"row": rows.DEFAULT, "digests": {}}
     row = rows.read(known["row"], present=False)
-    made = run_dir / "run.json"
-    engine = json.loads(made.read_text(encoding="utf-8")).get("models", {}).get("engine", "") if made.exists() else ""
+    engine = opening_page.run_facts(run_dir).get("models", {}).get("engine", "")
     facts = [("row", row.name)]
     facts += [("differs in", ", ".join(row.differences()))] if row.differences() else []
     facts += [("judge runs", engine)] if engine else []
@@ -396,6 +402,7 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
     """Write the opening page and the merged summary; ``runs`` are those to show side by side, this one first."""
     folder, video = plots_dir / "report", plots_dir / VIDEO_NAME
     row, row_facts = row_of(run_dir)
+    made = opening_page.run_facts(run_dir)
     numbers = row.held(summary.merged(run_dir / "summary"))
     files.write_json(folder / "summary.json", numbers)
     source = recording_facts(run_dir)
@@ -414,7 +421,7 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
         variants=variants(run_dir, plots_dir),
         verdicts=opening_page.verdicts(plots_dir),
         recording=opening_page.recording_points(run_dir),
-        headline=opening_page.headline(numbers),
+        headline=opening_page.headline(numbers, made.get("rule", "")),
         row=row_facts,
         own_row=bool(row.differences()),
         claims=claim_rows(numbers, source["no_truth"], rows.NOT_MEASURED if row.differences() else ""),

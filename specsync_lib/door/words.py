@@ -281,7 +281,7 @@ CAPTIONS = {
     "kernel_versions": ("Version by version", "What each change to the kernel bought; the line is the byte floor."),
     "recording_strips": (
         "This recording, frame by frame",
-        "Draft, judge, what the gate commits at the run's threshold, and truth where the words are known.",
+        "Draft, judge, what the run's rule commits, and truth where the words are known.",
     ),
     "recording_acceptance": (
         "This recording beside the corpus",

@@ -43,7 +43,7 @@ def needed_by_claim(setup: Setup) -> pd.DataFrame:
 
 
 def verdict_table(
-    summary: Mapping[str, Mapping], directory: Path | None = None, row: Row | None = None
+    summary: Mapping[str, Mapping], directory: Path | None = None, row: Row | None = None, no_truth: str = ""
 ) -> pd.DataFrame:
     """The source report's claims, what this suite found, and a verdict computed from files.
 
@@ -51,11 +51,13 @@ def verdict_table(
     ----------
     summary : the run's recorded numbers (`summary.merged`).
     row : whose models ran; what a committed file says of others is not measured for it.
+    no_truth : why the recording has no truth; empty where it has one.
 
     Returns
     -------
     Columns claim, claimed, number, found, label, verdict, source; number is the one that the verdict rests on, found
-    says what it is of. Verdicts: holds, missed, exceeded, in part, or "not measured yet" where the file is absent.
+    says what it is of, or why there is none. Verdicts: holds, missed, exceeded, in part, "not shown: " and why where
+    there is no truth to hold the lips against, or "not measured yet" where the file is absent.
     """
     said, columns = claims(), ["claim", "claimed", "number", "found", "label", "verdict", "source"]
     rows = [
@@ -67,7 +69,7 @@ def verdict_table(
         _summary_verdict(
             said["video"], summary, ("video.frame_count_error", "video.av_end_difference_ms"), {"video.*ms": 34.0}
         ),
-        _lip_sync_verdict(said["lip_sync"], summary),
+        _lip_sync_verdict(said["lip_sync"], summary, no_truth),
         _sm120_verdict(said["sm_120"], summary),
     ]
     table = pd.DataFrame(rows, columns=columns)
@@ -171,11 +173,13 @@ def _with_unit(entry: Mapping) -> str:
     return f"{entry['value']:.3g} {'' if entry['unit'] in ('1', 'ratio') else entry['unit']}".rstrip()
 
 
-def _lip_sync_verdict(claim: Mapping, summary: Mapping[str, Mapping]) -> tuple:
+def _lip_sync_verdict(claim: Mapping, summary: Mapping[str, Mapping], no_truth: str) -> tuple:
     """In step and steady, by limits that a viewer would set; near-perfect only if the lips also follow truth's.
 
     Source of the offset's limit: ITU-R BT.1359-1, where viewers begin to notice sound that comes early.
     """
+    if no_truth:
+        return _row(claim, "", no_truth, "", f"not shown: {no_truth}", "")
     timing = ("sync.av_offset_ms", "sync.jitter_ratio")
     found = _summary_verdict(claim, summary, timing, {"sync.*_ms": NOTICED_OFFSET_MS, "sync.*_ratio": STEADY_RATIO})
     lips = summary.get("sync.lip_r")

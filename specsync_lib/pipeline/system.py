@@ -57,8 +57,9 @@ DEFAULT_RULE: RunRule = "exact"
 DEFAULT_THRESHOLD = 0.85  # of the gate
 # A judge that fails, or takes this long, costs its chunk the verdict and not the run its video.
 POLICY = Policy(on_silence="draft", deadline_s=120.0, hold_before="last step")
+CONFIDENCE = "recalibrated: the probability that the judge lets a frame stand"  # that a threshold meets
 COMPARED_FRAMES = 300  # 10 s: how much of a recording is kept as pictures, whatever its length
-NOTED_FAULTS = 5  # of a judge's passes
+NOTED_FAULTS = 5  # of the stream, and of a judge's passes
 PLAN_COLUMNS = (
     "time_s", "frame", "chunk", "draft", "confidence", "recalibrated", "judge", "committed", "openness", "by", "passes",
 )  # fmt: skip
@@ -130,7 +131,7 @@ class SystemRun:
         return {
             "rule": self.rule,
             "threshold": self.threshold,
-            "confidence": "recalibrated: the probability that the judge lets a frame stand" if self.threshold else None,
+            "confidence": None if self.threshold is None else CONFIDENCE,
             "guarantee": self.guarantee,
             "device": self.device,
             "label": self.label,
@@ -279,7 +280,7 @@ class System:
         report = run_stream(
             source, stages, rule, threshold, device=self.device, policy=POLICY, ahead=1, on_commit=take, stop=stop
         )
-        return replace(report, notes=(*report.notes, *stages.judge.faults[:NOTED_FAULTS]))
+        return replace(report, notes=(*report.notes[:NOTED_FAULTS], *stages.judge.faults[:NOTED_FAULTS]))
 
     def expected_s(
         self, samples: np.ndarray, rule: RunRule, threshold: float | None = None, video: bool = True

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from specsync_lib.door import runner
 from specsync_lib.door.parameters import parse_arguments
-from specsync_lib.door.runner import Project, read_stamp, read_transcript, run_notebooks, still_valid
+from specsync_lib.door.runner import Project, read_cells, read_stamp, read_transcript, run_notebooks, still_valid
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path
-from specsync_lib.paths import PROJECT_ROOT
+from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
+from specsync_lib.progress import say, tenths
 from tests.door.test_runner import INPUTS, write_notebook
 
 
@@ -316,6 +317,58 @@ def test_progress_lines_reach_the_terminal_and_nothing_else_does(project, capfd)
     lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
     assert [line for line in lines if line.startswith("[1/1] 01_first: about")] == ["[1/1] 01_first: about 3 min"]
     assert not [line for line in lines if "not for you" in line]
+
+
+TOLD = """
+import threading
+from types import SimpleNamespace as Made
+import pandas as pd
+from specsync_lib.progress import say, tenths
+
+def run(samples, rule, threshold, heard, video, watch):
+    def commits():
+        for _ in range(5):
+            watch(Made(tokens=4 * (0,)))
+    thread = threading.Thread(target=commits)
+    thread.start()
+    thread.join()
+    report = Made(wall_s=3.0, notes=("chunk 2:\\ngave NaN",))
+    guarantee = "the judge's own; 1 of 5 chunks went out unverified"
+    return Made(report=report, guarantee=guarantee, video=None, idle=None, facts=lambda: {"counts": {"unverified": 1}})
+
+system = Made(device="cpu", expected_s=lambda *_: 7.0, run=run)
+samples = heard = video_path = threshold = None
+rule, frames = "exact", 20
+"""
+
+
+def test_every_tenth_of_a_video_is_one_line(capsys):
+    tell = tenths(250, "frames")
+    for _ in range(20):
+        tell(12)
+    tell(10)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 and lines[0] == "» 36 of 250 frames (14%)" and lines[-1] == "» 250 of 250 frames (100%)"
+    tell = tenths(8, "frames")
+    tell(8)
+    assert capsys.readouterr().out == "» 8 of 8 frames (100%)\n"
+    say("two\nlines of a fault")
+    assert capsys.readouterr().out == "» two lines of a fault\n"
+
+
+def test_the_terminal_is_told_how_long_a_video_takes_how_far_it_is_and_what_it_promises(project, capfd):
+    """Notebook 04's own cell, with a system whose judge failed."""
+    (cell,) = (cell for cell in read_cells(NOTEBOOKS_DIR / "04_video_rendering.ipynb") if "expected_s" in cell.source)
+    write_notebook(project, "04_video", TOLD + cell.source)
+    for name in ("01_first", "02_second"):
+        (project.notebooks / f"{name}.ipynb").unlink()
+    run(project)
+    lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
+    told = [line.removeprefix("[1/1] 04_video: ") for line in lines if line.startswith("[1/1] 04_video: ")]
+    told = [line for line in told if "%|" not in line]  # papermill's bar
+    assert told[0] == "about 7 s expected on this machine (cpu), by its first chunk"
+    assert told[1:-2] == [f"{count} of 20 frames of the video ({count / 20:.0%})" for count in (4, 8, 12, 16, 20)]
+    assert told[-2:] == ["3 s. Guarantee: the judge's own; 1 of 5 chunks went out unverified", "chunk 2: gave NaN"]
 
 
 def test_a_long_silence_says_that_it_is_alive(capsys):

@@ -13,12 +13,22 @@ from PIL import Image
 from specsync_lib.claims import claims
 from specsync_lib.door import opening, report
 from specsync_lib.face.video import write_video
+from specsync_lib.measures.claims import verdict_table
 from specsync_lib.rules_in_words import RULE_WORDS
 from specsync_lib.units import VISEMES
 from tests.door.test_report import FETCHED, entry, write_input
 from tests.toys.sweeps import sweep_of
 
 H200 = "data/measurements/pipeline_h200x2.json"
+# As much of a page as a script needs: an element for each selector, which keeps what is set on it.
+NO_BROWSER = """
+const parts = {}, nothing = () => {};
+const element = name => parts[name] ??= {setAttribute: nothing, append: nothing, add: nothing, replaceChildren: nothing,
+  appendChild: child => child, addEventListener: nothing, querySelector: element};
+const document = {querySelector: element, createElementNS: () => element("made"), createElement: () => element("made")};
+class Option {}
+"""
+TOLD = "console.log(JSON.stringify([select.value, input.value, input.disabled]));"
 
 
 @pytest.fixture
@@ -91,6 +101,38 @@ def test_eight_claims_have_one_verdict_and_one_number_each_where_it_was_measured
         assert ("on NVIDIA H200" in elsewhere) == (index != 5)
 
 
+def test_a_claim_that_has_no_number_says_why(folders):
+    run, plots = folders
+    why = "no referee for this language (ja)"
+    write_input(run, has_truth=False, why_no_truth=why, language="ja")
+    verdict_table({}, no_truth=why).to_csv(plots / opening.VERDICTS_NAME, index=False)
+    (lips,) = (one for one in opening.verdicts(plots) if why in one.found)
+    assert (lips.claim, lips.verdict, lips.number) == (claims()["lip_sync"]["what"], opening.NOT_SHOWN, "")
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    table = html[html.index('<table class="verdicts">') :]
+    (row,) = (row for row in table[: table.index("</table>")].split("<tr>") if why in row)
+    assert f'<td class="here"><span class="missing">{why}</span></td><td class="elsewhere"></td>' in row
+
+
+def test_the_part_about_this_run_says_what_it_promises_and_what_went_wrong(folders):
+    run, plots = folders
+
+    def facts():
+        html = report.build(run, plots).read_text(encoding="utf-8")
+        part = html[html.index('<details class="fold" id="run"') :]
+        return dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", part[: part.index("</details>")], re.DOTALL))
+
+    assert "guarantee" not in facts()
+    promise = "the committed plan is the judge's own; 2 of 9 chunks went out unverified, as drafted"
+    notes = ["chunk 3: pass raised RuntimeError: no", "the judge is lost"]
+    made = {"rule": "exact", "models": {}, "guarantee": promise, "notes": notes}
+    (run / "run.json").write_text(json.dumps(made))
+    assert facts()["guarantee"].replace("&#39;", "'") == promise
+    assert facts()["went wrong on the way"] == "; ".join(notes)
+    (run / "run.json").write_text(json.dumps(made | {"notes": []}))
+    assert "went wrong on the way" not in facts()
+
+
 def test_without_files_nothing_is_shown_to_hold(folders):
     found = opening.verdicts(folders[1])
     assert [one.verdict for one in found] == [opening.NOT_SHOWN] * 8
@@ -110,11 +152,19 @@ def test_the_headline_holds_what_is_claimed_and_ours_by_machine(folders):
     assert re.fullmatch(r"384px, on 20\d\d-\d\d-\d\d, on NVIDIA H200.*", elsewhere.place)
     assert (here.saved, here.place) == ("+10 %", "this run, this machine")
     assert [pair.who for pair in opening.headline({})] == ["source report"]
+    for rule in RULE_WORDS:
+        names = [pair.who for pair in opening.headline(numbers, rule)][2:]
+        assert names == ([] if rule in ("draft", "judge") else [f"this recording, rule={rule}"])
     run, plots = folders
     (run / "summary" / "05.json").write_text(json.dumps(numbers))
     html = report.build(run, plots).read_text(encoding="utf-8")
     shares = [float(share) for share in re.findall(r"--share: ([\d.]+)", html)]
     assert shares == pytest.approx([1, 507 / 645, 1, 0.2, 2000 / 2200, 1], abs=1e-3)
+    for rule, pairs in {"gate": 3, "draft": 2}.items():
+        (run / "run.json").write_text(json.dumps({"rule": rule, "models": {}}))
+        html = report.build(run, plots).read_text(encoding="utf-8")
+        assert html.count('<div class="pair">') == pairs
+        assert (f"<b>this recording, rule={rule}</b>" in html) == (rule == "gate")
 
 
 def test_the_recordings_slider_holds_every_rule_and_threshold(folders):
@@ -135,6 +185,37 @@ def test_the_recordings_slider_holds_every_rule_and_threshold(folders):
     html = report.build(run, plots).read_text(encoding="utf-8")
     held = json.loads(re.search(r"const data = (\{.*\});", html).group(1))
     assert held == json.loads(json.dumps(points))
+
+
+@pytest.mark.parametrize(
+    ("made", "start"),
+    [
+        (None, ("gate", 0.85)),
+        ({"rule": "exact", "threshold": None}, ("exact", 0.85)),
+        ({"rule": "lenient", "threshold": None}, ("lenient", 0.85)),
+        ({"rule": "gate", "threshold": 0.0}, ("gate", 0.0)),
+        ({"rule": "gate", "threshold": 0.6}, ("gate", 0.6)),
+        ({"rule": "draft", "threshold": None}, ("draft", 0.85)),
+    ],
+)
+def test_the_recordings_slider_starts_at_the_runs_own_rule_and_threshold(folders, tmp_path, made, start):
+    run, plots = folders
+    write_sweep(run)
+    if made is not None:
+        (run / "run.json").write_text(json.dumps(made | {"models": {}}))
+    points = opening.recording_points(run)
+    assert (points["start"]["rule"], points["start"]["threshold"]) == start
+    if shutil.which("node") is None:
+        return
+    html = report.build(run, plots).read_text(encoding="utf-8")
+    (script,) = (text for text in re.findall(r"<script>(.*?)</script>", html, re.DOTALL) if "data.start" in text)
+    page = tmp_path / "page.js"
+    page.write_text(NO_BROWSER + script + "const {select, input} = parts;\n" + TOLD)
+    shown = subprocess.run(["node", page], check=True, capture_output=True, text=True)
+    rule, place, disabled = json.loads(shown.stdout)
+    gates = points["by_rule"]["gate"]
+    nearest = min(range(len(gates)), key=lambda k: abs(gates[k]["threshold"] - start[1]))
+    assert (rule, place, disabled) == (start[0], nearest, start[0] != "gate")
 
 
 def test_the_corpus_slider_takes_what_a_threshold_meets_and_what_the_headline_counts(folders):

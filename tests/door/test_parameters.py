@@ -1,6 +1,7 @@
 """The strict parameter check: nothing but a typed, finite, allowed value comes through, and a refusal is one line."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -240,6 +241,19 @@ def test_the_decoders_are_those_that_the_face_knows():
 
     assert DECODERS == rows.ROWS
     assert PARAMETERS["decoder"].default == rows.DEFAULT
+
+
+def test_the_help_names_every_folder_variable_the_usual_profile_and_whose_language_counts(capsys):
+    with pytest.raises(SystemExit) as left:
+        parse_arguments(["--help"])
+    shown = capsys.readouterr().out
+    words = " ".join(shown.split())
+    assert left.value.code == 0
+    assert f"one of {', '.join(PROFILES)}; {PARAMETERS['profile'].default} where none is given" in words
+    assert "a row's language counts before auto" in words
+    listed = set(re.findall(r"^  (SPECSYNC_\w+)", shown, re.MULTILINE))
+    read = re.findall(r"SPECSYNC_\w+_DIR", (PROJECT_ROOT / "specsync_lib" / "paths.py").read_text(encoding="utf-8"))
+    assert set(read) == {"SPECSYNC_RUN_DIR", "SPECSYNC_PLOTS_DIR"} < listed
 
 
 def test_the_threshold_does_not_reach_what_only_listens():

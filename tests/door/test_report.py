@@ -13,8 +13,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from specsync_lib import rows
-from specsync_lib.door import report, words
+from specsync_lib.door import compare, report, words
 from specsync_lib.door.origins import origin
+from specsync_lib.door.parameters import check
 from specsync_lib.door.project import Project
 from specsync_lib.face.video import write_video
 from specsync_lib.measures import face
@@ -223,12 +224,12 @@ def test_without_a_truth_what_needs_it_is_withheld(folders, language, why, says)
     assert html.count('class="missing">not built yet:') == len(still_to_come) < len(words.CLAIMS)
 
 
-def make_run(project, committed, rule, threshold=0.85, recording="hash"):
+def make_run(project, committed, rule, threshold=0.85, recording="hash", **more):
     """What a finished run leaves, as far as the comparison reads it."""
     for folder in (project.run / "summary", project.run / "executed", project.plots / "report"):
         folder.mkdir(parents=True)
     write_input(project.run)
-    parameters = {"rule": rule, "threshold": threshold, "track": 0, "start_s": 0.0, "duration_s": 0.0}
+    parameters = {"rule": rule, "threshold": threshold, "track": 0, "start_s": 0.0, "duration_s": 0.0} | more
     cost = {"profile": "smoke", "wall_s": 1.0, "peak_rss_gib": 1.0, "parameters": parameters, "recording": recording}
     (project.run / "benchmark.json").write_text(json.dumps(cost))
     plan = pd.DataFrame({"frame": range(len(committed)), "committed": committed, "openness": 0.5, "by": "judge"})
@@ -238,10 +239,32 @@ def make_run(project, committed, rule, threshold=0.85, recording="hash"):
     (project.run / "summary" / "04.json").write_text(json.dumps(numbers))
 
 
+def test_runs_side_by_side_name_whatever_differs_between_them():
+    def asked(*given):
+        return check(given)[0]
+
+    usual = asked("rule=gate", "name=a", "audio=one.wav")
+    assert compare.what_differs([usual, asked("rule=exact", "chunk_slots=1", "name=b", "audio=two.wav")]) == [[], []]
+    assert compare.what_differs([usual, usual]) == [[], []]
+    other = asked("decoder=wan", "language=de", "seed=3", "profile=smoke", "max_seconds=60", "transcript=guten Tag")
+    assert compare.what_differs([usual, other, usual])[::2] == 2 * [
+        ["language auto", "no transcript", "decoder tiny", "seed 0", "profile default"]
+    ]
+    assert compare.what_differs([usual, other])[1] == [
+        "language de", "transcript 'guten Tag'", "decoder wan", "seed 3", "profile smoke",
+    ]  # fmt: skip
+    served = ("judge.kind=sglang", "judge.url=http://gpu:30000")
+    two, three = asked(*served), asked(*served, "judge.retries=0")
+    assert compare.what_differs([two, three]) == [["row embedded"], ["row embedded (judge.retries=0)"]]
+    assert compare.what_differs([usual, two]) == [["row embedded"], [f"row embedded ({', '.join(served)})"]]
+    older = {name: value for name, value in usual.items() if name != "decoder"}  # of before there was such a choice
+    assert compare.what_differs([usual, older]) == [[], []]
+
+
 def test_runs_of_one_recording_stand_side_by_side_on_each_of_their_pages(tmp_path):
     nameless = Project(tmp_path, tmp_path / "notebooks", tmp_path / "run", tmp_path / "plots")
     bold, careful, other = (nameless.named(name) for name in ("bold", "careful", "other"))
-    make_run(bold, ["sil"] * 60, "gate", 0.3)
+    make_run(bold, ["sil"] * 60, "gate", 0.3, decoder="wan")
     make_run(careful, ["sil"] * 45 + ["aa"] * 15, "gate", 0.95)
     make_run(other, ["sil"] * 60, "exact", recording="another recording")
     first = report.build_all(bold).read_text(encoding="utf-8")
@@ -254,8 +277,8 @@ def test_runs_of_one_recording_stand_side_by_side_on_each_of_their_pages(tmp_pat
         table = page[page.index('<table class="runs">') :]
         table = table[: table.index("</table>")]
         assert table.index(f">{here}</a>") < table.index(f">{there}</a>")
-        assert "rule gate, threshold 0.3" in table
-        assert "rule gate, threshold 0.95" in table
+        assert "<br>rule gate, threshold 0.3, decoder wan</th>" in table
+        assert "<br>rule gate, threshold 0.95, decoder tiny</th>" in table
         assert "15 of 60 (25.0 %)" in table
         assert "53.0 %" in table
         assert "59.5 %" in table

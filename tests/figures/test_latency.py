@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from specsync_lib import rows
 from specsync_lib.figures import latency as latency_figures
 from specsync_lib.figures import sliders
 from specsync_lib.measures import claims, latency_tables
@@ -118,6 +119,15 @@ def test_near_perfect_lips_are_in_step_steady_and_follow():
     assert verdict(av_offset_ms=80.0, jitter_ratio=0.9, lip_r=0.97) == "missed"
     assert verdict(av_offset_ms=8.0, jitter_ratio=2.0, lip_r=0.97) == "missed"
     assert verdict() == latency_tables.NOT_MEASURED
+
+
+def test_without_a_truth_the_lips_are_not_shown_and_the_table_says_why():
+    why = "no referee for this language (de)"
+    for row in (None, rows.Row(), rows.read("embedded", {"draft.front": "ears"})):
+        by_claim = claims.verdict_table({}, row=row, no_truth=why).set_index("claimed")
+        lips = by_claim.loc["no number"]
+        assert (lips["verdict"], lips["found"], lips["number"]) == (f"not shown: {why}", why, "")
+        assert by_claim["verdict"].str.contains(why, regex=False).sum() == 1
 
 
 FEW = ("reduction", "sound_to_frame_p50_ms")  # what also few chunks can say

@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from specsync_lib.door.runner import read_cells
 from specsync_lib.figures import sliders
 from specsync_lib.figures.sliders import AcceptanceExplorer, RecordingExplorer, shown_page
 from specsync_lib.measures.acceptance import acceptance_table
 from specsync_lib.measures.recording import GATE_THRESHOLDS, SWEEP_COLUMNS, variant_name, variants
-from specsync_lib.paths import MEASUREMENTS_DIR
+from specsync_lib.paths import MEASUREMENTS_DIR, NOTEBOOKS_DIR
+from specsync_lib.rules_in_words import RULE_WORDS
 from specsync_lib.units import VISEMES
 from tests.toys.sweeps import sweep_of
 
@@ -106,6 +108,20 @@ def test_a_recording_has_a_page_for_every_rule_and_eleven_for_the_gate(recording
     recording.rule.value = "exact"
     assert recording.choice == ("exact", None)
     recording.rule.value = "gate"
+
+
+@pytest.mark.parametrize("rule", RULE_WORDS)
+def test_notebook_03_begins_with_what_the_run_commits(rule):
+    """Figure and slider both, at the run's own rule and threshold."""
+    cells = {cell.id: cell.source for cell in read_cells(NOTEBOOKS_DIR / "03_acceptance_sweep.ipynb")}
+    made = {"kinds": variants(0.62), "rule": rule, "threshold": 0.62}
+    exec(cells["recording-strips"].splitlines()[0], made)
+    assert made["variant"] == variant_name(rule, 0.62 if rule == "gate" else None)
+    explored = []
+    made |= {"RecordingExplorer": lambda *given, **_: explored.append(given)}
+    made |= dict.fromkeys(("own_frames", "sweep", "spoken", "predicted_on"))
+    exec(cells["recording-slider"].splitlines()[0], made)
+    assert explored[0][-2:] == (rule, 0.62)
 
 
 def test_a_move_of_a_recording_changes_strip_and_numbers_alone(recording):

@@ -201,6 +201,12 @@ def test_thresholds_of_the_gate_decide_differently(runs):
         assert (table["committed"] == table["draft"])[sure].all()
 
 
+def test_a_threshold_meets_a_named_confidence_at_zero_too(runs):
+    for name, threshold in {"gate 0.3": 0.3, "exact": None}.items():
+        assert runs[name].facts()["confidence"] == (None if threshold is None else whole.CONFIDENCE)
+    assert replace(runs["gate 0.3"], threshold=0.0).facts()["confidence"] == whole.CONFIDENCE
+
+
 def test_a_judge_that_fails_costs_its_verdicts_and_not_the_video(system):
     broken = whole.System(replace(system.models, reasoner=BrokenReasoner()), system.head, "cpu")
     run = broken.run(SPEECH, "exact", progress=False)

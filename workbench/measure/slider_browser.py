@@ -79,6 +79,12 @@ ON_PAGE = {
     "report, this recording": ("#recording", "input[type=range]", 0),
     "report, corpus": ("#corpus", "input[type=range]", 0),
 }
+# The page's slider acts in the gate alone, and the page begins with its run's own rule.
+CHOOSE_GATE = """
+const knob = document.querySelector("#recording select");
+knob.value = "gate";
+knob.dispatchEvent(new Event("change"));
+"""
 WATCH = """
 const root = document.querySelector(arguments[0]);
 const seen = () => {
@@ -312,6 +318,7 @@ def measure(report: Path | None, rng: np.random.Generator, pictures: Path | None
         if report is not None:
             with page_server(report.parent.parent) as address:
                 driver.get(f"{address}report/{report.name}")
+                driver.execute_script(CHOOSE_GATE)
                 for slider, where in ON_PAGE.items():
                     rows += row(slider, follow(driver, *where, rng))
                     print(*rows[-2:], sep="\n", flush=True)
