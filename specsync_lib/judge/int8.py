@@ -10,7 +10,8 @@ to int8 makes a difference of 1e-7 one of a whole step; so no sum over a row is 
 - queries, keys, values and attention's weights are rounded to grids (powers of two) so coarse that float32 holds
   every one of their sums exactly. How large a sum can become follows from the weights: behind a norm with gains g
   nothing is longer than g sqrt(width);
-- the others (a norm's mean square, a softmax) torch takes row by row.
+- the others (a norm's mean square, a softmax) torch takes row by row; a row shorter than a vector it adds in another
+  order than the same row with zeros behind it, so that a softmax never gets less than a vector.
 
 ``torch.ao`` quantises activations by tensor; torchao has a scale a token, but a pass takes it twice as long as here
 (eager), its attention sums in floats, and both saturate where the processor has no VNNI (:func:`most`).
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 MOST = 127  # of an int8 value
 SEVEN_BITS = 63
 EXACT = 2.0**24  # up to here float32 holds every whole number
+LANES = 16  # floats in the longest vector of a processor
 SHARES = 2.0**12  # attention's weights are rounded to so many parts of one
 ROUNDED_UP = 2  # their sum is below this, for texts of up to 8192 tokens
 
@@ -161,7 +163,10 @@ class Int8Layer(nn.Module):
         scores = (query @ keys[0].transpose(1, 2)).view(kv, self.group, n, -1)
         if sight is not None:
             scores[..., -sight.shape[1] :] += sight
-        shares = scores.softmax(dim=-1).mul_(SHARES).round_().view(kv, self.group * n, -1)
+        known = scores.shape[-1]
+        if known < LANES:
+            scores = F.pad(scores, (0, LANES - known), value=-torch.inf)
+        shares = scores.softmax(dim=-1).mul_(SHARES).round_()[..., :known].reshape(kv, self.group * n, known)
         seen = (shares @ values[0]).view(kv, self.group, n, size).permute(2, 0, 1, 3).reshape(n, -1)
         rows, scale = quantise(seen)
         x = torch.addcmul(x, self.out(rows), scale)
