@@ -69,6 +69,6 @@ case "$mode" in
         exec "$venv/bin/python" -P -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
         ;;
     lab) exec "$venv/bin/python" -P -m specsync_lib.door.lab "$@" ;;
-    live | doctor | sweep | collect) exec "$venv/bin/python" -P -m "specsync_lib.jobs.$mode" "$@" ;;
+    live | doctor | sweep | collect) exec ${held[@]+"${held[@]}"} "$venv/bin/python" -P -m specsync_lib.jobs "$mode" "$@" ;;
     *) exec ${held[@]+"${held[@]}"} "$venv/bin/python" -P -m specsync_lib.door.runner "$@" ;;
 esac

@@ -73,7 +73,8 @@ def nearest(values: Sequence[float], wanted: float) -> int:
 
 def threshold_slider(values: Sequence[float], wanted: float) -> ipywidgets.SelectionSlider:
     """A slider over given thresholds that starts at the nearest to the wanted one."""
-    options = [(f"{value:.3g}", float(value)) for value in values]
+    # ipywidgets finds an option by its label: 0.9999 must not read as 1.
+    options = [(f"{value:.15g}", float(value)) for value in values]
     start = float(values[nearest(values, wanted)])
     return ipywidgets.SelectionSlider(
         options=options, value=start, description="threshold", continuous_update=True, layout=WIDE

@@ -16,12 +16,13 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from specsync_lib import rows, streams
+from specsync_lib import rows
 from specsync_lib.errors import InputError
 from specsync_lib.figures import style
 from specsync_lib.figures.acceptance import draw_acceptance
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.jobs.arguments import parse
+from specsync_lib.jobs.ending import ended
 from specsync_lib.jobs.result import RESULTS
 from specsync_lib.jobs.sweep import SWEEP_FILE
 from specsync_lib.measures.acceptance import acceptance_table
@@ -182,17 +183,12 @@ def collect(out: Path) -> tuple[Path, str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Collect, and say where the page lies."""
-    try:
+
+    def work() -> int:
         page, lacking = collect(Path(parse("collect", arguments).options.out))
-    except InputError as error:
-        print(f"specsync: {error}", file=sys.stderr)
-        return InputError.EXIT_CODE
-    if lacking:
-        print(f"specsync: {lacking}", file=sys.stderr)
-    print(f"report: {page}")
-    return 0
+        if lacking:
+            print(f"specsync: {lacking}", file=sys.stderr)
+        print(f"report: {page}")
+        return 0
 
-
-if __name__ == "__main__":
-    streams.settle()
-    sys.exit(main(sys.argv[1:]))
+    return ended(work)

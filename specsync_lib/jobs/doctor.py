@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from specsync_lib import rows, streams, units
+from specsync_lib import rows, units
 from specsync_lib.assets import asset
 from specsync_lib.devices import resolve
 from specsync_lib.draft.front import front_path, load_draft_front
@@ -28,6 +28,7 @@ from specsync_lib.face import wan
 from specsync_lib.face.adapter import adapter_folder, is_telling, read_facts, transformer_sha256
 from specsync_lib.face.decoders.rows import load_network
 from specsync_lib.jobs.arguments import parse
+from specsync_lib.jobs.ending import ended
 from specsync_lib.judge.engines.probe import PROBED_FRAMES, check_scores
 from specsync_lib.judge.loading import SPREAD, adapter_of, load_tokenizer, read_settings, served_judge
 from specsync_lib.judge.script import Script
@@ -327,7 +328,8 @@ def show(findings: Sequence[Finding], row: rows.Row) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Look, say, and end with 0 only if the row can run."""
-    try:
+
+    def work() -> int:
         asked = parse("doctor", arguments)
         row = asked.row
         device = resolve("auto")
@@ -338,17 +340,9 @@ def main(arguments: Sequence[str]) -> int:
             except (InputError, RuntimeError) as error:
                 findings.append(Finding("row", "one chunk", str(error).splitlines()[0][:200], good=False))
         show(findings, row)
-    except InputError as error:
-        print(f"specsync: {error}", file=sys.stderr)
-        return InputError.EXIT_CODE
-    missing = [one for one in findings if not one.good]
-    if missing:
-        print(f"specsync: the row can not run: {missing[0].key}: {missing[0].found}", file=sys.stderr)
-        return InputError.EXIT_CODE
-    print("the row can run")
-    return 0
+        if missing := [one for one in findings if not one.good]:
+            raise InputError(f"the row can not run: {missing[0].key}: {missing[0].found}")
+        print("the row can run")
+        return 0
 
-
-if __name__ == "__main__":
-    streams.settle()
-    sys.exit(main(sys.argv[1:]))
+    return ended(work)

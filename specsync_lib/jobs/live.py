@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from specsync_lib.face.video import GrowingVideo
 from specsync_lib.figures.live import stamped
 from specsync_lib.files import atomic_path
 from specsync_lib.jobs.arguments import OneLineParser
+from specsync_lib.jobs.ending import ended
 from specsync_lib.judge.rules import RUN_RULES
 from specsync_lib.paths import PLOTS_DIR, display_path
 from specsync_lib.pipeline.live import LiveFrame, run_live
@@ -167,7 +167,7 @@ def play(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; bad input is one line and exit code 2."""
+    """The command; bad input is one line and exit code 2, Ctrl-C before the stream runs one line and 130."""
     parser = OneLineParser(prog="./run_all.sh live", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--audio", required=True, help="a sound or video file, or mic for this machine's microphone")
     parser.add_argument("--track", type=int, default=0, help="of a file, from 1; 0 takes the best that decodes")
@@ -183,12 +183,4 @@ def main(arguments: Sequence[str]) -> int:
         help="1, 2 or 3 slots of 4 video frames at a time: fewer are shown sooner and cost more [3]",
     )
     parser.add_argument("--seed", type=int, default=0)
-    try:
-        return play(parser.parse_args(list(arguments)))
-    except InputError as error:
-        print(f"specsync: {error}", file=sys.stderr)
-        return InputError.EXIT_CODE
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return ended(lambda: play(parser.parse_args(list(arguments))))

@@ -11,7 +11,6 @@ again.
 """
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -20,11 +19,12 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from specsync_lib import rows, streams
+from specsync_lib import rows
 from specsync_lib.devices import resolve
 from specsync_lib.errors import InputError
 from specsync_lib.files import write_json
 from specsync_lib.jobs.arguments import Asked, parse
+from specsync_lib.jobs.ending import ended
 from specsync_lib.jobs.result import NO_VERDICT, RULE, NoVerdict, finished, result_key, result_path
 from specsync_lib.jobs.spread import Results, in_threads, over_ray
 from specsync_lib.pipeline.models import load_listeners
@@ -92,24 +92,12 @@ def _check_claim(out: Path, about: dict) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Sweep, and end with 0 where every recording has a result."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+
+    def work() -> int:
         asked = parse("sweep", arguments)
         done, without = sweep(asked, resolve("auto"))
-    except InputError as error:
-        print(f"specsync: {error}", file=sys.stderr)
-        return InputError.EXIT_CODE
-    except OSError as error:
-        print(f"specsync: {error}; is the disk full or the folder read-only?", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nspecsync: interrupted; run it again to go on", file=sys.stderr)
-        return 130
-    left = f"; {without} without a verdict: run it again" if without else ""
-    print(f"{done} of {len(asked.recordings)} recordings have their result in {asked.options.out}{left}")
-    return 1 if without else 0
+        left = f"; {without} without a verdict: run it again" if without else ""
+        print(f"{done} of {len(asked.recordings)} recordings have their result in {asked.options.out}{left}")
+        return 1 if without else 0
 
-
-if __name__ == "__main__":
-    streams.settle()
-    sys.exit(main(sys.argv[1:]))
+    return ended(work, "run it again to go on")

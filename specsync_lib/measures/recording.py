@@ -40,8 +40,8 @@ SWEEP_COLUMNS = (
 
 
 def variant_name(rule: RunRule, threshold: float | None = None) -> str:
-    """``exact``, ``gate_085``: a column of the frame table."""
-    return rule if threshold is None else f"{rule}_{round(1000 * threshold):04d}"
+    """``exact``, ``gate_0.85``: a column of the frame table; no two thresholds share one."""
+    return rule if threshold is None else f"{rule}_{threshold}"
 
 
 def variants(own_threshold: float | None = None) -> dict[str, Variant]:

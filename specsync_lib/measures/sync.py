@@ -21,6 +21,7 @@ from specsync_lib.visemes import VISEME_INDEX, VISEME_TO_ARKIT
 UTTERANCE, BLOCK = "utterance", "1-second block"
 LAG_STEP_MS = 5.0  # a parabola through the best three lags resolves well below the step
 MAX_LAG_MS = 300.0
+LEAST_FRAMES = 12  # of a clip worth comparing with truth: fewer hold no lag, and hardly a mouth that opens and shuts
 JERK = np.array([1.0, -3.0, 3.0, -1.0])  # third difference; independent noise of deviation s gives sqrt(20) s
 SILENCE_MARGIN_FRAMES = 3  # co-articulation moves the lips this far into a silence
 CLOSED_MM = 1.0  # lips nearer than this look shut at 256 px (1.1 px)
@@ -120,7 +121,7 @@ def av_offset(
     for clip in np.unique(clips):
         rows = np.flatnonzero(clips == clip)
         if len(rows) < 4:
-            raise InputError(f"av_offset: a clip of {len(rows)} frames; give 4 or more, 12 for a lag of any worth")
+            raise InputError(f"av_offset: a clip of {len(rows)} frames; give {LEAST_FRAMES} for a lag of any worth")
         x, y = (_centred(track[rows]) for track in (reference, measured))
         times_ms = np.arange(len(rows)) * 1000 / VIDEO_FPS
         wanted = times_ms[:, None] - lags_ms  # [frames, lags]

@@ -177,9 +177,9 @@ def test_the_recordings_slider_holds_every_rule_and_threshold(folders):
     assert [one["threshold"] for one in gates] == sorted(one["threshold"] for one in gates)
     assert len(gates) == 11
     frames, sweep, _ = sweep_of(36)
-    assert [VISEMES[code] for code in gates[7]["plan"]] == frames["gate_0850"].tolist()
+    assert [VISEMES[code] for code in gates[7]["plan"]] == frames["gate_0.85"].tolist()
     assert gates[7]["agreement_with_judge"] == pytest.approx(
-        sweep.loc[sweep["variant"] == "gate_0850", "agreement_with_judge"].item(), abs=1e-4
+        sweep.loc[sweep["variant"] == "gate_0.85", "agreement_with_judge"].item(), abs=1e-4
     )
     assert set(points["strips"]) == {"draft", "judge", "truth"}
     html = report.build(run, plots).read_text(encoding="utf-8")

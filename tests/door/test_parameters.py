@@ -256,6 +256,14 @@ def test_the_help_names_every_folder_variable_the_usual_profile_and_whose_langua
     assert set(read) == {"SPECSYNC_RUN_DIR", "SPECSYNC_PLOTS_DIR"} < listed
 
 
+def test_what_loads_the_system_takes_what_says_which():
+    """Notebooks 03 and 04: another device, seed or decoder runs them again, and reaches the models."""
+    loading = [notebook for notebook in NOTEBOOKS if "load_system" in notebook.read_text(encoding="utf-8")]
+    assert [notebook.name[:2] for notebook in loading[:2]] == ["03", "04"]
+    for notebook in loading:
+        assert {"device", "row", "decoder", "seed"} <= declared_parameters(notebook).keys()
+
+
 def test_the_threshold_does_not_reach_what_only_listens():
     """Notebooks 01 and 02 must not run again for another rule, threshold or decoder."""
     for notebook in NOTEBOOKS[:2]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from specsync_lib.door.runner import read_cells
 from specsync_lib.figures import sliders
-from specsync_lib.figures.sliders import AcceptanceExplorer, RecordingExplorer, shown_page
+from specsync_lib.figures.sliders import AcceptanceExplorer, RecordingExplorer, shown_page, threshold_slider
 from specsync_lib.measures.acceptance import acceptance_table
 from specsync_lib.measures.recording import GATE_THRESHOLDS, SWEEP_COLUMNS, variant_name, variants
 from specsync_lib.paths import MEASUREMENTS_DIR, NOTEBOOKS_DIR
@@ -124,6 +124,14 @@ def test_notebook_03_begins_with_what_the_run_commits(rule):
     assert explored[0][-2:] == (rule, 0.62)
 
 
+def test_a_threshold_beside_the_end_of_the_scale_is_not_the_end():
+    slider = threshold_slider([0.0, 0.0001, 0.1 + 0.2, 0.9999, 1.0], 0.9999)
+    assert slider.index == 3
+    slider.value = 1.0
+    assert slider.index == 4
+    assert [label for label, _ in slider.options] == ["0", "0.0001", "0.3", "0.9999", "1"]
+
+
 def test_a_move_of_a_recording_changes_strip_and_numbers_alone(recording):
     zero, one = (pixels(recording.picture.children[3].children[k].value) for k in (0, 10))
     changed = (zero != one).any(-1)
@@ -135,7 +143,7 @@ def test_the_sweeps_columns_are_those_that_the_picture_reads():
     frames, sweep, _ = sweep_of(24)
     assert list(sweep) == list(SWEEP_COLUMNS)
     assert set(sweep["variant"]) == set(variants()) <= set(frames)
-    assert variant_name("gate", 0.85) == "gate_0850"
+    assert variant_name("gate", 0.85) == "gate_0.85"
 
 
 def test_what_was_measured_in_a_browser_says_where_and_keeps_to_its_aim():

@@ -1,22 +1,32 @@
 """The live mode: a file and a microphone through toy models into a video, and what a person without one is told."""
 
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
 import types
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from specsync_lib import units
+from specsync_lib.errors import InputError
 from specsync_lib.face.video import video_info
 from specsync_lib.figures.live import LiveView, put, stamped
-from specsync_lib.jobs import live
+from specsync_lib.jobs import collect, doctor, live, sweep
 from specsync_lib.pipeline.live import LiveFrame
 from specsync_lib.speech.audio import write_flac
 from tests.pipeline.test_models import SPEECH
 from tests.pipeline.test_system import FRAMES, system  # noqa: F401 (a fixture)
+
+
+def heeds_ctrl_c():
+    """A shell's background job ignores it, and so does what that starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -85,6 +95,55 @@ def test_a_microphone_is_heard_until_it_is_stopped(at_the_door, tmp_path, monkey
     out = tmp_path / "talk.mp4"
     assert live.main(["--audio", "mic", "--rule", "draft", "--out", str(out)]) == 0
     assert units.FRAMES_PER_CHUNK <= video_info(out).frame_count <= FRAMES
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as a POSIX shell sends them")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_while_models_load_is_one_line(tmp_path, number):
+    """No stream, no video yet: nothing to finish."""
+    write_flac(tmp_path / "talk.flac", SPEECH)
+    code = f"""
+import time
+from specsync_lib.jobs import live
+
+def load_system(*_, **__):
+    print("loading", flush=True)
+    time.sleep(60)
+
+live.load_system = load_system
+raise SystemExit(live.main(["--audio", {str(tmp_path / "talk.flac")!r}, "--out", {str(tmp_path / "talk.mp4")!r}]))
+"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], preexec_fn=heeds_ctrl_c, **pipes) as process:
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said.strip()) == (130, "specsync: interrupted")
+    assert {path.name for path in tmp_path.iterdir()} == {"talk.flac"}
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back here")
+def test_ctrl_c_before_a_jobs_imports_are_done_says_nothing():
+    """As run_all.sh starts it: the signal waits until the job listens."""
+    first = "import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT});"
+    first += "signal.signal(signal.SIGINT, signal.default_int_handler); os.kill(os.getpid(), signal.SIGINT);"
+    first += f"os.execv({sys.executable!r}, [{sys.executable!r}, '-P', '-m', 'specsync_lib.jobs', 'live', '--help'])"
+    answer = subprocess.run([sys.executable, "-c", first], capture_output=True, text=True, check=False, timeout=60)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize("job", [doctor, sweep, collect])
+def test_every_job_ends_as_told_in_one_line(job, monkeypatch, capsys):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for stop, line, code in (
+        (KeyboardInterrupt(), "specsync: interrupted", 130),
+        (OSError("no space"), "specsync: no space; is the disk full", 1),
+        (InputError("row: no"), "specsync: row: no", 2),
+    ):
+        monkeypatch.setattr(job, "parse", Mock(side_effect=stop))
+        assert job.main([]) == code
+        said = capsys.readouterr().err.strip()
+        assert said.startswith(line) and "\n" not in said
 
 
 def test_a_full_queue_loses_its_oldest_frame():

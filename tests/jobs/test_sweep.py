@@ -202,7 +202,7 @@ def test_a_sweep_over_ray_that_is_ended_says_so_in_one_line_and_goes_on(tmp_path
     with serving(ToyServer()) as url:
         row = write_row(parts, "sglang", url, **{"judge.source": "./tiny"})
         given = ["--corpus", corpus, "--row", row, "--out"]
-        command = [sys.executable, "-m", "specsync_lib.jobs.sweep", *given, str(ended), "--ray", "local"]
+        command = [sys.executable, "-m", "specsync_lib.jobs", "sweep", *given, str(ended), "--ray", "local"]
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
             while process.poll() is None and not list((ended / result.RESULTS).glob("[!.]*.json")):
                 time.sleep(0.01)

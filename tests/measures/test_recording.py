@@ -34,10 +34,10 @@ def made():
     plans = {
         "judge": [chunk_of(tokens, 12) for tokens in judge],
         "exact": [chunk_of(tokens) for tokens in judge],
-        "gate_0850": [chunk_of([1] * 6 + [10] * 3 + [4] + [10] * 2), chunk_of(draft[1], 0, unasked=True)],
+        "gate_0.85": [chunk_of([1] * 6 + [10] * 3 + [4] + [10] * 2), chunk_of(draft[1], 0, unasked=True)],
         "draft": [chunk_of(tokens, 0) for tokens in draft],
     }
-    kinds = {"judge": ("judge", None), "exact": ("exact", None), "gate_0850": ("gate", 0.85), "draft": ("draft", None)}
+    kinds = {"judge": ("judge", None), "exact": ("exact", None), "gate_0.85": ("gate", 0.85), "draft": ("draft", None)}
     return heard, plans, kinds
 
 
@@ -50,7 +50,7 @@ def test_eleven_thresholds_and_a_runs_own_takes_the_nearest_ones_place():
     assert len(own) == 11
     assert 0.62 in own
     assert 0.6 not in own
-    for edge in (0.0, 1.0, 0.001, 0.999):
+    for edge in (0.0, 1.0, 0.0001, 0.9999, 1e-12):
         kinds = recording.variants(edge)
         assert sum(rule == "gate" for rule, _ in kinds.values()) == 11
         assert ("gate", edge) in kinds.values()
@@ -60,10 +60,10 @@ def test_eleven_thresholds_and_a_runs_own_takes_the_nearest_ones_place():
 def test_numbers_follow_from_the_plans(made):
     heard, plans, kinds = made
     frames = recording.frame_table(heard, plans, [VISEMES[1]] * 24)
-    gaps = {name: np.zeros(24) for name in plans} | {"gate_0850": np.r_[1.2, np.zeros(23)]}
+    gaps = {name: np.zeros(24) for name in plans} | {"gate_0.85": np.r_[1.2, np.zeros(23)]}
     table = recording.sweep_table(frames, heard, plans, gaps, kinds).set_index("variant")
     assert frames["accepted"].sum() == 21
-    gate = table.loc["gate_0850"]
+    gate = table.loc["gate_0.85"]
     assert gate["coverage"] == pytest.approx(22 / 24)
     assert gate["covered_frames"] == 22
     assert gate["acceptance"] == pytest.approx(frames.loc[frames["recalibrated"] >= 0.85, "accepted"].mean())

@@ -30,7 +30,7 @@ from specsync_lib.provenance import machine, usable_cores
 from specsync_lib.speech.corpus import human_prompts
 
 RECORDINGS, TOLD_EVERY_S = 1_000, 30.0
-SWEEP = ("-P", "-m", "specsync_lib.jobs.sweep")
+SWEEP = ("-P", "-m", "specsync_lib.jobs", "sweep")
 
 
 def write_corpus(path: Path, count: int) -> None:
