@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -227,7 +228,7 @@ def checkout(tmp_path):
     for name in ("kernels", "data", "notebooks"):
         (root / name).symlink_to(PROJECT_ROOT / name)
     python = root / ".venv" / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{root}" exec "{sys.executable}" "$@"\n')
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(root))} exec {shlex.quote(sys.executable)} "$@"\n')
     python.chmod(0o755)
     version = install.probe(python).version
     (root / ".venv" / install.STAMP_NAME).write_text(install.stamp(root, version))

@@ -298,7 +298,7 @@ def test_what_aborts_on_the_way_out_of_an_interrupted_run_is_not_met(code, seen)
 import atexit, os
 from specsync_lib.door import runner
 atexit.register(os.abort)
-print("said", end="")
+print("said", end="", flush=True)
 runner.leave({code})
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=False)
