@@ -1,5 +1,7 @@
 """Errors a person can act on."""
 
+INTERRUPTED_EXIT_CODE = 130  # of what Ctrl-C or a signal like it ended
+
 
 class InputError(ValueError):
     """Input that cannot be used: one line that says what, where and what to do.

@@ -15,7 +15,17 @@ from typing import NoReturn
 from specsync_lib import rows, streams, units
 from specsync_lib.errors import InputError
 from specsync_lib.speech.manifest import read_manifest
-from specsync_lib.values import LANGUAGES, FolderName, Parameter, Range, Value, did_you_mean, on_one_line, shown
+from specsync_lib.values import (
+    LANGUAGES,
+    LONGEST_S,
+    FolderName,
+    Parameter,
+    Range,
+    Value,
+    did_you_mean,
+    on_one_line,
+    shown,
+)
 
 # What decides that a drafted frame stands; judge/rules.py has the same names, and a test keeps them equal.
 RULES = ("exact", "mouth", "lenient", "gate", "draft", "judge")
@@ -35,9 +45,13 @@ PARAMETERS: dict[str, Parameter] = {
             "the recording to lip-sync; without it a human recording from the held-out corpus is taken",
         ),
         Parameter("track", int, 0, Range(0, 999), "the file's sound track, from 1; 0 takes the best that decodes"),
-        Parameter("start_s", float, 0.0, Range(0, 3600), "where the excerpt to work on begins, in seconds"),
-        Parameter("duration_s", float, 0.0, Range(0, 3600), "how long the excerpt is, in seconds; 0 goes to the end"),
-        Parameter("max_seconds", float, 3600.0, Range(0.1, 3600), "longest recording accepted, in seconds"),
+        Parameter("start_s", float, 0.0, Range(0, LONGEST_S), "where the excerpt to work on begins, in seconds"),
+        Parameter(
+            "duration_s", float, 0.0, Range(0, LONGEST_S), "how long the excerpt is, in seconds; 0 goes to the end"
+        ),
+        Parameter(
+            "max_seconds", float, float(LONGEST_S), Range(0.1, LONGEST_S), "longest recording accepted, in seconds"
+        ),
         Parameter(
             "language",
             str,

@@ -36,7 +36,7 @@ from typing import NoReturn
 from specsync_lib import streams
 from specsync_lib.door.parameters import PARAMETERS, Options, Value, parse_arguments
 from specsync_lib.door.project import Project
-from specsync_lib.errors import InputError
+from specsync_lib.errors import INTERRUPTED_EXIT_CODE, InputError
 from specsync_lib.locks import exclusive
 from specsync_lib.paths import TINY_DECODER, display_path
 from specsync_lib.rows import Row
@@ -52,7 +52,6 @@ LEFT_BEHIND = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
 SAMPLING_S = 0.25
 APART = (Path("specsync_lib", "door"), Path("specsync_lib", "jobs"))  # no notebook's results depend on them
 SOURCE_SUFFIXES = frozenset({".py", ".mplstyle"})
-INTERRUPTED_EXIT_CODE = 130
 asked_to_stop = threading.Event()
 
 

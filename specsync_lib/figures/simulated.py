@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from specsync_lib.errors import InputError
+from specsync_lib.errors import INTERRUPTED_EXIT_CODE, InputError
 from specsync_lib.figures import latency as latency_figures
 from specsync_lib.figures import style
 from specsync_lib.measures import claims, latency_tables
@@ -122,6 +122,6 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         print("\nsimulate_research: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED_EXIT_CODE
     print("\n" + "\n".join(f"wrote {display_path(path)}" for path in pictures))
     return 0

@@ -4,9 +4,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from specsync_lib.errors import InputError
-
-INTERRUPTED_EXIT_CODE = 130
+from specsync_lib.errors import INTERRUPTED_EXIT_CODE, InputError
 
 
 def ended(work: Callable[[], int], go_on: str = "") -> int:

@@ -20,6 +20,7 @@ from specsync_lib.files import atomic_path
 from specsync_lib.speech.containers import Cut, cut
 from specsync_lib.speech.decoding import Tally, mono_blocks, open_container
 from specsync_lib.speech.tracks import Track, ordered, tracks
+from specsync_lib.values import LONGEST_S
 
 READABLE = "wav, flac, mp3, m4a, ogg, opus or a video file with sound"
 # In these the header states the length exactly, so a shorter file has lost its end.
@@ -68,7 +69,7 @@ class Recording:
         return units.frame_count(len(self.samples))
 
 
-def load_audio(path: str | Path, *, max_seconds: float = 3600, track: int = 0) -> Recording:
+def load_audio(path: str | Path, *, max_seconds: float = LONGEST_S, track: int = 0) -> Recording:
     """Decode a sound or video file of any rate and channel count to 16 kHz mono.
 
     Sound keeps its time: what is damaged, missing in the timestamps or before a late start is silent for as long.

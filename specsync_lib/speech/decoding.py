@@ -20,6 +20,7 @@ from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.speech import adts
 from specsync_lib.speech.downmix import Downmix
+from specsync_lib.values import LONGEST_S
 
 # Demuxers of self-contained files: nothing here follows a reference to another file or address.
 DEMUXERS = "wav,w64,aiff,au,caf,flac,mp3,aac,ogg,mov,matroska,avi,mpegts,mpeg,asf,flv,amr,wv"
@@ -42,7 +43,6 @@ LATEST_START_S = 10
 MOST_DEMUX_ERRORS = 100
 # Decoded samples of all channels: an hour of 5.1 at 192 kHz. More is a small file that unpacks without end.
 MOST_SAMPLES = 4_200_000_000
-LONGEST_S = 3600  # what the door lets max_seconds be at most
 SILENT_BLOCK_SAMPLES = 65_536
 # What players and taggers write between and behind MP3 frames.
 TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICS", b"3DI", b"Xing", b"Info")

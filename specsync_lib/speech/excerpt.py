@@ -11,10 +11,16 @@ from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.speech.alignment import Phone, exact_seconds
 from specsync_lib.speech.audio import Recording, load_audio
+from specsync_lib.values import LONGEST_S
 
 
 def load_excerpt(
-    path: str | Path, *, start_s: float = 0.0, duration_s: float = 0.0, track: int = 0, max_seconds: float = 3600
+    path: str | Path,
+    *,
+    start_s: float = 0.0,
+    duration_s: float = 0.0,
+    track: int = 0,
+    max_seconds: float = LONGEST_S,
 ) -> Recording:
     """``load_audio``, and of it the samples of [start, start + duration): the recording's own, whatever comes before.
 

@@ -17,6 +17,7 @@ from specsync_lib.door.parameters import parse_arguments
 from specsync_lib.door.runner import Inputs, NotebookError, Project, run_notebooks
 from specsync_lib.errors import InputError
 from specsync_lib.locks import exclusive
+from tests.toys.interruptions import interrupted_at_its_start
 
 INPUTS = Inputs(recording="recording hash", assets="human speech True")
 
@@ -247,10 +248,7 @@ def test_a_process_that_dies_is_named(project):
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back here")
 def test_ctrl_c_while_python_starts_is_heeded_and_says_nothing():
     """As run_all.sh starts it: the signal waits until the runner listens."""
-    first = "import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT});"
-    first += "signal.signal(signal.SIGINT, signal.default_int_handler); os.kill(os.getpid(), signal.SIGINT);"
-    first += f"os.execv({sys.executable!r}, [{sys.executable!r}, '-P', '-m', 'specsync_lib.door.runner', '--help'])"
-    answer = subprocess.run([sys.executable, "-c", first], capture_output=True, text=True, check=False, timeout=60)
+    answer = interrupted_at_its_start("specsync_lib.door.runner", "--help")
     assert (answer.returncode, answer.stdout, answer.stderr) == (-signal.SIGINT, "", "")
 
 

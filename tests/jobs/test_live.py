@@ -22,6 +22,7 @@ from specsync_lib.pipeline.live import LiveFrame
 from specsync_lib.speech.audio import write_flac
 from tests.pipeline.test_models import SPEECH
 from tests.pipeline.test_system import FRAMES, system  # noqa: F401 (a fixture)
+from tests.toys.interruptions import interrupted_at_its_start
 
 
 def heeds_ctrl_c():
@@ -125,10 +126,7 @@ raise SystemExit(live.main(["--audio", {str(tmp_path / "talk.flac")!r}, "--out",
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back here")
 def test_ctrl_c_before_a_jobs_imports_are_done_says_nothing():
     """As run_all.sh starts it: the signal waits until the job listens."""
-    first = "import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT});"
-    first += "signal.signal(signal.SIGINT, signal.default_int_handler); os.kill(os.getpid(), signal.SIGINT);"
-    first += f"os.execv({sys.executable!r}, [{sys.executable!r}, '-P', '-m', 'specsync_lib.jobs', 'live', '--help'])"
-    answer = subprocess.run([sys.executable, "-c", first], capture_output=True, text=True, check=False, timeout=60)
+    answer = interrupted_at_its_start("specsync_lib.jobs", "live", "--help")
     assert (answer.returncode, answer.stdout, answer.stderr) == (-signal.SIGINT, "", "")
 
 

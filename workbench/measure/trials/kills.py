@@ -31,7 +31,6 @@ import psutil
 
 from specsync_lib.door.project import Project
 from specsync_lib.door.runner import (
-    INTERRUPTED_EXIT_CODE,
     LEFT_BEHIND,
     Finished,
     adopt,
@@ -39,6 +38,7 @@ from specsync_lib.door.runner import (
     forget,
     read_stamp,
 )
+from specsync_lib.errors import INTERRUPTED_EXIT_CODE
 from specsync_lib.face.video import video_info
 from specsync_lib.paths import CLIPS_DIR, PROJECT_ROOT
 from specsync_lib.speech.audio import load_audio
