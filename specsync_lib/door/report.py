@@ -1,6 +1,7 @@
 """The report: an opening page, a page for each executed notebook, the merged summary. Nothing needs a network."""
 
 import fnmatch
+import html
 import json
 import math
 import os
@@ -48,6 +49,7 @@ SIGNIFICANT_DIGITS = 3
 REASONER = "the reasoner, a language model, over all held-out prompts"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PROGRESS_BAR = "%|"  # in the text form of tqdm's widgets
+MARKED_BYTES = 2**12  # of a page: its head's first lines, where the mark stands
 WIDGET_NOTE = (
     '<p class="not-interactive">A control lives here in JupyterLab (./run_all.sh lab); '
     '<a href="index.html#recording">the report\'s opening page</a> has one that works without a kernel.</p>'
@@ -334,22 +336,38 @@ def notebook_titles(executed: Path) -> list[dict[str, str]]:
 
 
 def write_notebook_pages(executed: Path, plots_dir: Path) -> None:
-    """Write each executed notebook as one page of the report under ``plots_dir``, and remove pages without one."""
+    """Write each executed notebook as one page of the report under ``plots_dir``, and remove the pages that this made of
+    a notebook which is no longer there."""
     exporter = OfflineExporter()
     folder = plots_dir / "report"
     # Notebooks name files from notebooks/, in this run's folder or in that of the run that they were copied from.
     here = re.escape(os.path.relpath(plots_dir, NOTEBOOKS_DIR))
     files_of_a_run = re.compile(rf'"(?:{here}|\.\./plots)/(?:runs/[\w-]+/)?')
-    kept = {folder / "index.html"}
+    kept = set()
     for path in sorted(executed.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         title, _ = opening(notebook, path.stem)
-        body, _ = exporter.from_notebook_node(without_widgets(notebook), {"metadata": {"name": title}})
+        facts = {"metadata": {"name": title}, "mark": page_mark(path.stem)}
+        body, _ = exporter.from_notebook_node(without_widgets(notebook), facts)
         page = folder / f"{path.stem}.html"
         write_text(page, files_of_a_run.sub('"../', body))
         kept.add(page)
     for page in set(folder.glob("*.html")) - kept:
-        page.unlink()
+        if is_own(page):
+            page.unlink()
+
+
+def page_mark(stem: str) -> str:
+    """What a notebook's page bears in its head: it is the report's own, under its own name."""
+    return f'content="SpecSync, notebook {html.escape(stem)}"'
+
+
+def is_own(page: Path) -> bool:
+    """Whether `write_notebook_pages` made this page, and under this name."""
+    if not page.is_file():
+        return False
+    with page.open("rb") as handle:
+        return page_mark(page.stem).encode() in handle.read(MARKED_BYTES)
 
 
 def write_poster(video: Path, path: Path, at_s: float | None = None) -> str:

@@ -391,9 +391,17 @@ def executed_notebook():
 
 def test_notebook_pages_need_no_network(folders):
     run, plots = folders
-    nbformat.write(executed_notebook(), run / "executed" / "01_features.ipynb")
-    (plots / "report").mkdir()
-    (plots / "report" / "00_departed.html").write_text("stale")
+    for name in ("00_departed", "01_features"):
+        nbformat.write(executed_notebook(), run / "executed" / f"{name}.ipynb")
+    report.build(run, plots)
+    (run / "executed" / "00_departed.ipynb").unlink()
+    departed = plots / "report" / "00_departed.html"
+    foreign = {plots / "report" / name: text for name, text in (
+        ("mine.html", "<p>notes</p>"), ("00_mine.html", ""), ("copy.html", departed.read_text(encoding="utf-8")),
+    )}  # fmt: skip
+    for path, text in foreign.items():
+        path.write_text(text, encoding="utf-8")
+    (plots / "report" / "folder.html").mkdir()
     index = report.build(run, plots).read_text(encoding="utf-8")
     page = (plots / "report" / "01_features.html").read_text(encoding="utf-8")
     assert not FETCHED.search(index)
@@ -407,7 +415,8 @@ def test_notebook_pages_need_no_network(folders):
     assert 'src="../a.mp4"' in page
     assert "01 Features" in index
     assert "What does the kernel hear" in index
-    assert not (plots / "report" / "00_departed.html").exists()
+    assert not departed.exists()
+    assert {path: path.read_text(encoding="utf-8") for path in foreign} == foreign, "what others laid there stays"
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node to parse JavaScript")
