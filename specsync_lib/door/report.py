@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -38,9 +39,11 @@ from specsync_lib.door.words import (
     READINGS,
     SETUP_NAMES,
 )
+from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.paths import NOTEBOOKS_DIR, PLOTS_DIR, RUN_DIR
 from specsync_lib.provenance import package_version, versions
+from specsync_lib.values import on_one_line
 
 TEMPLATES = Path(__file__).with_name("templates")
 ACCEPTANCE_TABLE_NAME = "acceptance_efficiency.csv"
@@ -336,8 +339,8 @@ def notebook_titles(executed: Path) -> list[dict[str, str]]:
 
 
 def write_notebook_pages(executed: Path, plots_dir: Path) -> None:
-    """Write each executed notebook as one page of the report under ``plots_dir``, and remove the pages that this made of
-    a notebook which is no longer there."""
+    """Write each executed notebook as one page of the report under ``plots_dir``, and remove the pages that this made
+    of notebooks which are no longer there."""
     exporter = OfflineExporter()
     folder = plots_dir / "report"
     # Notebooks name files from notebooks/, in this run's folder or in that of the run that they were copied from.
@@ -396,28 +399,53 @@ def variants(run_dir: Path, plots_dir: Path) -> list[dict[str, str]]:
     return found
 
 
-def build(run_dir: Path = RUN_DIR, plots_dir: Path = PLOTS_DIR, runs: Sequence[Project] = ()) -> Path:
-    """Write the report from what the notebooks left; a part that is missing says so. Returns the opening page."""
+def build(
+    run_dir: Path = RUN_DIR, plots_dir: Path = PLOTS_DIR, runs: Sequence[compare.Run] = (), left_out: Sequence[str] = ()
+) -> Path:
+    """Write the report from what the notebooks left; a part that is missing says so. Returns the opening page.
+
+    ``runs`` are those to show side by side, this one first; ``left_out`` says in a line each which are not, and why.
+    """
     (plots_dir / "report").mkdir(parents=True, exist_ok=True)
     write_notebook_pages(run_dir / "executed", plots_dir)
-    return write_opening(run_dir, plots_dir, runs)
+    index = plots_dir / "report" / "index.html"
+    write_text(index, opening_text(run_dir, plots_dir, runs, left_out))
+    return index
 
 
 def build_all(project: Project) -> Path:
     """Write a run's report, and the opening page of every other run of its recording anew, so that all show all.
 
+    Another run of which something can not be read costs this one nothing: it is left out, and its page stays as it is.
     Returns this run's opening page.
     """
-    runs = compare.alike(project)
-    index = build(project.run, project.plots, runs)
-    for other in runs[1:]:
-        if (other.plots / "report" / "index.html").exists():
-            write_opening(other.run, other.plots, compare.alike(other))
+    recording, runs, left_out = compare.heard(project), [], []
+    for other in project.runs():
+        if other.name == project.name:
+            continue
+        try:
+            if recording and compare.heard(other) == recording:
+                compare.check_whole(other)
+                run = compare.read(other)
+                opening_text(other.run, other.plots, [run, run])  # what can not be shown raises here
+                runs.append(run)
+        except Exception as error:  # whatever comes of files that anyone may have changed
+            words = f"something of it can not be read ({type(error).__name__}: {error})"
+            why = str(error) if isinstance(error, InputError) else words
+            left_out.append(f"{other.title} is left out of the comparison: {on_one_line(why)}; run it again")
+            print(f"specsync: {left_out[-1]}", file=sys.stderr)
+    runs = [compare.read(project), *runs] if runs else []
+    index = build(project.run, project.plots, runs, left_out)
+    for run in runs[1:]:
+        page = run.project.plots / "report" / "index.html"
+        if page.exists():
+            first = [run, *(one for one in runs if one is not run)]
+            write_text(page, opening_text(run.project.run, run.project.plots, first, left_out))
     return index
 
 
-def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) -> Path:
-    """Write the opening page and the merged summary; ``runs`` are those to show side by side, this one first."""
+def opening_text(run_dir: Path, plots_dir: Path, runs: Sequence[compare.Run] = (), left_out: Sequence[str] = ()) -> str:
+    """The opening page; writes what it shows that no notebook made: the merged summary and the videos' posters."""
     folder, video = plots_dir / "report", plots_dir / VIDEO_NAME
     row, row_facts = row_of(run_dir)
     made = opening_page.run_facts(run_dir)
@@ -431,7 +459,7 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"value": display_value, "interval": display_interval, "reading": reading}
-    text = environment.get_template("index.html.j2").render(
+    return environment.get_template("index.html.j2").render(
         source=source,
         decoded=decoder_sentence(run_dir),
         video=f"../{VIDEO_NAME}" if video.exists() else "",
@@ -444,6 +472,7 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
         own_row=bool(row.differences()),
         claims=claim_rows(numbers, source["no_truth"], rows.NOT_MEASURED if row.differences() else ""),
         runs=side_by_side,
+        left_out=left_out,
         run_keys=sorted({key for column in side_by_side for key in column.numbers}),
         shown_seconds=compare.SHOWN_SECONDS,
         strip=(compare.STRIP_WIDTH, compare.STRIP_HEIGHT, compare.BAND_HEIGHT),
@@ -458,6 +487,3 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
         versions=versions().to_numpy().tolist(),
         built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    index = folder / "index.html"
-    write_text(index, text)
-    return index
