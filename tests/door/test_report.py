@@ -140,6 +140,14 @@ def test_every_number_and_figure_of_the_notebooks_has_words():
     assert set(words.CAPTIONS) - stems == set()  # no caption outlives its figure
 
 
+def test_no_cell_ends_with_a_number_that_it_records():
+    """Its page would show what `record` returns, a dictionary."""
+    for path in NOTEBOOKS_DIR.glob("0*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        ends = [cell.source.splitlines()[-1] for cell in cells if cell.cell_type == "code" and cell.source]
+        assert not [line for line in ends if line.startswith("record(")], path.name
+
+
 @pytest.mark.parametrize("row", words.DECODERS)
 def test_the_first_lines_name_the_decoder(folders, row):
     run, plots = folders
@@ -190,13 +198,21 @@ def test_a_committed_number_is_never_this_runs(folders):
 
 def test_every_committed_measurement_tells_its_machine_and_day():
     """Named by path alone, so that a file that says neither shows up here, once and for all."""
-    silent = {"claim.json", "stages_h200_reference.json"}
+    silent = {"stages_h200_reference.json"}
     for path in sorted((PROJECT_ROOT / "data" / "measurements").glob("*.json")):
         made = origin(path.relative_to(PROJECT_ROOT).as_posix())
         assert made is not None
         if path.name not in silent:
             assert re.fullmatch(r"20\d\d-\d\d-\d\d", made.date), path.name
-            assert "does not name" not in made.machine, path.name
+            assert made.machine, path.name
+    for source, says in {
+        "data/measurements/stages_h200_reference.json": "measured earlier, on NVIDIA H200",
+        "data/measurements/claim.json": "on 2026-11-30, on NVIDIA H200",
+        "data/models/wan_mini/metrics.json": "measured earlier, on a CPU",
+        "data/models/draft/metrics.json": "on 2026-11-22",
+        "data/measurements/claim_lips.csv": "measured earlier",
+    }.items():
+        assert str(origin(source)) == says
     for source in ("plots/a.csv", "data/run/a.json", "data/run/measurements/a.json", "/elsewhere/a.json"):
         assert origin(source) is None
 
