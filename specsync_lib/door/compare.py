@@ -1,4 +1,7 @@
-"""Named runs side by side: their videos, their plans and their numbers."""
+"""Named runs side by side: their videos, their plans and their numbers.
+
+What is shown of a run is read once, whole, by `read`: a run at work, a damaged one and an older one raise there.
+"""
 
 import json
 import os
@@ -13,12 +16,14 @@ import pandas as pd
 from specsync_lib import rows, summary
 from specsync_lib.door.parameters import PARAMETERS
 from specsync_lib.door.project import Project
+from specsync_lib.door.runner import read_stamp, still_valid
+from specsync_lib.errors import InputError
 from specsync_lib.units import SLOTS_PER_CHUNK, VIDEO_FPS
 from specsync_lib.values import Value, shown
 
 VIDEO_NAME = "lipsync_720p30.mp4"
 POSTER_NAME = "poster.jpg"
-PLAN_NAME = "committed_plan.csv"
+PLAN_NAME, PLAN_COLUMNS = "committed_plan.csv", ("committed", "openness", "by")
 SHOWN_SECONDS = 20
 STRIP_WIDTH, STRIP_HEIGHT, BAND_HEIGHT = 600, 84, 14
 # Parameters that `chosen` names, that name a run, whose content is compared instead (hash, words), and a mere limit.
@@ -33,6 +38,19 @@ class Stretch:
     by: str
     x: float
     width: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run has for the comparison."""
+
+    project: Project
+    parameters: dict[str, Any]
+    chosen: str
+    committed: pd.Series | None
+    openness: str
+    stretches: Sequence[Stretch]
+    numbers: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -51,44 +69,84 @@ class Column:
 
 
 def settings_of(project: Project) -> dict[str, Any]:
-    """What a finished run was asked for, and the recording's hash; empty for one that has not finished."""
+    """What a run was asked for when it last finished, and the recording's hash; empty for one that never has.
+
+    Raises
+    ------
+    InputError: the file is damaged.
+    """
+    path = project.run / "benchmark.json"
     try:
-        return json.loads((project.run / "benchmark.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path.name} can not be read ({error})") from error
+    if not isinstance(found, dict) or not isinstance(found.get("parameters", {}), dict):
+        raise InputError(f"{path.name} does not say what it was asked for")
+    return found
 
 
-def alike(project: Project) -> list[Project]:
-    """The finished runs of the same excerpt of the same recording, this one first."""
-
-    def heard(one: Project) -> tuple:
-        asked = settings_of(one)
-        parameters = asked.get("parameters", {})
-        return asked.get("recording"), *(parameters.get(name) for name in ("track", "start_s", "duration_s"))
-
-    others = [one for one in project.runs() if one.name != project.name and heard(one) == heard(project)]
-    return [project, *others] if heard(project)[0] else [project]
+def heard(project: Project) -> tuple:
+    """Which excerpt of which recording a run heard when it last finished; empty for one that never has."""
+    asked = settings_of(project)
+    parameters = asked.get("parameters", {})
+    excerpt = (parameters.get(name) for name in ("track", "start_s", "duration_s"))
+    return (asked["recording"], *excerpt) if asked.get("recording") else ()
 
 
-def columns(runs: Sequence[Project], folder: Path) -> list[Column]:
+def check_whole(project: Project) -> None:
+    """Refuse a run whose files are not those of the parameters with which it last finished.
+
+    Raises
+    ------
+    InputError: it was stopped since then, is at work, or something was changed or lost; or an older suite made it.
+    """
+    asked = settings_of(project)
+    if not isinstance(asked.get("keys"), dict):
+        raise InputError("an older version of the suite made it")
+    for notebook, key in asked["keys"].items():
+        stamp = read_stamp(project, notebook)
+        if stamp is None or stamp.key != key:
+            raise InputError(f"it was begun anew and has not finished ({notebook})")
+        if not still_valid(stamp, key, project):
+            raise InputError(f"what {notebook} made is not as it left it")
+    row = project.run / "row.json"
+    if row.exists() and json.loads(row.read_text(encoding="utf-8"))["row"] != asked["parameters"].get("row"):
+        raise InputError("it was begun anew and has not finished (row)")
+
+
+def read(project: Project) -> Run:
+    """All that the comparison shows of a run; what is damaged raises whatever it does."""
+    parameters = settings_of(project).get("parameters", {})
+    rows.read(parameters.get("row", rows.DEFAULT), present=False)  # `what_differs` names it
+    plan = read_plan(project)
+    return Run(
+        project=project,
+        parameters=parameters,
+        chosen=chosen(parameters),
+        committed=None if plan is None else plan["committed"],
+        openness=openness_points(plan),
+        stretches=stretches(plan),
+        numbers=numbers_of(project),
+    )
+
+
+def columns(runs: Sequence[Run], folder: Path) -> list[Column]:
     """The columns of the runs, for a page in ``folder``; none where there is nothing to compare."""
     if len(runs) < 2:
         return []
-    plans = [read_plan(project) for project in runs]
-    asked = [settings_of(project).get("parameters", {}) for project in runs]
     return [
         Column(
-            title=project.title,
-            chosen=", ".join([chosen(parameters), *apart]),
-            page=address(project.plots / "report" / "index.html", folder),
-            video=address(project.plots / VIDEO_NAME, folder) if (project.plots / VIDEO_NAME).exists() else "",
-            poster=address(project.plots / "report" / POSTER_NAME, folder),
-            openness=openness_points(plan),
-            stretches=stretches(plan),
-            numbers=numbers_of(project),
-            differing=differing(plan, plans[0]),
+            title=run.project.title,
+            chosen=", ".join([run.chosen, *apart]),
+            page=address(run.project.plots / "report" / "index.html", folder),
+            video=address(video, folder) if (video := run.project.plots / VIDEO_NAME).exists() else "",
+            poster=address(run.project.plots / "report" / POSTER_NAME, folder),
+            openness=run.openness,
+            stretches=run.stretches,
+            numbers=run.numbers,
+            differing=differing(run.committed, runs[0].committed),
         )
-        for project, plan, parameters, apart in zip(runs, plans, asked, what_differs(asked), strict=True)
+        for run, apart in zip(runs, what_differs([run.parameters for run in runs]), strict=True)
     ]
 
 
@@ -132,9 +190,9 @@ def address(path: Path, folder: Path) -> str:
 
 
 def read_plan(project: Project) -> pd.DataFrame | None:
-    """The committed plan of a run: columns frame, committed, openness, by and more; None where there is none."""
+    """The PLAN_COLUMNS of the committed plan of a run; None where there is none."""
     path = project.run / PLAN_NAME
-    return pd.read_csv(path, keep_default_na=False) if path.is_file() else None
+    return pd.read_csv(path, keep_default_na=False, usecols=PLAN_COLUMNS) if path.exists() else None
 
 
 def openness_points(plan: pd.DataFrame | None) -> str:
@@ -157,14 +215,14 @@ def stretches(plan: pd.DataFrame | None) -> list[Stretch]:
     return [Stretch(group.iloc[0], group.index[0] * step, len(group) * step) for _, group in groups]
 
 
-def differing(plan: pd.DataFrame | None, first: pd.DataFrame | None) -> str:
+def differing(committed: pd.Series | None, first: pd.Series | None) -> str:
     """How many committed frames differ from the first run's, in words."""
-    if plan is None or first is None:
+    if committed is None or first is None:
         return "no committed plan"
-    if len(plan) != len(first):
-        return f"{len(plan)} frames, not {len(first)}"
-    count = int((plan["committed"].to_numpy() != first["committed"].to_numpy()).sum())
-    return f"{count} of {len(plan)} ({100 * count / len(plan):.1f} %)"
+    if len(committed) != len(first):
+        return f"{len(committed)} frames, not {len(first)}"
+    count = int((committed.to_numpy() != first.to_numpy()).sum())
+    return f"{count} of {len(committed)} ({100 * count / len(committed):.1f} %)"
 
 
 def numbers_of(project: Project) -> dict[str, dict[str, Any]]:

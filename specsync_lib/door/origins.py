@@ -8,18 +8,24 @@ from typing import Any
 
 from specsync_lib.paths import PROJECT_ROOT
 
+DEVICES = {"cpu": "a CPU", "cuda": "a GPU"}  # torch's words, which name no machine
 COMMITTED = ("measurements", "models")  # folders of data/ that no run writes
 
 
 @dataclass(frozen=True, order=True)
 class Origin:
-    """Machine and date of a measurement that was not this run, in words."""
+    """Machine and date of a measurement that was not this run, in words; empty where its file does not tell.
+
+    ``own``: it was measured of a row of one's own.
+    """
 
     machine: str
     date: str
+    own: bool = False
 
     def __str__(self) -> str:
-        return f"on {self.date}, on {self.machine}"
+        day = f"on {self.date}" if self.date else "measured earlier"
+        return day + (f", on {self.machine}" if self.machine else "") + (", of this row" if self.own else "")
 
 
 @cache
@@ -36,16 +42,25 @@ def origin(source: str) -> Origin | None:
     gpus = [facts["gpu"]] if "gpu" in facts else facts.get("gpus", [])
     count = facts.get("cores")
     cores = f" ({count} core{'s' * (count != 1)})" if count else ""
-    processor = f"{facts['cpu']}{cores}" if "cpu" in facts else "a machine that the file does not name"
-    day = facts["date"][: len("2026-01-31")] if "date" in facts else "a day that the file does not name"
-    own = ", of this row" if parts[1] == "measurements" and len(parts) > len(("data", "measurements", "file")) else ""
-    return Origin((", ".join(gpus) or processor) + own, day)
+    processor = (
+        f"{facts['cpu']}{cores}" if "cpu" in facts else DEVICES.get(facts.get("device"), facts.get("device", ""))
+    )
+    own = parts[1] == "measurements" and len(parts) > len(("data", "measurements", "file"))
+    return Origin(", ".join(gpus) or processor, facts.get("date", "")[: len("2026-01-31")], own)
 
 
 def _facts(source: str) -> dict[str, Any]:
-    """What a committed file says of the machine that made it; nothing where it is no JSON."""
+    """What a committed file says of the day and the machine that made it, wherever in it; nothing where it is no JSON.
+
+    Measurements say it under ``provenance`` or ``machine``, models' metrics also at their top and under ``device``,
+    ``claim.json``, which was made in two steps, under ``provenance.read``.
+    """
     path = PROJECT_ROOT / source
     if path.suffix != ".json" or not path.is_file():
         return {}
     content = json.loads(path.read_text(encoding="utf-8"))
-    return content.get("provenance") or content.get("machine") or {}
+    made = content.get("provenance") or {}
+    found = {key: content[key] for key in ("date", "device", "gpu") if isinstance(content.get(key), str)}
+    for part in (content.get("device"), made.get("read"), content.get("machine"), made):
+        found |= part if isinstance(part, dict) else {}
+    return found

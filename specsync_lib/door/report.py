@@ -1,10 +1,12 @@
 """The report: an opening page, a page for each executed notebook, the merged summary. Nothing needs a network."""
 
 import fnmatch
+import html
 import json
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -37,9 +39,11 @@ from specsync_lib.door.words import (
     READINGS,
     SETUP_NAMES,
 )
+from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_text
 from specsync_lib.paths import NOTEBOOKS_DIR, PLOTS_DIR, RUN_DIR
 from specsync_lib.provenance import package_version, versions
+from specsync_lib.values import on_one_line
 
 TEMPLATES = Path(__file__).with_name("templates")
 ACCEPTANCE_TABLE_NAME = "acceptance_efficiency.csv"
@@ -48,6 +52,7 @@ SIGNIFICANT_DIGITS = 3
 REASONER = "the reasoner, a language model, over all held-out prompts"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PROGRESS_BAR = "%|"  # in the text form of tqdm's widgets
+MARKED_BYTES = 2**12  # of a page: its head's first lines, where the mark stands
 WIDGET_NOTE = (
     '<p class="not-interactive">A control lives here in JupyterLab (./run_all.sh lab); '
     '<a href="index.html#recording">the report\'s opening page</a> has one that works without a kernel.</p>'
@@ -334,22 +339,38 @@ def notebook_titles(executed: Path) -> list[dict[str, str]]:
 
 
 def write_notebook_pages(executed: Path, plots_dir: Path) -> None:
-    """Write each executed notebook as one page of the report under ``plots_dir``, and remove pages without one."""
+    """Write each executed notebook as one page of the report under ``plots_dir``, and remove the pages that this made
+    of notebooks which are no longer there."""
     exporter = OfflineExporter()
     folder = plots_dir / "report"
     # Notebooks name files from notebooks/, in this run's folder or in that of the run that they were copied from.
     here = re.escape(os.path.relpath(plots_dir, NOTEBOOKS_DIR))
     files_of_a_run = re.compile(rf'"(?:{here}|\.\./plots)/(?:runs/[\w-]+/)?')
-    kept = {folder / "index.html"}
+    kept = set()
     for path in sorted(executed.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         title, _ = opening(notebook, path.stem)
-        body, _ = exporter.from_notebook_node(without_widgets(notebook), {"metadata": {"name": title}})
+        facts = {"metadata": {"name": title}, "mark": page_mark(path.stem)}
+        body, _ = exporter.from_notebook_node(without_widgets(notebook), facts)
         page = folder / f"{path.stem}.html"
         write_text(page, files_of_a_run.sub('"../', body))
         kept.add(page)
     for page in set(folder.glob("*.html")) - kept:
-        page.unlink()
+        if is_own(page):
+            page.unlink()
+
+
+def page_mark(stem: str) -> str:
+    """What a notebook's page bears in its head: it is the report's own, under its own name."""
+    return f'content="SpecSync, notebook {html.escape(stem)}"'
+
+
+def is_own(page: Path) -> bool:
+    """Whether `write_notebook_pages` made this page, and under this name."""
+    if not page.is_file():
+        return False
+    with page.open("rb") as handle:
+        return page_mark(page.stem).encode() in handle.read(MARKED_BYTES)
 
 
 def write_poster(video: Path, path: Path, at_s: float | None = None) -> str:
@@ -378,28 +399,53 @@ def variants(run_dir: Path, plots_dir: Path) -> list[dict[str, str]]:
     return found
 
 
-def build(run_dir: Path = RUN_DIR, plots_dir: Path = PLOTS_DIR, runs: Sequence[Project] = ()) -> Path:
-    """Write the report from what the notebooks left; a part that is missing says so. Returns the opening page."""
+def build(
+    run_dir: Path = RUN_DIR, plots_dir: Path = PLOTS_DIR, runs: Sequence[compare.Run] = (), left_out: Sequence[str] = ()
+) -> Path:
+    """Write the report from what the notebooks left; a part that is missing says so. Returns the opening page.
+
+    ``runs`` are those to show side by side, this one first; ``left_out`` says in a line each which are not, and why.
+    """
     (plots_dir / "report").mkdir(parents=True, exist_ok=True)
     write_notebook_pages(run_dir / "executed", plots_dir)
-    return write_opening(run_dir, plots_dir, runs)
+    index = plots_dir / "report" / "index.html"
+    write_text(index, opening_text(run_dir, plots_dir, runs, left_out))
+    return index
 
 
 def build_all(project: Project) -> Path:
     """Write a run's report, and the opening page of every other run of its recording anew, so that all show all.
 
+    Another run of which something can not be read costs this one nothing: it is left out, and its page stays as it is.
     Returns this run's opening page.
     """
-    runs = compare.alike(project)
-    index = build(project.run, project.plots, runs)
-    for other in runs[1:]:
-        if (other.plots / "report" / "index.html").exists():
-            write_opening(other.run, other.plots, compare.alike(other))
+    recording, runs, left_out = compare.heard(project), [], []
+    for other in project.runs():
+        if other.name == project.name:
+            continue
+        try:
+            if recording and compare.heard(other) == recording:
+                compare.check_whole(other)
+                run = compare.read(other)
+                opening_text(other.run, other.plots, [run, run])  # what can not be shown raises here
+                runs.append(run)
+        except Exception as error:  # whatever comes of files that anyone may have changed
+            words = f"something of it can not be read ({type(error).__name__}: {error})"
+            why = str(error) if isinstance(error, InputError) else words
+            left_out.append(f"{other.title} is left out of the comparison: {on_one_line(why)}; run it again")
+            print(f"specsync: {left_out[-1]}", file=sys.stderr)
+    runs = [compare.read(project), *runs] if runs else []
+    index = build(project.run, project.plots, runs, left_out)
+    for run in runs[1:]:
+        page = run.project.plots / "report" / "index.html"
+        if page.exists():
+            first = [run, *(one for one in runs if one is not run)]
+            write_text(page, opening_text(run.project.run, run.project.plots, first, left_out))
     return index
 
 
-def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) -> Path:
-    """Write the opening page and the merged summary; ``runs`` are those to show side by side, this one first."""
+def opening_text(run_dir: Path, plots_dir: Path, runs: Sequence[compare.Run] = (), left_out: Sequence[str] = ()) -> str:
+    """The opening page; writes what it shows that no notebook made: the merged summary and the videos' posters."""
     folder, video = plots_dir / "report", plots_dir / VIDEO_NAME
     row, row_facts = row_of(run_dir)
     made = opening_page.run_facts(run_dir)
@@ -413,7 +459,7 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"value": display_value, "interval": display_interval, "reading": reading}
-    text = environment.get_template("index.html.j2").render(
+    return environment.get_template("index.html.j2").render(
         source=source,
         decoded=decoder_sentence(run_dir),
         video=f"../{VIDEO_NAME}" if video.exists() else "",
@@ -426,6 +472,7 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
         own_row=bool(row.differences()),
         claims=claim_rows(numbers, source["no_truth"], rows.NOT_MEASURED if row.differences() else ""),
         runs=side_by_side,
+        left_out=left_out,
         run_keys=sorted({key for column in side_by_side for key in column.numbers}),
         shown_seconds=compare.SHOWN_SECONDS,
         strip=(compare.STRIP_WIDTH, compare.STRIP_HEIGHT, compare.BAND_HEIGHT),
@@ -440,6 +487,3 @@ def write_opening(run_dir: Path, plots_dir: Path, runs: Sequence[Project] = ()) 
         versions=versions().to_numpy().tolist(),
         built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-    index = folder / "index.html"
-    write_text(index, text)
-    return index

@@ -197,11 +197,13 @@ def stored_name(path: Path, project: Project) -> str:
 
 
 def read_stamp(project: Project, name: str) -> Finished | None:
-    """A notebook's stamp, None where it is absent or unreadable."""
+    """A notebook's stamp, None where it is absent, unreadable or holds anything else."""
     try:
-        return Finished(**json.loads(project.stamp(name).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = Finished(**json.loads(project.stamp(name).read_text(encoding="utf-8")))
+        whole = isinstance(found.outputs, dict) and math.isfinite(found.wall_s) and math.isfinite(found.peak_rss_gib)
+    except (OSError, ValueError, TypeError, OverflowError):
         return None
+    return found if whole else None
 
 
 def still_valid(finished: Finished | None, key: str, project: Project) -> bool:
@@ -624,7 +626,8 @@ def record_cost(project: Project, finished: Mapping[str, Finished], options: Opt
         "notebooks": {name: {"wall_s": one.wall_s, "peak_rss_gib": one.peak_rss_gib} for name, one in finished.items()},
         "machine": provenance.machine(),
     }
-    write_json(path, content)
+    keys = {name: one.key for name, one in finished.items()}  # by which others know whether this is what lies there now
+    write_json(path, content | {"keys": keys})
     if options.benchmark:
         write_json(project.root / "data" / "measurements" / "cpu_report.json", content)
     source = {"label": "measured", "source": path, "n": len(finished), "notebook": "run"}

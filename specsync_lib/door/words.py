@@ -181,7 +181,7 @@ READINGS = {
     "reasoner.accuracy": "frame accuracy of the language model's own plan",
     "reasoner.accuracy_unseen_speaker": "the same, unseen speaker, a judge of synthetic voices",
     "reasoner.live_accuracy": "the same, live: it hears the sound alone, no words",
-    "reasoner.live_gain_over_draft": "the live judge's plan is right more often than the draft by",
+    "reasoner.live_gain_over_draft": "frames more that the live judge's plan has right than the draft, of all",
     "reasoner.passes_ratio": "passes of token by token over its own, its ears' guess first",
     "reasoner.passes_ratio_several_plans": "passes of token by token over its own, several plans a pass",
     "reasoner.passes_ratio_from_draft": "passes of token by token over its own, from the draft",

@@ -30,11 +30,18 @@ from specsync_lib.measures.intervals import bootstrap_by_group, drawn_unit
 from specsync_lib.pipeline.system import DEFAULT_THRESHOLD
 from specsync_lib.provenance import package_version
 from specsync_lib.speech.manifest import read_manifest
+from specsync_lib.values import on_one_line
 
 WORST = 20
 SHARES = {"stands": "draft stands", "draft_right": "draft right", "judge_right": "judge right"}
 COLUMNS = ["id", "speaker", "language", "split", "audio", "seconds", "frames", "chunks", "passes", *SHARES, "wall_s",
            "why_no_truth", "error"]  # fmt: skip
+# What a sweep's file and every result hold, and what a recording that was read has besides.
+ABOUT = {"row": str, "digests": dict}
+FACTS = {**dict.fromkeys(("id", "speaker", "language", "split", "audio", "label", "engine"), str), "frames": int}
+MEASURED = {**dict.fromkeys(("seconds", "wall_s"), (int, float)), "chunks": int, "passes": int, "confidence": list,
+            "stands": list}  # fmt: skip
+AGAIN = "remove it and run ./run_all.sh sweep again"
 PAGE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string("""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>SpecSync: a sweep</title>
 <style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
@@ -62,24 +69,48 @@ def read_results(out: Path) -> tuple[dict, list[dict]]:
 
     Raises
     ------
-    InputError : it holds no sweep, or a result that is damaged.
+    InputError : it holds no sweep, or one of which a file is damaged or older.
     """
+    path = out / SWEEP_FILE
+    if not path.is_file():
+        raise InputError(f"--out: {out} holds no sweep that can be read (no {SWEEP_FILE}); run ./run_all.sh sweep")
+    about = _loaded(path)
+    _check(about, ABOUT, path)
+    found = [_result(path) for path in sorted((out / RESULTS).glob("[!.]*.json"))]
+    if len(labels := {one["label"] for one in found}) > 1:
+        several = ", ".join(sorted(labels))
+        raise InputError(f"--out: {out / RESULTS} holds results of several labels ({several}); {AGAIN}")
+    return about, sorted(found, key=lambda one: one["id"])
+
+
+def _loaded(path: Path) -> object:
     try:
-        about = json.loads((out / SWEEP_FILE).read_text(encoding="utf-8"))
-        found = [_result(path) for path in sorted((out / RESULTS).glob("[!.]*.json"))]
-        found.sort(key=lambda one: one["id"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"--out: {out} holds no sweep that can be read ({error}); run ./run_all.sh sweep") from error
-    return about, found
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--out: {path} can not be read ({on_one_line(str(error))}); {AGAIN}") from error
+
+
+def _check(found: object, kinds: dict[str, type | tuple[type, ...]], path: Path) -> None:
+    """Refuse what is no object with these keys, of these types."""
+    for key, kind in kinds.items():
+        if not isinstance(found, dict) or not isinstance(found.get(key), kind):
+            raise InputError(f"--out: {path} is damaged, or of an older sweep (its {key}); {AGAIN}")
 
 
 def _result(path: Path) -> dict:
-    one = json.loads(path.read_text(encoding="utf-8"))
-    if "engine" not in one:
-        raise ValueError(f"{path.name} is of an older sweep")
+    """A result, what is by frame as arrays."""
+    one = _loaded(path)
+    _check(one, FACTS, path)
+    _check(one, MEASURED if one["frames"] else {}, path)
     for name in ("confidence", *SHARES):
         given = [np.nan] * one["frames"] if one.get(name) is None else one[name]
-        one[name] = np.array(given, np.float64 if name == "confidence" else np.float32)
+        try:
+            one[name] = np.array(given, np.float64 if name == "confidence" else np.float32)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"--out: {path} is damaged (its {name}); {AGAIN}") from error
+        if one[name].shape != (one["frames"],):
+            wrong = f"its {name} is not of {one['frames']} frames"
+            raise InputError(f"--out: {path} is damaged ({wrong}); {AGAIN}")
     return one
 
 
@@ -130,18 +161,26 @@ def groups_table(frames: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).reindex(columns=["kind", "name", "recordings", "frames", *ends]).round(5)
 
 
-def collect(out: Path) -> tuple[Path, str]:
-    """Write the tables and the page; returns the page, and a line on what could not be written.
+def collect(out: Path) -> tuple[Path, list[str]]:
+    """Write the tables and the page; returns the page, and a line on each thing that could not be read or written.
 
     Raises
     ------
-    InputError : there is no result yet.
+    InputError : there is no result yet, or the sweep is damaged or older.
     """
     about, found = read_results(out)
-    row = rows.read(about["row"], present=False)
+    try:
+        row = rows.read(about["row"], present=False)
+    except InputError as error:
+        raise InputError(f"--out: {out} is a sweep of a row that is taken no more ({error}); sweep again into another "
+                         "folder") from error  # fmt: skip
+    lines = []
     if Path(row.corpus).is_file():  # what has left the corpus since is no result of it
-        names = {one.id for one in read_manifest(row.corpus)}
-        found = [one for one in found if one["id"] in names]
+        try:
+            names = {one.id for one in read_manifest(row.corpus)}
+            found = [one for one in found if one["id"] in names]
+        except InputError as error:
+            lines.append(f"{error}; all results are shown, also of recordings that have left the corpus")
     if not any(one["frames"] for one in found):
         raise InputError(f"--out: {out} holds no result yet; run ./run_all.sh sweep")
     frames = frames_table(found)
@@ -154,7 +193,7 @@ def collect(out: Path) -> tuple[Path, str]:
         frames["confidence"].to_numpy(), frames["stands"].to_numpy(), pd.factorize(frames[unit])[0],
         np.arange(101) / 100, rng=np.random.default_rng(0),
     )  # fmt: skip
-    (label,) = {one["label"] for one in found}
+    label = found[0]["label"]
     style.use_style()
     import matplotlib.pyplot as plt
 
@@ -170,6 +209,7 @@ def collect(out: Path) -> tuple[Path, str]:
         *(f"sha256 of {key}: {digest}" for key, digest in about["digests"].items()),
         f"{len(read)} recordings, {read['seconds'].sum() / 3600:.2f} h, {len(frames)} frames, "
         f"{len(recordings) - len(read)} that could not be read",
+        *lines,
     ]
     page = out / "report.html"
     write_text(page, PAGE.render(
@@ -178,16 +218,16 @@ def collect(out: Path) -> tuple[Path, str]:
         worst=read.nsmallest(WORST, "stands").to_dict("records"),
         failed=recordings[recordings["frames"] == 0].to_dict("records"),
     ))  # fmt: skip
-    return page, lacking
+    return page, [*lines, *filter(None, [lacking])]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Collect, and say where the page lies."""
 
     def work() -> int:
-        page, lacking = collect(Path(parse("collect", arguments).options.out))
-        if lacking:
-            print(f"specsync: {lacking}", file=sys.stderr)
+        page, lines = collect(Path(parse("collect", arguments).options.out))
+        for line in lines:
+            print(f"specsync: {line}", file=sys.stderr)
         print(f"report: {page}")
         return 0
 

@@ -34,11 +34,14 @@ from specsync_lib.rows import DEFAULT as DEFAULT_ROW
 from specsync_lib.rows import read as read_row
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.level import StreamingLevel, at_level
+from specsync_lib.values import Parameter, Range
 
 MICROPHONE = "mic"
 BLOCK_SAMPLES = units.SAMPLE_RATE_HZ // 25  # 40 ms
 QUEUED_BLOCKS = 100  # 4 s; what a stream that stands does not take is missing sound
 LINE_EVERY_S = 1.0
+# As a run's: a test keeps them equal.
+SEED = Parameter("--seed", int, 0, Range(0, 2**32 - 1), "start of every random generator")
 
 
 class Microphone:
@@ -114,14 +117,14 @@ def play(options: argparse.Namespace) -> int:
     rule, threshold, line = checked_rule(options.rule, options.threshold)
     if line:
         print(line)
-    chunk = units.ChunkSize(options.chunk_slots)
+    chunk, seed = units.ChunkSize(options.chunk_slots), SEED.parse(options.seed)
     stop = threading.Event()
     microphone = options.audio == MICROPHONE
     recording = None if microphone else load_audio(options.audio, track=options.track)
     if recording is not None and recording.warning:
         print(recording.warning)
     samples = None if recording is None else recording.samples
-    system = load_system(options.device, options.seed, row=read_row(options.row), chunk=chunk)
+    system = load_system(options.device, seed, row=read_row(options.row), chunk=chunk)
     warm_up = np.zeros(chunk.samples(2), np.float32) if microphone else samples
     chunks = units.frame_count(len(warm_up)) / chunk.frames
     chunk_s = system.expected_s(warm_up, rule, threshold, video=False) / max(1, chunks)
@@ -168,7 +171,8 @@ def play(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; bad input is one line and exit code 2, Ctrl-C before the stream runs one line and 130."""
-    parser = OneLineParser(prog="./run_all.sh live", description=__doc__.splitlines()[0], allow_abbrev=False)
+    what = "Speech to face at the pace of speech: a recording, or a microphone, into an MP4 that is written as it goes."
+    parser = OneLineParser(prog="./run_all.sh live", description=what, allow_abbrev=False)
     parser.add_argument("--audio", required=True, help="a sound or video file, or mic for this machine's microphone")
     parser.add_argument("--track", type=int, default=0, help="of a file, from 1; 0 takes the best that decodes")
     parser.add_argument("--rule", choices=[rule for rule in RUN_RULES if rule != "judge"], help="as for a run")
@@ -182,5 +186,5 @@ def main(arguments: Sequence[str]) -> int:
         default=units.SLOTS_PER_CHUNK,
         help="1, 2 or 3 slots of 4 video frames at a time: fewer are shown sooner and cost more [3]",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", default="0")
     return ended(lambda: play(parser.parse_args(list(arguments))))

@@ -11,6 +11,7 @@ again.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.files import write_json
 from specsync_lib.jobs.arguments import Asked, parse
 from specsync_lib.jobs.ending import ended
-from specsync_lib.jobs.result import NO_VERDICT, RULE, NoVerdict, finished, result_key, result_path
+from specsync_lib.jobs.result import NO_VERDICT, RESULTS, RULE, NoVerdict, finished, result_key, result_path
 from specsync_lib.jobs.spread import Results, in_threads, over_ray
 from specsync_lib.pipeline.models import load_listeners
 from specsync_lib.speech.manifest import Utterance
@@ -39,7 +40,8 @@ def sweep(asked: Asked, device: str) -> tuple[int, int]:
 
     Raises
     ------
-    InputError : the folder holds another row's sweep; the judge gave several recordings in a row no verdict.
+    InputError : the folder can not be one, or holds another row's sweep; the judge gave several recordings in a row no
+        verdict.
     """
     out, row = Path(asked.options.out), asked.row
     digests = {key: digest for key, digest in row.digests().items() if key != "corpus"}  # a line's own is in its key
@@ -50,6 +52,8 @@ def sweep(asked: Asked, device: str) -> tuple[int, int]:
     missing = [one for one in recordings if not finished(result_path(out, one.id), keys[one.id])]
     done = len(recordings) - len(missing)
     if not missing:
+        if done and not (out / SWEEP_FILE).exists():
+            write_json(out / SWEEP_FILE, about)  # it was lost, and collect reads it
         return done, 0
     made, silent, in_a_row, sound_s, began = 0, 0, 0, 0.0, time.monotonic()
     with tqdm(total=len(recordings), initial=done, desc="sweep", unit="recording") as bar:
@@ -80,10 +84,14 @@ def _results(missing: Sequence[Utterance], asked: Asked, device: str) -> Results
 
 
 def _check_claim(out: Path, about: dict) -> None:
-    """Refuse a folder that is a sweep of something else."""
+    """Refuse a folder that is a sweep of something else, and what can not become one."""
+    for folder in (out / RESULTS, out):
+        there = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
+        if not there.is_dir():
+            raise InputError(f"--out: {there} is no folder; give another")
     path = out / SWEEP_FILE
     try:
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else about
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else about
     except (OSError, ValueError) as error:
         raise InputError(f"--out: {path} can not be read ({error}); give another folder") from error
     if before != about:

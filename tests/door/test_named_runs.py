@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specsync_lib.door import runner
+from specsync_lib.door import compare, runner
 from specsync_lib.door.parameters import parse_arguments
 from specsync_lib.door.runner import Project, read_cells, read_stamp, read_transcript, run_notebooks, still_valid
 from specsync_lib.errors import InputError
@@ -109,6 +109,44 @@ def test_a_run_outside_the_project_is_copied_too(project, executions, tmp_path_f
     assert (outside / "plots" / "runs" / "careful" / "01_first.png").read_text() == "01_first"
     stamp = read_stamp(moved.named("careful"), "02_second")
     assert still_valid(stamp, stamp.key, moved.named("careful"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "null", *(json.dumps({"key": "KEY", "outputs": {}, "wall_s": 1.0, "peak_rss_gib": 1.0} | changed) for changed
+     in ({"outputs": []}, {"outputs": None}, {"wall_s": None}, {"peak_rss_gib": "1"}, {"wall_s": float("nan")}))],
+)  # fmt: skip
+def test_a_stamp_that_holds_anything_else_counts_as_absent(project, executions, content):
+    run(project)
+    key = read_stamp(project, "01_first").key
+    executions.clear()
+    project.stamp("01_first").write_text(content.replace("KEY", key))
+    assert read_stamp(project, "01_first") is None
+    run(project)
+    assert executions == [("", "01_first")]
+
+
+def test_a_run_knows_by_its_keys_whether_it_is_what_it_was_when_it_finished(project, executions, monkeypatch):
+    def ended(*arguments):
+        options = parse_arguments([word for argument in arguments for word in ("-p", argument)])
+        runner.record_cost(project.named("two"), run(project, *arguments), options, "recording")
+
+    two = project.named("two")
+    ended("name=two", "threshold=0.3")
+    compare.check_whole(two)
+    whole = runner.execute
+
+    def stopped(notebook, *rest):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "execute", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(project, "name=two", "threshold=0.9")
+    with pytest.raises(InputError, match="begun anew and has not finished"):
+        compare.check_whole(two)
+    monkeypatch.setattr(runner, "execute", whole)
+    ended("name=two", "threshold=0.9")
+    compare.check_whole(two)
 
 
 def test_fresh_copies_nothing(project, executions):

@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from specsync_lib import rows
-from specsync_lib.door import compare, report, words
+from specsync_lib.door import compare, report, runner, words
 from specsync_lib.door.origins import origin
 from specsync_lib.door.parameters import check
 from specsync_lib.door.project import Project
@@ -140,6 +140,14 @@ def test_every_number_and_figure_of_the_notebooks_has_words():
     assert set(words.CAPTIONS) - stems == set()  # no caption outlives its figure
 
 
+def test_no_cell_ends_with_a_number_that_it_records():
+    """Its page would show what `record` returns, a dictionary."""
+    for path in NOTEBOOKS_DIR.glob("0*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        ends = [cell.source.splitlines()[-1] for cell in cells if cell.cell_type == "code" and cell.source]
+        assert not [line for line in ends if line.startswith("record(")], path.name
+
+
 @pytest.mark.parametrize("row", words.DECODERS)
 def test_the_first_lines_name_the_decoder(folders, row):
     run, plots = folders
@@ -190,13 +198,21 @@ def test_a_committed_number_is_never_this_runs(folders):
 
 def test_every_committed_measurement_tells_its_machine_and_day():
     """Named by path alone, so that a file that says neither shows up here, once and for all."""
-    silent = {"claim.json", "stages_h200_reference.json"}
+    silent = {"stages_h200_reference.json"}
     for path in sorted((PROJECT_ROOT / "data" / "measurements").glob("*.json")):
         made = origin(path.relative_to(PROJECT_ROOT).as_posix())
         assert made is not None
         if path.name not in silent:
             assert re.fullmatch(r"20\d\d-\d\d-\d\d", made.date), path.name
-            assert "does not name" not in made.machine, path.name
+            assert made.machine, path.name
+    for source, says in {
+        "data/measurements/stages_h200_reference.json": "measured earlier, on NVIDIA H200",
+        "data/measurements/claim.json": "on 2026-11-30, on NVIDIA H200",
+        "data/models/wan_mini/metrics.json": "measured earlier, on a CPU",
+        "data/models/draft/metrics.json": "on 2026-11-22",
+        "data/measurements/claim_lips.csv": "measured earlier",
+    }.items():
+        assert str(origin(source)) == says
     for source in ("plots/a.csv", "data/run/a.json", "data/run/measurements/a.json", "/elsewhere/a.json"):
         assert origin(source) is None
 
@@ -237,6 +253,17 @@ def make_run(project, committed, rule, threshold=0.85, recording="hash", **more)
     plan.to_csv(project.run / "committed_plan.csv", index=False)
     numbers = {"run.acceptance": entry(0.5 + threshold / 10)}
     (project.run / "summary" / "04.json").write_text(json.dumps(numbers))
+    finish(project)
+
+
+def finish(project):
+    """Stamp what a run has by now, and let the run know by which key."""
+    made = [path for path in runner.snapshot(project) if path.name not in ("benchmark.json", "row.json")]
+    made += list((project.run / "executed").iterdir())
+    outputs = {runner.stored_name(path, project): runner.file_hash(path) for path in made}
+    runner.write_stamp(project, "04", runner.Finished("key", outputs, 1.0, 1.0))
+    cost = json.loads((project.run / "benchmark.json").read_text())
+    (project.run / "benchmark.json").write_text(json.dumps(cost | {"keys": {"04": "key"}}))
 
 
 def test_runs_side_by_side_name_whatever_differs_between_them():
@@ -270,6 +297,7 @@ def test_runs_of_one_recording_stand_side_by_side_on_each_of_their_pages(tmp_pat
     first = report.build_all(bold).read_text(encoding="utf-8")
     frames = (np.full((720, 1280, 3), 20 * k, np.uint8) for k in range(9))
     write_video(careful.plots / "lipsync_720p30.mp4", frames, np.zeros(4800, np.float32))
+    finish(careful)
     second = report.build_all(careful).read_text(encoding="utf-8")
     assert "bold" in first
     again = (bold.plots / "report" / "index.html").read_text(encoding="utf-8")
@@ -289,6 +317,103 @@ def test_runs_of_one_recording_stand_side_by_side_on_each_of_their_pages(tmp_pat
     assert 'href="../../careful/report/index.html"' in again
     alone = report.build_all(other).read_text(encoding="utf-8")
     assert 'class="runs"' not in alone
+
+
+@pytest.fixture
+def three(tmp_path):
+    """The runs without a name, two and three: of one recording, finished."""
+    nameless = Project(tmp_path, tmp_path / "notebooks", tmp_path / "run", tmp_path / "plots")
+    runs = nameless, nameless.named("two"), nameless.named("three")
+    for run, rule in zip(reversed(runs), ("gate", "exact", "draft"), strict=True):
+        make_run(run, ["sil"] * 60, rule, row=rows.DEFAULT)
+        nbformat.write(executed_notebook(), run.executed("04"))
+        (run.run / "row.json").write_text(json.dumps({"row": rows.DEFAULT, "digests": {}}))
+        columns = {name: [0.9, 0.8] for name in ("threshold", *report.ACCEPTANCE_COLUMNS)}
+        pd.DataFrame(columns).to_csv(run.plots / report.ACCEPTANCE_TABLE_NAME, index=False)
+        frames = (np.full((720, 1280, 3), 20 * k, np.uint8) for k in range(9))
+        write_video(run.plots / report.VIDEO_NAME, frames, np.zeros(4800, np.float32))
+        finish(run)
+        report.build_all(run)
+    return runs
+
+
+def left_out(page, titles, title):
+    """Whether these and no others stand side by side, and a line says that one is left out."""
+    table = page[page.index('id="runs"') : page.index('id="claims"')]
+    shown = re.findall(r'index.html">([^<]*)</a>', table)
+    return shown == titles and f"{title} is left out of the comparison: " in table
+
+
+UNREADABLE = {  # what an older suite, or somebody, may leave of a run whose stamps are in order
+    "a plan without a column": ("run/committed_plan.csv", "frame,committed,by\n0,E,judge\n"),
+    "a plan of its header": ("run/committed_plan.csv", "frame,committed,openness,by\n"),
+    "an empty plan": ("run/committed_plan.csv", ""),
+    "a plan that breaks off": ("run/committed_plan.csv", "frame,committed,openness,by\n0,sil,0.5,judge\n1,si"),
+    "an input without a key": ("run/input.json", '{"name": "a"}'),
+    "a run that is a list": ("run/run.json", "[1]"),
+    "a summary that is a list": ("run/summary/04.json", "[1]"),
+    "a number without a label": ("run/summary/04.json", '{"run.acceptance": {"value": 1, "unit": "s", "source": "a"}}'),
+    "an empty notebook": ("run/executed/04.ipynb", ""),
+    "an empty video": ("plots/lipsync_720p30.mp4", ""),
+    "a row with a key that is gone": ("run/row.json", '{"row": "embedded", "digests": []}'),
+    "half a row": ("run/row.json", '{"row": "embedded"}'),
+    "half a benchmark": ("run/benchmark.json", '{"recording"'),
+    "a benchmark that is a list": ("run/benchmark.json", "[]"),
+    "no parameters": ("run/benchmark.json", '{"recording": "hash", "parameters": null}'),
+    "an older benchmark": ("run/benchmark.json", '{"recording": "hash", "parameters": {"track": 0, "start_s": 0.0, '
+                           '"duration_s": 0.0, "rule": "gate"}}'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+def test_a_run_that_can_not_be_read_is_left_out_and_costs_the_others_nothing(three, capsys, how):
+    nameless, two, last = three
+    name, text = UNREADABLE[how]
+    folder, _, name = name.partition("/")
+    (getattr(two, folder) / name).write_text(text)
+    if "benchmark" not in name:
+        finish(two)
+    before = (two.plots / "report" / "index.html").read_bytes()
+    titles = [nameless.title, "three"]
+    capsys.readouterr()
+    assert left_out(report.build_all(nameless).read_text(encoding="utf-8"), titles, "two")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("specsync: two is left out of the comparison: ") and line.endswith("; run it again")
+    assert left_out((last.plots / "report" / "index.html").read_text(encoding="utf-8"), titles[::-1], "two")
+    assert (two.plots / "report" / "index.html").read_bytes() == before
+
+
+def test_a_run_of_a_row_that_is_no_longer_accepted_does_not_stop_the_report(three, capsys):
+    nameless, two, _ = three
+    older = json.dumps({"judge": {"gone": 1}})
+    for name, key in (("benchmark.json", "parameters"), ("row.json", "")):
+        content = json.loads((two.run / name).read_text())
+        (content[key] if key else content)["row"] = older
+        (two.run / name).write_text(json.dumps(content))
+    assert left_out(report.build_all(nameless).read_text(encoding="utf-8"), [nameless.title, "three"], "two")
+    assert "'judge.gone' is unknown" in capsys.readouterr().err
+
+
+def test_a_run_that_was_begun_anew_and_stopped_is_left_out_until_it_has_finished(three, capsys):
+    nameless, two, _ = three
+    (two.run / "committed_plan.csv").write_text("frame,committed,openness,by\n" + 60 * "0,aa,0.5,draft\n")
+    before = (two.plots / "report" / "index.html").read_bytes()
+    for stop, says in (
+        (lambda: None, "what 04 made is not as it left it"),
+        (lambda: runner.write_stamp(two, "04", runner.Finished("another", {}, 1, 1)), "has not finished (04)"),
+        (lambda: two.stamp("04").unlink(), "has not finished (04)"),
+        (lambda: two.stamp("04").write_text("[]"), "has not finished (04)"),
+    ):
+        stop()
+        assert left_out(report.build_all(nameless).read_text(encoding="utf-8"), [nameless.title, "three"], "two")
+        assert says in capsys.readouterr().err
+    assert (two.plots / "report" / "index.html").read_bytes() == before
+    finish(two)
+    (two.run / "row.json").write_text('{"row": "remote-judge", "digests": {}}')  # stopped at its very beginning
+    assert left_out(report.build_all(nameless).read_text(encoding="utf-8"), [nameless.title, "three"], "two")
+    (two.run / "row.json").unlink()
+    page = report.build_all(nameless).read_text(encoding="utf-8")
+    assert "left out" not in page and "60 of 60 (100.0 %)" in page
 
 
 @pytest.mark.parametrize(
@@ -391,9 +516,17 @@ def executed_notebook():
 
 def test_notebook_pages_need_no_network(folders):
     run, plots = folders
-    nbformat.write(executed_notebook(), run / "executed" / "01_features.ipynb")
-    (plots / "report").mkdir()
-    (plots / "report" / "00_departed.html").write_text("stale")
+    for name in ("00_departed", "01_features"):
+        nbformat.write(executed_notebook(), run / "executed" / f"{name}.ipynb")
+    report.build(run, plots)
+    (run / "executed" / "00_departed.ipynb").unlink()
+    departed = plots / "report" / "00_departed.html"
+    foreign = {plots / "report" / name: text for name, text in (
+        ("mine.html", "<p>notes</p>"), ("00_mine.html", ""), ("copy.html", departed.read_text(encoding="utf-8")),
+    )}  # fmt: skip
+    for path, text in foreign.items():
+        path.write_text(text, encoding="utf-8")
+    (plots / "report" / "folder.html").mkdir()
     index = report.build(run, plots).read_text(encoding="utf-8")
     page = (plots / "report" / "01_features.html").read_text(encoding="utf-8")
     assert not FETCHED.search(index)
@@ -407,7 +540,8 @@ def test_notebook_pages_need_no_network(folders):
     assert 'src="../a.mp4"' in page
     assert "01 Features" in index
     assert "What does the kernel hear" in index
-    assert not (plots / "report" / "00_departed.html").exists()
+    assert not departed.exists()
+    assert {path: path.read_text(encoding="utf-8") for path in foreign} == foreign, "what others laid there stays"
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node to parse JavaScript")

@@ -14,10 +14,12 @@ import pandas as pd
 import pytest
 
 from specsync_lib import units
+from specsync_lib.door.parameters import PARAMETERS
 from specsync_lib.errors import InputError
 from specsync_lib.face.video import video_info
 from specsync_lib.figures.live import LiveView, put, stamped
 from specsync_lib.jobs import collect, doctor, live, sweep
+from specsync_lib.paths import PROJECT_ROOT
 from specsync_lib.pipeline.live import LiveFrame
 from specsync_lib.speech.audio import write_flac
 from tests.pipeline.test_models import SPEECH
@@ -57,14 +59,27 @@ def test_a_file_becomes_a_video_with_its_sound_and_a_table(at_the_door, tmp_path
         (["--audio", "mic", "--threshold", "2"], "threshold"),
         (["--audio", "mic", "--chunk-slots", "4"], "expected 1, 2 or 3 slots"),
         (["--audio", "mic", "--chunk-slots", "two"], "invalid int value: 'two'"),
+        *((["--audio", "mic", f"--seed={seed}"], f"--seed: got '{seed}'; allowed: a whole number from 0 to 4294967295")
+          for seed in ("-1", 20 * "9", 2**32, "1.5", "")),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_one_line_and_nothing_is_left(at_the_door, tmp_path, monkeypatch, capsys, arguments, named):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert live.main([*arguments, "--out", str(tmp_path / "talk.mp4")]) == 2
     said = capsys.readouterr().err
     assert named in said and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_seed_is_one_of_a_runs():
+    assert live.SEED.allowed == PARAMETERS["seed"].allowed
+
+
+def test_help_needs_no_docstrings():
+    """As PYTHONOPTIMIZE=2 has it."""
+    command = [sys.executable, "-OO", "-m", "specsync_lib.jobs", "live", "--help"]
+    said = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout
+    assert "at the pace of speech" in said
 
 
 def test_a_microphone_is_heard_until_it_is_stopped(at_the_door, tmp_path, monkeypatch):

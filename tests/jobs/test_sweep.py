@@ -103,6 +103,84 @@ def test_a_judge_without_a_verdict_leaves_no_result_and_one_that_is_gone_ends_it
     assert sweep.main(["--corpus", str(corpus), "--out", str(out)]) == 0
 
 
+def changed(**values):
+    """A result with other values."""
+    return lambda text: json.dumps(json.loads(text) | values)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("sweep.json", lambda text: "[]", "its row"),
+        ("sweep.json", lambda text: "{}", "its row"),
+        ("sweep.json", lambda text: text[:9], "can not be read"),
+        ("sweep.json", changed(digests=None), "its digests"),
+        ("sweep.json", changed(row='{"judge": {"gone": 1}}'), "a row that is taken no more"),
+        ("result", lambda text: "[1]", "its id"),
+        ("result", lambda text: text[:99], "can not be read"),
+        *(("result", changed(**{key: None}), f"its {key}") for key in
+          ("id", "speaker", "audio", "label", "engine", "frames", "seconds", "confidence", "stands")),
+        ("result", changed(frames="7"), "its frames"),
+        ("result", changed(frames=7), "its confidence is not of 7 frames"),
+        ("result", changed(confidence=0.5), "its confidence"),
+        ("result", changed(stands=[1, 0]), "its stands is not of"),
+        ("result", changed(judge_right=["x"]), "its judge_right"),
+        ("result", changed(label="measured"), "results of several labels"),
+    ],
+)  # fmt: skip
+def test_a_damaged_sweep_is_one_line(toys, tmp_path, capsys, name, change, says):
+    corpus, out = write_corpus(tmp_path, 2), tmp_path / "out"
+    assert sweep.main(["--corpus", str(corpus), "--out", str(out)]) == 0
+    path = out / name if name == "sweep.json" else result.result_path(out, "talk/0")
+    path.write_text(change(path.read_text()))
+    capsys.readouterr()
+    assert collect.main(["--out", str(out)]) == InputError.EXIT_CODE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"specsync: --out: {out}") and says in line and "sweep again" in line
+    assert not list(out.glob("*.csv"))
+
+
+def test_a_sweep_that_lost_its_own_file_gets_it_again(toys, tmp_path, capsys):
+    given = ["--corpus", str(write_corpus(tmp_path, 2)), "--out", str(tmp_path / "out")]
+    assert sweep.main(given) == 0
+    (tmp_path / "out" / "sweep.json").unlink()
+    assert collect.main(given[2:]) == InputError.EXIT_CODE and "run ./run_all.sh sweep" in capsys.readouterr().err
+    assert sweep.main(given) == 0 == collect.main(given[2:])
+
+
+def test_a_recording_that_left_its_place_costs_no_table(toys, tmp_path, capsys):
+    given = ["--corpus", str(write_corpus(tmp_path, 3)), "--out", str(tmp_path / "out")]
+    assert sweep.main(given) == 0
+    (tmp_path / "1.flac").unlink()
+    capsys.readouterr()
+    assert collect.main(given[2:]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "Parquet" not in line]
+    assert len(said) == 1 and "1.flac is not there; all results are shown" in said[0]
+    assert len(pd.read_csv(tmp_path / "out" / "recordings.csv")) == 3
+    assert "1.flac is not there; all results are shown" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("where", ["out", "out/below", "out/results", "dangling", "out/sweep.json"])
+def test_what_can_not_become_a_sweeps_folder_is_refused_before_models_load(tmp_path, monkeypatch, capsys, where):
+    monkeypatch.setattr(sweep, "load_listeners", lambda *_: pytest.fail("loaded"))
+    out = tmp_path / "out"
+    if where == "out/results":
+        out.mkdir()
+        (out / "results").write_text("")
+    elif where == "out/sweep.json":
+        (out / "sweep.json").mkdir(parents=True)
+    elif where == "dangling":
+        out.symlink_to("nowhere")
+    else:
+        out.write_text("")
+    given = tmp_path / where if where == "out/below" else out
+    assert sweep.main(["--corpus", str(write_corpus(tmp_path, 1)), "--out", str(given)]) == InputError.EXIT_CODE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"specsync: --out: {out}") and line.endswith(
+        "give another folder" if "json" in where else "give another"
+    )
+
+
 KILLED = """
 import sys, time
 from specsync_lib.jobs import sweep
