@@ -24,6 +24,7 @@ LANGUAGES = (
 DECIMAL_PATTERN = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 INTEGER_PATTERN = re.compile(r"[+-]?[0-9]{1,18}")
 LONGEST_S = 3600  # a recording, and so an excerpt of one
+LARGEST_SEED = 2**32 - 1
 OFF_A_LINE = ("Cc", "Zl", "Zp", "Cs")  # control characters, line breaks, bytes that are no UTF-8
 SHOWN_CHARACTERS = 60
 NO_UTF_8 = "it is not UTF-8, rename or recode it; "

@@ -17,6 +17,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.speech.manifest import read_manifest
 from specsync_lib.values import (
     LANGUAGES,
+    LARGEST_SEED,
     LONGEST_S,
     FolderName,
     Parameter,
@@ -130,7 +131,7 @@ PARAMETERS: dict[str, Parameter] = {
             "which Whisper, draft, judge and video model work. -p judge.kind=sglang and the like set single values of "
             "it; ./run_all.sh doctor --row FILE says beforehand whether a row can run",
         ),
-        Parameter("seed", int, 0, Range(0, 2**32 - 1), "start of every random generator"),
+        Parameter("seed", int, 0, Range(0, LARGEST_SEED), "start of every random generator"),
         Parameter("profile", str, "default", PROFILES, "how much is computed: smoke is a check, full is for papers"),
     )
 }

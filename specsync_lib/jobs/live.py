@@ -34,14 +34,13 @@ from specsync_lib.rows import DEFAULT as DEFAULT_ROW
 from specsync_lib.rows import read as read_row
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.level import StreamingLevel, at_level
-from specsync_lib.values import Parameter, Range
+from specsync_lib.values import LARGEST_SEED, Parameter, Range
 
 MICROPHONE = "mic"
 BLOCK_SAMPLES = units.SAMPLE_RATE_HZ // 25  # 40 ms
 QUEUED_BLOCKS = 100  # 4 s; what a stream that stands does not take is missing sound
 LINE_EVERY_S = 1.0
-# As a run's: a test keeps them equal.
-SEED = Parameter("--seed", int, 0, Range(0, 2**32 - 1), "start of every random generator")
+SEED = Parameter("--seed", int, 0, Range(0, LARGEST_SEED), "start of every random generator")
 
 
 class Microphone:

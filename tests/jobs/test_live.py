@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 from specsync_lib import units
-from specsync_lib.door.parameters import PARAMETERS
 from specsync_lib.errors import InputError
 from specsync_lib.face.video import video_info
 from specsync_lib.figures.live import LiveView, put, stamped
@@ -69,10 +68,6 @@ def test_bad_input_is_one_line_and_nothing_is_left(at_the_door, tmp_path, monkey
     said = capsys.readouterr().err
     assert named in said and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_a_seed_is_one_of_a_runs():
-    assert live.SEED.allowed == PARAMETERS["seed"].allowed
 
 
 def test_help_needs_no_docstrings():
