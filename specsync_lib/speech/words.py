@@ -1,17 +1,16 @@
 """Words as people write them, read as people say them.
 
 A transcript comes as it was typed: with curly quotes, ligatures, markdown, "$5.99", "9:30", "Dr.", "XIV". It is
-folded to plain Latin letters and read into the words that are spoken. Much has more than one reading ("9:30" is nine
-thirty or half past nine), and only the sound can tell which was said: ``spoken`` gives every place its readings, the
-likeliest first, and the aligner (``alignment.align``) takes those that fit the recording. ``normalise_text`` takes the
-first ones, ``readings`` lists whole transcripts.
+folded to plain Latin letters (``plain_text.fold``) and read into the words that are spoken. Much has more than one
+reading ("9:30" is nine thirty or half past nine), and only the sound can tell which was said: ``spoken`` gives every
+place its readings, the likeliest first, and the aligner (``alignment.align``) takes those that fit the recording.
+``normalise_text`` takes the first ones, ``readings`` lists whole transcripts.
 
 Every word that comes out is one that the aligner can say: in its dictionary, or spelt with the letters a to z alone,
 for which ``pronounce`` has rules. A letter of another script has no English reading and is refused by name.
 
-Source: ftfy (mojibake, entities, quotes, ligatures, widths), markdown-it-py (CommonMark), anyascii (Latin letters
-beyond a to z), num2words (numbers), Babel (the CLDR's units, currencies, months and days), roman-numerals; the CMU
-pronouncing dictionary (BSD) inside PocketSphinx.
+Source: num2words (numbers), Babel (``word_tables``), roman-numerals; the CMU pronouncing dictionary (BSD) inside
+PocketSphinx.
 """
 
 import heapq
@@ -22,17 +21,30 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-import anyascii
-import ftfy
 import pocketsphinx
-from babel import Locale
-from babel.numbers import get_currency_name
-from babel.units import format_unit
-from markdown_it import MarkdownIt
 from num2words import num2words
 from roman_numerals import InvalidRomanNumeralError, OutOfRangeError, RomanNumeral
 
 from specsync_lib.errors import InputError
+from specsync_lib.speech.plain_text import fold
+from specsync_lib.speech.word_tables import (
+    ABBREVIATIONS,
+    COINS,
+    COUNTED_SECTIONS,
+    CURRENCY_CODES,
+    CURRENCY_SIGNS,
+    LOCALE,
+    MAGNITUDES,
+    MONTHS,
+    RANGE,
+    SHORT_NAMES,
+    SYMBOLS,
+    UNITS_AND_WORDS,
+    WITHOUT_DOT,
+    currency_names,
+    plural,
+    units_by_sign,
+)
 
 Reading = tuple[str, ...]  # the words of one reading of a place; none where nothing is said
 Place = tuple[Reading, ...]  # the readings of one place in a transcript, the likeliest first
@@ -108,82 +120,6 @@ def pronounce(word: str) -> str:
 
 def _by_rule(spelling: str) -> str:
     return " ".join(_LETTER_SOUNDS[match[0]] for match in _GRAPHEME.finditer(spelling))
-
-
-# ---------------------------------------------------------------------------------------------- any text to plain text
-
-_APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼʹʻʽ`´′＇"), "'") | dict.fromkeys(map(ord, "‐‑"), "-") | {ord("″"): '"'}
-_MARKS = dict.fromkeys(map(ord, "™℠©®℗"), None) | {ord("№"): " number "}
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
-_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
-_SUBTITLE_CUE = re.compile(r"(?m)^(?:\d+[ \t]*\r?\n)?[ \t]*(?:\d+:)?\d+:\d\d[.,]\d+[ \t]*-->.*$|\AWEBVTT\b.*$")
-_MARKUP = re.compile(r"[*_`~\\#>\[!-]|^\s*\d+[.)]\s", re.MULTILINE)
-_INLINE_RULES = ("emphasis", "strikethrough", "backticks", "link", "image", "escape")
-_BLOCK_RULES = ("heading", "list", "blockquote", "fence", "hr")
-
-
-@cache
-def _markdown(blocks: bool) -> MarkdownIt:
-    parser = MarkdownIt("zero", {"maxNesting": 20}).enable(list(_INLINE_RULES))
-    return parser.enable(list(_BLOCK_RULES)) if blocks else parser
-
-
-def _without_markdown(text: str) -> str:
-    """The text of light markdown: emphasis, code, links, headings, lists and quotes lose their marks.
-
-    One line is no document: there "# to exit" is a key to press, not a heading.
-    """
-    if not _MARKUP.search(text):
-        return text
-    text = re.sub(r"(?<=\d)\*(?=\d)", "×", text)
-    pieces: list[str] = []
-    for token in _markdown(blocks="\n" in text.strip()).parse(text):
-        if token.type == "list_item_open" and token.info:
-            pieces.append(f"{token.info}. ")
-        elif token.type == "inline":
-            for child in token.children or []:
-                pieces.append(" " if child.type in ("softbreak", "hardbreak") else child.content)
-            pieces.append("\n")
-        elif token.type == "fence":
-            pieces.append(token.content)
-    return "".join(pieces)
-
-
-def fold(transcript: str) -> str:
-    """The text in plain letters, digits and signs, whatever it was typed or copied with.
-
-    Mojibake is mended, entities and light markdown are unescaped, subtitle cues go. Accents, ligatures, widths and
-    styles of letters fold to a … z; digits of every script to 0 … 9; superscripts to ^2; quotes, dashes and spaces to
-    plain ones. Invisible characters, emoji and trade marks vanish. Letters of other scripts stay for ``spoken`` to
-    refuse.
-    """
-    text = ftfy.fix_text(transcript, unescape_html=True).translate(_MARKS)
-    text = _without_markdown(_SUBTITLE_CUE.sub(" ", text))
-    text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{run[0].translate(_SUPERSCRIPTS)}", text).translate(_APOSTROPHES)
-    return "".join(map(_folded, text)).replace("''", '"')
-
-
-@cache
-def _folded(character: str) -> str:
-    if character.isascii():
-        return character if character.isprintable() or character == "\n" else " "
-    category = unicodedata.category(character)
-    if category == "Cf":  # zero-width, soft hyphen, byte order mark
-        return ""
-    if unicodedata.decimal(character, None) is not None:
-        return str(unicodedata.decimal(character))
-    plain = unicodedata.normalize("NFKC", character).replace("⁄", "/")
-    if category == "No" and "SUBSCRIPT" not in unicodedata.name(character):  # ½ ①
-        return f" {plain} "
-    if category[0] == "M" or category in ("Lm", "Sk"):
-        return ""
-    if plain.isascii():
-        return plain
-    if category[0] == "L" and unicodedata.name(character, "").startswith("LATIN"):
-        return re.sub("[^A-Za-z']", "", anyascii.anyascii(character))
-    if category in ("Sc", "Sm") or category[0] in "LNP" or character == "°":
-        return plain
-    return " "
 
 
 # ---------------------------------------------------------------------------------------------------- numbers to words
@@ -263,140 +199,21 @@ def _ordinal(number: int) -> str:
     return " ".join(word for word in re.findall("[a-z]+", words) if word != "and")
 
 
-def _plural(words: str) -> str:
-    last = words.rsplit(" ", 1)[-1]
-    if last.endswith("y"):
-        return f"{words[:-1]}ies"
-    return f"{words}es" if last.endswith(("s", "x")) else f"{words}s"
-
-
-# -------------------------------------------------------------------------------------------------------------- tables
-
-_LOCALE = Locale("en", "US")
-_MONTHS = tuple(_LOCALE.months["format"]["wide"].values())
-_SHORT_NAMES = {
-    short: wide
-    for table in (_LOCALE.months, _LOCALE.days)
-    for short, wide in zip(table["format"]["abbreviated"].values(), table["format"]["wide"].values(), strict=True)
-} | {"Sept": "September", "Tues": "Tuesday", "Thur": "Thursday", "Thurs": "Thursday"}
-_CURRENCY_SIGNS = {
-    "$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "₹": "INR", "₩": "KRW", "₽": "RUB", "₺": "TRY", "₴": "UAH",
-    "₪": "ILS", "₱": "PHP", "₫": "VND", "₦": "NGN", "฿": "THB",
-}  # fmt: skip
-_CURRENCY_CODES = [
-    "USD", "EUR", "GBP", "JPY", "INR", "CHF", "CAD", "AUD", "NZD", "CNY", "HKD", "SGD", "SEK", "NOK", "DKK", "PLN",
-    "CZK", "HUF", "BRL", "MXN", "ZAR",
-]  # fmt: skip
-_COINS = {"GBP": ("penny", "pence"), "INR": ("paisa", "paise"), "RUB": ("kopek", "kopeks"), "JPY": ("sen", "sen")}
-_MAGNITUDES = {
-    "hundred": "hundred", "thousand": "thousand", "million": "million", "billion": "billion", "trillion": "trillion",
-    "k": "thousand", "K": "thousand", "m": "million", "M": "million", "mn": "million", "mm": "million", "MM": "million",
-    "b": "billion", "B": "billion", "bn": "billion", "t": "trillion", "T": "trillion", "tn": "trillion",
-}  # fmt: skip
-_MORE_UNITS = {
-    "lbs": "pound", "hrs": "hour", "mins": "minute", "secs": "second", "ml": "milliliter", "l": "liter", "cc": "c c",
-    "kph": "kilometer per hour", "kmh": "kilometer per hour", "dB": "decibel", "bps": "bit per second",
-    "kbps": "kilobit per second", "Mbps": "megabit per second", "Gbps": "gigabit per second", "fps": "frame per second",
-    "rpm": "revolution per minute", "bpm": "beat per minute", "yr": "year", "wk": "week", "mo": "month",
-    "kN": "kilonewton", "MWh": "megawatt hour", "mAh": "milliamp hour", "kΩ": "kilo ohm", "mg/L": "milligram per liter",
-    "TWh": "terawatt hour",
-}  # fmt: skip
-_ABBREVIATIONS = {
-    "mr": "mister", "mrs": "missus", "ms": "miz|miss", "dr": "doctor|drive", "prof": "professor", "st": "saint|street",
-    "ave": "avenue", "blvd": "boulevard", "rd": "road", "ln": "lane", "mt": "mount", "ft": "fort|feet", "jr": "junior",
-    "sr": "senior", "sgt": "sergeant", "lt": "lieutenant", "col": "colonel", "gen": "general", "capt": "captain",
-    "cpt": "captain", "cmdr": "commander", "gov": "governor", "sen": "senator", "rep": "representative",
-    "rev": "reverend", "hon": "honorable", "pres": "president", "supt": "superintendent", "etc": "et cetera",
-    "vs": "versus", "no": "number|no", "nos": "numbers", "approx": "approximately", "est": "established|estimated",
-    "dept": "department", "inc": "incorporated|ink", "ltd": "limited", "corp": "corporation", "bros": "brothers",
-    "fig": "figure|fig", "figs": "figures", "vol": "volume", "ch": "chapter", "pp": "pages", "pg": "page",
-    "ed": "editor|edition|ed", "eds": "editors", "sec": "section|second", "min": "minute|minutes|minimum",
-    "max": "maximum|max", "tel": "telephone", "ext": "extension", "apt": "apartment", "assn": "association",
-    "govt": "government", "misc": "miscellaneous", "univ": "university", "e.g": "for example|e g", "i.e": "that is|i e",
-    "a.m": "a m", "p.m": "p m", "ph.d": "p h d", "ca": "circa|c a", "cf": "compare|c f", "al": "al",
-    "oz": "ounces|ounce", "lb": "pounds|pound", "lbs": "pounds", "hr": "hour|hours", "hrs": "hours", "mins": "minutes",
-    "in": "in|inches", "w/o": "without", "w/": "with", "b/c": "because", "c/o": "care of", "n/a": "not applicable|n a",
-}  # fmt: skip
-_SYMBOLS = {
-    "#": "pound|hash|hashtag|number|sharp|", "*": "star|asterisk|times|", "%": "percent", "&": "and|ampersand",
-    "@": "at", "+": "plus|and|", "=": "equals|is|is equal to|", "°": "degrees|degree|", "<": "less than|",
-    ">": "greater than|", "~": "about|approximately|tilde|", "±": "plus or minus", "×": "times|by|x",
-    "÷": "divided by|over", "−": "minus|negative", "√": "square root of|root", "∞": "infinity",
-    "≈": "approximately|about|is approximately equal to", "≤": "less than or equal to|at most",
-    "≥": "greater than or equal to|at least", "≠": "not equal to|is not equal to", "^": "to the power of|to the|caret|",
-    "§": "section", "¢": "cents|cent", "‰": "per mille|per thousand", "/": "|slash|or|per|and|over|stroke",
-    "\\": "|backslash", "_": "|underscore", "→": "|to", "…": "", "|": "", "¬": "|not", "∼": "about|approximately",
-    "½": "half", "№": "number", "⋅": "times|dot", "·": "|dot|times", "¿": "", "¡": "", "℃": "degrees celsius",
-    "∑": "sum", "∫": "integral", "∂": "partial", "∅": "empty set", "¥": "yen", "₿": "bitcoin|bitcoins",
-}  # fmt: skip
-# Abbreviations that need no dot.
-_WITHOUT_DOT = frozenset([
-    "mr", "mrs", "dr", "jr", "sr", "prof", "vs", "etc", "approx",
-])  # fmt: skip
-# "2 in a row": more often a word behind a number.
-_UNITS_AND_WORDS = frozenset([
-    "in", "ha", "em", "st", "dr", "bar", "d", "c", "A",
-])  # fmt: skip
-_RANGE = "to||through|dash|minus"
-# What a Roman numeral counts.
-_COUNTED_SECTIONS = frozenset([
-    "chapter", "part", "act", "scene", "volume", "book", "war", "phase", "type", "class", "level", "stage", "section",
-    "article", "title", "appendix", "figure", "table", "grade", "mark", "episode", "season", "round", "week", "step",
-    "version", "super", "bowl", "unit", "lesson", "page",
-])  # fmt: skip
-
-
-@cache
-def _units() -> dict[str, list[tuple[str, str]]]:
-    """What stands behind a number, as the CLDR writes it short, to its names for one and for more."""
-    units: dict[str, list[tuple[str, str]]] = {}
-    for length in ("short", "narrow"):
-        for identifier in _LOCALE.unit_display_names:
-            long = [format_unit(count, identifier, "long", locale=_LOCALE).partition(" ")[2] for count in (1, 2)]
-            names = tuple(" ".join(re.findall("[a-z]+", name.lower())) for name in long)
-            short = format_unit(2, identifier, length, locale=_LOCALE).removeprefix("2").strip()
-            short = short.replace("²", "^2").replace("³", "^3")
-            if re.fullmatch(r"(?:sq |fl )?[A-Za-zμΩ°%‰/]+(?:\^[23])?", short) and "[" not in "".join(long):
-                units.setdefault(short, [])
-                units[short] += [names] if names not in units[short] else []
-    del units["pm"], units["ac"]  # nine in the evening, not picometres; 802.11ac, not acres
-    units["°"] = [
-        ("degree", "degrees"),
-        ("degree fahrenheit", "degrees fahrenheit"),
-        ("degree celsius", "degrees celsius"),
-    ]
-    for short, name in _MORE_UNITS.items():
-        head, per, rest = name.partition(" per ")
-        units[short] = [(name, f"{_plural(head)}{per}{rest}")]
-    return units
-
-
-@cache
-def _currency(code: str) -> tuple[str, str]:
-    """A currency's name for one and for more, as spoken where it is at home: dollar, dollars."""
-    one, more = (get_currency_name(code, count, locale=_LOCALE).split()[-1].lower() for count in (1, 2))
-    return _ascii_word(one), _ascii_word(more)
-
-
-def _ascii_word(word: str) -> str:
-    return re.sub("[^a-z']", "", "".join(map(_folded, word)))
-
-
 # --------------------------------------------------------------------------------------------- what a text is made of
 # Each kind of text is a pattern, tried at a place in this order, and a function from its match to the readings there.
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3}){1,4}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\w)\.\d+)"
 _SIGN = r"(?:(?<![\w)\]])[-−] ?(?=[\d.$€£]))?"
-_CURRENCY = f"[{''.join(map(re.escape, _CURRENCY_SIGNS))}]"
+_CURRENCY = f"[{''.join(map(re.escape, CURRENCY_SIGNS))}]"
 _AMOUNT = rf"(?:\d+,\d\d(?![\d,])|{_NUMBER})"  # €5,50
-_CODE = "|".join(_CURRENCY_CODES)
-_MAGNITUDE = "|".join(sorted(_MAGNITUDES, key=len, reverse=True))
-_UNIT = "|".join(sorted(map(re.escape, _units()), key=len, reverse=True))
-_MONTH = "|".join([*_MONTHS, *(f"{short}\\.?" for short, wide in _SHORT_NAMES.items() if wide in _MONTHS)])
+_CODE = "|".join(CURRENCY_CODES)
+_MAGNITUDE = "|".join(sorted(MAGNITUDES, key=len, reverse=True))
+_UNIT = "|".join(sorted(map(re.escape, units_by_sign()), key=len, reverse=True))
+_MONTH = "|".join([*MONTHS, *(f"{short}\\.?" for short, wide in SHORT_NAMES.items() if wide in MONTHS)])
 
 _ABBREVIATION = "|".join(
     "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else re.escape(letter) for letter in name)
-    for name in sorted(_ABBREVIATIONS, key=len, reverse=True)
+    for name in sorted(ABBREVIATIONS, key=len, reverse=True)
 )
 
 Kind = tuple[re.Pattern[str], Callable[[re.Match[str]], list[str]]]
@@ -431,15 +248,15 @@ def _money(match: re.Match[str]) -> list[str]:
     sign, written, magnitude = match["sign"] or match["sign_after"], match["amount"], match["magnitude"]
     if re.fullmatch(r"\d+,\d\d", written):  # €5,50
         written = written.replace(",", ".")
-    code = _CURRENCY_SIGNS.get(sign, sign)
-    one, more = _currency(code)
+    code = CURRENCY_SIGNS.get(sign, sign)
+    one, more = currency_names(code)
     if match["range"] or magnitude:
         amounts = _amounts(written)[:3]
         if match["range"]:
             amounts = _cross(amounts, ["to", ""], _amounts(match["range"])[:3])
         endings = [more]
         if magnitude:
-            scale = _MAGNITUDES[magnitude]
+            scale = MAGNITUDES[magnitude]
             endings = [f"{scale} {more}", f"{scale} {one}", scale, f"{' '.join(magnitude.lower())} {more}"]
         return _signed(match["minus"], _cross(amounts, endings))
     whole, _, decimals = written.replace(",", "").partition(".")
@@ -452,7 +269,7 @@ def _money(match: re.Match[str]) -> list[str]:
     if len(decimals) != 2:
         return _signed(match["minus"], _cross(_amounts(written), [more]))
     small = " ".join(number_words(int(decimals)))
-    coin = _COINS.get(code, ("cent", "cents"))[decimals != "01"]
+    coin = COINS.get(code, ("cent", "cents"))[decimals != "01"]
     pair = _pair_words(decimals)
     short = [f"{unit} and {small} {coin}", f"{unit} {small} {coin}", pair, f"{unit} {small}", small]
     options = _cross(wholes[:3], [*short, f"{unit} and {small}", f"point {_digit_words(decimals)} {more}"])
@@ -491,11 +308,11 @@ def _day(day: int) -> list[str]:
 
 def _wide(written: str) -> str:
     written = written.rstrip(".")
-    return _SHORT_NAMES.get(written, written).lower()
+    return SHORT_NAMES.get(written, written).lower()
 
 
 def _month(number: int) -> str:
-    return _LOCALE.months["format"]["wide"][number].lower()
+    return LOCALE.months["format"]["wide"][number].lower()
 
 
 def _month_day(match: re.Match[str]) -> list[str]:
@@ -539,7 +356,7 @@ def _fraction(match: re.Match[str]) -> list[str]:
             if upper == 1:
                 options += [f"one {part}", f"a {part}", f"an {part}" if part[0] == "e" else part]
             else:
-                options.append(f"{top} {'halves' if part == 'half' else _plural(part)}")
+                options.append(f"{top} {'halves' if part == 'half' else plural(part)}")
     if match["whole"]:
         whole = _cardinals(match["whole"])[0]
         options = [
@@ -556,11 +373,11 @@ def _fraction(match: re.Match[str]) -> list[str]:
 def _quantity(match: re.Match[str]) -> list[str]:
     written, unit = match["number"], match["unit"]
     is_one = written == "1"
-    names = [name for pair in _units()[unit] for name in (pair if is_one else pair[::-1])]
+    names = [name for pair in units_by_sign()[unit] for name in (pair if is_one else pair[::-1])]
     letters = " ".join(unit) if unit.isascii() and unit.isalpha() else ""
-    if unit in _MAGNITUDES:
-        names.append(_MAGNITUDES[unit])
-    if match["gap"] and unit in _UNITS_AND_WORDS:
+    if unit in MAGNITUDES:
+        names.append(MAGNITUDES[unit])
+    if match["gap"] and unit in UNITS_AND_WORDS:
         names.insert(0, unit)
     elif letters and len(unit) == 1 and unit.isupper():  # 4K, 5G, 10 A
         names.insert(0, letters.lower())
@@ -571,12 +388,12 @@ def _quantity(match: re.Match[str]) -> list[str]:
 
 
 def _per(match: re.Match[str]) -> list[str]:
-    return [f"per {one}" for one, _ in _units()[match["unit"]]] + [f"slash {match['unit'].lower()}"]
+    return [f"per {one}" for one, _ in units_by_sign()[match["unit"]]] + [f"slash {match['unit'].lower()}"]
 
 
 def _scaled(match: re.Match[str]) -> list[str]:
     amounts, letter = _amounts(match["number"])[:3], match["letter"]
-    return _cross(amounts, [_MAGNITUDES[letter], " ".join(letter.lower())])
+    return _cross(amounts, [MAGNITUDES[letter], " ".join(letter.lower())])
 
 
 def _power(match: re.Match[str]) -> list[str]:
@@ -604,7 +421,7 @@ def _decade(match: re.Match[str]) -> list[str]:
     if tens == "00":
         return [f"{' '.join(number_words(int(century)))} hundreds"] if century else ["two thousands", "hundreds"]
     first = f"{' '.join(number_words(int(century)))} " if century else ""
-    return [f"{first}{_plural(' '.join(number_words(int(tens))))}"]
+    return [f"{first}{plural(' '.join(number_words(int(tens))))}"]
 
 
 def _number(match: re.Match[str]) -> list[str]:
@@ -619,7 +436,7 @@ def _roman(match: re.Match[str]) -> list[str]:
     except (InvalidRomanNumeralError, OutOfRangeError):
         return []
     before = re.search(r"([A-Za-z]*)\s?$", match.string[max(0, match.start() - LONGEST_WORD) : match.start()])[1]
-    is_counted = before.lower() in _COUNTED_SECTIONS
+    is_counted = before.lower() in COUNTED_SECTIONS
     is_lone_letter = len(numeral) == 1 or not set(numeral) & set("IVX")  # vitamin D, a CD
     if is_lone_letter and not (is_counted or (numeral in "VX" and before[:1].isupper())):
         return []
@@ -649,7 +466,7 @@ def _address(match: re.Match[str]) -> list[str]:
 
 def _abbreviation(match: re.Match[str]) -> list[str]:
     written = match["short"].lower()
-    options = _ABBREVIATIONS[written].split("|")
+    options = ABBREVIATIONS[written].split("|")
     before_name = re.match(r"\.? [A-Z]", match.string[match.end("short") : match.end("short") + 3])
     if written in ("st", "dr", "mt", "ft") and not before_name:  # Main St., 5 ft.
         options.reverse()
@@ -663,7 +480,7 @@ def _feet_and_inches(match: re.Match[str]) -> list[str]:
 
 def _short_name(match: re.Match[str]) -> list[str]:
     written = match[0].rstrip(".")
-    return [_SHORT_NAMES[written].lower(), written.lower()]
+    return [SHORT_NAMES[written].lower(), written.lower()]
 
 
 def _letters(match: re.Match[str]) -> list[str]:
@@ -738,7 +555,7 @@ _KINDS: tuple[Kind, ...] = tuple(
         (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})(?P<gap>[ -]?)(?P<unit>{_UNIT})(?![A-Za-z^]|\.[A-Za-z])", _quantity),
         (rf"(?P<number>{_NUMBER}) ?(?P<letter>k|K|M|bn|mn|B)(?![A-Za-z]|\.[A-Za-z])", _scaled),
         (r"\d{1,9}(?:\.\d{1,9}){2,6}(?![\d.]*\d)", _version),
-        (r"(?:(?<=[\d%°])|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–] ?(?=[\d$€£])", lambda match: _RANGE.split("|")),
+        (r"(?:(?<=[\d%°])|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–] ?(?=[\d$€£])", lambda match: RANGE.split("|")),
         (r"(?<=\d):(?=\d)", lambda match: ["to", "", "colon"]),
         (r"(?<=[a-z.])–(?=[A-Z])", lambda match: ["to", ""]),
         (r"(?<=\d)x(?=\d)", lambda match: ["by", "x", "times"]),
@@ -751,7 +568,7 @@ _KINDS: tuple[Kind, ...] = tuple(
             _abbreviation,
         ),
         (r"(?<![\w.])(?P<short>St)(?= [A-Z])", _abbreviation),
-        (rf"\b(?:{'|'.join(_SHORT_NAMES)})\.(?!\w)", _short_name),
+        (rf"\b(?:{'|'.join(SHORT_NAMES)})\.(?!\w)", _short_name),
         (r"(?<![\w.])(?:[A-Za-z]\.){1,8}[A-Za-z](?:\.(?!\w)|(?![\w.]))", _letters),
         (r"(?<![^\W\d_])[Α-Ωα-ωϕϵ](?![^\W\d_])", _greek),
         (r"(?<=[A-Za-z0-9])\.(?=[a-z])", lambda match: ["dot", "", "point"]),
@@ -759,7 +576,7 @@ _KINDS: tuple[Kind, ...] = tuple(
         (r"(?<=[A-Za-z])\*+|\*+(?=[A-Za-z])|__+", lambda match: [""]),
         (r"(?<=\b[A-Ga-g])#(?!\w)", lambda match: ["sharp", "pound"]),
         (r"#(?=[A-Za-z])", lambda match: ["hashtag", "", "pound", "hash"]),
-        (rf"[{''.join(map(re.escape, _SYMBOLS))}]", lambda match: _SYMBOLS[match[0]].split("|")),
+        (rf"[{''.join(map(re.escape, SYMBOLS))}]", lambda match: SYMBOLS[match[0]].split("|")),
     )
 )  # fmt: skip
 _WORD = re.compile(r"'?[A-Za-z]+(?:'[A-Za-z]+)*'?")
@@ -769,8 +586,8 @@ _SILENT = re.compile(r"[\s,;!?\"]+")
 def _token_words(token: str, letters_too: bool = False) -> list[Reading]:
     """The readings of a run of letters: a word of the dictionary, letters one by one, or a spelling to pronounce."""
     lower = token.lower()
-    if lower.strip("'") in _WITHOUT_DOT:
-        return [tuple(option.split()) for option in _ABBREVIATIONS[lower.strip("'")].split("|")]
+    if lower.strip("'") in WITHOUT_DOT:
+        return [tuple(option.split()) for option in ABBREVIATIONS[lower.strip("'")].split("|")]
     known = [word for word in (lower, lower.rstrip("'"), lower.strip("'")) if in_dictionary(word)][:1]
     spelling = lower.replace("'", "")
     letters = tuple(spelling)
