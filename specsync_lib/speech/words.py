@@ -627,8 +627,8 @@ def _refuse(transcript: str, text: str, place: int) -> None:
     )
 
 
-def _places(transcript: str) -> Iterator[list[str] | list[Reading]]:
-    text = fold(transcript)
+def _options(text: str, transcript: str) -> Iterator[list[str] | list[Reading]]:
+    """The readings of each place of a folded text; ``transcript`` is where a refusal looks for its letter."""
     letters_too = not text.isupper()
     place = 0
     while place < len(text):
@@ -649,6 +649,16 @@ def _places(transcript: str) -> Iterator[list[str] | list[Reading]]:
         place = match.end() if match and match.end() > place else place + 1
 
 
+def each_place(transcript: str) -> Iterator[Place]:
+    """``spoken``, one place after the other: whoever has enough need not read on."""
+    if len(transcript) > LONGEST_TRANSCRIPT:
+        raise InputError(f"transcript: {len(transcript):,} characters; at most {LONGEST_TRANSCRIPT:,} can be aligned")
+    for options in _options(fold(transcript), transcript):
+        place = tuple(dict.fromkeys(options))[:MOST_PLACE_READINGS]
+        if place != ((),):
+            yield place
+
+
 def spoken(transcript: str) -> list[Place]:
     """What a transcript may say: its places in order, each with its readings as words, the likeliest first.
 
@@ -660,10 +670,7 @@ def spoken(transcript: str) -> list[Place]:
     InputError: the text is longer than ``LONGEST_TRANSCRIPT``, or a letter belongs to a script that English is not
     written in; the message names it and its place.
     """
-    if len(transcript) > LONGEST_TRANSCRIPT:
-        raise InputError(f"transcript: {len(transcript):,} characters; at most {LONGEST_TRANSCRIPT:,} can be aligned")
-    places = (tuple(dict.fromkeys(options))[:MOST_PLACE_READINGS] for options in _places(transcript))
-    return [place for place in places if place != ((),)]
+    return list(each_place(transcript))
 
 
 def normalise_text(transcript: str) -> list[str]:
