@@ -14,11 +14,48 @@ import anyascii
 import ftfy
 from markdown_it import MarkdownIt
 
+_BLANKS = dict.fromkeys(map(ord, "\v\f\x1c\x1d\x1e\x1f"), "\n")  # which would join the words beside them
 _APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼʹʻʽ`´′＇"), "'") | dict.fromkeys(map(ord, "‐‑"), "-") | {ord("″"): '"'}
+_LOOKALIKES = {ord("‒"): "–", ord("―"): "—", ord("˚"): "°"}  # a dash as wide as a digit, a bar, a ring above
 _MARKS = dict.fromkeys(map(ord, "™℠©®℗"), None) | {ord("№"): " number "}
+_SWAPPED = str.maketrans(".,", ",.")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
-_SUBTITLE_CUE = re.compile(r"(?m)^(?:\d+[ \t]*\r?\n)?[ \t]*(?:\d+:)?\d+:\d\d[.,]\d+[ \t]*-->.*$|\AWEBVTT\b.*$")
+# Letters raised: st in 1ˢᵗ. Behind a letter they are footnote marks.
+_RAISED = re.compile(
+    "(?<![^\\W\\d_])[{}]+".format(
+        "".join(
+            letter
+            for letter in map(chr, range(0x3000))
+            if unicodedata.category(letter) == "Lm" and unicodedata.normalize("NFKC", letter).isascii()
+        )
+    )
+)
+_DEGREE = re.compile("(?<=\\d)( ?)º")
+# Digits in groups of three as they are not written in English: narrow blanks, 1'000, 1.234,56.
+_GROUPS = re.compile("(?<![\\d.,])[1-9]\\d{0,2}([\u00a0\u2007\u2009\u202f'’])\\d{3}(?:\\1\\d{3})*(?![\\d'’])")
+_DECIMAL_COMMA = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d{1,2}(?![\d.,]*\d)")
+_STAMP = r"(?:\d+:)?\d+:\d\d[.,]\d+"
+_SUBTITLE_CUE = re.compile(
+    rf"(?m)^(?:\d+[ \t]*\n)?[ \t]*{_STAMP}[ \t]*-->.*$"  # SubRip, and WebVTT
+    rf"|<{_STAMP}>|\{{\\[^{{}}\n]{{0,100}}\}}"  # the time of a word; {{\an8}}
+    r"|^Dialogue: (?:[^,\n]{0,80},){9}"  # Advanced SubStation
+)
+# WebVTT: what stands at its head, its comments and styles up to the next empty line, the names of its cues.
+_WEBVTT_REST = re.compile(
+    r"(?m)\AWEBVTT\b.*(?:\n[A-Za-z-]+:.*)*|(?<=\n\n)(?:NOTE|STYLE|REGION)\b.*(?:\n.+)*"
+    rf"|(?<=\n\n)[^\n]{{1,80}}\n(?=[ \t]*{_STAMP}[ \t]*-->)"
+)
+# What someone does and nobody says: *laughs*.
+_STAGE_DIRECTIONS = [
+    "laughs", "laughing", "laughter", "chuckles", "chuckling", "giggles", "giggling", "sighs", "sighing", "coughs",
+    "coughing", "gasps", "gasping", "sniffs", "sniffles", "sobs", "sobbing", "cries", "crying", "groans", "grunts",
+    "whispers", "whispering", "shouts", "shouting", "screams", "screaming", "yells", "yelling", "mutters", "clears",
+    "clearing", "smiles", "smiling", "grins", "winks", "shrugs", "nods", "pauses", "pause", "applause", "claps",
+    "clapping", "music", "sings", "singing", "hums", "humming", "yawns", "breathes", "inhales", "exhales", "sneezes",
+    "snorts", "snores", "whistles", "silence", "beat", "inaudible", "cheering", "knocks", "knocking",
+]  # fmt: skip
+_STAGE_DIRECTION = re.compile(rf"(?i)(?<![*\w])\*((?:{'|'.join(_STAGE_DIRECTIONS)})(?: [^*\n]{{1,40}})?)\*(?![*\w])")
 _MARKUP = re.compile(r"[*_`~\\#>\[!-]|^\s*\d+[.)]\s", re.MULTILINE)
 _INLINE_RULES = ("emphasis", "strikethrough", "backticks", "link", "image", "escape")
 _BLOCK_RULES = ("heading", "list", "blockquote", "fence", "hr")
@@ -44,23 +81,36 @@ def _without_markdown(text: str) -> str:
             pieces.append(f"{token.info}. ")
         elif token.type == "inline":
             for child in token.children or []:
-                pieces.append(" " if child.type in ("softbreak", "hardbreak") else child.content)
+                pieces.append("\n" if child.type in ("softbreak", "hardbreak") else child.content)
             pieces.append("\n")
         elif token.type == "fence":
             pieces.append(token.content)
     return "".join(pieces)
 
 
+def _without_cues(text: str) -> str:
+    """The text of a subtitle file: its times, numbers, styles and comments go."""
+    if text.startswith("WEBVTT"):
+        text = _WEBVTT_REST.sub("", text)
+    return _SUBTITLE_CUE.sub(" ", text)
+
+
+def _with_commas(number: re.Match[str]) -> str:
+    return number[0].replace(number[1], ",")
+
+
 def fold(transcript: str) -> str:
     """The text in plain letters, digits and signs, whatever it was typed or copied with.
 
-    Mojibake is mended, entities and light markdown are unescaped, subtitle cues go. Accents, ligatures, widths and
-    styles of letters fold to a … z; digits of every script to 0 … 9; superscripts to ^2; quotes, dashes and spaces to
-    plain ones. Invisible characters, emoji and trade marks vanish. Letters of other scripts stay for ``spoken`` to
-    refuse.
+    Mojibake is mended, entities and light markdown are unescaped, subtitle cues go, *laughs* becomes (laughs). Accents,
+    ligatures, widths and styles of letters fold to a … z; digits of every script to 0 … 9; superscripts to ^2; quotes,
+    dashes and spaces to plain ones; numbers in groups to 1,234.56. Invisible characters, emoji and trade marks vanish.
+    Letters of other scripts stay for ``words.spoken`` to refuse.
     """
-    text = ftfy.fix_text(transcript, unescape_html=True).translate(_MARKS)
-    text = _without_markdown(_SUBTITLE_CUE.sub(" ", text))
+    text = ftfy.fix_text(transcript.translate(_BLANKS), unescape_html=True).translate(_MARKS | _LOOKALIKES)
+    text = _without_markdown(_STAGE_DIRECTION.sub(r"(\1)", _without_cues(text)))
+    text = _RAISED.sub(lambda run: unicodedata.normalize("NFKC", run[0]), _DEGREE.sub(r"\1°", text))
+    text = _DECIMAL_COMMA.sub(lambda number: number[0].translate(_SWAPPED), _GROUPS.sub(_with_commas, text))
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{run[0].translate(_SUPERSCRIPTS)}", text).translate(_APOSTROPHES)
     return "".join(map(fold_character, text)).replace("''", '"')
 
