@@ -22,6 +22,7 @@ SHORT_NAMES = {
 CURRENCY_SIGNS = {
     "$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "₹": "INR", "₩": "KRW", "₽": "RUB", "₺": "TRY", "₴": "UAH",
     "₪": "ILS", "₱": "PHP", "₫": "VND", "₦": "NGN", "฿": "THB",
+    "Rs": "INR",
 }  # fmt: skip
 CURRENCY_CODES = [
     "USD", "EUR", "GBP", "JPY", "INR", "CHF", "CAD", "AUD", "NZD", "CNY", "HKD", "SGD", "SEK", "NOK", "DKK", "PLN",
@@ -39,12 +40,33 @@ _MORE_UNITS = {
     "kbps": "kilobit per second", "Mbps": "megabit per second", "Gbps": "gigabit per second", "fps": "frame per second",
     "rpm": "revolution per minute", "bpm": "beat per minute", "yr": "year", "wk": "week", "mo": "month",
     "kN": "kilonewton", "MWh": "megawatt hour", "mAh": "milliamp hour", "kΩ": "kilo ohm", "mg/L": "milligram per liter",
-    "TWh": "terawatt hour",
+    "TWh": "terawatt hour", "KB": "kilobyte", "kbit": "kilobit", "Mbit": "megabit", "Gbit": "gigabit",
+    "sqm": "square meter", "pts": "point",
 }  # fmt: skip
+MORE_NAMES = {
+    "kg": "kilos|kilo", "km": "k", "MB": "megs|meg", "GB": "gigs|gig", "μm": "microns|micron",
+    "mA": "milliamps|milliamp", "t": "tons|ton", "°": "", "°F": "degrees|degree|", "°C": "degrees|degree|",
+    "ml": "mills", "mL": "mills",
+}  # fmt: skip
+# Ones with so many zeros, more than one of them.
+MANY = ("ones", "tens", "hundreds", "thousands", "tens of thousands", "hundreds of thousands", "millions")
+DIRECTIONS = {"N": "north", "S": "south", "E": "east", "W": "west"}
+STATES = {
+    "AL": "alabama", "AK": "alaska", "AZ": "arizona", "AR": "arkansas", "CA": "california", "CO": "colorado",
+    "CT": "connecticut", "DE": "delaware", "FL": "florida", "GA": "georgia", "HI": "hawaii", "ID": "idaho",
+    "IL": "illinois", "IN": "indiana", "IA": "iowa", "KS": "kansas", "KY": "kentucky", "LA": "louisiana", "ME": "maine",
+    "MD": "maryland", "MA": "massachusetts", "MI": "michigan", "MN": "minnesota", "MS": "mississippi", "MO": "missouri",
+    "MT": "montana", "NE": "nebraska", "NV": "nevada", "NH": "new hampshire", "NJ": "new jersey", "NM": "new mexico",
+    "NY": "new york", "NC": "north carolina", "ND": "north dakota", "OH": "ohio", "OK": "oklahoma", "OR": "oregon",
+    "PA": "pennsylvania", "RI": "rhode island", "SC": "south carolina", "SD": "south dakota", "TN": "tennessee",
+    "TX": "texas", "UT": "utah", "VT": "vermont", "VA": "virginia", "WA": "washington", "WV": "west virginia",
+    "WI": "wisconsin", "WY": "wyoming",
+}  # fmt: skip
+BEFORE_NUMBERS = {"p": "page", "c": "circa"}
 ABBREVIATIONS = {
     "mr": "mister", "mrs": "missus", "ms": "miz|miss", "dr": "doctor|drive", "prof": "professor", "st": "saint|street",
     "ave": "avenue", "blvd": "boulevard", "rd": "road", "ln": "lane", "mt": "mount", "ft": "fort|feet", "jr": "junior",
-    "sr": "senior", "sgt": "sergeant", "lt": "lieutenant", "col": "colonel", "gen": "general", "capt": "captain",
+    "sr": "senior", "sgt": "sergeant", "lt": "lieutenant", "col": "colonel|column", "gen": "general", "capt": "captain",
     "cpt": "captain", "cmdr": "commander", "gov": "governor", "sen": "senator", "rep": "representative",
     "rev": "reverend", "hon": "honorable", "pres": "president", "supt": "superintendent", "etc": "et cetera",
     "vs": "versus", "no": "number|no", "nos": "numbers", "approx": "approximately", "est": "established|estimated",
@@ -56,6 +78,7 @@ ABBREVIATIONS = {
     "a.m": "a m", "p.m": "p m", "ph.d": "p h d", "ca": "circa|c a", "cf": "compare|c f", "al": "al",
     "oz": "ounces|ounce", "lb": "pounds|pound", "lbs": "pounds", "hr": "hour|hours", "hrs": "hours", "mins": "minutes",
     "in": "in|inches", "w/o": "without", "w/": "with", "b/c": "because", "c/o": "care of", "n/a": "not applicable|n a",
+    "co": "company|co", "temp": "temperature", "viz": "namely", "op": "opus", "eq": "equation", "calif": "california",
 }  # fmt: skip
 SYMBOLS = {
     "#": "pound|hash|hashtag|number|sharp|", "*": "star|asterisk|times|", "%": "percent", "&": "and|ampersand",
@@ -67,7 +90,7 @@ SYMBOLS = {
     "§": "section", "¢": "cents|cent", "‰": "per mille|per thousand", "/": "|slash|or|per|and|over|stroke",
     "\\": "|backslash", "_": "|underscore", "→": "|to", "…": "", "|": "", "¬": "|not", "∼": "about|approximately",
     "½": "half", "№": "number", "⋅": "times|dot", "·": "|dot|times", "¿": "", "¡": "", "℃": "degrees celsius",
-    "∑": "sum", "∫": "integral", "∂": "partial", "∅": "empty set", "¥": "yen", "₿": "bitcoin|bitcoins",
+    "∑": "sum", "∫": "integral", "∂": "partial", "∅": "empty set", "∆": "delta", "¥": "yen", "₿": "bitcoin|bitcoins",
 }  # fmt: skip
 # Abbreviations that need no dot.
 WITHOUT_DOT = frozenset([
@@ -99,6 +122,7 @@ def units_by_sign() -> dict[str, list[tuple[str, str]]]:
             if re.fullmatch(r"(?:sq |fl )?[A-Za-zμΩ°%‰/]+(?:\^[23])?", short) and "[" not in "".join(long):
                 units.setdefault(short, [])
                 units[short] += [names] if names not in units[short] else []
+    units |= {short.replace("^", ""): names for short, names in units.items() if "^" in short}  # m2
     del units["pm"], units["ac"]  # nine in the evening, not picometres; 802.11ac, not acres
     units["°"] = [
         ("degree", "degrees"),

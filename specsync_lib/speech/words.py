@@ -29,15 +29,20 @@ from specsync_lib.errors import InputError
 from specsync_lib.speech.plain_text import fold
 from specsync_lib.speech.word_tables import (
     ABBREVIATIONS,
+    BEFORE_NUMBERS,
     COINS,
     COUNTED_SECTIONS,
     CURRENCY_CODES,
     CURRENCY_SIGNS,
+    DIRECTIONS,
     LOCALE,
     MAGNITUDES,
+    MANY,
     MONTHS,
+    MORE_NAMES,
     RANGE,
     SHORT_NAMES,
+    STATES,
     SYMBOLS,
     UNITS_AND_WORDS,
     WITHOUT_DOT,
@@ -50,6 +55,7 @@ Reading = tuple[str, ...]  # the words of one reading of a place; none where not
 Place = tuple[Reading, ...]  # the readings of one place in a transcript, the likeliest first
 
 LONGEST_TRANSCRIPT = 400_000  # characters: eight hours of speech
+LONGEST_LINE = 400  # characters in which what a line begins with, or a quote, is looked for
 LONGEST_WORD = 45  # letters; a longer run of them is no word and is cut
 LONGEST_INITIALS = 4  # letters of an abbreviation that are spelled one by one: OSCE, but NORAD
 LONGEST_NUMBER = 15  # digits; anything longer is read digit by digit
@@ -180,36 +186,62 @@ def _number_readings(digits: str) -> list[str]:
 
 
 def _amounts(written: str) -> list[str]:
-    """A number as it stands before a unit: 1,234 or 28.8 or 5."""
+    """A number as it stands before a unit: 1,234 or 28.8 or 5; in groups as in India or between blanks, too."""
+    if " " in written:
+        grouped, apart = _amounts(written.replace(" ", ",")), " ".join(_amounts(part)[0] for part in written.split(" "))
+        is_one_number = written.count(" ") > 1 or written.endswith("000")
+        return _distinct([*grouped[:2], apart, *grouped[2:]] if is_one_number else [apart, *grouped])
     whole, _, decimals = written.replace(",", "").partition(".")
     if not decimals:
-        return _cardinals(whole) if "," in written else _number_readings(whole)
+        if "," not in written:
+            return _number_readings(whole)
+        lakhs = re.fullmatch(_LAKHS, written) and num2words(int(whole), lang="en_IN")
+        pairs = [f"{_pair_words(whole[:2])} {_pair_words(whole[2:])}"] if len(whole) == 4 and whole[1] != "0" else []
+        return _distinct([*([" ".join(re.findall("[a-z]+", lakhs))] if lakhs else []), *_cardinals(whole), *pairs])
     wholes = _cardinals(whole)[:3] if whole.strip("0") else ["zero", "", "oh"]
     tails = [_digit_words(decimals), _digit_words(decimals, "oh")]
     if len(decimals) <= 2 and decimals != "00":
         tails.append(" ".join(number_words(int(decimals))))
     options = [f"{whole} point {tail}" for tail in tails for whole in wholes]
+    if decimals == "5":
+        options.insert(1, f"{wholes[0]} and a half" if whole.strip("0") else "half a")
     if whole.strip("0") and len(decimals) == 2:
         options.append(f"{wholes[0]} {_pair_words(decimals)}")
     return _distinct([*options, f"{wholes[0]} dot {tails[-1]}"])
 
 
+def _ordinals(number: int) -> list[str]:
+    """Without and with "and"; from a hundredth on "a hundredth" and "hundredth", too."""
+    words = re.findall("[a-z]+", num2words(number, to="ordinal") if number < 10**LONGEST_NUMBER else "")
+    options = [" ".join(word for word in words if word != "and"), " ".join(words)]
+    if len(words) > 1 and words[0] == "one":
+        options += [f"{one}{option[4:]}" for one in ("a ", "") for option in reversed(options)]
+    return _distinct(options)
+
+
 def _ordinal(number: int) -> str:
-    words = num2words(number, to="ordinal") if number < 10**LONGEST_NUMBER else ""
-    return " ".join(word for word in re.findall("[a-z]+", words) if word != "and")
+    return _ordinals(number)[0]
 
 
 # --------------------------------------------------------------------------------------------- what a text is made of
 # Each kind of text is a pattern, tried at a place in this order, and a function from its match to the readings there.
 
-_NUMBER = r"(?:\d{1,3}(?:,\d{3}){1,4}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\w)\.\d+)"
-_SIGN = r"(?:(?<![\w)\]])[-−] ?(?=[\d.$€£]))?"
-_CURRENCY = f"[{''.join(map(re.escape, CURRENCY_SIGNS))}]"
+_LAKHS = r"\d{1,2}(?:,\d\d){1,4},\d{3}(?!\d)"
+_IN_BLANKS = r"(?<!\d[ ,.])[1-9]\d{0,2}(?: \d{3}){1,4}(?:\.\d+)?(?![\d:/]|[ ,]\d)"
+_NUMBER = rf"(?:\d{{1,3}}(?:,\d{{3}}){{1,4}}(?!\d)(?:\.\d+)?|{_LAKHS}|{_IN_BLANKS}|\d+(?:\.\d+)?|(?<!\w)\.\d+)"
+# A sign of a number, not a dash between two: none behind a word or an amount; "5 - 3" is none, "5 -3" is one.
+_SIGN = r"(?:(?<![\w)\]%°¢])(?<!\d['\"])[-−–](?=[\d.$€£])|(?<![\w)\]])(?:(?<![\d%°¢€£$] )-|−) (?=[\d.$€£]))?"
+_CURRENCY = "|".join(rf"\b{sign}\b\.?" if sign.isalpha() else re.escape(sign) for sign in CURRENCY_SIGNS)
+_CURRENCY = f"(?:{_CURRENCY})"
 _AMOUNT = rf"(?:\d+,\d\d(?![\d,])|{_NUMBER})"  # €5,50
 _CODE = "|".join(CURRENCY_CODES)
 _MAGNITUDE = "|".join(sorted(MAGNITUDES, key=len, reverse=True))
-_UNIT = "|".join(sorted(map(re.escape, units_by_sign()), key=len, reverse=True))
+_UNIT = "|".join(
+    re.escape(unit) + r"(?!\d)" * unit[-1].isdigit() for unit in sorted(units_by_sign(), key=len, reverse=True)
+)
 _MONTH = "|".join([*MONTHS, *(f"{short}\\.?" for short, wide in SHORT_NAMES.items() if wide in MONTHS)])
+_MONTH = f"{_MONTH}|{_MONTH.upper()}"
+_NAME_OF_DAY_OR_MONTH = "|".join(sorted(SHORT_NAMES, key=len, reverse=True))
 
 _ABBREVIATION = "|".join(
     "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else re.escape(letter) for letter in name)
@@ -220,7 +252,20 @@ Kind = tuple[re.Pattern[str], Callable[[re.Match[str]], list[str]]]
 
 
 def _signed(sign: str, options: list[str]) -> list[str]:
-    return [f"{word} {option}" for word in ("minus", "negative") for option in options] if sign.strip() else options
+    if not sign:
+        return options
+    may_be_a_dash = sign == "–" or sign.endswith(" ")
+    return _cross(["minus", "negative", *(["to", ""] if may_be_a_dash else [])], options)
+
+
+def _has_lines(match: re.Match[str]) -> bool:
+    """Whether the text of a match that begins a line has more lines than this."""
+    return match.start() > 0 or "\n" in match.string[match.end() : match.end() + LONGEST_LINE]
+
+
+def _quote_is_open(match: re.Match[str], mark: str = '"') -> bool:
+    """Whether a mark before the match waits for its end: then the one behind it is no inch."""
+    return match.string[max(0, match.start() - LONGEST_LINE) : match.start()].count(mark) % 2 == 1
 
 
 def _phone(match: re.Match[str]) -> list[str]:
@@ -248,16 +293,17 @@ def _money(match: re.Match[str]) -> list[str]:
     sign, written, magnitude = match["sign"] or match["sign_after"], match["amount"], match["magnitude"]
     if re.fullmatch(r"\d+,\d\d", written):  # €5,50
         written = written.replace(",", ".")
-    code = CURRENCY_SIGNS.get(sign, sign)
+    code = CURRENCY_SIGNS.get(sign.rstrip("."), sign)
     one, more = currency_names(code)
     if match["range"] or magnitude:
-        amounts = _amounts(written)[:3]
+        amounts = [*_amounts(written)[:3], *(["a"] if written == "1" else [])]
         if match["range"]:
-            amounts = _cross(amounts, ["to", ""], _amounts(match["range"])[:3])
+            amounts = _cross(amounts, ["to", f"{more} to", "", f"{more} minus"], _amounts(match["range"])[:3])
         endings = [more]
         if magnitude:
             scale = MAGNITUDES[magnitude]
             endings = [f"{scale} {more}", f"{scale} {one}", scale, f"{' '.join(magnitude.lower())} {more}"]
+            endings += ["k"] if scale == "thousand" else []
         return _signed(match["minus"], _cross(amounts, endings))
     whole, _, decimals = written.replace(",", "").partition(".")
     is_one = whole.lstrip("0") == "1"
@@ -273,6 +319,8 @@ def _money(match: re.Match[str]) -> list[str]:
     pair = _pair_words(decimals)
     short = [f"{unit} and {small} {coin}", f"{unit} {small} {coin}", pair, f"{unit} {small}", small]
     options = _cross(wholes[:3], [*short, f"{unit} and {small}", f"point {_digit_words(decimals)} {more}"])
+    if is_one:
+        options.insert(5, f"a {one} {small}")
     return _signed(match["minus"], options if whole.strip("0") else [f"{small} {coin}", *options])
 
 
@@ -287,14 +335,16 @@ def _clock(match: re.Match[str]) -> list[str]:
         return [f"{said} {tail}", *full, f"{said} {minutes} {seconds}"]
     if minute == "00":
         hundreds = [f"{said} hundred", f"{said} hundred hours", f"oh {said} hundred", f"zero {said} hundred"]
-        return [*([f"{twelve} o'clock"] if hour <= 12 else hundreds[:1]), twelve, said, *hundreds]
+        named = {12: ["noon"], 0: ["midnight"], 24: ["midnight"]}.get(hour, [])
+        return [*([f"{twelve} o'clock"] if hour <= 12 else hundreds[:1]), twelve, said, *named, *hundreds]
     spoken_minute = " ".join(number_words(int(minute)))
     options = [f"{said} {_pair_words(minute)}", f"{twelve} {_pair_words(minute)}"]
     options += (
         [f"zero {said} {_pair_words(minute)}", f"oh {said} {_pair_words(minute)}"] if match["hour"][0] == "0" else []
     )
-    named = {"15": ["quarter past", "a quarter past", "quarter after"], "30": ["half past"]}
-    options += [f"{name} {twelve}" for name in named.get(minute, [f"{spoken_minute} past"] if int(minute) < 30 else [])]
+    named = {"15": ["quarter past", "a quarter past", "quarter after"], "30": ["half past", "half"]}
+    past = [f"{spoken_minute} past", f"{spoken_minute} after"] if int(minute) < 30 else []
+    options += [f"{name} {twelve}" for name in named.get(minute, past)]
     if int(minute) > 30:
         left = " ".join(number_words(60 - int(minute)))
         names = ["quarter to", "a quarter to", "quarter of"] if minute == "45" else [f"{left} to", f"{left} minutes to"]
@@ -302,12 +352,28 @@ def _clock(match: re.Match[str]) -> list[str]:
     return [*options, f"{said} {spoken_minute}"]
 
 
+def _stamp(match: re.Match[str]) -> list[str]:
+    """The time at the head of a line: of a video's transcript, where nobody says it, or of a timetable."""
+    options = [*_clock(match), ""] if _has_lines(match) else _clock(match)
+    is_first_hour, is_alone = int(match["hour"]) == 0, re.match(r"[ \t]*\n", match.string[match.end() :][:9])
+    of_video = is_alone or match["second"] or is_first_hour if _has_lines(match) else match["second"] and is_first_hour
+    return ["", *options] if of_video else options
+
+
+def _hours(match: re.Match[str]) -> list[str]:
+    """Four digits before "hours": 0800, 1430."""
+    hour, minute = match["hour"], match["minute"]
+    said = " ".join(number_words(int(hour)))
+    hours = [f"{zero} {said}" for zero in ("oh", "zero")] if hour[0] == "0" else []
+    return _cross([*hours, said], [_pair_words(minute)])
+
+
 def _day(day: int) -> list[str]:
     return [_ordinal(day), " ".join(number_words(day)), f"the {_ordinal(day)}"]
 
 
 def _wide(written: str) -> str:
-    written = written.rstrip(".")
+    written = written.rstrip(".").title()
     return SHORT_NAMES.get(written, written).lower()
 
 
@@ -363,7 +429,14 @@ def _fraction(match: re.Match[str]) -> list[str]:
             f"{whole} and {option}" for option in sorted(options, key=lambda option: not option.startswith("a "))
         ]
         return [*options, f"{whole} {top} {bottom}", f"{whole} {top} over {bottom}"]
-    options += [f"{top} {link} {bottom}" for link in ("", "over", "out of", "slash", "of")]
+    if options and re.match(r" +[a-z]", match.string[match.end() : match.end() + 3]):  # 1/2 cup
+        shortest = parts[0] if upper == 1 else options[0]
+        options += [f"{shortest} {article}" for article in ("a", "an", "of a")]
+    if match["inch"] and options:
+        inches = [f"{option} {of}" for option in options[:4] for of in ("inch", "of an inch", "inches")]
+        inches += [f"{options[0].split()[-1]} an inch"]
+        options = [*options[:3], *inches] if _quote_is_open(match) else [*inches, *options[:3]]
+    options += [f"{top} {link} {bottom}" for link in ("", "over", "out of", "slash", "of", "divided by")]
     if 1 <= upper <= 12 and 1 <= lower <= 31:
         is_date = lower not in (2, 3, 4, 5, 6, 8, 10, 16)
         options.insert(0 if is_date else len(options), f"{_month(upper)} {_ordinal(lower)}")
@@ -383,12 +456,23 @@ def _quantity(match: re.Match[str]) -> list[str]:
         names.insert(0, letters.lower())
     elif letters:
         names.append(letters.lower())
-    amounts = _amounts(written)[:3]
+    names += MORE_NAMES[unit].split("|") if unit in MORE_NAMES else []
+    names += [re.sub(r"per (?=([a-z]))", _article, name) for name in names if " per " in name]
+    amounts = _amounts(written)[:4]
+    if match["upto"]:
+        links = [f"{names[0]} to", "to", "", f"{names[0]} minus"]
+        amounts = _cross(amounts[:2], links, _amounts(match["upto"])[:2])
     return _signed(match["sign"], _cross(amounts, names))
 
 
+def _article(per: re.Match[str]) -> str:
+    return "an " if per[1] in "aeiou" or per.string.endswith("hour") else "a "
+
+
 def _per(match: re.Match[str]) -> list[str]:
-    return [f"per {one}" for one, _ in units_by_sign()[match["unit"]]] + [f"slash {match['unit'].lower()}"]
+    whole = [f"per {one}" for one, _ in units_by_sign()[match["unit"]]]
+    articles = [re.sub(r"per (?=([a-z]))", _article, name) for name in whole]
+    return [*whole, *articles, f"slash {match['unit'].lower()}"]
 
 
 def _scaled(match: re.Match[str]) -> list[str]:
@@ -419,9 +503,29 @@ def _version(match: re.Match[str]) -> list[str]:
 def _decade(match: re.Match[str]) -> list[str]:
     century, tens = match["century"] or "", match["tens"]
     if tens == "00":
-        return [f"{' '.join(number_words(int(century)))} hundreds"] if century else ["two thousands", "hundreds"]
-    first = f"{' '.join(number_words(int(century)))} " if century else ""
-    return [f"{first}{plural(' '.join(number_words(int(tens))))}"]
+        hundreds = [f"{' '.join(number_words(int(century)))} hundreds"] if century else ["two thousands", "hundreds"]
+        is_thousand = century and century[1] == "0" and century != "00"
+        return [f"{' '.join(number_words(int(century[0])))} thousands", *hundreds] if is_thousand else hundreds
+    said = " ".join(number_words(int(tens)))
+    if century:
+        return [f"{' '.join(number_words(int(century)))} {plural(said)}"]
+    return [plural(said), *([] if "'" in match[0] else [f"{said} seconds"])]
+
+
+def _many(match: re.Match[str]) -> list[str]:
+    """100s, 1,000s: hundreds, thousands."""
+    digits = match["number"].replace(",", "")
+    return [MANY[len(digits) - 1], plural(_cardinals(digits)[0]), f"{_cardinals(digits)[0]} seconds"]
+
+
+def _plural_number(match: re.Match[str]) -> list[str]:
+    """737s, MP3s, B-52s: more than one of a number; or seconds, where it stands by itself and is small."""
+    digits = match["number"]
+    plurals = [plural(option) for option in _number_readings(digits)]
+    if "'" in match[0] or re.match("[A-Za-z-]", match.string[max(0, match.start() - 1) : match.start()]):
+        return plurals
+    seconds = [f"{option} second{'s' if int(digits) != 1 else ''}" for option in _cardinals(digits)]
+    return [*seconds, *plurals] if int(digits) < 100 else [*plurals, *seconds]
 
 
 def _number(match: re.Match[str]) -> list[str]:
@@ -429,8 +533,11 @@ def _number(match: re.Match[str]) -> list[str]:
 
 
 def _roman(match: re.Match[str]) -> list[str]:
-    """A Roman numeral after a name (Louis XIV), after what is counted (Chapter IV), or by itself; else letters."""
-    numeral = match[0]
+    """A Roman numeral after a name (Louis XIV), after what is counted (Chapter IV), or by itself; else letters.
+
+    Small letters are one only after what is counted (scene ii), and a word with L, C, D or M (MIX) is first a word.
+    """
+    numeral = match[0].upper()
     try:
         number = int(RomanNumeral.from_string(numeral))
     except (InvalidRomanNumeralError, OutOfRangeError):
@@ -440,11 +547,14 @@ def _roman(match: re.Match[str]) -> list[str]:
     is_lone_letter = len(numeral) == 1 or not set(numeral) & set("IVX")  # vitamin D, a CD
     if is_lone_letter and not (is_counted or (numeral in "VX" and before[:1].isupper())):
         return []
-    cardinal, ordinal = " ".join(number_words(number)), _ordinal(number)
-    options = [cardinal, f"the {ordinal}", ordinal]
+    word = [numeral.lower()] if in_dictionary(numeral.lower()) else []
+    cardinal, ordinal, letters = " ".join(number_words(number)), _ordinal(number), " ".join(numeral.lower())
+    if match[0].islower():
+        return [cardinal, *word, letters] if is_counted and len(numeral) > 1 else []
+    options = [cardinal, f"the {ordinal}", ordinal, letters]
     if before[:1].isupper() and not is_counted:
-        options = [f"the {ordinal}", cardinal, ordinal]
-    return [*options, " ".join(numeral.lower())]
+        options = [f"the {ordinal}", cardinal, ordinal, letters]
+    return [*word, *options] if set(numeral) & set("LCDM") and not is_counted else [*options, *word]
 
 
 def _address(match: re.Match[str]) -> list[str]:
@@ -478,9 +588,29 @@ def _feet_and_inches(match: re.Match[str]) -> list[str]:
     return [f"{feet} {foot} {inches} {inch}" for foot in ("feet", "foot", "") for inch in ("inches", "")]
 
 
+def _length(match: re.Match[str]) -> list[str]:
+    """5' and 5": feet and inches, or the end of a quote."""
+    names = ["feet", "foot", "minutes"] if match["mark"] == "'" else ["inches", "inch"]
+    said = _amounts(match["number"])[:4]
+    is_quote = _quote_is_open(match, f" {match['mark']}" if match["mark"] == "'" else '"')
+    return _cross(said, ["", *names] if is_quote else [*names, ""])
+
+
+def _minutes_of_arc(match: re.Match[str]) -> list[str]:
+    minutes = " ".join(number_words(int(match["minutes"])))
+    seconds = f"{' '.join(number_words(int(match['seconds'])))} seconds" if match["seconds"] else ""
+    return [f"{minutes} minutes {seconds}"]
+
+
 def _short_name(match: re.Match[str]) -> list[str]:
     written = match[0].rstrip(".")
     return [SHORT_NAMES[written].lower(), written.lower()]
+
+
+def _span_of_days(match: re.Match[str]) -> list[str]:
+    """Mon-Fri."""
+    first, last = ([SHORT_NAMES[match[end]].lower(), match[end].lower()] for end in ("first", "last"))
+    return _cross(first, ["to", "", "through"], last)
 
 
 def _letters(match: re.Match[str]) -> list[str]:
@@ -493,19 +623,49 @@ def _aside(match: re.Match[str]) -> list[str]:
 
 
 def _label(match: re.Match[str]) -> list[str]:
-    """Who speaks, at the head of a line: seldom said."""
-    return ["", " ".join(normalise_text(match[0].rstrip(": ")))]
+    """Who speaks, at the head of a line: in capitals seldom said, else perhaps what the line is about (Remember:)."""
+    words = " ".join(normalise_text(match["who"]))
+    return ["", words] if match["who"].isupper() or match["who"].startswith("Speaker") else [words, ""]
+
+
+def _label_line(match: re.Match[str]) -> list[str]:
+    return [" ".join(normalise_text(match[0])), ""]
+
+
+def _item(match: re.Match[str]) -> list[str]:
+    """The number of a line in a list."""
+    return [*_cardinals(match["number"]), ""] if _has_lines(match) else []
 
 
 def _greek(match: re.Match[str]) -> list[str]:
     return [unicodedata.name(match[0]).rsplit(" ", 1)[-1].lower()]
 
 
+def _lone_unit(match: re.Match[str]) -> list[str]:
+    """Micrometers, written as a unit without a number."""
+    return [name for names in units_by_sign().get(match[0], []) for name in names[::-1]]
+
+
+def _state(match: re.Match[str]) -> list[str]:
+    code = match[0].lower()
+    return [STATES[match[0]], " ".join(code), *([code] if in_dictionary(code) else [])]
+
+
+_WHO = r"[\w.'-]{0,20}(?: [A-Z][\w.'-]{0,20}){0,3}"  # behind the capital of a name
 _KINDS: tuple[Kind, ...] = tuple(
     (re.compile(pattern, re.MULTILINE), read)
     for pattern, read in (
         (r"\[[^\][]{0,300}\]|</?[A-Za-z!][^<>]{0,300}>", lambda match: [""]),
-        (r"^(?:[A-Z][A-Z .'-]{1,30}|(?:Speaker|SPEAKER) ?\w{1,3}): ", _label),
+        (
+            rf"^[>–—-]{{0,3}} ?(?P<who>[A-Z][A-Z .'-]{{0,30}}|(?:Speaker|SPEAKER)[ _]?\w{{1,3}}|[A-Z]{_WHO})"
+            r"(?: ?\([^()\n]{1,40}\))?:(?=\s)",
+            _label,
+        ),
+        (r"(?<=[.?!] )(?P<who>[QA]):(?=\s)", _label),
+        (r"^[A-Z][A-Z .'-]{2,30}(?: ?\([^()\n]{1,40}\))?$(?=\n[^\n]{0,80}[a-z])", _label_line),
+        (r"^>{1,3}(?= ?[A-Za-z])", lambda match: [""]),
+        (r"^(?P<number>\d{1,3})[.)] (?=\S)", _item),
+        (r"^(?P<hour>\d{1,2}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?:[.,]\d{1,3})?(?![\w:.,])", _stamp),
         (
             r"(?<![\w.])(?:[a-z]{2,10}://[^\s<>\"')\]]{1,300}|www\.[^\s<>\"')\]]{1,300}"
             r"|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,5}|[A-Za-z][\w-]{0,63}(?:\.[\w-]{1,64}){0,4}"
@@ -523,7 +683,7 @@ _KINDS: tuple[Kind, ...] = tuple(
          r"(?<![\d./-])\d{1,2}(?P<mark>[/.-])\d{1,2}(?P=mark)(?:\d{4}|\d{2})(?![\d./-]\d|\d)", _numeric_date),
         (
             rf"(?P<minus>{_SIGN})(?:(?:US|CA|NZ|HK|A)?(?P<sign>{_CURRENCY}|(?:{_CODE})(?= ?\d)) ?"
-            rf"(?P<amount>{_AMOUNT})(?:[-–](?:{_CURRENCY})?(?P<range>{_NUMBER}))?"
+            rf"(?P<amount>{_AMOUNT})(?:(?:[-–](?:{_CURRENCY})?| [-–] {_CURRENCY})(?P<range>{_NUMBER}))?"
             rf"(?: ?(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?)(?P<sign_after>)",
             _money,
         ),
@@ -541,36 +701,64 @@ _KINDS: tuple[Kind, ...] = tuple(
             _day_month,
         ),
         (
-            r"(?<![\w.,/-])(?:(?P<whole>\d{1,6})[ -]+)?(?P<upper>\d{1,3}) ?/ ?(?P<lower>\d{1,3})(?![\w/.,]*\d|/)",
+            r"(?<![\w.,/-])(?:(?P<whole>\d{1,6})[ -]+)?(?P<upper>\d{1,3}) ?/ ?(?P<lower>\d{1,3})(?![\w/.,]*\d|/)"
+            r"(?P<inch>\")?",
             _fraction,
         ),
         (r"(?<![\d.])(?P<base>\d{1,15}|[A-Za-z]{1,40})?\^(?P<exponent>-?\d{1,6})(?!\d)", _power),
         (r"(?<!\w)(?P<number>\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:st|nd|rd|th)(?![A-Za-z])",
-         lambda match: [_ordinal(int(match["number"].replace(",", "")))]),
+         lambda match: _ordinals(int(match["number"].replace(",", "")))),
+        (r"(?<![\w.,])(?P<number>10{1,6}|10{0,2}(?:,000){1,2})s(?![A-Za-z])", _many),
         (r"'?(?<![\d.])(?P<century>\d\d)?(?P<tens>\d0)'?s(?![A-Za-z])", _decade),
+        (r"(?<![\d.,])(?P<number>\d{1,9})'?s(?![A-Za-z])", _plural_number),
+        (r"(?<![\w.])(?P<hour>[01]\d|2[0-3])(?P<minute>[0-5]\d)(?= ?(?:hours|hrs)\b)", _hours),
+        (r"(?<=°)(?P<minutes>\d{1,2})'(?:(?P<seconds>\d{1,2})\")?", _minutes_of_arc),
+        (r"(?<![\w.'])(?P<feet>\d{1,2})'(?P<inches>1[01]|\d)(?![\w.'\"])", _feet_and_inches),
         (
             r"(?P<feet>\d)(?:'| ?(?:ft\.?|feet)) ?(?P<inches>1[01]|\d)(?:\"|''| ?in(?:ches|\.)?(?!\w))",
             _feet_and_inches,
         ),
-        (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})(?P<gap>[ -]?)(?P<unit>{_UNIT})(?![A-Za-z^]|\.[A-Za-z])", _quantity),
+        (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})(?P<gap>[ -]?)(?P<unit>{_UNIT})(?![A-Za-z^]|\.[A-Za-z])"
+         rf"(?: ?[-–] ?(?P<upto>{_NUMBER}) ?(?P=unit)(?![A-Za-z^]|\.[A-Za-z]))?", _quantity),
         (rf"(?P<number>{_NUMBER}) ?(?P<letter>k|K|M|bn|mn|B)(?![A-Za-z]|\.[A-Za-z])", _scaled),
         (r"\d{1,9}(?:\.\d{1,9}){2,6}(?![\d.]*\d)", _version),
-        (r"(?:(?<=[\d%°])|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–] ?(?=[\d$€£])", lambda match: RANGE.split("|")),
+        (
+            r"(?:(?<=[\d%°¢'\"])|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–—] ?(?=[\d$€£])"
+            r"|(?:(?<=[\d%°¢'\"€£] )|(?<=[ap]m )|(?<=[ap]\.m\. ))[–—] (?=[\d$€£])",
+            lambda match: RANGE.split("|"),
+        ),
+        (r"(?<=[\d%°¢€£] )- (?=[\d$€£])", lambda match: ["minus", "to", "", "through"]),
+        (r"(?<=[A-Za-z] )[–—] (?=[\d$€£])", lambda match: ["", "to", "through", "minus"]),
         (r"(?<=\d):(?=\d)", lambda match: ["to", "", "colon"]),
         (r"(?<=[a-z.])–(?=[A-Z])", lambda match: ["to", ""]),
         (r"(?<=\d)x(?=\d)", lambda match: ["by", "x", "times"]),
+        (r"(?<=\d)[xX](?!\w)|(?<!\w)x(?=\d)", lambda match: ["x", "times"]),
+        (r"(?:(?<=°)|(?<=° )|(?<=\d['\"])) ?[NSEW]\b", lambda match: [DIRECTIONS[match[0].strip()], match[0].lower()]),
         (r"(?<=[\w°%])/(?P<unit>s|sec|h|hr|min|d|kg|g|l|L|m|km|yr|mo)(?![A-Za-z])", _per),
+        (r"(?<=\d)/(?=[a-z]{3})", lambda match: ["per", "a", "an", "", "slash", "or"]),
+        (r"(?<![\w.])(?P<number>\d\d?)p(?!\w)", lambda match: _cross(_amounts(match["number"]), ["p", "pence"])),
+        (rf"(?<![\w.,'])(?P<number>{_NUMBER})(?P<mark>['\"])(?![\w'\"])", _length),
         (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})", _number),
         (r"#(?=\d)", lambda match: ["number", "pound", "hashtag", "hash", ""]),
-        (r"\b[IVXLCDM]{1,15}\b(?!')", _roman),
+        (rf"(?<=[a-z.], )(?:{'|'.join(STATES)})\b(?!')", _state),
+        (r"\b(?:[IVXLCDM]{1,15}|[ivx]{2,8})\b(?!')", _roman),
         (
             rf"(?<![\w.])(?![Nn]os?\.(?! ?\d))(?P<short>{_ABBREVIATION})(?:\.(?!\w)|(?<=w/)|(?<=/[oca])(?!\w))",
             _abbreviation,
         ),
         (r"(?<![\w.])(?P<short>St)(?= [A-Z])", _abbreviation),
-        (rf"\b(?:{'|'.join(SHORT_NAMES)})\.(?!\w)", _short_name),
+        (r"(?<![\w.])(?P<short>[pc])\. ?(?=\d)", lambda match: [BEFORE_NUMBERS[match["short"]], match["short"]]),
+        (r"(?<=[A-Za-z.] )v\.(?= [A-Z])", lambda match: ["versus", "v"]),
+        (r"\bpH\b", lambda match: ["p h"]),
+        (
+            rf"\b(?P<first>{_NAME_OF_DAY_OR_MONTH})\.?[-–](?P<last>{_NAME_OF_DAY_OR_MONTH})(?:\.(?!\w)|\b)",
+            _span_of_days,
+        ),
+        (rf"\b(?:{_NAME_OF_DAY_OR_MONTH})\.(?!\w)", _short_name),
         (r"(?<![\w.])(?:[A-Za-z]\.){1,8}[A-Za-z](?:\.(?!\w)|(?![\w.]))", _letters),
-        (r"(?<![^\W\d_])[Α-Ωα-ωϕϵ](?![^\W\d_])", _greek),
+        (r"(?<!\w)μ[A-Za-z]{1,2}(?!\w)", _lone_unit),
+        # A letter by itself or in a formula; in a word it is another script.
+        (r"(?<![Α-Ωα-ωϕϵ])(?<![A-Za-z]{3})[Α-Ωα-ωϕϵ](?![^\W\d_a-zA-Z]|[A-Za-z]{3})", _greek),
         (r"(?<=[A-Za-z0-9])\.(?=[a-z])", lambda match: ["dot", "", "point"]),
         (r"(?<=[A-Za-z0-9])\.(?=[A-Z])", lambda match: ["", "dot"]),
         (r"(?<=[A-Za-z])\*+|\*+(?=[A-Za-z])|__+", lambda match: [""]),
