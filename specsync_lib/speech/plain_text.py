@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 
 _BLANKS = dict.fromkeys(map(ord, "\v\f\x1c\x1d\x1e\x1f"), "\n")  # which would join the words beside them
 _APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼʹʻʽ`´′＇"), "'") | dict.fromkeys(map(ord, "‐‑"), "-") | {ord("″"): '"'}
-_LOOKALIKES = {ord("‒"): "–", ord("―"): "—", ord("˚"): "°"}  # a dash as wide as a digit, a bar, a ring above
+_LOOKALIKES = {ord("‒"): "–", ord("―"): "—", ord("˚"): "°", ord("【"): "[", ord("】"): "]"}
 _MARKS = dict.fromkeys(map(ord, "™℠©®℗"), None) | {ord("№"): " number "}
 _SWAPPED = str.maketrans(".,", ",.")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -31,6 +31,8 @@ _RAISED = re.compile(
         )
     )
 )
+_LOST_APOSTROPHE = re.compile(r"(?<=[A-Za-z])\ufffd(?=(?:s|t|d|m|re|ve|ll)\b)")
+_SIGN_BEHIND = re.compile(r"([$€£])[-−](?=\d)")  # $-5
 _DEGREE = re.compile("(?<=\\d)( ?)º")
 # Digits in groups of three as they are not written in English: narrow blanks, 1'000, 1.234,56.
 _GROUPS = re.compile("(?<![\\d.,])[1-9]\\d{0,2}([\u00a0\u2007\u2009\u202f'’])\\d{3}(?:\\1\\d{3})*(?![\\d'’])")
@@ -108,6 +110,7 @@ def fold(transcript: str) -> str:
     Letters of other scripts stay for ``words.spoken`` to refuse.
     """
     text = ftfy.fix_text(transcript.translate(_BLANKS), unescape_html=True).translate(_MARKS | _LOOKALIKES)
+    text = _SIGN_BEHIND.sub(r"-\1", _LOST_APOSTROPHE.sub("'", text))
     text = _without_markdown(_STAGE_DIRECTION.sub(r"(\1)", _without_cues(text)))
     text = _RAISED.sub(lambda run: unicodedata.normalize("NFKC", run[0]), _DEGREE.sub(r"\1°", text))
     text = _DECIMAL_COMMA.sub(lambda number: number[0].translate(_SWAPPED), _GROUPS.sub(_with_commas, text))

@@ -41,7 +41,7 @@ _MORE_UNITS = {
     "rpm": "revolution per minute", "bpm": "beat per minute", "yr": "year", "wk": "week", "mo": "month",
     "kN": "kilonewton", "MWh": "megawatt hour", "mAh": "milliamp hour", "kΩ": "kilo ohm", "mg/L": "milligram per liter",
     "TWh": "terawatt hour", "KB": "kilobyte", "kbit": "kilobit", "Mbit": "megabit", "Gbit": "gigabit",
-    "sqm": "square meter", "pts": "point",
+    "sqm": "square meter", "pts": "point", "Nm": "newton meter",
 }  # fmt: skip
 MORE_NAMES = {
     "kg": "kilos|kilo", "km": "k", "MB": "megs|meg", "GB": "gigs|gig", "μm": "microns|micron",
@@ -84,7 +84,7 @@ SYMBOLS = {
     "#": "pound|hash|hashtag|number|sharp|", "*": "star|asterisk|times|", "%": "percent", "&": "and|ampersand",
     "@": "at", "+": "plus|and|", "=": "equals|is|is equal to|", "°": "degrees|degree|", "<": "less than|",
     ">": "greater than|", "~": "about|approximately|tilde|", "±": "plus or minus", "×": "times|by|x",
-    "÷": "divided by|over", "−": "minus|negative", "√": "square root of|root", "∞": "infinity",
+    "÷": "divided by|over", "−": "minus|negative", "√": "square root of|root|the square root of", "∞": "infinity",
     "≈": "approximately|about|is approximately equal to", "≤": "less than or equal to|at most",
     "≥": "greater than or equal to|at least", "≠": "not equal to|is not equal to", "^": "to the power of|to the|caret|",
     "§": "section", "¢": "cents|cent", "‰": "per mille|per thousand", "/": "|slash|or|per|and|over|stroke",

@@ -188,9 +188,7 @@ def _number_readings(digits: str) -> list[str]:
 def _amounts(written: str) -> list[str]:
     """A number as it stands before a unit: 1,234 or 28.8 or 5; in groups as in India or between blanks, too."""
     if " " in written:
-        grouped, apart = _amounts(written.replace(" ", ",")), " ".join(_amounts(part)[0] for part in written.split(" "))
-        is_one_number = written.count(" ") > 1 or written.endswith("000")
-        return _distinct([*grouped[:2], apart, *grouped[2:]] if is_one_number else [apart, *grouped])
+        return _amounts_in_blanks(written)
     whole, _, decimals = written.replace(",", "").partition(".")
     if not decimals:
         if "," not in written:
@@ -207,7 +205,20 @@ def _amounts(written: str) -> list[str]:
         options.insert(1, f"{wholes[0]} and a half" if whole.strip("0") else "half a")
     if whole.strip("0") and len(decimals) == 2:
         options.append(f"{wholes[0]} {_pair_words(decimals)}")
+    if written.startswith(".") or re.fullmatch(r"[1-9]\d{0,2}\.000", written):  # a .22; 1.000 as the Continent writes
+        tails.append(_cardinals(written.replace(".", "").lstrip("0") or "0")[0])
+        options.append(tails[-1])
     return _distinct([*options, f"{wholes[0]} dot {tails[-1]}"])
+
+
+def _amounts_in_blanks(written: str) -> list[str]:
+    """1 250 000 is one number; 5 100 more often two."""
+    grouped, apart = _amounts(written.replace(" ", ",")), _cross(*(_amounts(part)[:5] for part in written.split(" ")))
+    digits = re.sub("[^0-9]", "", written)
+    spelt = [_digit_words(digits, zero) for zero in ("zero", "oh")]
+    is_one_number = written.count(" ") > 1 or written.endswith("000")
+    likeliest = [*grouped[:2], apart[0]] if is_one_number else [apart[0], *grouped[:2]]
+    return _distinct([*likeliest, *spelt, *apart, *grouped])
 
 
 def _ordinals(number: int) -> list[str]:
@@ -227,7 +238,7 @@ def _ordinal(number: int) -> str:
 # Each kind of text is a pattern, tried at a place in this order, and a function from its match to the readings there.
 
 _LAKHS = r"\d{1,2}(?:,\d\d){1,4},\d{3}(?!\d)"
-_IN_BLANKS = r"(?<!\d[ ,.])[1-9]\d{0,2}(?: \d{3}){1,4}(?:\.\d+)?(?![\d:/]|[ ,]\d)"
+_IN_BLANKS = r"(?<!\d[ ,.])[1-9]\d{0,2}(?: \d{3}){1,4}(?:\.\d+)?(?![\d:/]|[ ,]\d|(?:st|nd|rd|th|s)\b)"
 _NUMBER = rf"(?:\d{{1,3}}(?:,\d{{3}}){{1,4}}(?!\d)(?:\.\d+)?|{_LAKHS}|{_IN_BLANKS}|\d+(?:\.\d+)?|(?<!\w)\.\d+)"
 # A sign of a number, not a dash between two: none behind a word or an amount; "5 - 3" is none, "5 -3" is one.
 _SIGN = r"(?:(?<![\w)\]%°¢])(?<!\d['\"])[-−–](?=[\d.$€£])|(?<![\w)\]])(?:(?<![\d%°¢€£$] )-|−) (?=[\d.$€£]))?"
@@ -241,6 +252,7 @@ _UNIT = "|".join(
 )
 _MONTH = "|".join([*MONTHS, *(f"{short}\\.?" for short, wide in SHORT_NAMES.items() if wide in MONTHS)])
 _MONTH = f"{_MONTH}|{_MONTH.upper()}"
+_NAMES_AND_WORDS = r"(?:Mar|May|Sat|Sun|Jan|June|July)\b"  # which mean themselves as well
 _NAME_OF_DAY_OR_MONTH = "|".join(sorted(SHORT_NAMES, key=len, reverse=True))
 
 _ABBREVIATION = "|".join(
@@ -286,7 +298,7 @@ def _phone(match: re.Match[str]) -> list[str]:
     options = [say(zero, hundreds, pairs) for zero, hundreds, pairs in choices]
     if re.fullmatch(r"\d{3}-\d{4}", match[0]):
         options.append(f"{_cardinals(groups[0])[0]} to {_cardinals(groups[1])[0]}")
-    return [f"plus {options[0]}", *options] if match[0].startswith("+") else options
+    return [*(f"plus {option}" for option in options), *options] if match[0].startswith("+") else options
 
 
 def _money(match: re.Match[str]) -> list[str]:
@@ -416,7 +428,7 @@ def _fraction(match: re.Match[str]) -> list[str]:
     upper, lower = int(match["upper"]), int(match["lower"])
     top, bottom = (" ".join(number_words(number)) for number in (upper, lower))
     options = []
-    if 2 <= lower <= 100 and upper < lower:
+    if (2 <= lower <= 100 or lower == 1000) and upper < lower:
         parts = {2: ["half"], 4: ["quarter", _ordinal(4)]}.get(lower, [_ordinal(lower)])
         for part in parts:
             if upper == 1:
@@ -428,19 +440,24 @@ def _fraction(match: re.Match[str]) -> list[str]:
         options = [
             f"{whole} and {option}" for option in sorted(options, key=lambda option: not option.startswith("a "))
         ]
-        return [*options, f"{whole} {top} {bottom}", f"{whole} {top} over {bottom}"]
+        return _in_inches(match, [*options, f"{whole} {top} {bottom}", f"{whole} {top} over {bottom}"])
     if options and re.match(r" +[a-z]", match.string[match.end() : match.end() + 3]):  # 1/2 cup
         shortest = parts[0] if upper == 1 else options[0]
         options += [f"{shortest} {article}" for article in ("a", "an", "of a")]
-    if match["inch"] and options:
-        inches = [f"{option} {of}" for option in options[:4] for of in ("inch", "of an inch", "inches")]
-        inches += [f"{options[0].split()[-1]} an inch"]
-        options = [*options[:3], *inches] if _quote_is_open(match) else [*inches, *options[:3]]
+        options += [f"{top} {parts[0]}"] if upper > 1 else []
     options += [f"{top} {link} {bottom}" for link in ("", "over", "out of", "slash", "of", "divided by")]
     if 1 <= upper <= 12 and 1 <= lower <= 31:
         is_date = lower not in (2, 3, 4, 5, 6, 8, 10, 16)
         options.insert(0 if is_date else len(options), f"{_month(upper)} {_ordinal(lower)}")
-    return options
+    return _in_inches(match, options)
+
+
+def _in_inches(match: re.Match[str], options: list[str]) -> list[str]:
+    """A fraction with its mark of inches, which may be the end of a quote."""
+    if not match["inch"]:
+        return options
+    inches = _cross(options[:3], ["inches", "inch"] if match["whole"] else ["inch", "of an inch", "an inch"])
+    return [*options, *inches] if _quote_is_open(match) else [*inches, *options]
 
 
 def _quantity(match: re.Match[str]) -> list[str]:
@@ -456,7 +473,7 @@ def _quantity(match: re.Match[str]) -> list[str]:
         names.insert(0, letters.lower())
     elif letters:
         names.append(letters.lower())
-    names += MORE_NAMES[unit].split("|") if unit in MORE_NAMES else []
+    names[2:2] = MORE_NAMES[unit].split("|") if unit in MORE_NAMES else []
     names += [re.sub(r"per (?=([a-z]))", _article, name) for name in names if " per " in name]
     amounts = _amounts(written)[:4]
     if match["upto"]:
@@ -515,7 +532,8 @@ def _decade(match: re.Match[str]) -> list[str]:
 def _many(match: re.Match[str]) -> list[str]:
     """100s, 1,000s: hundreds, thousands."""
     digits = match["number"].replace(",", "")
-    return [MANY[len(digits) - 1], plural(_cardinals(digits)[0]), f"{_cardinals(digits)[0]} seconds"]
+    cardinals = _cardinals(digits)
+    return [MANY[len(digits) - 1], plural(cardinals[0]), *(f"{cardinal} seconds" for cardinal in cardinals)]
 
 
 def _plural_number(match: re.Match[str]) -> list[str]:
@@ -537,7 +555,7 @@ def _roman(match: re.Match[str]) -> list[str]:
 
     Small letters are one only after what is counted (scene ii), and a word with L, C, D or M (MIX) is first a word.
     """
-    numeral = match[0].upper()
+    numeral, owns = match["numeral"].upper(), match["owns"] or ""
     try:
         number = int(RomanNumeral.from_string(numeral))
     except (InvalidRomanNumeralError, OutOfRangeError):
@@ -549,12 +567,13 @@ def _roman(match: re.Match[str]) -> list[str]:
         return []
     word = [numeral.lower()] if in_dictionary(numeral.lower()) else []
     cardinal, ordinal, letters = " ".join(number_words(number)), _ordinal(number), " ".join(numeral.lower())
-    if match[0].islower():
+    if match["numeral"].islower():
         return [cardinal, *word, letters] if is_counted and len(numeral) > 1 else []
     options = [cardinal, f"the {ordinal}", ordinal, letters]
     if before[:1].isupper() and not is_counted:
         options = [f"the {ordinal}", cardinal, ordinal, letters]
-    return [*word, *options] if set(numeral) & set("LCDM") and not is_counted else [*options, *word]
+    options = [*word, *options] if set(numeral) & set("LCDM") and not is_counted else [*options, *word]
+    return [option + owns for option in options]
 
 
 def _address(match: re.Match[str]) -> list[str]:
@@ -617,6 +636,11 @@ def _letters(match: re.Match[str]) -> list[str]:
     return [" ".join(re.findall("[a-z]", match[0].lower()))]
 
 
+def _letters_of_many(match: re.Match[str]) -> list[str]:
+    """Ph.D.s."""
+    return [f"{' '.join(re.findall('[a-z]', match[0].lower())[:-1])}'s"]
+
+
 def _aside(match: re.Match[str]) -> list[str]:
     """Words in round brackets: a stage direction that nobody says, or an aside that somebody does."""
     return ["", " ".join(normalise_text(match["inside"]))]
@@ -629,7 +653,8 @@ def _label(match: re.Match[str]) -> list[str]:
 
 
 def _label_line(match: re.Match[str]) -> list[str]:
-    return [" ".join(normalise_text(match[0])), ""]
+    """A line of a name in capitals, or of a name and a time."""
+    return [*readings(match[0], MOST_PLACE_READINGS // 2), ""]
 
 
 def _item(match: re.Match[str]) -> list[str]:
@@ -648,22 +673,25 @@ def _lone_unit(match: re.Match[str]) -> list[str]:
 
 def _state(match: re.Match[str]) -> list[str]:
     code = match[0].lower()
-    return [STATES[match[0]], " ".join(code), *([code] if in_dictionary(code) else [])]
+    return _distinct([code if in_dictionary(code) else " ".join(code), STATES[match[0]], " ".join(code)])
 
 
+_SPEAKER = r"(?:Speaker|SPEAKER)[ _]?\w{1,3}"
 _WHO = r"[\w.'-]{0,20}(?: [A-Z][\w.'-]{0,20}){0,3}"  # behind the capital of a name
 _KINDS: tuple[Kind, ...] = tuple(
     (re.compile(pattern, re.MULTILINE), read)
     for pattern, read in (
         (r"\[[^\][]{0,300}\]|</?[A-Za-z!][^<>]{0,300}>", lambda match: [""]),
         (
-            rf"^[>–—-]{{0,3}} ?(?P<who>[A-Z][A-Z .'-]{{0,30}}|(?:Speaker|SPEAKER)[ _]?\w{{1,3}}|[A-Z]{_WHO})"
+            r"(?:^[>–—-]{0,3} ?|(?<=:\d\d )|(?<=[\])] ))"
+            rf"(?P<who>[A-Z][A-Z .'-]{{0,30}}|{_SPEAKER}|[A-Z]{_WHO})"
             r"(?: ?\([^()\n]{1,40}\))?:(?=\s)",
             _label,
         ),
-        (r"(?<=[.?!] )(?P<who>[QA]):(?=\s)", _label),
+        (r"(?<=[.?!] )(?P<who>[A-Z]):(?=\s)", _label),
         (r"^[A-Z][A-Z .'-]{2,30}(?: ?\([^()\n]{1,40}\))?$(?=\n[^\n]{0,80}[a-z])", _label_line),
-        (r"^>{1,3}(?= ?[A-Za-z])", lambda match: [""]),
+        (rf"^(?:{_SPEAKER}|[A-Z]{_WHO}) +(?:\d{{1,2}}:)?\d{{1,2}}:\d\d(?=[ \t]*\n)", _label_line),
+        (r"^>{1,3}(?= ?[A-Za-z])", lambda match: ["", *SYMBOLS[">"].split("|")]),
         (r"^(?P<number>\d{1,3})[.)] (?=\S)", _item),
         (r"^(?P<hour>\d{1,2}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?:[.,]\d{1,3})?(?![\w:.,])", _stamp),
         (
@@ -678,7 +706,8 @@ _KINDS: tuple[Kind, ...] = tuple(
             r"|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4}|(?:\d{4}[ -]){3}\d{4}|\d{1,6}(?:-\d{1,7}){3,6})(?![\d-])",
             _phone,
         ),
-        (r"\((?P<inside>[^()]{0,400})\)", _aside),
+        (r"\((?P<inside>[^()]{0,400}(?:\([^()]{0,100}\)[^()]{0,400}){0,3})\)", _aside),
+        (r"\{(?P<inside>[^{}]{0,300})\}", lambda match: _aside(match)[::-1]),
         (r"(?<![\d./-])(?P<iso>\d{4}-\d{1,2}-\d{1,2})(?![\d-])|"
          r"(?<![\d./-])\d{1,2}(?P<mark>[/.-])\d{1,2}(?P=mark)(?:\d{4}|\d{2})(?![\d./-]\d|\d)", _numeric_date),
         (
@@ -701,7 +730,7 @@ _KINDS: tuple[Kind, ...] = tuple(
             _day_month,
         ),
         (
-            r"(?<![\w.,/-])(?:(?P<whole>\d{1,6})[ -]+)?(?P<upper>\d{1,3}) ?/ ?(?P<lower>\d{1,3})(?![\w/.,]*\d|/)"
+            r"(?<![\w.,/-])(?:(?P<whole>\d{1,6})[ -]+)?(?P<upper>\d{1,3}) ?/ ?(?P<lower>1000|\d{1,3})(?![\w/.,]*\d|/)"
             r"(?P<inch>\")?",
             _fraction,
         ),
@@ -723,13 +752,14 @@ _KINDS: tuple[Kind, ...] = tuple(
         (rf"(?P<number>{_NUMBER}) ?(?P<letter>k|K|M|bn|mn|B)(?![A-Za-z]|\.[A-Za-z])", _scaled),
         (r"\d{1,9}(?:\.\d{1,9}){2,6}(?![\d.]*\d)", _version),
         (
-            r"(?:(?<=[\d%°¢'\"])|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–—] ?(?=[\d$€£])"
+            r"(?:(?<=[\d%°¢'\"])|(?<=\ds)|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–—] ?(?=[\d$€£])"
             r"|(?:(?<=[\d%°¢'\"€£] )|(?<=[ap]m )|(?<=[ap]\.m\. ))[–—] (?=[\d$€£])",
             lambda match: RANGE.split("|"),
         ),
         (r"(?<=[\d%°¢€£] )- (?=[\d$€£])", lambda match: ["minus", "to", "", "through"]),
         (r"(?<=[A-Za-z] )[–—] (?=[\d$€£])", lambda match: ["", "to", "through", "minus"]),
-        (r"(?<=\d):(?=\d)", lambda match: ["to", "", "colon"]),
+        (r"(?<=\d):(?=\d)", lambda match: ["to", "", "colon", "by"]),
+        (r"(?<=\d[-–])0(?![\d.,])", lambda match: ["zero", "oh", "nil", "nothing"]),
         (r"(?<=[a-z.])–(?=[A-Z])", lambda match: ["to", ""]),
         (r"(?<=\d)x(?=\d)", lambda match: ["by", "x", "times"]),
         (r"(?<=\d)[xX](?!\w)|(?<!\w)x(?=\d)", lambda match: ["x", "times"]),
@@ -740,8 +770,8 @@ _KINDS: tuple[Kind, ...] = tuple(
         (rf"(?<![\w.,'])(?P<number>{_NUMBER})(?P<mark>['\"])(?![\w'\"])", _length),
         (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})", _number),
         (r"#(?=\d)", lambda match: ["number", "pound", "hashtag", "hash", ""]),
-        (rf"(?<=[a-z.], )(?:{'|'.join(STATES)})\b(?!')", _state),
-        (r"\b(?:[IVXLCDM]{1,15}|[ivx]{2,8})\b(?!')", _roman),
+        (rf"(?<=[a-z], )(?:{'|'.join(STATES)})\b(?!')", _state),
+        (r"\b(?P<numeral>[IVXLCDM]{1,15}|[ivx]{2,8})\b(?:(?P<owns>'s)\b|(?!'))", _roman),
         (
             rf"(?<![\w.])(?![Nn]os?\.(?! ?\d))(?P<short>{_ABBREVIATION})(?:\.(?!\w)|(?<=w/)|(?<=/[oca])(?!\w))",
             _abbreviation,
@@ -750,11 +780,15 @@ _KINDS: tuple[Kind, ...] = tuple(
         (r"(?<![\w.])(?P<short>[pc])\. ?(?=\d)", lambda match: [BEFORE_NUMBERS[match["short"]], match["short"]]),
         (r"(?<=[A-Za-z.] )v\.(?= [A-Z])", lambda match: ["versus", "v"]),
         (r"\bpH\b", lambda match: ["p h"]),
+        (r"\b(?:(?<=\d )(?:AD|BCE?|CE)|AD(?= \d))\b", lambda match: [" ".join(match[0].lower()), match[0].lower()]),
+        (r"(?<!\w)[Nn]o\.(?=\d)", lambda match: ["number", "no"]),
+        (r"(?<![\w.])(?:Ph\.D|(?:[A-Z]\.){1,4}[A-Z])\.?'?s\b", _letters_of_many),
         (
             rf"\b(?P<first>{_NAME_OF_DAY_OR_MONTH})\.?[-–](?P<last>{_NAME_OF_DAY_OR_MONTH})(?:\.(?!\w)|\b)",
             _span_of_days,
         ),
         (rf"\b(?:{_NAME_OF_DAY_OR_MONTH})\.(?!\w)", _short_name),
+        (rf"\b(?!{_NAMES_AND_WORDS})(?:{_NAME_OF_DAY_OR_MONTH})\b", lambda match: _short_name(match)[::-1]),
         (r"(?<![\w.])(?:[A-Za-z]\.){1,8}[A-Za-z](?:\.(?!\w)|(?![\w.]))", _letters),
         (r"(?<!\w)μ[A-Za-z]{1,2}(?!\w)", _lone_unit),
         # A letter by itself or in a formula; in a word it is another script.
@@ -782,8 +816,10 @@ def _token_words(token: str, letters_too: bool = False) -> list[Reading]:
     plural_letters = (*letters[:-2], f"{letters[-2]}'s") if len(letters) > 2 else ()  # CDs
     if letters_too and re.fullmatch("[A-Z]{2,5}'?s", token):
         return [(known[0],), plural_letters] if known else [plural_letters, (spelling,)]
+    if known and letters_too and re.fullmatch("[A-Z]{2,5}", token):
+        return [(known[0],), letters]
     if known:
-        return [(known[0],), letters] if letters_too and re.fullmatch("[A-Z]{2,5}", token) else [(known[0],)]
+        return [(known[0],), _by_pieces(token)] if re.search("[a-z][A-Z]", token) else [(known[0],)]
     pieces = [piece.lower() for piece in re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", token.replace("'", ""))]
     whole = (spelling,)
     if len(spelling) > LONGEST_WORD:
@@ -791,8 +827,19 @@ def _token_words(token: str, letters_too: bool = False) -> list[Reading]:
     if not re.search("[aeiouy]", spelling) or (token.isupper() and len(spelling) <= LONGEST_INITIALS):
         return [letters, whole] if re.search("[aeiouy]", spelling) or token.islower() else [letters]
     if len(pieces) > 1 and all(map(in_dictionary, pieces)):  # YouTube
-        return [_settled(pieces), whole]
-    return [whole]
+        return [_settled(pieces), whole, _by_pieces(token)]
+    return [whole, _by_pieces(token)] if re.search("[a-z][A-Z]", token) else [whole]
+
+
+def _by_pieces(token: str) -> Reading:
+    """A word with capitals in it, its capitals letter by letter: PhD, iOS, mRNA."""
+    pieces = re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", token.replace("'", ""))
+    spelt = (piece.isupper() or not re.search("[aeiouy]", piece.lower()) for piece in pieces)
+    return tuple(
+        word
+        for piece, by_letter in zip(pieces, spelt, strict=True)
+        for word in (tuple(piece.lower()) if by_letter else _settled([piece.lower()]))
+    )
 
 
 def _settled(words: Iterable[str]) -> Reading:
