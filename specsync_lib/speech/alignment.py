@@ -20,7 +20,7 @@ import numpy as np
 import pocketsphinx
 
 from specsync_lib.errors import InputError
-from specsync_lib.speech.words import MOST_PLACE_READINGS, Place, each_place, pronounce
+from specsync_lib.speech.words import MOST_PLACE_READINGS, Place, each_place, fits, pronounce
 from specsync_lib.units import SAMPLE_RATE_HZ, VIDEO_FPS
 from specsync_lib.visemes import PHONE_TO_VISEME, SyncPlan
 
@@ -337,15 +337,7 @@ def _heard_reading(samples: np.ndarray, places: Sequence[Place]) -> list[str]:
         return []
     heard = (_bare(segment.word) for segment in decoder.seg()) if decoder.hyp() else ()
     words = [word for word in heard if not _is_pause(word)]
-    reached = {0}  # how many of the words the places so far can account for: a search may end before the last place
-    for place in places:
-        reached = {
-            start + len(reading)
-            for start in reached
-            for reading in place
-            if tuple(words[start : start + len(reading)]) == reading
-        }
-    return words if len(words) in reached else []
+    return words if fits(places, words) else []  # a search may end before the last place
 
 
 def _word_pass(

@@ -17,7 +17,7 @@ import heapq
 import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -377,7 +377,7 @@ def _hours(match: re.Match[str]) -> list[str]:
     hour, minute = match["hour"], match["minute"]
     said = " ".join(number_words(int(hour)))
     hours = [f"{zero} {said}" for zero in ("oh", "zero")] if hour[0] == "0" else []
-    return _cross([*hours, said], [_pair_words(minute)])
+    return _cross([*hours, said], [f"{_pair_words(minute)} hours"])
 
 
 def _day(day: int) -> list[str]:
@@ -724,14 +724,14 @@ _KINDS: tuple[Kind, ...] = tuple(
         ),
         (r"(?<![\d:.])(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:])", _clock),
         (r"(?:(?<=\d)|(?<=\d )|(?<=o'clock ))[aApP]\.?[mM](?!\w)(?:\.(?!\w))?", _letters),
-        (rf"\b(?P<month>{_MONTH}) (?P<day>[0-2]?\d|3[01])(?:st|nd|rd|th)?(?![\w:%/,.]*\d|[%:/])", _month_day),
+        (rf"\b(?P<month>{_MONTH}) (?P<day>[0-2]?\d|3[01])(?:st|nd|rd|th)?(?![\w:%/,.]{{0,40}}\d|[%:/])", _month_day),
         (
             rf"(?<![\d.,/-])(?P<day>[0-2]?\d|3[01])(?P<ordinal>st|nd|rd|th)? (?:of )?(?P<month>{_MONTH})(?!\w)",
             _day_month,
         ),
         (
-            r"(?<![\w.,/-])(?:(?P<whole>\d{1,6})[ -]+)?(?P<upper>\d{1,3}) ?/ ?(?P<lower>1000|\d{1,3})(?![\w/.,]*\d|/)"
-            r"(?P<inch>\")?",
+            r"(?<![\w.,/-])(?:(?P<whole>\d{1,6})[ -]+)?(?P<upper>\d{1,3}) ?/ ?(?P<lower>1000|\d{1,3})"
+            r"(?![\w/.,]{0,40}\d|/)(?P<inch>\")?",
             _fraction,
         ),
         (r"(?<![\d.])(?P<base>\d{1,15}|[A-Za-z]{1,40})?\^(?P<exponent>-?\d{1,6})(?!\d)", _power),
@@ -740,7 +740,7 @@ _KINDS: tuple[Kind, ...] = tuple(
         (r"(?<![\w.,])(?P<number>10{1,6}|10{0,2}(?:,000){1,2})s(?![A-Za-z])", _many),
         (r"'?(?<![\d.])(?P<century>\d\d)?(?P<tens>\d0)'?s(?![A-Za-z])", _decade),
         (r"(?<![\d.,])(?P<number>\d{1,9})'?s(?![A-Za-z])", _plural_number),
-        (r"(?<![\w.])(?P<hour>[01]\d|2[0-3])(?P<minute>[0-5]\d)(?= ?(?:hours|hrs)\b)", _hours),
+        (r"(?<![\w.])(?P<hour>[01]\d|2[0-3])(?P<minute>[0-5]\d) ?(?:hours|hrs)\b", _hours),
         (r"(?<=°)(?P<minutes>\d{1,2})'(?:(?P<seconds>\d{1,2})\")?", _minutes_of_arc),
         (r"(?<![\w.'])(?P<feet>\d{1,2})'(?P<inches>1[01]|\d)(?![\w.'\"])", _feet_and_inches),
         (
@@ -750,7 +750,7 @@ _KINDS: tuple[Kind, ...] = tuple(
         (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})(?P<gap>[ -]?)(?P<unit>{_UNIT})(?![A-Za-z^]|\.[A-Za-z])"
          rf"(?: ?[-–] ?(?P<upto>{_NUMBER}) ?(?P=unit)(?![A-Za-z^]|\.[A-Za-z]))?", _quantity),
         (rf"(?P<number>{_NUMBER}) ?(?P<letter>k|K|M|bn|mn|B)(?![A-Za-z]|\.[A-Za-z])", _scaled),
-        (r"\d{1,9}(?:\.\d{1,9}){2,6}(?![\d.]*\d)", _version),
+        (r"\d{1,9}(?:\.\d{1,9}){2,6}(?!\.?\d)", _version),
         (
             r"(?:(?<=[\d%°¢'\"])|(?<=\ds)|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–—] ?(?=[\d$€£])"
             r"|(?:(?<=[\d%°¢'\"€£] )|(?<=[ap]m )|(?<=[ap]\.m\. ))[–—] (?=[\d$€£])",
@@ -906,6 +906,19 @@ def spoken(transcript: str) -> list[Place]:
     written in; the message names it and its place.
     """
     return list(each_place(transcript))
+
+
+def fits(places: Iterable[Place], words: Sequence[str]) -> bool:
+    """Whether the places, all of them and in their order, have readings that together are just these words."""
+    reached = {0}  # how many of the words the places so far can account for
+    for place in places:
+        reached = {
+            start + len(reading)
+            for start in reached
+            for reading in place
+            if tuple(words[start : start + len(reading)]) == reading
+        }
+    return len(words) in reached
 
 
 def normalise_text(transcript: str) -> list[str]:
