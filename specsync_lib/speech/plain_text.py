@@ -58,7 +58,7 @@ _STAGE_DIRECTIONS = [
     "snorts", "snores", "whistles", "silence", "beat", "inaudible", "cheering", "knocks", "knocking",
 ]  # fmt: skip
 _STAGE_DIRECTION = re.compile(rf"(?i)(?<![*\w])\*((?:{'|'.join(_STAGE_DIRECTIONS)})(?: [^*\n]{{1,40}})?)\*(?![*\w])")
-_MARKUP = re.compile(r"[*_`~\\#>\[!-]|^\s*\d+[.)]\s", re.MULTILINE)
+_MARKUP = re.compile(r"[*_`~\\#>\[!-]|^[ \t]*\d+[.)]\s", re.MULTILINE)
 _INLINE_RULES = ("emphasis", "strikethrough", "backticks", "link", "image", "escape")
 _BLOCK_RULES = ("heading", "list", "blockquote", "fence", "hr")
 

@@ -553,7 +553,7 @@ def _number(match: re.Match[str]) -> list[str]:
 def _roman(match: re.Match[str]) -> list[str]:
     """A Roman numeral after a name (Louis XIV), after what is counted (Chapter IV), or by itself; else letters.
 
-    Small letters are one only after what is counted (scene ii), and a word with L, C, D or M (MIX) is first a word.
+    Small letters may be one after what is counted (scene ii), and a word with L, C, D or M (MIX) is first a word.
     """
     numeral, owns = match["numeral"].upper(), match["owns"] or ""
     try:
@@ -568,7 +568,7 @@ def _roman(match: re.Match[str]) -> list[str]:
     word = [numeral.lower()] if in_dictionary(numeral.lower()) else []
     cardinal, ordinal, letters = " ".join(number_words(number)), _ordinal(number), " ".join(numeral.lower())
     if match["numeral"].islower():
-        return [cardinal, *word, letters] if is_counted and len(numeral) > 1 else []
+        return [" ".join(_token_words(match[0])[0]), cardinal] if is_counted else []
     options = [cardinal, f"the {ordinal}", ordinal, letters]
     if before[:1].isupper() and not is_counted:
         options = [f"the {ordinal}", cardinal, ordinal, letters]
@@ -654,6 +654,8 @@ def _label(match: re.Match[str]) -> list[str]:
 
 def _label_line(match: re.Match[str]) -> list[str]:
     """A line of a name in capitals, or of a name and a time."""
+    if match.start() == 0 and match.string.strip() == match[0]:
+        return []
     return [*readings(match[0], MOST_PLACE_READINGS // 2), ""]
 
 

@@ -256,6 +256,8 @@ def check_words(words):
 
 @given(written)
 @example("it's '' 'tis ''em")
+@example("Mon-Fri Alice 0:01\nhello")
+@example("World War Ix")
 @example("(" * 300 + ")" * 300)
 @example("9" * 5000 + "." + "9" * 5000 + "% $" + "9" * 5000)
 def test_latin_text_of_any_kind_is_read_into_words_that_the_aligner_can_say(text):
@@ -304,6 +306,7 @@ def test_readings_are_bounded_distinct_and_begin_with_the_likeliest(text):
         "A: \n",
         "A 0:0\n",
         "1 000 ",
+        "\n\n",
     ],
 )
 def test_long_hostile_text_is_read_in_linear_time(piece):
