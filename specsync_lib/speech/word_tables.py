@@ -147,6 +147,7 @@ def _ascii_word(word: str) -> str:
 
 
 def plural(words: str) -> str:
+    """More than one of what the last word names."""
     last = words.rsplit(" ", 1)[-1]
     if last.endswith("y"):
         return f"{words[:-1]}ies"

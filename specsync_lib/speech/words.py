@@ -9,7 +9,7 @@ place its readings, the likeliest first, and the aligner (``alignment.align``) t
 Every word that comes out is one that the aligner can say: in its dictionary, or spelt with the letters a to z alone,
 for which ``pronounce`` has rules. A letter of another script has no English reading and is refused by name.
 
-Source: num2words (numbers), Babel (``word_tables``), roman-numerals; the CMU pronouncing dictionary (BSD) inside
+Source: num2words (``numerals``), Babel (``word_tables``), roman-numerals; the CMU pronouncing dictionary (BSD) inside
 PocketSphinx.
 """
 
@@ -22,10 +22,23 @@ from functools import cache
 from pathlib import Path
 
 import pocketsphinx
-from num2words import num2words
 from roman_numerals import InvalidRomanNumeralError, OutOfRangeError, RomanNumeral
 
 from specsync_lib.errors import InputError
+from specsync_lib.speech.numerals import (
+    LAKHS,
+    LONGEST_NUMBER,
+    amounts_of,
+    cardinals_of,
+    cross,
+    digit_words,
+    distinct,
+    number_readings,
+    number_words,
+    ordinal_of,
+    ordinals_of,
+    pair_words,
+)
 from specsync_lib.speech.plain_text import fold
 from specsync_lib.speech.word_tables import (
     ABBREVIATIONS,
@@ -58,7 +71,6 @@ LONGEST_TRANSCRIPT = 400_000  # characters: eight hours of speech
 LONGEST_LINE = 400  # characters in which what a line begins with, or a quote, is looked for
 LONGEST_WORD = 45  # letters; a longer run of them is no word and is cut
 LONGEST_INITIALS = 4  # letters of an abbreviation that are spelled one by one: OSCE, but NORAD
-LONGEST_NUMBER = 15  # digits; anything longer is read digit by digit
 MOST_PLACE_READINGS = 24
 MOST_READINGS, MOST_TRIES = 64, 8
 
@@ -128,118 +140,11 @@ def _by_rule(spelling: str) -> str:
     return " ".join(_LETTER_SOUNDS[match[0]] for match in _GRAPHEME.finditer(spelling))
 
 
-# ---------------------------------------------------------------------------------------------------- numbers to words
-
-
-def number_words(number: int) -> list[str]:
-    """A whole number from 0 as English words: 1234 → one thousand two hundred thirty four."""
-    return [word for word in re.findall("[a-z]+", num2words(number)) if word != "and"]
-
-
-def _distinct(options: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(" ".join(option.split()) for option in options))
-
-
-def _cross(*choices: list[str]) -> list[str]:
-    """Every combination, one of each list in order; those that take likelier options come first."""
-    ranked = itertools.product(*map(enumerate, choices))
-    by_rank = sorted(ranked, key=lambda picks: sum(rank for rank, _ in picks))
-    return _distinct(" ".join(option for _, option in picks) for picks in by_rank)
-
-
-def _digit_words(digits: str, zero: str = "zero") -> str:
-    return " ".join(zero if digit == "0" else num2words(int(digit)) for digit in digits)
-
-
-def _pair_words(pair: str) -> str:
-    """Two digits as in a year or on a clock: 05 → oh five, 00 → hundred, 30 → thirty."""
-    if pair == "00":
-        return "hundred"
-    return f"oh {num2words(int(pair))}" if pair[0] == "0" else " ".join(number_words(int(pair)))
-
-
-def _cardinals(digits: str) -> list[str]:
-    """A number as a quantity: without and with "and"; "a hundred" for "one hundred"."""
-    if len(digits) > LONGEST_NUMBER:
-        return [_digit_words(digits)]
-    plain = " ".join(number_words(int(digits)))
-    with_and = " ".join(re.findall("[a-z]+", num2words(int(digits))))
-    options = [plain, with_and]
-    if plain.startswith("one ") and len(digits) > 2:
-        options += [f"a{option[3:]}" for option in (with_and, plain)]
-    return _distinct(options)
-
-
-def _number_readings(digits: str) -> list[str]:
-    """A run of digits as a quantity, a year, in pairs, or digit by digit."""
-    spelt = [_digit_words(digits), _digit_words(digits, "oh")]
-    if len(digits) > LONGEST_NUMBER or (len(digits) > 1 and digits[0] == "0"):
-        return _distinct(spelt)
-    cardinals = _cardinals(digits)
-    if len(digits) == 4 and digits[1:] != "000":
-        pairs = f"{_pair_words(digits[:2])} {_pair_words(digits[2:])}"
-        is_year = (1100 <= int(digits) <= 1999 and digits[2:] != "00") or 2010 <= int(digits) <= 2099
-        return _distinct([pairs, *cardinals, *spelt] if is_year else [*cardinals, pairs, *spelt])
-    if len(digits) == 3 and digits[1:] != "00":
-        return _distinct([*cardinals, f"{_digit_words(digits[0])} {_pair_words(digits[1:])}", *spelt])
-    return _distinct([*cardinals, *spelt]) if len(digits) > 2 else cardinals
-
-
-def _amounts(written: str) -> list[str]:
-    """A number as it stands before a unit: 1,234 or 28.8 or 5; in groups as in India or between blanks, too."""
-    if " " in written:
-        return _amounts_in_blanks(written)
-    whole, _, decimals = written.replace(",", "").partition(".")
-    if not decimals:
-        if "," not in written:
-            return _number_readings(whole)
-        lakhs = re.fullmatch(_LAKHS, written) and num2words(int(whole), lang="en_IN")
-        pairs = [f"{_pair_words(whole[:2])} {_pair_words(whole[2:])}"] if len(whole) == 4 and whole[1] != "0" else []
-        return _distinct([*([" ".join(re.findall("[a-z]+", lakhs))] if lakhs else []), *_cardinals(whole), *pairs])
-    wholes = _cardinals(whole)[:3] if whole.strip("0") else ["zero", "", "oh"]
-    tails = [_digit_words(decimals), _digit_words(decimals, "oh")]
-    if len(decimals) <= 2 and decimals != "00":
-        tails.append(" ".join(number_words(int(decimals))))
-    options = [f"{whole} point {tail}" for tail in tails for whole in wholes]
-    if decimals == "5":
-        options.insert(1, f"{wholes[0]} and a half" if whole.strip("0") else "half a")
-    if whole.strip("0") and len(decimals) == 2:
-        options.append(f"{wholes[0]} {_pair_words(decimals)}")
-    if written.startswith(".") or re.fullmatch(r"[1-9]\d{0,2}\.000", written):  # a .22; 1.000 as the Continent writes
-        tails.append(_cardinals(written.replace(".", "").lstrip("0") or "0")[0])
-        options.append(tails[-1])
-    return _distinct([*options, f"{wholes[0]} dot {tails[-1]}"])
-
-
-def _amounts_in_blanks(written: str) -> list[str]:
-    """1 250 000 is one number; 5 100 more often two."""
-    grouped, apart = _amounts(written.replace(" ", ",")), _cross(*(_amounts(part)[:5] for part in written.split(" ")))
-    digits = re.sub("[^0-9]", "", written)
-    spelt = [_digit_words(digits, zero) for zero in ("zero", "oh")]
-    is_one_number = written.count(" ") > 1 or written.endswith("000")
-    likeliest = [*grouped[:2], apart[0]] if is_one_number else [apart[0], *grouped[:2]]
-    return _distinct([*likeliest, *spelt, *apart, *grouped])
-
-
-def _ordinals(number: int) -> list[str]:
-    """Without and with "and"; from a hundredth on "a hundredth" and "hundredth", too."""
-    words = re.findall("[a-z]+", num2words(number, to="ordinal") if number < 10**LONGEST_NUMBER else "")
-    options = [" ".join(word for word in words if word != "and"), " ".join(words)]
-    if len(words) > 1 and words[0] == "one":
-        options += [f"{one}{option[4:]}" for one in ("a ", "") for option in reversed(options)]
-    return _distinct(options)
-
-
-def _ordinal(number: int) -> str:
-    return _ordinals(number)[0]
-
-
 # --------------------------------------------------------------------------------------------- what a text is made of
 # Each kind of text is a pattern, tried at a place in this order, and a function from its match to the readings there.
 
-_LAKHS = r"\d{1,2}(?:,\d\d){1,4},\d{3}(?!\d)"
 _IN_BLANKS = r"(?<!\d[ ,.])[1-9]\d{0,2}(?: \d{3}){1,4}(?:\.\d+)?(?![\d:/]|[ ,]\d|(?:st|nd|rd|th|s)\b)"
-_NUMBER = rf"(?:\d{{1,3}}(?:,\d{{3}}){{1,4}}(?!\d)(?:\.\d+)?|{_LAKHS}|{_IN_BLANKS}|\d+(?:\.\d+)?|(?<!\w)\.\d+)"
+_NUMBER = rf"(?:\d{{1,3}}(?:,\d{{3}}){{1,4}}(?!\d)(?:\.\d+)?|{LAKHS}|{_IN_BLANKS}|\d+(?:\.\d+)?|(?<!\w)\.\d+)"
 # A sign of a number, not a dash between two: none behind a word or an amount; "5 - 3" is none, "5 -3" is one.
 _SIGN = r"(?:(?<![\w)\]%°¢])(?<!\d['\"])[-−–](?=[\d.$€£])|(?<![\w)\]])(?:(?<![\d%°¢€£$] )-|−) (?=[\d.$€£]))?"
 _CURRENCY = "|".join(rf"\b{sign}\b\.?" if sign.isalpha() else re.escape(sign) for sign in CURRENCY_SIGNS)
@@ -267,7 +172,7 @@ def _signed(sign: str, options: list[str]) -> list[str]:
     if not sign:
         return options
     may_be_a_dash = sign == "–" or sign.endswith(" ")
-    return _cross(["minus", "negative", *(["to", ""] if may_be_a_dash else [])], options)
+    return cross(["minus", "negative", *(["to", ""] if may_be_a_dash else [])], options)
 
 
 def _has_lines(match: re.Match[str]) -> bool:
@@ -287,17 +192,17 @@ def _phone(match: re.Match[str]) -> list[str]:
         words = []
         for index, group in enumerate(groups):
             if hundreds and len(group) == 3 and group[1:] == "00" and group[0] != "0":
-                words.append(f"{_digit_words(group[0])} hundred")
+                words.append(f"{digit_words(group[0])} hundred")
             elif pairs and index == len(groups) - 1 and len(group) == 4:
-                words.append(f"{_pair_words(group[:2])} {_pair_words(group[2:])}")
+                words.append(f"{pair_words(group[:2])} {pair_words(group[2:])}")
             else:
-                words.append(_digit_words(group, zero))
+                words.append(digit_words(group, zero))
         return " ".join(words)
 
     choices = itertools.product(("zero", "oh"), (False, True), (False, True))
     options = [say(zero, hundreds, pairs) for zero, hundreds, pairs in choices]
     if re.fullmatch(r"\d{3}-\d{4}", match[0]):
-        options.append(f"{_cardinals(groups[0])[0]} to {_cardinals(groups[1])[0]}")
+        options.append(f"{cardinals_of(groups[0])[0]} to {cardinals_of(groups[1])[0]}")
     return [*(f"plus {option}" for option in options), *options] if match[0].startswith("+") else options
 
 
@@ -308,29 +213,29 @@ def _money(match: re.Match[str]) -> list[str]:
     code = CURRENCY_SIGNS.get(sign.rstrip("."), sign)
     one, more = currency_names(code)
     if match["range"] or magnitude:
-        amounts = [*_amounts(written)[:3], *(["a"] if written == "1" else [])]
+        amounts = [*amounts_of(written)[:3], *(["a"] if written == "1" else [])]
         if match["range"]:
-            amounts = _cross(amounts, ["to", f"{more} to", "", f"{more} minus"], _amounts(match["range"])[:3])
+            amounts = cross(amounts, ["to", f"{more} to", "", f"{more} minus"], amounts_of(match["range"])[:3])
         endings = [more]
         if magnitude:
             scale = MAGNITUDES[magnitude]
             endings = [f"{scale} {more}", f"{scale} {one}", scale, f"{' '.join(magnitude.lower())} {more}"]
             endings += ["k"] if scale == "thousand" else []
-        return _signed(match["minus"], _cross(amounts, endings))
+        return _signed(match["minus"], cross(amounts, endings))
     whole, _, decimals = written.replace(",", "").partition(".")
     is_one = whole.lstrip("0") == "1"
     unit = one if is_one else more
-    wholes = _amounts(written.partition(".")[0] or "0")
+    wholes = amounts_of(written.partition(".")[0] or "0")
     if not decimals.strip("0"):
-        options = [*_cross(wholes, [unit]), f"{unit} {wholes[0]}", *([f"a {one}", one] if is_one else []), *wholes]
+        options = [*cross(wholes, [unit]), f"{unit} {wholes[0]}", *([f"a {one}", one] if is_one else []), *wholes]
         return _signed(match["minus"], options)
     if len(decimals) != 2:
-        return _signed(match["minus"], _cross(_amounts(written), [more]))
+        return _signed(match["minus"], cross(amounts_of(written), [more]))
     small = " ".join(number_words(int(decimals)))
     coin = COINS.get(code, ("cent", "cents"))[decimals != "01"]
-    pair = _pair_words(decimals)
+    pair = pair_words(decimals)
     short = [f"{unit} and {small} {coin}", f"{unit} {small} {coin}", pair, f"{unit} {small}", small]
-    options = _cross(wholes[:3], [*short, f"{unit} and {small}", f"point {_digit_words(decimals)} {more}"])
+    options = cross(wholes[:3], [*short, f"{unit} and {small}", f"point {digit_words(decimals)} {more}"])
     if is_one:
         options.insert(5, f"a {one} {small}")
     return _signed(match["minus"], options if whole.strip("0") else [f"{small} {coin}", *options])
@@ -341,7 +246,7 @@ def _clock(match: re.Match[str]) -> list[str]:
     said, following = " ".join(number_words(hour)), " ".join(number_words(hour % 12 + 1))
     twelve = " ".join(number_words(hour % 12 or 12))
     if second:
-        tail = f"{_pair_words(minute)} {_pair_words(second)}"
+        tail = f"{pair_words(minute)} {pair_words(second)}"
         minutes, seconds = (" ".join(number_words(int(pair))) for pair in (minute, second))
         full = [f"{said} {hours} {minutes} minutes and {seconds} seconds" for hours in ("hours", "hour")]
         return [f"{said} {tail}", *full, f"{said} {minutes} {seconds}"]
@@ -350,9 +255,9 @@ def _clock(match: re.Match[str]) -> list[str]:
         named = {12: ["noon"], 0: ["midnight"], 24: ["midnight"]}.get(hour, [])
         return [*([f"{twelve} o'clock"] if hour <= 12 else hundreds[:1]), twelve, said, *named, *hundreds]
     spoken_minute = " ".join(number_words(int(minute)))
-    options = [f"{said} {_pair_words(minute)}", f"{twelve} {_pair_words(minute)}"]
+    options = [f"{said} {pair_words(minute)}", f"{twelve} {pair_words(minute)}"]
     options += (
-        [f"zero {said} {_pair_words(minute)}", f"oh {said} {_pair_words(minute)}"] if match["hour"][0] == "0" else []
+        [f"zero {said} {pair_words(minute)}", f"oh {said} {pair_words(minute)}"] if match["hour"][0] == "0" else []
     )
     named = {"15": ["quarter past", "a quarter past", "quarter after"], "30": ["half past", "half"]}
     past = [f"{spoken_minute} past", f"{spoken_minute} after"] if int(minute) < 30 else []
@@ -377,11 +282,11 @@ def _hours(match: re.Match[str]) -> list[str]:
     hour, minute = match["hour"], match["minute"]
     said = " ".join(number_words(int(hour)))
     hours = [f"{zero} {said}" for zero in ("oh", "zero")] if hour[0] == "0" else []
-    return _cross([*hours, said], [f"{_pair_words(minute)} hours"])
+    return cross([*hours, said], [f"{pair_words(minute)} hours"])
 
 
 def _day(day: int) -> list[str]:
-    return [_ordinal(day), " ".join(number_words(day)), f"the {_ordinal(day)}"]
+    return [ordinal_of(day), " ".join(number_words(day)), f"the {ordinal_of(day)}"]
 
 
 def _wide(written: str) -> str:
@@ -399,10 +304,10 @@ def _month_day(match: re.Match[str]) -> list[str]:
 
 def _day_month(match: re.Match[str]) -> list[str]:
     day, month = int(match["day"]), _wide(match["month"])
-    first = [f"the {_ordinal(day)} of {month}", f"{_ordinal(day)} of {month}"]
+    first = [f"the {ordinal_of(day)} of {month}", f"{ordinal_of(day)} of {month}"]
     if match["ordinal"] is None:
-        return [*first, f"{' '.join(number_words(day))} {month}", f"{_ordinal(day)} {month}"]
-    return [f"{_ordinal(day)} of {month}", f"{_ordinal(day)} {month}", *first]
+        return [*first, f"{' '.join(number_words(day))} {month}", f"{ordinal_of(day)} {month}"]
+    return [f"{ordinal_of(day)} of {month}", f"{ordinal_of(day)} {month}", *first]
 
 
 def _numeric_date(match: re.Match[str]) -> list[str]:
@@ -410,14 +315,14 @@ def _numeric_date(match: re.Match[str]) -> list[str]:
     numbers = [int(group) for group in re.findall(r"\d+", match[0])]
     year = next((group for group in re.findall(r"\d+", match[0]) if len(group) == 4), re.findall(r"\d+", match[0])[-1])
     orders = [(numbers[1], numbers[2])] if match["iso"] else [(numbers[0], numbers[1]), (numbers[1], numbers[0])]
-    years = _number_readings(year)[:2] if len(year) == 4 else [_pair_words(year), f"twenty {_pair_words(year)}"]
+    years = number_readings(year)[:2] if len(year) == 4 else [pair_words(year), f"twenty {pair_words(year)}"]
     options = []
     for month, day in orders:
         if not (1 <= month <= 12 and 1 <= day <= 31):
             continue
         name = _month(month)
         for said in years:
-            options += [f"{name} {_ordinal(day)} {said}", f"the {_ordinal(day)} of {name} {said}"]
+            options += [f"{name} {ordinal_of(day)} {said}", f"the {ordinal_of(day)} of {name} {said}"]
         options.append(f"{name} {' '.join(number_words(day))} {years[0]}")
     digits = [" ".join(number_words(number)) for number in numbers]
     plain = [" ".join([*digits[:2], years[0]]) if not match["iso"] else " ".join(digits)]
@@ -429,14 +334,14 @@ def _fraction(match: re.Match[str]) -> list[str]:
     top, bottom = (" ".join(number_words(number)) for number in (upper, lower))
     options = []
     if (2 <= lower <= 100 or lower == 1000) and upper < lower:
-        parts = {2: ["half"], 4: ["quarter", _ordinal(4)]}.get(lower, [_ordinal(lower)])
+        parts = {2: ["half"], 4: ["quarter", ordinal_of(4)]}.get(lower, [ordinal_of(lower)])
         for part in parts:
             if upper == 1:
                 options += [f"one {part}", f"a {part}", f"an {part}" if part[0] == "e" else part]
             else:
                 options.append(f"{top} {'halves' if part == 'half' else plural(part)}")
     if match["whole"]:
-        whole = _cardinals(match["whole"])[0]
+        whole = cardinals_of(match["whole"])[0]
         options = [
             f"{whole} and {option}" for option in sorted(options, key=lambda option: not option.startswith("a "))
         ]
@@ -448,7 +353,7 @@ def _fraction(match: re.Match[str]) -> list[str]:
     options += [f"{top} {link} {bottom}" for link in ("", "over", "out of", "slash", "of", "divided by")]
     if 1 <= upper <= 12 and 1 <= lower <= 31:
         is_date = lower not in (2, 3, 4, 5, 6, 8, 10, 16)
-        options.insert(0 if is_date else len(options), f"{_month(upper)} {_ordinal(lower)}")
+        options.insert(0 if is_date else len(options), f"{_month(upper)} {ordinal_of(lower)}")
     return _in_inches(match, options)
 
 
@@ -456,7 +361,7 @@ def _in_inches(match: re.Match[str], options: list[str]) -> list[str]:
     """A fraction with its mark of inches, which may be the end of a quote."""
     if not match["inch"]:
         return options
-    inches = _cross(options[:3], ["inches", "inch"] if match["whole"] else ["inch", "of an inch", "an inch"])
+    inches = cross(options[:3], ["inches", "inch"] if match["whole"] else ["inch", "of an inch", "an inch"])
     return [*options, *inches] if _quote_is_open(match) else [*inches, *options]
 
 
@@ -475,11 +380,11 @@ def _quantity(match: re.Match[str]) -> list[str]:
         names.append(letters.lower())
     names[2:2] = MORE_NAMES[unit].split("|") if unit in MORE_NAMES else []
     names += [re.sub(r"per (?=([a-z]))", _article, name) for name in names if " per " in name]
-    amounts = _amounts(written)[:4]
+    amounts = amounts_of(written)[:4]
     if match["upto"]:
         links = [f"{names[0]} to", "to", "", f"{names[0]} minus"]
-        amounts = _cross(amounts[:2], links, _amounts(match["upto"])[:2])
-    return _signed(match["sign"], _cross(amounts, names))
+        amounts = cross(amounts[:2], links, amounts_of(match["upto"])[:2])
+    return _signed(match["sign"], cross(amounts, names))
 
 
 def _article(per: re.Match[str]) -> str:
@@ -493,27 +398,27 @@ def _per(match: re.Match[str]) -> list[str]:
 
 
 def _scaled(match: re.Match[str]) -> list[str]:
-    amounts, letter = _amounts(match["number"])[:3], match["letter"]
-    return _cross(amounts, [MAGNITUDES[letter], " ".join(letter.lower())])
+    amounts, letter = amounts_of(match["number"])[:3], match["letter"]
+    return cross(amounts, [MAGNITUDES[letter], " ".join(letter.lower())])
 
 
 def _power(match: re.Match[str]) -> list[str]:
     exponent, base = match["exponent"], match["base"]
-    bases = _amounts(base)[:2] if base and base[0].isdigit() else [base.lower() if base else ""]
+    bases = amounts_of(base)[:2] if base and base[0].isdigit() else [base.lower() if base else ""]
     minus = "minus " if exponent.startswith("-") else ""
     number = int(exponent.lstrip("-")[:LONGEST_NUMBER] or 0)
     words = f"{minus}{' '.join(number_words(number))}"
     named = {2: ["squared"], 3: ["cubed"]}.get(number, []) if not minus else []
-    endings = [*named, f"to the {minus}{_ordinal(number)}", f"to the power of {words}", f"to the {words}", words]
+    endings = [*named, f"to the {minus}{ordinal_of(number)}", f"to the power of {words}", f"to the {words}", words]
     if base and len(base) > 2 and base.isalpha():  # a footnote mark
         endings.insert(0, "")
-    return _cross(bases, endings)
+    return cross(bases, endings)
 
 
 def _version(match: re.Match[str]) -> list[str]:
     parts = match[0].split(".")
-    digits = [_digit_words(part) for part in parts]
-    numbers = [_number_readings(part)[0] for part in parts]
+    digits = [digit_words(part) for part in parts]
+    numbers = [number_readings(part)[0] for part in parts]
     return [f" {link} ".join(said) for link in ("point", "dot") for said in (numbers, digits)] + [" ".join(numbers)]
 
 
@@ -532,22 +437,22 @@ def _decade(match: re.Match[str]) -> list[str]:
 def _many(match: re.Match[str]) -> list[str]:
     """100s, 1,000s: hundreds, thousands."""
     digits = match["number"].replace(",", "")
-    cardinals = _cardinals(digits)
+    cardinals = cardinals_of(digits)
     return [MANY[len(digits) - 1], plural(cardinals[0]), *(f"{cardinal} seconds" for cardinal in cardinals)]
 
 
 def _plural_number(match: re.Match[str]) -> list[str]:
     """737s, MP3s, B-52s: more than one of a number; or seconds, where it stands by itself and is small."""
     digits = match["number"]
-    plurals = [plural(option) for option in _number_readings(digits)]
+    plurals = [plural(option) for option in number_readings(digits)]
     if "'" in match[0] or re.match("[A-Za-z-]", match.string[max(0, match.start() - 1) : match.start()]):
         return plurals
-    seconds = [f"{option} second{'s' if int(digits) != 1 else ''}" for option in _cardinals(digits)]
+    seconds = [f"{option} second{'s' if int(digits) != 1 else ''}" for option in cardinals_of(digits)]
     return [*seconds, *plurals] if int(digits) < 100 else [*plurals, *seconds]
 
 
 def _number(match: re.Match[str]) -> list[str]:
-    return _signed(match["sign"], _amounts(match["number"]))
+    return _signed(match["sign"], amounts_of(match["number"]))
 
 
 def _roman(match: re.Match[str]) -> list[str]:
@@ -566,7 +471,7 @@ def _roman(match: re.Match[str]) -> list[str]:
     if is_lone_letter and not (is_counted or (numeral in "VX" and before[:1].isupper())):
         return []
     word = [numeral.lower()] if in_dictionary(numeral.lower()) else []
-    cardinal, ordinal, letters = " ".join(number_words(number)), _ordinal(number), " ".join(numeral.lower())
+    cardinal, ordinal, letters = " ".join(number_words(number)), ordinal_of(number), " ".join(numeral.lower())
     if match["numeral"].islower():
         return [" ".join(_token_words(match[0])[0]), cardinal] if is_counted else []
     options = [cardinal, f"the {ordinal}", ordinal, letters]
@@ -585,7 +490,7 @@ def _address(match: re.Match[str]) -> list[str]:
         said = []
         for piece in pieces:
             if piece.isdigit():
-                said.append(_number_readings(piece)[0])
+                said.append(number_readings(piece)[0])
             else:
                 said.append(marks[piece] if piece in marks else " ".join(_token_words(piece)[0]))
         return " ".join(said)
@@ -610,9 +515,9 @@ def _feet_and_inches(match: re.Match[str]) -> list[str]:
 def _length(match: re.Match[str]) -> list[str]:
     """5' and 5": feet and inches, or the end of a quote."""
     names = ["feet", "foot", "minutes"] if match["mark"] == "'" else ["inches", "inch"]
-    said = _amounts(match["number"])[:4]
+    said = amounts_of(match["number"])[:4]
     is_quote = _quote_is_open(match, f" {match['mark']}" if match["mark"] == "'" else '"')
-    return _cross(said, ["", *names] if is_quote else [*names, ""])
+    return cross(said, ["", *names] if is_quote else [*names, ""])
 
 
 def _minutes_of_arc(match: re.Match[str]) -> list[str]:
@@ -629,7 +534,7 @@ def _short_name(match: re.Match[str]) -> list[str]:
 def _span_of_days(match: re.Match[str]) -> list[str]:
     """Mon-Fri."""
     first, last = ([SHORT_NAMES[match[end]].lower(), match[end].lower()] for end in ("first", "last"))
-    return _cross(first, ["to", "", "through"], last)
+    return cross(first, ["to", "", "through"], last)
 
 
 def _letters(match: re.Match[str]) -> list[str]:
@@ -661,7 +566,7 @@ def _label_line(match: re.Match[str]) -> list[str]:
 
 def _item(match: re.Match[str]) -> list[str]:
     """The number of a line in a list."""
-    return [*_cardinals(match["number"]), ""] if _has_lines(match) else []
+    return [*cardinals_of(match["number"]), ""] if _has_lines(match) else []
 
 
 def _greek(match: re.Match[str]) -> list[str]:
@@ -675,7 +580,7 @@ def _lone_unit(match: re.Match[str]) -> list[str]:
 
 def _state(match: re.Match[str]) -> list[str]:
     code = match[0].lower()
-    return _distinct([code if in_dictionary(code) else " ".join(code), STATES[match[0]], " ".join(code)])
+    return distinct([code if in_dictionary(code) else " ".join(code), STATES[match[0]], " ".join(code)])
 
 
 _SPEAKER = r"(?:Speaker|SPEAKER)[ _]?\w{1,3}"
@@ -738,7 +643,7 @@ _KINDS: tuple[Kind, ...] = tuple(
         ),
         (r"(?<![\d.])(?P<base>\d{1,15}|[A-Za-z]{1,40})?\^(?P<exponent>-?\d{1,6})(?!\d)", _power),
         (r"(?<!\w)(?P<number>\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:st|nd|rd|th)(?![A-Za-z])",
-         lambda match: _ordinals(int(match["number"].replace(",", "")))),
+         lambda match: ordinals_of(int(match["number"].replace(",", "")))),
         (r"(?<![\w.,])(?P<number>10{1,6}|10{0,2}(?:,000){1,2})s(?![A-Za-z])", _many),
         (r"'?(?<![\d.])(?P<century>\d\d)?(?P<tens>\d0)'?s(?![A-Za-z])", _decade),
         (r"(?<![\d.,])(?P<number>\d{1,9})'?s(?![A-Za-z])", _plural_number),
@@ -768,7 +673,7 @@ _KINDS: tuple[Kind, ...] = tuple(
         (r"(?:(?<=°)|(?<=° )|(?<=\d['\"])) ?[NSEW]\b", lambda match: [DIRECTIONS[match[0].strip()], match[0].lower()]),
         (r"(?<=[\w°%])/(?P<unit>s|sec|h|hr|min|d|kg|g|l|L|m|km|yr|mo)(?![A-Za-z])", _per),
         (r"(?<=\d)/(?=[a-z]{3})", lambda match: ["per", "a", "an", "", "slash", "or"]),
-        (r"(?<![\w.])(?P<number>\d\d?)p(?!\w)", lambda match: _cross(_amounts(match["number"]), ["p", "pence"])),
+        (r"(?<![\w.])(?P<number>\d\d?)p(?!\w)", lambda match: cross(amounts_of(match["number"]), ["p", "pence"])),
         (rf"(?<![\w.,'])(?P<number>{_NUMBER})(?P<mark>['\"])(?![\w'\"])", _length),
         (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})", _number),
         (r"#(?=\d)", lambda match: ["number", "pound", "hashtag", "hash", ""]),
