@@ -44,7 +44,7 @@ NATS_PER_SCORE = 1024 * math.log(1.0001)  # PocketSphinx counts in steps of log 
 # back. A few prompts align only without.
 LENT_FRAMES = 20
 # Nobody says more: the fastest talkers on record reach eleven. Where the readings of all places have more words than
-# MOST_GRAMMAR_WORDS (the decoder takes about 7 KiB for each), every place keeps fewer.
+# MOST_GRAMMAR_WORDS (the decoder takes 5 to 7 KiB for each), every place keeps fewer.
 MOST_WORDS_A_SECOND, MOST_FIRST_WORDS = 15, 4  # the latter: times as many in the likeliest readings
 MOST_GRAMMAR_WORDS = 40_000
 

@@ -89,21 +89,20 @@ def amounts_of(written: str) -> list[str]:
         options.insert(1, f"{wholes[0]} and a half" if whole.strip("0") else "half a")
     if whole.strip("0") and len(decimals) == 2:
         options.append(f"{wholes[0]} {pair_words(decimals)}")
+    options.append(f"{wholes[0]} dot {tails[-1]}")
     if written.startswith(".") or re.fullmatch(r"[1-9]\d{0,2}\.000", written):  # a .22; 1.000 as the Continent writes
-        tails.append(cardinals_of(written.replace(".", "").lstrip("0") or "0")[0])
-        options.append(tails[-1])
-    return distinct([*options, f"{wholes[0]} dot {tails[-1]}"])
+        options += cardinals_of(written.replace(".", "").lstrip("0") or "0")
+    return distinct(options)
 
 
 def _amounts_in_blanks(written: str) -> list[str]:
     """1 250 000 is one number; 5 100 more often two."""
-    grouped, apart = (
-        amounts_of(written.replace(" ", ",")),
-        cross(*(amounts_of(part)[:5] for part in written.split(" "))),
-    )
+    parts = written.split(" ")
+    most = 5 if len(parts) == 2 else 3
+    grouped, apart = amounts_of(",".join(parts)), cross(*(amounts_of(part)[:most] for part in parts))
     digits = re.sub("[^0-9]", "", written)
     spelt = [digit_words(digits, zero) for zero in ("zero", "oh")]
-    is_one_number = written.count(" ") > 1 or written.endswith("000")
+    is_one_number = len(parts) > 2 or written.endswith("000")
     likeliest = [*grouped[:2], apart[0]] if is_one_number else [apart[0], *grouped[:2]]
     return distinct([*likeliest, *spelt, *apart, *grouped])
 
