@@ -207,6 +207,12 @@ def say(text, folder):
         ),
         ("In 1999 we met on May 3.", "in one thousand nine hundred and ninety nine we met on may the third"),
         ("In 1999 we met on May 3.", "in nineteen ninety nine we met on may third"),
+        ("Alice: Prices rose by 5%-10%.\nBob: We sold 100s.", "prices rose by five to ten percent we sold hundreds"),
+        ("MIX THE EGGS ON MAY 5 AT 12:00.", "mix the eggs on may fifth at noon"),
+        (
+            "About 1 250 000 people in Act II, scene iii.",
+            "about one million two hundred and fifty thousand people in act two scene three",
+        ),
         ("Call 555-1200 (now) at 10:45.", "call five five five twelve hundred at a quarter to eleven"),
     ],
 )
