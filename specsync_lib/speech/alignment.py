@@ -20,7 +20,7 @@ import numpy as np
 import pocketsphinx
 
 from specsync_lib.errors import InputError
-from specsync_lib.speech.words import Place, pronounce, spoken
+from specsync_lib.speech.words import MOST_PLACE_READINGS, Place, each_place, fits, pronounce
 from specsync_lib.units import SAMPLE_RATE_HZ, VIDEO_FPS
 from specsync_lib.visemes import PHONE_TO_VISEME, SyncPlan
 
@@ -43,6 +43,10 @@ NATS_PER_SCORE = 1024 * math.log(1.0001)  # PocketSphinx counts in steps of log 
 # Tightly cut speech has no silence for the aligner to begin and end in: lend it some, one quantum loud, and take it
 # back. A few prompts align only without.
 LENT_FRAMES = 20
+# Nobody says more: the fastest talkers on record reach eleven. Where the readings of all places have more words than
+# MOST_GRAMMAR_WORDS (the decoder takes 5 to 7 KiB for each), every place keeps fewer.
+MOST_WORDS_A_SECOND, MOST_FIRST_WORDS = 15, 4  # the latter: times as many in the likeliest readings
+MOST_GRAMMAR_WORDS = 40_000
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ def align_words(samples: np.ndarray, transcript: str) -> Alignment:
         raise InputError(
             f"alignment: expected at least {SHORTEST_AUDIO_S} s of finite mono samples, got {samples.shape}"
         )
-    places = spoken(transcript)
+    places = _places_within(math.ceil(MOST_WORDS_A_SECOND * samples.size / SAMPLE_RATE_HZ), transcript)
     if not any(place[0] for place in places):
         raise InputError(f"alignment: the transcript {transcript[:80]!r} has no spoken word; write what is said")
     words = _heard_reading(samples, places) or [word for place in places for word in place[0]]
@@ -197,6 +201,24 @@ def align_words(samples: np.ndarray, transcript: str) -> Alignment:
             is_pause[slice(*(round(edge * ALIGNER_FRAMES_PER_SECOND) for edge in (phone.start_s, phone.end_s)))] = True
     scores = np.concatenate([scores for _, scores in pieces])
     return Alignment(phones, " ".join(words), scores, _is_loud(samples) & is_pause)
+
+
+def _places_within(most_words: int, transcript: str) -> list[Place]:
+    """The places of a transcript, refused as soon as even their shortest readings have more words than can be said.
+
+    The words of all readings together are bounded, too: then the likeliest of each place stay.
+    """
+    found: list[Place] = []
+    fewest = first = 0
+    for place in each_place(transcript):
+        found.append(place)
+        fewest, first = fewest + min(map(len, place)), first + len(place[0])
+        if fewest > most_words or first > MOST_FIRST_WORDS * most_words:  # a place may say nothing, too
+            raise _not_heard([word for one in found[:80] for word in one[0]])
+    for most_readings in (MOST_PLACE_READINGS, 8, 4, 2, 1):
+        if sum(len(reading) for place in found for reading in place[:most_readings]) <= MOST_GRAMMAR_WORDS:
+            break
+    return [place[:most_readings] for place in found]
 
 
 def _lowest_mean(values: np.ndarray, frames: int) -> tuple[int, float]:
@@ -315,15 +337,7 @@ def _heard_reading(samples: np.ndarray, places: Sequence[Place]) -> list[str]:
         return []
     heard = (_bare(segment.word) for segment in decoder.seg()) if decoder.hyp() else ()
     words = [word for word in heard if not _is_pause(word)]
-    reached = {0}  # how many of the words the places so far can account for: a search may end before the last place
-    for place in places:
-        reached = {
-            start + len(reading)
-            for start in reached
-            for reading in place
-            if tuple(words[start : start + len(reading)]) == reading
-        }
-    return words if len(words) in reached else []
+    return words if fits(places, words) else []  # a search may end before the last place
 
 
 def _word_pass(

@@ -1,46 +1,76 @@
 """Words as people write them, read as people say them.
 
 A transcript comes as it was typed: with curly quotes, ligatures, markdown, "$5.99", "9:30", "Dr.", "XIV". It is
-folded to plain Latin letters and read into the words that are spoken. Much has more than one reading ("9:30" is nine
-thirty or half past nine), and only the sound can tell which was said: ``spoken`` gives every place its readings, the
-likeliest first, and the aligner (``alignment.align``) takes those that fit the recording. ``normalise_text`` takes the
-first ones, ``readings`` lists whole transcripts.
+folded to plain Latin letters (``plain_text.fold``) and read into the words that are spoken. Much has more than one
+reading ("9:30" is nine thirty or half past nine), and only the sound can tell which was said: ``spoken`` gives every
+place its readings, the likeliest first, and the aligner (``alignment.align``) takes those that fit the recording.
+``normalise_text`` takes the first ones, ``readings`` lists whole transcripts.
 
 Every word that comes out is one that the aligner can say: in its dictionary, or spelt with the letters a to z alone,
 for which ``pronounce`` has rules. A letter of another script has no English reading and is refused by name.
 
-Source: ftfy (mojibake, entities, quotes, ligatures, widths), markdown-it-py (CommonMark), anyascii (Latin letters
-beyond a to z), num2words (numbers), Babel (the CLDR's units, currencies, months and days), roman-numerals; the CMU
-pronouncing dictionary (BSD) inside PocketSphinx.
+Source: num2words (``numerals``), Babel (``word_tables``), roman-numerals; the CMU pronouncing dictionary (BSD) inside
+PocketSphinx.
 """
 
 import heapq
 import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-import anyascii
-import ftfy
 import pocketsphinx
-from babel import Locale
-from babel.numbers import get_currency_name
-from babel.units import format_unit
-from markdown_it import MarkdownIt
-from num2words import num2words
 from roman_numerals import InvalidRomanNumeralError, OutOfRangeError, RomanNumeral
 
 from specsync_lib.errors import InputError
+from specsync_lib.speech.numerals import (
+    LAKHS,
+    LONGEST_NUMBER,
+    amounts_of,
+    cardinals_of,
+    cross,
+    digit_words,
+    distinct,
+    number_readings,
+    number_words,
+    ordinal_of,
+    ordinals_of,
+    pair_words,
+)
+from specsync_lib.speech.plain_text import fold
+from specsync_lib.speech.word_tables import (
+    ABBREVIATIONS,
+    BEFORE_NUMBERS,
+    COINS,
+    COUNTED_SECTIONS,
+    CURRENCY_CODES,
+    CURRENCY_SIGNS,
+    DIRECTIONS,
+    LOCALE,
+    MAGNITUDES,
+    MANY,
+    MONTHS,
+    MORE_NAMES,
+    RANGE,
+    SHORT_NAMES,
+    STATES,
+    SYMBOLS,
+    UNITS_AND_WORDS,
+    WITHOUT_DOT,
+    currency_names,
+    plural,
+    units_by_sign,
+)
 
 Reading = tuple[str, ...]  # the words of one reading of a place; none where nothing is said
 Place = tuple[Reading, ...]  # the readings of one place in a transcript, the likeliest first
 
 LONGEST_TRANSCRIPT = 400_000  # characters: eight hours of speech
+LONGEST_LINE = 400  # characters in which what a line begins with, or a quote, is looked for
 LONGEST_WORD = 45  # letters; a longer run of them is no word and is cut
 LONGEST_INITIALS = 4  # letters of an abbreviation that are spelled one by one: OSCE, but NORAD
-LONGEST_NUMBER = 15  # digits; anything longer is read digit by digit
 MOST_PLACE_READINGS = 24
 MOST_READINGS, MOST_TRIES = 64, 8
 
@@ -110,300 +140,49 @@ def _by_rule(spelling: str) -> str:
     return " ".join(_LETTER_SOUNDS[match[0]] for match in _GRAPHEME.finditer(spelling))
 
 
-# ---------------------------------------------------------------------------------------------- any text to plain text
-
-_APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼʹʻʽ`´′＇"), "'") | dict.fromkeys(map(ord, "‐‑"), "-") | {ord("″"): '"'}
-_MARKS = dict.fromkeys(map(ord, "™℠©®℗"), None) | {ord("№"): " number "}
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
-_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
-_SUBTITLE_CUE = re.compile(r"(?m)^(?:\d+[ \t]*\r?\n)?[ \t]*(?:\d+:)?\d+:\d\d[.,]\d+[ \t]*-->.*$|\AWEBVTT\b.*$")
-_MARKUP = re.compile(r"[*_`~\\#>\[!-]|^\s*\d+[.)]\s", re.MULTILINE)
-_INLINE_RULES = ("emphasis", "strikethrough", "backticks", "link", "image", "escape")
-_BLOCK_RULES = ("heading", "list", "blockquote", "fence", "hr")
-
-
-@cache
-def _markdown(blocks: bool) -> MarkdownIt:
-    parser = MarkdownIt("zero", {"maxNesting": 20}).enable(list(_INLINE_RULES))
-    return parser.enable(list(_BLOCK_RULES)) if blocks else parser
-
-
-def _without_markdown(text: str) -> str:
-    """The text of light markdown: emphasis, code, links, headings, lists and quotes lose their marks.
-
-    One line is no document: there "# to exit" is a key to press, not a heading.
-    """
-    if not _MARKUP.search(text):
-        return text
-    text = re.sub(r"(?<=\d)\*(?=\d)", "×", text)
-    pieces: list[str] = []
-    for token in _markdown(blocks="\n" in text.strip()).parse(text):
-        if token.type == "list_item_open" and token.info:
-            pieces.append(f"{token.info}. ")
-        elif token.type == "inline":
-            for child in token.children or []:
-                pieces.append(" " if child.type in ("softbreak", "hardbreak") else child.content)
-            pieces.append("\n")
-        elif token.type == "fence":
-            pieces.append(token.content)
-    return "".join(pieces)
-
-
-def fold(transcript: str) -> str:
-    """The text in plain letters, digits and signs, whatever it was typed or copied with.
-
-    Mojibake is mended, entities and light markdown are unescaped, subtitle cues go. Accents, ligatures, widths and
-    styles of letters fold to a … z; digits of every script to 0 … 9; superscripts to ^2; quotes, dashes and spaces to
-    plain ones. Invisible characters, emoji and trade marks vanish. Letters of other scripts stay for ``spoken`` to
-    refuse.
-    """
-    text = ftfy.fix_text(transcript, unescape_html=True).translate(_MARKS)
-    text = _without_markdown(_SUBTITLE_CUE.sub(" ", text))
-    text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{run[0].translate(_SUPERSCRIPTS)}", text).translate(_APOSTROPHES)
-    return "".join(map(_folded, text)).replace("''", '"')
-
-
-@cache
-def _folded(character: str) -> str:
-    if character.isascii():
-        return character if character.isprintable() or character == "\n" else " "
-    category = unicodedata.category(character)
-    if category == "Cf":  # zero-width, soft hyphen, byte order mark
-        return ""
-    if unicodedata.decimal(character, None) is not None:
-        return str(unicodedata.decimal(character))
-    plain = unicodedata.normalize("NFKC", character).replace("⁄", "/")
-    if category == "No" and "SUBSCRIPT" not in unicodedata.name(character):  # ½ ①
-        return f" {plain} "
-    if category[0] == "M" or category in ("Lm", "Sk"):
-        return ""
-    if plain.isascii():
-        return plain
-    if category[0] == "L" and unicodedata.name(character, "").startswith("LATIN"):
-        return re.sub("[^A-Za-z']", "", anyascii.anyascii(character))
-    if category in ("Sc", "Sm") or category[0] in "LNP" or character == "°":
-        return plain
-    return " "
-
-
-# ---------------------------------------------------------------------------------------------------- numbers to words
-
-
-def number_words(number: int) -> list[str]:
-    """A whole number from 0 as English words: 1234 → one thousand two hundred thirty four."""
-    return [word for word in re.findall("[a-z]+", num2words(number)) if word != "and"]
-
-
-def _distinct(options: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(" ".join(option.split()) for option in options))
-
-
-def _cross(*choices: list[str]) -> list[str]:
-    """Every combination, one of each list in order; those that take likelier options come first."""
-    ranked = itertools.product(*map(enumerate, choices))
-    by_rank = sorted(ranked, key=lambda picks: sum(rank for rank, _ in picks))
-    return _distinct(" ".join(option for _, option in picks) for picks in by_rank)
-
-
-def _digit_words(digits: str, zero: str = "zero") -> str:
-    return " ".join(zero if digit == "0" else num2words(int(digit)) for digit in digits)
-
-
-def _pair_words(pair: str) -> str:
-    """Two digits as in a year or on a clock: 05 → oh five, 00 → hundred, 30 → thirty."""
-    if pair == "00":
-        return "hundred"
-    return f"oh {num2words(int(pair))}" if pair[0] == "0" else " ".join(number_words(int(pair)))
-
-
-def _cardinals(digits: str) -> list[str]:
-    """A number as a quantity: without and with "and"; "a hundred" for "one hundred"."""
-    if len(digits) > LONGEST_NUMBER:
-        return [_digit_words(digits)]
-    plain = " ".join(number_words(int(digits)))
-    with_and = " ".join(re.findall("[a-z]+", num2words(int(digits))))
-    options = [plain, with_and]
-    if plain.startswith("one ") and len(digits) > 2:
-        options += [f"a{option[3:]}" for option in (with_and, plain)]
-    return _distinct(options)
-
-
-def _number_readings(digits: str) -> list[str]:
-    """A run of digits as a quantity, a year, in pairs, or digit by digit."""
-    spelt = [_digit_words(digits), _digit_words(digits, "oh")]
-    if len(digits) > LONGEST_NUMBER or (len(digits) > 1 and digits[0] == "0"):
-        return _distinct(spelt)
-    cardinals = _cardinals(digits)
-    if len(digits) == 4 and digits[1:] != "000":
-        pairs = f"{_pair_words(digits[:2])} {_pair_words(digits[2:])}"
-        is_year = (1100 <= int(digits) <= 1999 and digits[2:] != "00") or 2010 <= int(digits) <= 2099
-        return _distinct([pairs, *cardinals, *spelt] if is_year else [*cardinals, pairs, *spelt])
-    if len(digits) == 3 and digits[1:] != "00":
-        return _distinct([*cardinals, f"{_digit_words(digits[0])} {_pair_words(digits[1:])}", *spelt])
-    return _distinct([*cardinals, *spelt]) if len(digits) > 2 else cardinals
-
-
-def _amounts(written: str) -> list[str]:
-    """A number as it stands before a unit: 1,234 or 28.8 or 5."""
-    whole, _, decimals = written.replace(",", "").partition(".")
-    if not decimals:
-        return _cardinals(whole) if "," in written else _number_readings(whole)
-    wholes = _cardinals(whole)[:3] if whole.strip("0") else ["zero", "", "oh"]
-    tails = [_digit_words(decimals), _digit_words(decimals, "oh")]
-    if len(decimals) <= 2 and decimals != "00":
-        tails.append(" ".join(number_words(int(decimals))))
-    options = [f"{whole} point {tail}" for tail in tails for whole in wholes]
-    if whole.strip("0") and len(decimals) == 2:
-        options.append(f"{wholes[0]} {_pair_words(decimals)}")
-    return _distinct([*options, f"{wholes[0]} dot {tails[-1]}"])
-
-
-def _ordinal(number: int) -> str:
-    words = num2words(number, to="ordinal") if number < 10**LONGEST_NUMBER else ""
-    return " ".join(word for word in re.findall("[a-z]+", words) if word != "and")
-
-
-def _plural(words: str) -> str:
-    last = words.rsplit(" ", 1)[-1]
-    if last.endswith("y"):
-        return f"{words[:-1]}ies"
-    return f"{words}es" if last.endswith(("s", "x")) else f"{words}s"
-
-
-# -------------------------------------------------------------------------------------------------------------- tables
-
-_LOCALE = Locale("en", "US")
-_MONTHS = tuple(_LOCALE.months["format"]["wide"].values())
-_SHORT_NAMES = {
-    short: wide
-    for table in (_LOCALE.months, _LOCALE.days)
-    for short, wide in zip(table["format"]["abbreviated"].values(), table["format"]["wide"].values(), strict=True)
-} | {"Sept": "September", "Tues": "Tuesday", "Thur": "Thursday", "Thurs": "Thursday"}
-_CURRENCY_SIGNS = {
-    "$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "₹": "INR", "₩": "KRW", "₽": "RUB", "₺": "TRY", "₴": "UAH",
-    "₪": "ILS", "₱": "PHP", "₫": "VND", "₦": "NGN", "฿": "THB",
-}  # fmt: skip
-_CURRENCY_CODES = [
-    "USD", "EUR", "GBP", "JPY", "INR", "CHF", "CAD", "AUD", "NZD", "CNY", "HKD", "SGD", "SEK", "NOK", "DKK", "PLN",
-    "CZK", "HUF", "BRL", "MXN", "ZAR",
-]  # fmt: skip
-_COINS = {"GBP": ("penny", "pence"), "INR": ("paisa", "paise"), "RUB": ("kopek", "kopeks"), "JPY": ("sen", "sen")}
-_MAGNITUDES = {
-    "hundred": "hundred", "thousand": "thousand", "million": "million", "billion": "billion", "trillion": "trillion",
-    "k": "thousand", "K": "thousand", "m": "million", "M": "million", "mn": "million", "mm": "million", "MM": "million",
-    "b": "billion", "B": "billion", "bn": "billion", "t": "trillion", "T": "trillion", "tn": "trillion",
-}  # fmt: skip
-_MORE_UNITS = {
-    "lbs": "pound", "hrs": "hour", "mins": "minute", "secs": "second", "ml": "milliliter", "l": "liter", "cc": "c c",
-    "kph": "kilometer per hour", "kmh": "kilometer per hour", "dB": "decibel", "bps": "bit per second",
-    "kbps": "kilobit per second", "Mbps": "megabit per second", "Gbps": "gigabit per second", "fps": "frame per second",
-    "rpm": "revolution per minute", "bpm": "beat per minute", "yr": "year", "wk": "week", "mo": "month",
-    "kN": "kilonewton", "MWh": "megawatt hour", "mAh": "milliamp hour", "kΩ": "kilo ohm", "mg/L": "milligram per liter",
-    "TWh": "terawatt hour",
-}  # fmt: skip
-_ABBREVIATIONS = {
-    "mr": "mister", "mrs": "missus", "ms": "miz|miss", "dr": "doctor|drive", "prof": "professor", "st": "saint|street",
-    "ave": "avenue", "blvd": "boulevard", "rd": "road", "ln": "lane", "mt": "mount", "ft": "fort|feet", "jr": "junior",
-    "sr": "senior", "sgt": "sergeant", "lt": "lieutenant", "col": "colonel", "gen": "general", "capt": "captain",
-    "cpt": "captain", "cmdr": "commander", "gov": "governor", "sen": "senator", "rep": "representative",
-    "rev": "reverend", "hon": "honorable", "pres": "president", "supt": "superintendent", "etc": "et cetera",
-    "vs": "versus", "no": "number|no", "nos": "numbers", "approx": "approximately", "est": "established|estimated",
-    "dept": "department", "inc": "incorporated|ink", "ltd": "limited", "corp": "corporation", "bros": "brothers",
-    "fig": "figure|fig", "figs": "figures", "vol": "volume", "ch": "chapter", "pp": "pages", "pg": "page",
-    "ed": "editor|edition|ed", "eds": "editors", "sec": "section|second", "min": "minute|minutes|minimum",
-    "max": "maximum|max", "tel": "telephone", "ext": "extension", "apt": "apartment", "assn": "association",
-    "govt": "government", "misc": "miscellaneous", "univ": "university", "e.g": "for example|e g", "i.e": "that is|i e",
-    "a.m": "a m", "p.m": "p m", "ph.d": "p h d", "ca": "circa|c a", "cf": "compare|c f", "al": "al",
-    "oz": "ounces|ounce", "lb": "pounds|pound", "lbs": "pounds", "hr": "hour|hours", "hrs": "hours", "mins": "minutes",
-    "in": "in|inches", "w/o": "without", "w/": "with", "b/c": "because", "c/o": "care of", "n/a": "not applicable|n a",
-}  # fmt: skip
-_SYMBOLS = {
-    "#": "pound|hash|hashtag|number|sharp|", "*": "star|asterisk|times|", "%": "percent", "&": "and|ampersand",
-    "@": "at", "+": "plus|and|", "=": "equals|is|is equal to|", "°": "degrees|degree|", "<": "less than|",
-    ">": "greater than|", "~": "about|approximately|tilde|", "±": "plus or minus", "×": "times|by|x",
-    "÷": "divided by|over", "−": "minus|negative", "√": "square root of|root", "∞": "infinity",
-    "≈": "approximately|about|is approximately equal to", "≤": "less than or equal to|at most",
-    "≥": "greater than or equal to|at least", "≠": "not equal to|is not equal to", "^": "to the power of|to the|caret|",
-    "§": "section", "¢": "cents|cent", "‰": "per mille|per thousand", "/": "|slash|or|per|and|over|stroke",
-    "\\": "|backslash", "_": "|underscore", "→": "|to", "…": "", "|": "", "¬": "|not", "∼": "about|approximately",
-    "½": "half", "№": "number", "⋅": "times|dot", "·": "|dot|times", "¿": "", "¡": "", "℃": "degrees celsius",
-    "∑": "sum", "∫": "integral", "∂": "partial", "∅": "empty set", "¥": "yen", "₿": "bitcoin|bitcoins",
-}  # fmt: skip
-# Abbreviations that need no dot.
-_WITHOUT_DOT = frozenset([
-    "mr", "mrs", "dr", "jr", "sr", "prof", "vs", "etc", "approx",
-])  # fmt: skip
-# "2 in a row": more often a word behind a number.
-_UNITS_AND_WORDS = frozenset([
-    "in", "ha", "em", "st", "dr", "bar", "d", "c", "A",
-])  # fmt: skip
-_RANGE = "to||through|dash|minus"
-# What a Roman numeral counts.
-_COUNTED_SECTIONS = frozenset([
-    "chapter", "part", "act", "scene", "volume", "book", "war", "phase", "type", "class", "level", "stage", "section",
-    "article", "title", "appendix", "figure", "table", "grade", "mark", "episode", "season", "round", "week", "step",
-    "version", "super", "bowl", "unit", "lesson", "page",
-])  # fmt: skip
-
-
-@cache
-def _units() -> dict[str, list[tuple[str, str]]]:
-    """What stands behind a number, as the CLDR writes it short, to its names for one and for more."""
-    units: dict[str, list[tuple[str, str]]] = {}
-    for length in ("short", "narrow"):
-        for identifier in _LOCALE.unit_display_names:
-            long = [format_unit(count, identifier, "long", locale=_LOCALE).partition(" ")[2] for count in (1, 2)]
-            names = tuple(" ".join(re.findall("[a-z]+", name.lower())) for name in long)
-            short = format_unit(2, identifier, length, locale=_LOCALE).removeprefix("2").strip()
-            short = short.replace("²", "^2").replace("³", "^3")
-            if re.fullmatch(r"(?:sq |fl )?[A-Za-zμΩ°%‰/]+(?:\^[23])?", short) and "[" not in "".join(long):
-                units.setdefault(short, [])
-                units[short] += [names] if names not in units[short] else []
-    del units["pm"], units["ac"]  # nine in the evening, not picometres; 802.11ac, not acres
-    units["°"] = [
-        ("degree", "degrees"),
-        ("degree fahrenheit", "degrees fahrenheit"),
-        ("degree celsius", "degrees celsius"),
-    ]
-    for short, name in _MORE_UNITS.items():
-        head, per, rest = name.partition(" per ")
-        units[short] = [(name, f"{_plural(head)}{per}{rest}")]
-    return units
-
-
-@cache
-def _currency(code: str) -> tuple[str, str]:
-    """A currency's name for one and for more, as spoken where it is at home: dollar, dollars."""
-    one, more = (get_currency_name(code, count, locale=_LOCALE).split()[-1].lower() for count in (1, 2))
-    return _ascii_word(one), _ascii_word(more)
-
-
-def _ascii_word(word: str) -> str:
-    return re.sub("[^a-z']", "", "".join(map(_folded, word)))
-
-
 # --------------------------------------------------------------------------------------------- what a text is made of
 # Each kind of text is a pattern, tried at a place in this order, and a function from its match to the readings there.
 
-_NUMBER = r"(?:\d{1,3}(?:,\d{3}){1,4}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\w)\.\d+)"
-_SIGN = r"(?:(?<![\w)\]])[-−] ?(?=[\d.$€£]))?"
-_CURRENCY = f"[{''.join(map(re.escape, _CURRENCY_SIGNS))}]"
+_IN_BLANKS = r"(?<!\d[ ,.])[1-9]\d{0,2}(?: \d{3}){1,4}(?:\.\d+)?(?![\d:/]|[ ,]\d|(?:st|nd|rd|th|s)\b)"
+_NUMBER = rf"(?:\d{{1,3}}(?:,\d{{3}}){{1,4}}(?!\d)(?:\.\d+)?|{LAKHS}|{_IN_BLANKS}|\d+(?:\.\d+)?|(?<!\w)\.\d+)"
+# A sign of a number, not a dash between two: none behind a word or an amount; "5 - 3" is none, "5 -3" is one.
+_SIGN = r"(?:(?<![\w)\]%°¢])(?<!\d['\"])[-−–](?=[\d.$€£])|(?<![\w)\]])(?:(?<![\d%°¢€£$] )-|−) (?=[\d.$€£]))?"
+_CURRENCY = "|".join(rf"\b{sign}\b\.?" if sign.isalpha() else re.escape(sign) for sign in CURRENCY_SIGNS)
+_CURRENCY = f"(?:{_CURRENCY})"
 _AMOUNT = rf"(?:\d+,\d\d(?![\d,])|{_NUMBER})"  # €5,50
-_CODE = "|".join(_CURRENCY_CODES)
-_MAGNITUDE = "|".join(sorted(_MAGNITUDES, key=len, reverse=True))
-_UNIT = "|".join(sorted(map(re.escape, _units()), key=len, reverse=True))
-_MONTH = "|".join([*_MONTHS, *(f"{short}\\.?" for short, wide in _SHORT_NAMES.items() if wide in _MONTHS)])
+_CODE = "|".join(CURRENCY_CODES)
+_MAGNITUDE = "|".join(sorted(MAGNITUDES, key=len, reverse=True))
+_UNIT = "|".join(
+    re.escape(unit) + r"(?!\d)" * unit[-1].isdigit() for unit in sorted(units_by_sign(), key=len, reverse=True)
+)
+_MONTH = "|".join([*MONTHS, *(f"{short}\\.?" for short, wide in SHORT_NAMES.items() if wide in MONTHS)])
+_MONTH = f"{_MONTH}|{_MONTH.upper()}"
+_NAMES_AND_WORDS = r"(?:Mar|May|Sat|Sun|Jan|June|July)\b"  # which mean themselves as well
+_NAME_OF_DAY_OR_MONTH = "|".join(sorted(SHORT_NAMES, key=len, reverse=True))
 
 _ABBREVIATION = "|".join(
     "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else re.escape(letter) for letter in name)
-    for name in sorted(_ABBREVIATIONS, key=len, reverse=True)
+    for name in sorted(ABBREVIATIONS, key=len, reverse=True)
 )
 
 Kind = tuple[re.Pattern[str], Callable[[re.Match[str]], list[str]]]
 
 
 def _signed(sign: str, options: list[str]) -> list[str]:
-    return [f"{word} {option}" for word in ("minus", "negative") for option in options] if sign.strip() else options
+    if not sign:
+        return options
+    may_be_a_dash = sign == "–" or sign.endswith(" ")
+    return cross(["minus", "negative", *(["to", ""] if may_be_a_dash else [])], options)
+
+
+def _has_lines(match: re.Match[str]) -> bool:
+    """Whether the text of a match that begins a line has more lines than this."""
+    return match.start() > 0 or "\n" in match.string[match.end() : match.end() + LONGEST_LINE]
+
+
+def _quote_is_open(match: re.Match[str], mark: str = '"') -> bool:
+    """Whether a mark before the match waits for its end: then the one behind it is no inch."""
+    return match.string[max(0, match.start() - LONGEST_LINE) : match.start()].count(mark) % 2 == 1
 
 
 def _phone(match: re.Match[str]) -> list[str]:
@@ -413,49 +192,52 @@ def _phone(match: re.Match[str]) -> list[str]:
         words = []
         for index, group in enumerate(groups):
             if hundreds and len(group) == 3 and group[1:] == "00" and group[0] != "0":
-                words.append(f"{_digit_words(group[0])} hundred")
+                words.append(f"{digit_words(group[0])} hundred")
             elif pairs and index == len(groups) - 1 and len(group) == 4:
-                words.append(f"{_pair_words(group[:2])} {_pair_words(group[2:])}")
+                words.append(f"{pair_words(group[:2])} {pair_words(group[2:])}")
             else:
-                words.append(_digit_words(group, zero))
+                words.append(digit_words(group, zero))
         return " ".join(words)
 
     choices = itertools.product(("zero", "oh"), (False, True), (False, True))
     options = [say(zero, hundreds, pairs) for zero, hundreds, pairs in choices]
     if re.fullmatch(r"\d{3}-\d{4}", match[0]):
-        options.append(f"{_cardinals(groups[0])[0]} to {_cardinals(groups[1])[0]}")
-    return [f"plus {options[0]}", *options] if match[0].startswith("+") else options
+        options.append(f"{cardinals_of(groups[0])[0]} to {cardinals_of(groups[1])[0]}")
+    return [*(f"plus {option}" for option in options), *options] if match[0].startswith("+") else options
 
 
 def _money(match: re.Match[str]) -> list[str]:
     sign, written, magnitude = match["sign"] or match["sign_after"], match["amount"], match["magnitude"]
     if re.fullmatch(r"\d+,\d\d", written):  # €5,50
         written = written.replace(",", ".")
-    code = _CURRENCY_SIGNS.get(sign, sign)
-    one, more = _currency(code)
+    code = CURRENCY_SIGNS.get(sign.rstrip("."), sign)
+    one, more = currency_names(code)
     if match["range"] or magnitude:
-        amounts = _amounts(written)[:3]
+        amounts = [*amounts_of(written)[:3], *(["a"] if written == "1" else [])]
         if match["range"]:
-            amounts = _cross(amounts, ["to", ""], _amounts(match["range"])[:3])
+            amounts = cross(amounts, ["to", f"{more} to", "", f"{more} minus"], amounts_of(match["range"])[:3])
         endings = [more]
         if magnitude:
-            scale = _MAGNITUDES[magnitude]
+            scale = MAGNITUDES[magnitude]
             endings = [f"{scale} {more}", f"{scale} {one}", scale, f"{' '.join(magnitude.lower())} {more}"]
-        return _signed(match["minus"], _cross(amounts, endings))
+            endings += ["k"] if scale == "thousand" else []
+        return _signed(match["minus"], cross(amounts, endings))
     whole, _, decimals = written.replace(",", "").partition(".")
     is_one = whole.lstrip("0") == "1"
     unit = one if is_one else more
-    wholes = _amounts(written.partition(".")[0] or "0")
+    wholes = amounts_of(written.partition(".")[0] or "0")
     if not decimals.strip("0"):
-        options = [*_cross(wholes, [unit]), f"{unit} {wholes[0]}", *([f"a {one}", one] if is_one else []), *wholes]
+        options = [*cross(wholes, [unit]), f"{unit} {wholes[0]}", *([f"a {one}", one] if is_one else []), *wholes]
         return _signed(match["minus"], options)
     if len(decimals) != 2:
-        return _signed(match["minus"], _cross(_amounts(written), [more]))
+        return _signed(match["minus"], cross(amounts_of(written), [more]))
     small = " ".join(number_words(int(decimals)))
-    coin = _COINS.get(code, ("cent", "cents"))[decimals != "01"]
-    pair = _pair_words(decimals)
+    coin = COINS.get(code, ("cent", "cents"))[decimals != "01"]
+    pair = pair_words(decimals)
     short = [f"{unit} and {small} {coin}", f"{unit} {small} {coin}", pair, f"{unit} {small}", small]
-    options = _cross(wholes[:3], [*short, f"{unit} and {small}", f"point {_digit_words(decimals)} {more}"])
+    options = cross(wholes[:3], [*short, f"{unit} and {small}", f"point {digit_words(decimals)} {more}"])
+    if is_one:
+        options.insert(5, f"a {one} {small}")
     return _signed(match["minus"], options if whole.strip("0") else [f"{small} {coin}", *options])
 
 
@@ -464,20 +246,22 @@ def _clock(match: re.Match[str]) -> list[str]:
     said, following = " ".join(number_words(hour)), " ".join(number_words(hour % 12 + 1))
     twelve = " ".join(number_words(hour % 12 or 12))
     if second:
-        tail = f"{_pair_words(minute)} {_pair_words(second)}"
+        tail = f"{pair_words(minute)} {pair_words(second)}"
         minutes, seconds = (" ".join(number_words(int(pair))) for pair in (minute, second))
         full = [f"{said} {hours} {minutes} minutes and {seconds} seconds" for hours in ("hours", "hour")]
         return [f"{said} {tail}", *full, f"{said} {minutes} {seconds}"]
     if minute == "00":
         hundreds = [f"{said} hundred", f"{said} hundred hours", f"oh {said} hundred", f"zero {said} hundred"]
-        return [*([f"{twelve} o'clock"] if hour <= 12 else hundreds[:1]), twelve, said, *hundreds]
+        named = {12: ["noon"], 0: ["midnight"], 24: ["midnight"]}.get(hour, [])
+        return [*([f"{twelve} o'clock"] if hour <= 12 else hundreds[:1]), twelve, said, *named, *hundreds]
     spoken_minute = " ".join(number_words(int(minute)))
-    options = [f"{said} {_pair_words(minute)}", f"{twelve} {_pair_words(minute)}"]
+    options = [f"{said} {pair_words(minute)}", f"{twelve} {pair_words(minute)}"]
     options += (
-        [f"zero {said} {_pair_words(minute)}", f"oh {said} {_pair_words(minute)}"] if match["hour"][0] == "0" else []
+        [f"zero {said} {pair_words(minute)}", f"oh {said} {pair_words(minute)}"] if match["hour"][0] == "0" else []
     )
-    named = {"15": ["quarter past", "a quarter past", "quarter after"], "30": ["half past"]}
-    options += [f"{name} {twelve}" for name in named.get(minute, [f"{spoken_minute} past"] if int(minute) < 30 else [])]
+    named = {"15": ["quarter past", "a quarter past", "quarter after"], "30": ["half past", "half"]}
+    past = [f"{spoken_minute} past", f"{spoken_minute} after"] if int(minute) < 30 else []
+    options += [f"{name} {twelve}" for name in named.get(minute, past)]
     if int(minute) > 30:
         left = " ".join(number_words(60 - int(minute)))
         names = ["quarter to", "a quarter to", "quarter of"] if minute == "45" else [f"{left} to", f"{left} minutes to"]
@@ -485,17 +269,33 @@ def _clock(match: re.Match[str]) -> list[str]:
     return [*options, f"{said} {spoken_minute}"]
 
 
+def _stamp(match: re.Match[str]) -> list[str]:
+    """The time at the head of a line: of a video's transcript, where nobody says it, or of a timetable."""
+    options = [*_clock(match), ""] if _has_lines(match) else _clock(match)
+    is_first_hour, is_alone = int(match["hour"]) == 0, re.match(r"[ \t]*\n", match.string[match.end() :][:9])
+    of_video = is_alone or match["second"] or is_first_hour if _has_lines(match) else match["second"] and is_first_hour
+    return ["", *options] if of_video else options
+
+
+def _hours(match: re.Match[str]) -> list[str]:
+    """Four digits before "hours": 0800, 1430."""
+    hour, minute = match["hour"], match["minute"]
+    said = " ".join(number_words(int(hour)))
+    hours = [f"{zero} {said}" for zero in ("oh", "zero")] if hour[0] == "0" else []
+    return cross([*hours, said], [f"{pair_words(minute)} hours"])
+
+
 def _day(day: int) -> list[str]:
-    return [_ordinal(day), " ".join(number_words(day)), f"the {_ordinal(day)}"]
+    return [ordinal_of(day), " ".join(number_words(day)), f"the {ordinal_of(day)}"]
 
 
 def _wide(written: str) -> str:
-    written = written.rstrip(".")
-    return _SHORT_NAMES.get(written, written).lower()
+    written = written.rstrip(".").title()
+    return SHORT_NAMES.get(written, written).lower()
 
 
 def _month(number: int) -> str:
-    return _LOCALE.months["format"]["wide"][number].lower()
+    return LOCALE.months["format"]["wide"][number].lower()
 
 
 def _month_day(match: re.Match[str]) -> list[str]:
@@ -504,10 +304,10 @@ def _month_day(match: re.Match[str]) -> list[str]:
 
 def _day_month(match: re.Match[str]) -> list[str]:
     day, month = int(match["day"]), _wide(match["month"])
-    first = [f"the {_ordinal(day)} of {month}", f"{_ordinal(day)} of {month}"]
+    first = [f"the {ordinal_of(day)} of {month}", f"{ordinal_of(day)} of {month}"]
     if match["ordinal"] is None:
-        return [*first, f"{' '.join(number_words(day))} {month}", f"{_ordinal(day)} {month}"]
-    return [f"{_ordinal(day)} of {month}", f"{_ordinal(day)} {month}", *first]
+        return [*first, f"{' '.join(number_words(day))} {month}", f"{ordinal_of(day)} {month}"]
+    return [f"{ordinal_of(day)} of {month}", f"{ordinal_of(day)} {month}", *first]
 
 
 def _numeric_date(match: re.Match[str]) -> list[str]:
@@ -515,14 +315,14 @@ def _numeric_date(match: re.Match[str]) -> list[str]:
     numbers = [int(group) for group in re.findall(r"\d+", match[0])]
     year = next((group for group in re.findall(r"\d+", match[0]) if len(group) == 4), re.findall(r"\d+", match[0])[-1])
     orders = [(numbers[1], numbers[2])] if match["iso"] else [(numbers[0], numbers[1]), (numbers[1], numbers[0])]
-    years = _number_readings(year)[:2] if len(year) == 4 else [_pair_words(year), f"twenty {_pair_words(year)}"]
+    years = number_readings(year)[:2] if len(year) == 4 else [pair_words(year), f"twenty {pair_words(year)}"]
     options = []
     for month, day in orders:
         if not (1 <= month <= 12 and 1 <= day <= 31):
             continue
         name = _month(month)
         for said in years:
-            options += [f"{name} {_ordinal(day)} {said}", f"the {_ordinal(day)} of {name} {said}"]
+            options += [f"{name} {ordinal_of(day)} {said}", f"the {ordinal_of(day)} of {name} {said}"]
         options.append(f"{name} {' '.join(number_words(day))} {years[0]}")
     digits = [" ".join(number_words(number)) for number in numbers]
     plain = [" ".join([*digits[:2], years[0]]) if not match["iso"] else " ".join(digits)]
@@ -533,101 +333,152 @@ def _fraction(match: re.Match[str]) -> list[str]:
     upper, lower = int(match["upper"]), int(match["lower"])
     top, bottom = (" ".join(number_words(number)) for number in (upper, lower))
     options = []
-    if 2 <= lower <= 100 and upper < lower:
-        parts = {2: ["half"], 4: ["quarter", _ordinal(4)]}.get(lower, [_ordinal(lower)])
+    if (2 <= lower <= 100 or lower == 1000) and upper < lower:
+        parts = {2: ["half"], 4: ["quarter", ordinal_of(4)]}.get(lower, [ordinal_of(lower)])
         for part in parts:
             if upper == 1:
                 options += [f"one {part}", f"a {part}", f"an {part}" if part[0] == "e" else part]
             else:
-                options.append(f"{top} {'halves' if part == 'half' else _plural(part)}")
+                options.append(f"{top} {'halves' if part == 'half' else plural(part)}")
     if match["whole"]:
-        whole = _cardinals(match["whole"])[0]
+        whole = cardinals_of(match["whole"])[0]
         options = [
             f"{whole} and {option}" for option in sorted(options, key=lambda option: not option.startswith("a "))
         ]
-        return [*options, f"{whole} {top} {bottom}", f"{whole} {top} over {bottom}"]
-    options += [f"{top} {link} {bottom}" for link in ("", "over", "out of", "slash", "of")]
+        return _in_inches(match, [*options, f"{whole} {top} {bottom}", f"{whole} {top} over {bottom}"])
+    if options and re.match(r" +[a-z]", match.string[match.end() : match.end() + 3]):  # 1/2 cup
+        shortest = parts[0] if upper == 1 else options[0]
+        options += [f"{shortest} {article}" for article in ("a", "an", "of a")]
+        options += [f"{top} {parts[0]}"] if upper > 1 else []
+    options += [f"{top} {link} {bottom}" for link in ("", "over", "out of", "slash", "of", "divided by")]
     if 1 <= upper <= 12 and 1 <= lower <= 31:
         is_date = lower not in (2, 3, 4, 5, 6, 8, 10, 16)
-        options.insert(0 if is_date else len(options), f"{_month(upper)} {_ordinal(lower)}")
-    return options
+        options.insert(0 if is_date else len(options), f"{_month(upper)} {ordinal_of(lower)}")
+    return _in_inches(match, options)
+
+
+def _in_inches(match: re.Match[str], options: list[str]) -> list[str]:
+    """A fraction with its mark of inches, which may be the end of a quote."""
+    if not match["inch"]:
+        return options
+    inches = cross(options[:3], ["inches", "inch"] if match["whole"] else ["inch", "of an inch", "an inch"])
+    return [*options, *inches] if _quote_is_open(match) else [*inches, *options]
 
 
 def _quantity(match: re.Match[str]) -> list[str]:
     written, unit = match["number"], match["unit"]
     is_one = written == "1"
-    names = [name for pair in _units()[unit] for name in (pair if is_one else pair[::-1])]
+    names = [name for pair in units_by_sign()[unit] for name in (pair if is_one else pair[::-1])]
     letters = " ".join(unit) if unit.isascii() and unit.isalpha() else ""
-    if unit in _MAGNITUDES:
-        names.append(_MAGNITUDES[unit])
-    if match["gap"] and unit in _UNITS_AND_WORDS:
+    if unit in MAGNITUDES:
+        names.append(MAGNITUDES[unit])
+    if match["gap"] and unit in UNITS_AND_WORDS:
         names.insert(0, unit)
     elif letters and len(unit) == 1 and unit.isupper():  # 4K, 5G, 10 A
         names.insert(0, letters.lower())
     elif letters:
         names.append(letters.lower())
-    amounts = _amounts(written)[:3]
-    return _signed(match["sign"], _cross(amounts, names))
+    names[2:2] = MORE_NAMES[unit].split("|") if unit in MORE_NAMES else []
+    names += [re.sub(r"per (?=([a-z]))", _article, name) for name in names if " per " in name]
+    amounts = amounts_of(written)[:4]
+    if match["upto"]:
+        links = [f"{names[0]} to", "to", "", f"{names[0]} minus"]
+        amounts = cross(amounts[:2], links, amounts_of(match["upto"])[:2])
+    return _signed(match["sign"], cross(amounts, names))
+
+
+def _article(per: re.Match[str]) -> str:
+    return "an " if per[1] in "aeiou" or per.string.endswith("hour") else "a "
 
 
 def _per(match: re.Match[str]) -> list[str]:
-    return [f"per {one}" for one, _ in _units()[match["unit"]]] + [f"slash {match['unit'].lower()}"]
+    whole = [f"per {one}" for one, _ in units_by_sign()[match["unit"]]]
+    articles = [re.sub(r"per (?=([a-z]))", _article, name) for name in whole]
+    return [*whole, *articles, f"slash {match['unit'].lower()}"]
 
 
 def _scaled(match: re.Match[str]) -> list[str]:
-    amounts, letter = _amounts(match["number"])[:3], match["letter"]
-    return _cross(amounts, [_MAGNITUDES[letter], " ".join(letter.lower())])
+    amounts, letter = amounts_of(match["number"])[:3], match["letter"]
+    return cross(amounts, [MAGNITUDES[letter], " ".join(letter.lower())])
 
 
 def _power(match: re.Match[str]) -> list[str]:
     exponent, base = match["exponent"], match["base"]
-    bases = _amounts(base)[:2] if base and base[0].isdigit() else [base.lower() if base else ""]
+    bases = amounts_of(base)[:2] if base and base[0].isdigit() else [base.lower() if base else ""]
     minus = "minus " if exponent.startswith("-") else ""
     number = int(exponent.lstrip("-")[:LONGEST_NUMBER] or 0)
     words = f"{minus}{' '.join(number_words(number))}"
     named = {2: ["squared"], 3: ["cubed"]}.get(number, []) if not minus else []
-    endings = [*named, f"to the {minus}{_ordinal(number)}", f"to the power of {words}", f"to the {words}", words]
+    endings = [*named, f"to the {minus}{ordinal_of(number)}", f"to the power of {words}", f"to the {words}", words]
     if base and len(base) > 2 and base.isalpha():  # a footnote mark
         endings.insert(0, "")
-    return _cross(bases, endings)
+    return cross(bases, endings)
 
 
 def _version(match: re.Match[str]) -> list[str]:
     parts = match[0].split(".")
-    digits = [_digit_words(part) for part in parts]
-    numbers = [_number_readings(part)[0] for part in parts]
+    digits = [digit_words(part) for part in parts]
+    numbers = [number_readings(part)[0] for part in parts]
     return [f" {link} ".join(said) for link in ("point", "dot") for said in (numbers, digits)] + [" ".join(numbers)]
 
 
 def _decade(match: re.Match[str]) -> list[str]:
     century, tens = match["century"] or "", match["tens"]
     if tens == "00":
-        return [f"{' '.join(number_words(int(century)))} hundreds"] if century else ["two thousands", "hundreds"]
-    first = f"{' '.join(number_words(int(century)))} " if century else ""
-    return [f"{first}{_plural(' '.join(number_words(int(tens))))}"]
+        hundreds = [f"{' '.join(number_words(int(century)))} hundreds"] if century else ["two thousands", "hundreds"]
+        is_thousand = century and century[1] == "0" and century != "00"
+        return [f"{' '.join(number_words(int(century[0])))} thousands", *hundreds] if is_thousand else hundreds
+    said = " ".join(number_words(int(tens)))
+    if century:
+        return [f"{' '.join(number_words(int(century)))} {plural(said)}"]
+    return [plural(said), *([] if "'" in match[0] else [f"{said} seconds"])]
+
+
+def _many(match: re.Match[str]) -> list[str]:
+    """100s, 1,000s: hundreds, thousands."""
+    digits = match["number"].replace(",", "")
+    cardinals = cardinals_of(digits)
+    return [MANY[len(digits) - 1], plural(cardinals[0]), *(f"{cardinal} seconds" for cardinal in cardinals)]
+
+
+def _plural_number(match: re.Match[str]) -> list[str]:
+    """737s, MP3s, B-52s: more than one of a number; or seconds, where it stands by itself and is small."""
+    digits = match["number"]
+    plurals = [plural(option) for option in number_readings(digits)]
+    if "'" in match[0] or re.match("[A-Za-z-]", match.string[max(0, match.start() - 1) : match.start()]):
+        return plurals
+    seconds = [f"{option} second{'s' if int(digits) != 1 else ''}" for option in cardinals_of(digits)]
+    return [*seconds, *plurals] if int(digits) < 100 else [*plurals, *seconds]
 
 
 def _number(match: re.Match[str]) -> list[str]:
-    return _signed(match["sign"], _amounts(match["number"]))
+    return _signed(match["sign"], amounts_of(match["number"]))
 
 
 def _roman(match: re.Match[str]) -> list[str]:
-    """A Roman numeral after a name (Louis XIV), after what is counted (Chapter IV), or by itself; else letters."""
-    numeral = match[0]
+    """A Roman numeral after a name (Louis XIV), after what is counted (Chapter IV), or by itself; else letters.
+
+    Small letters may be one after what is counted (scene ii), and a word with L, C, D or M (MIX) is first a word.
+    """
+    numeral, owns = match["numeral"].upper(), match["owns"] or ""
     try:
         number = int(RomanNumeral.from_string(numeral))
     except (InvalidRomanNumeralError, OutOfRangeError):
         return []
     before = re.search(r"([A-Za-z]*)\s?$", match.string[max(0, match.start() - LONGEST_WORD) : match.start()])[1]
-    is_counted = before.lower() in _COUNTED_SECTIONS
+    is_counted = before.lower() in COUNTED_SECTIONS
     is_lone_letter = len(numeral) == 1 or not set(numeral) & set("IVX")  # vitamin D, a CD
     if is_lone_letter and not (is_counted or (numeral in "VX" and before[:1].isupper())):
         return []
-    cardinal, ordinal = " ".join(number_words(number)), _ordinal(number)
-    options = [cardinal, f"the {ordinal}", ordinal]
+    word = [numeral.lower()] if in_dictionary(numeral.lower()) else []
+    cardinal, ordinal, letters = " ".join(number_words(number)), ordinal_of(number), " ".join(numeral.lower())
+    if match["numeral"].islower():
+        return [" ".join(_token_words(match[0])[0]), cardinal] if is_counted else []
+    options = [cardinal, f"the {ordinal}", ordinal, letters]
     if before[:1].isupper() and not is_counted:
-        options = [f"the {ordinal}", cardinal, ordinal]
-    return [*options, " ".join(numeral.lower())]
+        options = [f"the {ordinal}", cardinal, ordinal, letters]
+    options = [*word, *options] if set(numeral) & set("LCDM") and not is_counted else [*options, *word]
+    return [option + owns for option in options]
 
 
 def _address(match: re.Match[str]) -> list[str]:
@@ -639,7 +490,7 @@ def _address(match: re.Match[str]) -> list[str]:
         said = []
         for piece in pieces:
             if piece.isdigit():
-                said.append(_number_readings(piece)[0])
+                said.append(number_readings(piece)[0])
             else:
                 said.append(marks[piece] if piece in marks else " ".join(_token_words(piece)[0]))
         return " ".join(said)
@@ -649,7 +500,7 @@ def _address(match: re.Match[str]) -> list[str]:
 
 def _abbreviation(match: re.Match[str]) -> list[str]:
     written = match["short"].lower()
-    options = _ABBREVIATIONS[written].split("|")
+    options = ABBREVIATIONS[written].split("|")
     before_name = re.match(r"\.? [A-Z]", match.string[match.end("short") : match.end("short") + 3])
     if written in ("st", "dr", "mt", "ft") and not before_name:  # Main St., 5 ft.
         options.reverse()
@@ -661,13 +512,38 @@ def _feet_and_inches(match: re.Match[str]) -> list[str]:
     return [f"{feet} {foot} {inches} {inch}" for foot in ("feet", "foot", "") for inch in ("inches", "")]
 
 
+def _length(match: re.Match[str]) -> list[str]:
+    """5' and 5": feet and inches, or the end of a quote."""
+    names = ["feet", "foot", "minutes"] if match["mark"] == "'" else ["inches", "inch"]
+    said = amounts_of(match["number"])[:4]
+    is_quote = _quote_is_open(match, f" {match['mark']}" if match["mark"] == "'" else '"')
+    return cross(said, ["", *names] if is_quote else [*names, ""])
+
+
+def _minutes_of_arc(match: re.Match[str]) -> list[str]:
+    minutes = " ".join(number_words(int(match["minutes"])))
+    seconds = f"{' '.join(number_words(int(match['seconds'])))} seconds" if match["seconds"] else ""
+    return [f"{minutes} minutes {seconds}"]
+
+
 def _short_name(match: re.Match[str]) -> list[str]:
     written = match[0].rstrip(".")
-    return [_SHORT_NAMES[written].lower(), written.lower()]
+    return [SHORT_NAMES[written].lower(), written.lower()]
+
+
+def _span_of_days(match: re.Match[str]) -> list[str]:
+    """Mon-Fri."""
+    first, last = ([SHORT_NAMES[match[end]].lower(), match[end].lower()] for end in ("first", "last"))
+    return cross(first, ["to", "", "through"], last)
 
 
 def _letters(match: re.Match[str]) -> list[str]:
     return [" ".join(re.findall("[a-z]", match[0].lower()))]
+
+
+def _letters_of_many(match: re.Match[str]) -> list[str]:
+    """Ph.D.s."""
+    return [f"{' '.join(re.findall('[a-z]', match[0].lower())[:-1])}'s"]
 
 
 def _aside(match: re.Match[str]) -> list[str]:
@@ -676,19 +552,55 @@ def _aside(match: re.Match[str]) -> list[str]:
 
 
 def _label(match: re.Match[str]) -> list[str]:
-    """Who speaks, at the head of a line: seldom said."""
-    return ["", " ".join(normalise_text(match[0].rstrip(": ")))]
+    """Who speaks, at the head of a line: in capitals seldom said, else perhaps what the line is about (Remember:)."""
+    words = " ".join(normalise_text(match["who"]))
+    return ["", words] if match["who"].isupper() or match["who"].startswith("Speaker") else [words, ""]
+
+
+def _label_line(match: re.Match[str]) -> list[str]:
+    """A line of a name in capitals, or of a name and a time."""
+    if match.start() == 0 and match.string.strip() == match[0]:
+        return []
+    return [*readings(match[0], MOST_PLACE_READINGS // 2), ""]
+
+
+def _item(match: re.Match[str]) -> list[str]:
+    """The number of a line in a list."""
+    return [*cardinals_of(match["number"]), ""] if _has_lines(match) else []
 
 
 def _greek(match: re.Match[str]) -> list[str]:
     return [unicodedata.name(match[0]).rsplit(" ", 1)[-1].lower()]
 
 
+def _lone_unit(match: re.Match[str]) -> list[str]:
+    """Micrometers, written as a unit without a number."""
+    return [name for names in units_by_sign().get(match[0], []) for name in names[::-1]]
+
+
+def _state(match: re.Match[str]) -> list[str]:
+    code = match[0].lower()
+    return distinct([code if in_dictionary(code) else " ".join(code), STATES[match[0]], " ".join(code)])
+
+
+_SPEAKER = r"(?:Speaker|SPEAKER)[ _]?\w{1,3}"
+_WHO = r"[\w.'-]{0,20}(?: [A-Z][\w.'-]{0,20}){0,3}"  # behind the capital of a name
 _KINDS: tuple[Kind, ...] = tuple(
     (re.compile(pattern, re.MULTILINE), read)
     for pattern, read in (
         (r"\[[^\][]{0,300}\]|</?[A-Za-z!][^<>]{0,300}>", lambda match: [""]),
-        (r"^(?:[A-Z][A-Z .'-]{1,30}|(?:Speaker|SPEAKER) ?\w{1,3}): ", _label),
+        (
+            r"(?:^[>–—-]{0,3} ?|(?<=:\d\d )|(?<=[\])] ))"
+            rf"(?P<who>[A-Z][A-Z .'-]{{0,30}}|{_SPEAKER}|[A-Z]{_WHO})"
+            r"(?: ?\([^()\n]{1,40}\))?:(?=\s)",
+            _label,
+        ),
+        (r"(?<=[.?!] )(?P<who>[A-Z]):(?=\s)", _label),
+        (r"^[A-Z][A-Z .'-]{2,30}(?: ?\([^()\n]{1,40}\))?$(?=\n[^\n]{0,80}[a-z])", _label_line),
+        (rf"^(?:{_SPEAKER}|[A-Z]{_WHO}) +(?:\d{{1,2}}:)?\d{{1,2}}:\d\d(?=[ \t]*\n)", _label_line),
+        (r"^>{1,3}(?= ?[A-Za-z])", lambda match: ["", *SYMBOLS[">"].split("|")]),
+        (r"^(?P<number>\d{1,3})[.)] (?=\S)", _item),
+        (r"^(?P<hour>\d{1,2}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?:[.,]\d{1,3})?(?![\w:.,])", _stamp),
         (
             r"(?<![\w.])(?:[a-z]{2,10}://[^\s<>\"')\]]{1,300}|www\.[^\s<>\"')\]]{1,300}"
             r"|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,5}|[A-Za-z][\w-]{0,63}(?:\.[\w-]{1,64}){0,4}"
@@ -701,12 +613,13 @@ _KINDS: tuple[Kind, ...] = tuple(
             r"|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4}|(?:\d{4}[ -]){3}\d{4}|\d{1,6}(?:-\d{1,7}){3,6})(?![\d-])",
             _phone,
         ),
-        (r"\((?P<inside>[^()]{0,400})\)", _aside),
+        (r"\((?P<inside>[^()]{0,400}(?:\([^()]{0,100}\)[^()]{0,400}){0,3})\)", _aside),
+        (r"\{(?P<inside>[^{}]{0,300})\}", lambda match: _aside(match)[::-1]),
         (r"(?<![\d./-])(?P<iso>\d{4}-\d{1,2}-\d{1,2})(?![\d-])|"
          r"(?<![\d./-])\d{1,2}(?P<mark>[/.-])\d{1,2}(?P=mark)(?:\d{4}|\d{2})(?![\d./-]\d|\d)", _numeric_date),
         (
             rf"(?P<minus>{_SIGN})(?:(?:US|CA|NZ|HK|A)?(?P<sign>{_CURRENCY}|(?:{_CODE})(?= ?\d)) ?"
-            rf"(?P<amount>{_AMOUNT})(?:[-–](?:{_CURRENCY})?(?P<range>{_NUMBER}))?"
+            rf"(?P<amount>{_AMOUNT})(?:(?:[-–](?:{_CURRENCY})?| [-–] {_CURRENCY})(?P<range>{_NUMBER}))?"
             rf"(?: ?(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?)(?P<sign_after>)",
             _money,
         ),
@@ -718,48 +631,81 @@ _KINDS: tuple[Kind, ...] = tuple(
         ),
         (r"(?<![\d:.])(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:])", _clock),
         (r"(?:(?<=\d)|(?<=\d )|(?<=o'clock ))[aApP]\.?[mM](?!\w)(?:\.(?!\w))?", _letters),
-        (rf"\b(?P<month>{_MONTH}) (?P<day>[0-2]?\d|3[01])(?:st|nd|rd|th)?(?![\w:%/,.]*\d|[%:/])", _month_day),
+        (rf"\b(?P<month>{_MONTH}) (?P<day>[0-2]?\d|3[01])(?:st|nd|rd|th)?(?![\w:%/,.]{{0,40}}\d|[%:/])", _month_day),
         (
             rf"(?<![\d.,/-])(?P<day>[0-2]?\d|3[01])(?P<ordinal>st|nd|rd|th)? (?:of )?(?P<month>{_MONTH})(?!\w)",
             _day_month,
         ),
         (
-            r"(?<![\w.,/-])(?:(?P<whole>\d{1,6})[ -]+)?(?P<upper>\d{1,3}) ?/ ?(?P<lower>\d{1,3})(?![\w/.,]*\d|/)",
+            r"(?<![\w.,/-])(?:(?P<whole>\d{1,6})[ -]+)?(?P<upper>\d{1,3}) ?/ ?(?P<lower>1000|\d{1,3})"
+            r"(?![\w/.,]{0,40}\d|/)(?P<inch>\")?",
             _fraction,
         ),
         (r"(?<![\d.])(?P<base>\d{1,15}|[A-Za-z]{1,40})?\^(?P<exponent>-?\d{1,6})(?!\d)", _power),
         (r"(?<!\w)(?P<number>\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:st|nd|rd|th)(?![A-Za-z])",
-         lambda match: [_ordinal(int(match["number"].replace(",", "")))]),
+         lambda match: ordinals_of(int(match["number"].replace(",", "")))),
+        (r"(?<![\w.,])(?P<number>10{1,6}|10{0,2}(?:,000){1,2})s(?![A-Za-z])", _many),
         (r"'?(?<![\d.])(?P<century>\d\d)?(?P<tens>\d0)'?s(?![A-Za-z])", _decade),
+        (r"(?<![\d.,])(?P<number>\d{1,9})'?s(?![A-Za-z])", _plural_number),
+        (r"(?<![\w.])(?P<hour>[01]\d|2[0-3])(?P<minute>[0-5]\d) ?(?:hours|hrs)\b", _hours),
+        (r"(?<=°)(?P<minutes>\d{1,2})'(?:(?P<seconds>\d{1,2})\")?", _minutes_of_arc),
+        (r"(?<![\w.'])(?P<feet>\d{1,2})'(?P<inches>1[01]|\d)(?![\w.'\"])", _feet_and_inches),
         (
             r"(?P<feet>\d)(?:'| ?(?:ft\.?|feet)) ?(?P<inches>1[01]|\d)(?:\"|''| ?in(?:ches|\.)?(?!\w))",
             _feet_and_inches,
         ),
-        (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})(?P<gap>[ -]?)(?P<unit>{_UNIT})(?![A-Za-z^]|\.[A-Za-z])", _quantity),
+        (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})(?P<gap>[ -]?)(?P<unit>{_UNIT})(?![A-Za-z^]|\.[A-Za-z])"
+         rf"(?: ?[-–] ?(?P<upto>{_NUMBER}) ?(?P=unit)(?![A-Za-z^]|\.[A-Za-z]))?", _quantity),
         (rf"(?P<number>{_NUMBER}) ?(?P<letter>k|K|M|bn|mn|B)(?![A-Za-z]|\.[A-Za-z])", _scaled),
-        (r"\d{1,9}(?:\.\d{1,9}){2,6}(?![\d.]*\d)", _version),
-        (r"(?:(?<=[\d%°])|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–] ?(?=[\d$€£])", lambda match: _RANGE.split("|")),
-        (r"(?<=\d):(?=\d)", lambda match: ["to", "", "colon"]),
+        (r"\d{1,9}(?:\.\d{1,9}){2,6}(?!\.?\d)", _version),
+        (
+            r"(?:(?<=[\d%°¢'\"])|(?<=\ds)|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–—] ?(?=[\d$€£])"
+            r"|(?:(?<=[\d%°¢'\"€£] )|(?<=[ap]m )|(?<=[ap]\.m\. ))[–—] (?=[\d$€£])",
+            lambda match: RANGE.split("|"),
+        ),
+        (r"(?<=[\d%°¢€£] )- (?=[\d$€£])", lambda match: ["minus", "to", "", "through"]),
+        (r"(?<=[A-Za-z] )[–—] (?=[\d$€£])", lambda match: ["", "to", "through", "minus"]),
+        (r"(?<=\d):(?=\d)", lambda match: ["to", "", "colon", "by"]),
+        (r"(?<=\d[-–])0(?![\d.,])", lambda match: ["zero", "oh", "nil", "nothing"]),
         (r"(?<=[a-z.])–(?=[A-Z])", lambda match: ["to", ""]),
         (r"(?<=\d)x(?=\d)", lambda match: ["by", "x", "times"]),
+        (r"(?<=\d)[xX](?!\w)|(?<!\w)x(?=\d)", lambda match: ["x", "times"]),
+        (r"(?:(?<=°)|(?<=° )|(?<=\d['\"])) ?[NSEW]\b", lambda match: [DIRECTIONS[match[0].strip()], match[0].lower()]),
         (r"(?<=[\w°%])/(?P<unit>s|sec|h|hr|min|d|kg|g|l|L|m|km|yr|mo)(?![A-Za-z])", _per),
+        (r"(?<=\d)/(?=[a-z]{3})", lambda match: ["per", "a", "an", "", "slash", "or"]),
+        (r"(?<![\w.])(?P<number>\d\d?)p(?!\w)", lambda match: cross(amounts_of(match["number"]), ["p", "pence"])),
+        (rf"(?<![\w.,'])(?P<number>{_NUMBER})(?P<mark>['\"])(?![\w'\"])", _length),
         (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})", _number),
         (r"#(?=\d)", lambda match: ["number", "pound", "hashtag", "hash", ""]),
-        (r"\b[IVXLCDM]{1,15}\b(?!')", _roman),
+        (rf"(?<=[a-z], )(?:{'|'.join(STATES)})\b(?!')", _state),
+        (r"\b(?P<numeral>[IVXLCDM]{1,15}|[ivx]{2,8})\b(?:(?P<owns>'s)\b|(?!'))", _roman),
         (
             rf"(?<![\w.])(?![Nn]os?\.(?! ?\d))(?P<short>{_ABBREVIATION})(?:\.(?!\w)|(?<=w/)|(?<=/[oca])(?!\w))",
             _abbreviation,
         ),
         (r"(?<![\w.])(?P<short>St)(?= [A-Z])", _abbreviation),
-        (rf"\b(?:{'|'.join(_SHORT_NAMES)})\.(?!\w)", _short_name),
+        (r"(?<![\w.])(?P<short>[pc])\. ?(?=\d)", lambda match: [BEFORE_NUMBERS[match["short"]], match["short"]]),
+        (r"(?<=[A-Za-z.] )v\.(?= [A-Z])", lambda match: ["versus", "v"]),
+        (r"\bpH\b", lambda match: ["p h"]),
+        (r"\b(?:(?<=\d )(?:AD|BCE?|CE)|AD(?= \d))\b", lambda match: [" ".join(match[0].lower()), match[0].lower()]),
+        (r"(?<!\w)[Nn]o\.(?=\d)", lambda match: ["number", "no"]),
+        (r"(?<![\w.])(?:Ph\.D|(?:[A-Z]\.){1,4}[A-Z])\.?'?s\b", _letters_of_many),
+        (
+            rf"\b(?P<first>{_NAME_OF_DAY_OR_MONTH})\.?[-–](?P<last>{_NAME_OF_DAY_OR_MONTH})(?:\.(?!\w)|\b)",
+            _span_of_days,
+        ),
+        (rf"\b(?:{_NAME_OF_DAY_OR_MONTH})\.(?!\w)", _short_name),
+        (rf"\b(?!{_NAMES_AND_WORDS})(?:{_NAME_OF_DAY_OR_MONTH})\b", lambda match: _short_name(match)[::-1]),
         (r"(?<![\w.])(?:[A-Za-z]\.){1,8}[A-Za-z](?:\.(?!\w)|(?![\w.]))", _letters),
-        (r"(?<![^\W\d_])[Α-Ωα-ωϕϵ](?![^\W\d_])", _greek),
+        (r"(?<!\w)μ[A-Za-z]{1,2}(?!\w)", _lone_unit),
+        # A letter by itself or in a formula; in a word it is another script.
+        (r"(?<![Α-Ωα-ωϕϵ])(?<![A-Za-z]{3})[Α-Ωα-ωϕϵ](?![^\W\d_a-zA-Z]|[A-Za-z]{3})", _greek),
         (r"(?<=[A-Za-z0-9])\.(?=[a-z])", lambda match: ["dot", "", "point"]),
         (r"(?<=[A-Za-z0-9])\.(?=[A-Z])", lambda match: ["", "dot"]),
         (r"(?<=[A-Za-z])\*+|\*+(?=[A-Za-z])|__+", lambda match: [""]),
         (r"(?<=\b[A-Ga-g])#(?!\w)", lambda match: ["sharp", "pound"]),
         (r"#(?=[A-Za-z])", lambda match: ["hashtag", "", "pound", "hash"]),
-        (rf"[{''.join(map(re.escape, _SYMBOLS))}]", lambda match: _SYMBOLS[match[0]].split("|")),
+        (rf"[{''.join(map(re.escape, SYMBOLS))}]", lambda match: SYMBOLS[match[0]].split("|")),
     )
 )  # fmt: skip
 _WORD = re.compile(r"'?[A-Za-z]+(?:'[A-Za-z]+)*'?")
@@ -769,16 +715,18 @@ _SILENT = re.compile(r"[\s,;!?\"]+")
 def _token_words(token: str, letters_too: bool = False) -> list[Reading]:
     """The readings of a run of letters: a word of the dictionary, letters one by one, or a spelling to pronounce."""
     lower = token.lower()
-    if lower.strip("'") in _WITHOUT_DOT:
-        return [tuple(option.split()) for option in _ABBREVIATIONS[lower.strip("'")].split("|")]
+    if lower.strip("'") in WITHOUT_DOT:
+        return [tuple(option.split()) for option in ABBREVIATIONS[lower.strip("'")].split("|")]
     known = [word for word in (lower, lower.rstrip("'"), lower.strip("'")) if in_dictionary(word)][:1]
     spelling = lower.replace("'", "")
     letters = tuple(spelling)
     plural_letters = (*letters[:-2], f"{letters[-2]}'s") if len(letters) > 2 else ()  # CDs
     if letters_too and re.fullmatch("[A-Z]{2,5}'?s", token):
         return [(known[0],), plural_letters] if known else [plural_letters, (spelling,)]
+    if known and letters_too and re.fullmatch("[A-Z]{2,5}", token):
+        return [(known[0],), letters]
     if known:
-        return [(known[0],), letters] if letters_too and re.fullmatch("[A-Z]{2,5}", token) else [(known[0],)]
+        return [(known[0],), _by_pieces(token)] if re.search("[a-z][A-Z]", token) else [(known[0],)]
     pieces = [piece.lower() for piece in re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", token.replace("'", ""))]
     whole = (spelling,)
     if len(spelling) > LONGEST_WORD:
@@ -786,8 +734,19 @@ def _token_words(token: str, letters_too: bool = False) -> list[Reading]:
     if not re.search("[aeiouy]", spelling) or (token.isupper() and len(spelling) <= LONGEST_INITIALS):
         return [letters, whole] if re.search("[aeiouy]", spelling) or token.islower() else [letters]
     if len(pieces) > 1 and all(map(in_dictionary, pieces)):  # YouTube
-        return [_settled(pieces), whole]
-    return [whole]
+        return [_settled(pieces), whole, _by_pieces(token)]
+    return [whole, _by_pieces(token)] if re.search("[a-z][A-Z]", token) else [whole]
+
+
+def _by_pieces(token: str) -> Reading:
+    """A word with capitals in it, its capitals letter by letter: PhD, iOS, mRNA."""
+    pieces = re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", token.replace("'", ""))
+    spelt = (piece.isupper() or not re.search("[aeiouy]", piece.lower()) for piece in pieces)
+    return tuple(
+        word
+        for piece, by_letter in zip(pieces, spelt, strict=True)
+        for word in (tuple(piece.lower()) if by_letter else _settled([piece.lower()]))
+    )
 
 
 def _settled(words: Iterable[str]) -> Reading:
@@ -810,8 +769,8 @@ def _refuse(transcript: str, text: str, place: int) -> None:
     )
 
 
-def _places(transcript: str) -> Iterator[list[str] | list[Reading]]:
-    text = fold(transcript)
+def _options(text: str, transcript: str) -> Iterator[list[str] | list[Reading]]:
+    """The readings of each place of a folded text; ``transcript`` is where a refusal looks for its letter."""
     letters_too = not text.isupper()
     place = 0
     while place < len(text):
@@ -832,6 +791,16 @@ def _places(transcript: str) -> Iterator[list[str] | list[Reading]]:
         place = match.end() if match and match.end() > place else place + 1
 
 
+def each_place(transcript: str) -> Iterator[Place]:
+    """``spoken``, one place after the other: whoever has enough need not read on."""
+    if len(transcript) > LONGEST_TRANSCRIPT:
+        raise InputError(f"transcript: {len(transcript):,} characters; at most {LONGEST_TRANSCRIPT:,} can be aligned")
+    for options in _options(fold(transcript), transcript):
+        place = tuple(dict.fromkeys(options))[:MOST_PLACE_READINGS]
+        if place != ((),):
+            yield place
+
+
 def spoken(transcript: str) -> list[Place]:
     """What a transcript may say: its places in order, each with its readings as words, the likeliest first.
 
@@ -843,10 +812,20 @@ def spoken(transcript: str) -> list[Place]:
     InputError: the text is longer than ``LONGEST_TRANSCRIPT``, or a letter belongs to a script that English is not
     written in; the message names it and its place.
     """
-    if len(transcript) > LONGEST_TRANSCRIPT:
-        raise InputError(f"transcript: {len(transcript):,} characters; at most {LONGEST_TRANSCRIPT:,} can be aligned")
-    places = (tuple(dict.fromkeys(options))[:MOST_PLACE_READINGS] for options in _places(transcript))
-    return [place for place in places if place != ((),)]
+    return list(each_place(transcript))
+
+
+def fits(places: Iterable[Place], words: Sequence[str]) -> bool:
+    """Whether the places, all of them and in their order, have readings that together are just these words."""
+    reached = {0}  # how many of the words the places so far can account for
+    for place in places:
+        reached = {
+            start + len(reading)
+            for start in reached
+            for reading in place
+            if tuple(words[start : start + len(reading)]) == reading
+        }
+    return len(words) in reached
 
 
 def normalise_text(transcript: str) -> list[str]:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specsync_lib.errors import InputError
+from specsync_lib.speech import alignment
 from specsync_lib.speech.alignment import (
     LONGEST_PIECE_S,
     NotHeardError,
@@ -24,7 +25,7 @@ from specsync_lib.speech.alignment import (
 )
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.corpus import clips
-from specsync_lib.speech.words import normalise_text
+from specsync_lib.speech.words import LONGEST_TRANSCRIPT, normalise_text
 from specsync_lib.units import SAMPLE_RATE_HZ, VIDEO_FPS, frame_count
 from specsync_lib.visemes import ARPABET_TO_VISEME, PHONE_TO_VISEME
 
@@ -62,6 +63,24 @@ def test_a_boundary_on_a_frame_centre_gives_the_frame_to_the_later_phone():
 def test_frames_outside_the_phones_are_silent():
     assert plan_from_phones([Phone("AA", 0.1, 0.2, "a")], 9).names == ["sil"] * 3 + ["aa"] * 3 + ["sil"] * 3
     assert plan_from_phones([], 3).names == ["sil"] * 3
+
+
+@pytest.mark.parametrize("written", ["1234567 ", "9:30 $5.99 3/4 ", "word ", "* ", "(so ", "a/b "])
+def test_more_words_than_anyone_can_say_are_refused_before_the_decoder_is_asked(monkeypatch, written):
+    monkeypatch.setattr(alignment, "_decoder", lambda search: pytest.fail("asked"))
+    with pytest.raises(NotHeardError, match="the audio does not contain the words") as refusal:
+        align(np.zeros(2 * SAMPLE_RATE_HZ, np.float32), (written * 100_000)[:LONGEST_TRANSCRIPT])
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_readings_of_a_long_transcript_are_bounded_together(monkeypatch):
+    text = "1,234,567 people " * 20
+    everything = alignment._places_within(1000, text)
+    monkeypatch.setattr(alignment, "MOST_GRAMMAR_WORDS", 700)
+    fewer = alignment._places_within(1000, text)
+    assert [place[0] for place in fewer] == [place[0] for place in everything]
+    assert sum(len(reading) for place in fewer for reading in place) <= 700
+    assert sum(len(reading) for place in everything for reading in place) > 700
 
 
 @pytest.mark.parametrize(
@@ -188,6 +207,12 @@ def say(text, folder):
         ),
         ("In 1999 we met on May 3.", "in one thousand nine hundred and ninety nine we met on may the third"),
         ("In 1999 we met on May 3.", "in nineteen ninety nine we met on may third"),
+        ("Alice: Prices rose by 5%-10%.\nBob: We sold 100s.", "prices rose by five to ten percent we sold hundreds"),
+        ("MIX THE EGGS ON MAY 5 AT 12:00.", "mix the eggs on may fifth at noon"),
+        (
+            "About 1 250 000 people in Act II, scene iii.",
+            "about one million two hundred and fifty thousand people in act two scene three",
+        ),
         ("Call 555-1200 (now) at 10:45.", "call five five five twelve hundred at a quarter to eleven"),
     ],
 )
