@@ -418,7 +418,10 @@ class Stumbling:
 
 def test_a_demuxer_that_stumbles_goes_on_and_one_that_is_stuck_ends():
     later = [IndexError()] * 500
-    assert list(decoding._packets(Stumbling(later), None)) == ["last"]
+    tally = decoding.Tally()
+    assert list(decoding._packets(Stumbling(later), None, tally)) == ["last"]
     damaged = [av.InvalidDataError(1, "damaged")] * (decoding.MOST_DEMUX_ERRORS - 1)
-    assert list(decoding._packets(Stumbling(damaged), None)) == ["last"]
-    assert list(decoding._packets(Stumbling([*damaged, *damaged]), None)) == []
+    assert list(decoding._packets(Stumbling(damaged), None, tally)) == ["last"]
+    assert not tally.stuck
+    assert list(decoding._packets(Stumbling([*damaged, *damaged]), None, tally)) == []
+    assert tally.stuck
