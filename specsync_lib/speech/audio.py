@@ -76,6 +76,8 @@ def load_audio(path: str | Path, *, max_seconds: float = LONGEST_S, track: int =
     """Decode a sound or video file of any rate and channel count to 16 kHz mono.
 
     Sound keeps its time: what is damaged, missing in the timestamps or before a late start is silent for as long.
+    Recordings that are joined in one file follow each other (:mod:`specsync_lib.speech.links`); timestamps that would
+    cut more than a quarter of the sound are not followed.
     Channels are mixed by what they are for and never cancel (:mod:`specsync_lib.speech.downmix`); samples beyond full
     scale are clipped. The level stays as it is. Memory grows with the result alone.
 
@@ -115,10 +117,10 @@ def load_audio(path: str | Path, *, max_seconds: float = LONGEST_S, track: int =
         )
         missing = None
         try:
-            missing = None if raw_g722 else cut(file)
+            files = [file] if raw_g722 else links(file)
+            missing = None if raw_g722 else _cut_last(file, files)
             if missing is not None and missing.share is not None and missing.share < LEAST_SHARE:
                 raise InputError(f"{name} is truncated: {missing.reason}; copy or export it again")
-            files = [file] if raw_g722 else links(file)
             with open_container(files[0], raw_g722=raw_g722) as container:
                 found = tracks(container)
             if not found:
@@ -190,6 +192,14 @@ def _open(path: Path, name: str) -> BinaryIO:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name} is not a path ({error}): check it") from error
+
+
+def _cut_last(file: BinaryIO, files: list[BinaryIO]) -> Cut | None:
+    """Whether the end is missing; of joined recordings the last one's, whose share says nothing of the whole."""
+    if len(files) == 1:
+        return cut(file)
+    missing = cut(files[-1])
+    return missing and Cut(f"in the last of its {len(files)} recordings {missing.reason}")
 
 
 def _first_heard(

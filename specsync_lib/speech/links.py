@@ -17,6 +17,7 @@ from specsync_lib.speech.containers import mp3_frame_bytes
 OGG_FIRST_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]")
 OGG_HEADER_BYTES = 27
 FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+MATROSKA_START = re.compile(rb"\x1aE\xdf\xa3.{1,60}?B\x82.(?:webm|matroska)", re.DOTALL)
 ID3_TAG = re.compile(rb"ID3[\x02-\x04]\x00[\x00-\xff][\x00-\x7f]{4}")
 ID3_HEADER_BYTES = 10
 MP3_TABLE = re.compile(rb"Xing|Info")
@@ -70,7 +71,8 @@ class Stretches(io.RawIOBase):
 
 
 def links(file: BinaryIO) -> list[BinaryIO]:
-    """The recordings of a file, in order: chained Ogg, joined FLAC, MPEG-TS whose sound goes on in other streams.
+    """The recordings of a file, in order: chained Ogg, joined FLAC, Matroska and WebM, MPEG-TS whose sound goes on in
+    other streams.
 
     Parameters
     ----------
@@ -85,8 +87,8 @@ def links(file: BinaryIO) -> list[BinaryIO]:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:4] == b"OggS":
             begins = _ogg_links(content)
-        elif content[:4] == b"fLaC":
-            begins = [found.start() for found in FLAC_START.finditer(content)]
+        elif start := next((one for one in (FLAC_START, MATROSKA_START) if one.match(content)), None):
+            begins = [found.start() for found in start.finditer(content)]
         elif content[:3] == b"ID3" or mp3_frame_bytes(content[:4]):
             sound = _without_tags(content)
             return [file if len(sound) == 1 else Stretches(file, sound)]
@@ -113,9 +115,10 @@ def _ogg_links(content: mmap.mmap) -> list[int]:
 
 
 def _without_tags(content: mmap.mmap) -> list[tuple[int, int]]:
-    """The stretches between the ID3v2 tags that stand among MP3 frames; a tag that leads is the demuxer's."""
-    stretches, begin = [], 0
-    after = _tag_end(content, 0) if ID3_TAG.match(content) else 0
+    """The stretches between the ID3v2 tags that stand among MP3 frames; tags that lead are the demuxer's."""
+    stretches, begin, after = [], 0, 0
+    while ID3_TAG.match(content, after):
+        after = _tag_end(content, after)
     for found in ID3_TAG.finditer(content, after):
         at, end = found.start(), _tag_end(content, found.start())
         if at >= after and (mp3_frame_bytes(content[end : end + 4]) or ID3_TAG.match(content, end)):
@@ -149,11 +152,11 @@ def _ts_links(file: BinaryIO, head: bytes, length: int) -> list[int]:
     for row in np.flatnonzero(begins_table & np.isin(pids, [0, *maps])):
         packet, pid = packets[row].tobytes(), int(pids[row])
         if pid == 0:
-            table = int(start + row * size)
-            sounds, changed = set(), bool(named) and named.keys().isdisjoint(_programmes(packet))
+            table, sounds, listed = int(start + row * size), set(), _programmes(packet)
+            changed = bool(named and listed) and named.keys().isdisjoint(listed)
         else:
-            sounds = _sounds(packet)
-            changed = bool(sounds and named.get(pid)) and sounds.isdisjoint(named[pid])
+            sounds, before = _sounds(packet), named.get(pid, set())
+            changed = bool(sounds and before) and sounds.isdisjoint(before)
         if changed:
             begins.append(table)
             named = {}
@@ -163,11 +166,12 @@ def _ts_links(file: BinaryIO, head: bytes, length: int) -> list[int]:
 
 
 def _table(packet: bytes) -> bytes:
-    """The table that begins in a transport packet, as far as it lies in it and without its checksum."""
+    """The table that begins in a transport packet, without its checksum; empty: not a whole one."""
     at = 4 + (1 + packet[4] if packet[3] & 0x20 else 0)
     at += 1 + packet[at] if at < len(packet) else 0
     table = packet[at:188]
-    return table[: 3 + int.from_bytes(table[1:3], "big") % 4096 - 4]
+    length = 3 + int.from_bytes(table[1:3], "big") % 4096
+    return table[: length - 4] if 4 < length <= len(table) else b""
 
 
 def _programmes(packet: bytes) -> list[int]:
