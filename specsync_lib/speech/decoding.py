@@ -198,20 +198,16 @@ def _decoded(
     """The track's blocks, and in their place the packets that do not decode; of later recordings the same track."""
     place = container.streams.audio.index(stream)
     tally.links = len(files)
-    for number, file in enumerate(files):
-        count = 0
-        try:
-            with contextlib.nullcontext(container) if not number else open_container(file) as one:
-                able = [other for other in one.streams.audio if other.codec_context is not None]
-                if number and able:
-                    stream = able[min(place, len(able) - 1)]
-                for item in _decoded_one(file, one, stream, name, number, tally) if able else ():
-                    count += isinstance(item, _Block)
+    yield from _decoded_one(files[0], container, stream, name, 0, tally)
+    for number, file in enumerate(files[1:], start=1):
+        heard = False
+        with contextlib.suppress(av.FFmpegError), open_container(file) as later:
+            able = [one for one in later.streams.audio if one.codec_context is not None]
+            for one in able[place : place + 1] or able[-1:]:
+                for item in _decoded_one(file, later, one, name, number, tally):
+                    heard = heard or isinstance(item, _Block)
                     yield item
-        except av.FFmpegError:
-            if not number:
-                raise
-        tally.unread += bool(number and not count)
+        tally.unread += not heard
 
 
 def _decoded_one(
@@ -222,6 +218,7 @@ def _decoded_one(
     number: int,
     tally: Tally,
 ) -> Iterator[_Block | av.Packet]:
+    """The same of one recording, the ``number``-th of the file."""
     if container.format.name in EXACT_LENGTH and stream.duration:
         tally.promised_s += stream.duration * stream.time_base
     # A transport stream's clock goes on where its sound changes its place.

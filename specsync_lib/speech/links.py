@@ -101,6 +101,7 @@ def links(file: BinaryIO) -> list[BinaryIO]:
 
 
 def _ogg_links(content: mmap.mmap) -> list[int]:
+    """Where first pages stand that do not follow right behind another stream's first page."""
     begins, after = [], -1
     for found in OGG_FIRST_PAGE.finditer(content):
         at = found.start()
@@ -139,11 +140,12 @@ def _ts_links(file: BinaryIO, head: bytes, length: int) -> list[int]:
 
     A map that keeps one of its streams goes on: a second language may come and go.
     """
-    for size, start in ((size, start) for size in TS_PACKET_BYTES for start in range(size)):
-        if head[start::size][:TS_PROBED_PACKETS] == TS_PROBED_PACKETS * b"G":
-            break
-    else:
+    grids = ((size, start) for size in TS_PACKET_BYTES for start in range(size))
+    syncs = bytes([TS_SYNC]) * TS_PROBED_PACKETS
+    grid = next(((size, start) for size, start in grids if head[start::size][:TS_PROBED_PACKETS] == syncs), None)
+    if grid is None:
         return []
+    size, start = grid
     packets = np.memmap(file, np.uint8, "r", start, ((length - start) // size, size))
     pids = (packets[:, 1] & 0x1F).astype(np.uint16) << 8 | packets[:, 2]
     begins_table = (packets[:, 0] == TS_SYNC) & (packets[:, 1] & 0x40 > 0)

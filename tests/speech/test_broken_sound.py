@@ -389,7 +389,8 @@ def test_the_64_bit_sizes_of_a_wav_are_read(tmp_path, name):
 def test_a_cut_film_of_fragments_names_no_size_of_the_whole(tmp_path):
     options = {"movflags": "+frag_keyframe+empty_moov", "frag_duration": "500000"}
     content = write_sounds(tmp_path / "whole.mp4", sound(), options=options).read_bytes()
-    assert "it ends in the middle of a fragment" in loaded(tmp_path, "cut.mp4", content[: len(content) * 3 // 4]).warning
+    recording = loaded(tmp_path, "cut.mp4", content[: len(content) * 3 // 4])
+    assert "it ends in the middle of a fragment" in recording.warning
 
 
 def test_a_cut_file_of_less_than_half_is_refused(tmp_path, mp3, webm):

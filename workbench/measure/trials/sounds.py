@@ -355,9 +355,7 @@ def _layouts() -> dict[str, Case]:
         "layout: inverted, 70 %": Case(channels("stereo", 1, -0.7), Heard(warns="opposite in phase")),
         "layout: inverted and late": Case(opposite, Heard(warns="", slack_db=3)),
         "layout: late by a millisecond": Case(
-            written(
-                "a.wav", Sound(np.stack([SPEECH, np.roll(SPEECH, RATE_HZ // 1_000)]), layout="stereo", **F32)
-            ),
+            written("a.wav", Sound(np.stack([SPEECH, np.roll(SPEECH, RATE_HZ // 1_000)]), layout="stereo", **F32)),
             Heard(warns="or one late"),
         ),
         "layout: 5.1, low frequencies alone": Case(channels("5.1", 0, 0, 0, 1, 0, 0), Heard()),
