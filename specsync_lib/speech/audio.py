@@ -5,7 +5,7 @@ command; the demuxers are an allow-list of plain containers, so a playlist can n
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,15 +19,18 @@ from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path
 from specsync_lib.speech.containers import Cut, cut
 from specsync_lib.speech.decoding import Tally, mono_blocks, open_container
+from specsync_lib.speech.links import links
 from specsync_lib.speech.tracks import Track, ordered, tracks
 from specsync_lib.values import LONGEST_S
 
 READABLE = "wav, flac, mp3, m4a, ogg, opus or a video file with sound"
-# In these the header states the length exactly, so a shorter file has lost its end.
-EXACT_LENGTH = {"w64", "aiff", "flac", "caf"}
 TRUNCATION_TOLERANCE_S = 0.1
 # The least share of the sound with which a run goes on.
 LEAST_SHARE = 0.5
+# Timestamps that would cut more of the sound than this are no clock: segments that all begin at 0, a clock that creeps.
+MOST_CUT = 0.25
+# A track that never exceeds the last bit but one of 16 is silent.
+SILENT_PEAK = 2**-14
 # Raw G.722 has no header to recognise: it is taken by its suffix, unless the file begins like a container.
 CONTAINER_STARTS = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM", b"\x1aE\xdf\xa3")
 PLAYLIST_STARTS = (b"#EXT", b"ffconcat", b"[playlist]", b"<?xml", b"<asx")
@@ -73,6 +76,8 @@ def load_audio(path: str | Path, *, max_seconds: float = LONGEST_S, track: int =
     """Decode a sound or video file of any rate and channel count to 16 kHz mono.
 
     Sound keeps its time: what is damaged, missing in the timestamps or before a late start is silent for as long.
+    Recordings that are joined in one file follow each other (:mod:`specsync_lib.speech.links`); timestamps that would
+    cut more than a quarter of the sound are not followed.
     Channels are mixed by what they are for and never cancel (:mod:`specsync_lib.speech.downmix`); samples beyond full
     scale are clipped. The level stays as it is. Memory grows with the result alone.
 
@@ -112,22 +117,19 @@ def load_audio(path: str | Path, *, max_seconds: float = LONGEST_S, track: int =
         )
         missing = None
         try:
-            missing = None if raw_g722 else cut(file)
+            files = [file] if raw_g722 else links(file)
+            missing = None if raw_g722 else _cut_last(file, files)
             if missing is not None and missing.share is not None and missing.share < LEAST_SHARE:
                 raise InputError(f"{name} is truncated: {missing.reason}; copy or export it again")
-            with open_container(file, raw_g722=raw_g722) as container:
+            with open_container(files[0], raw_g722=raw_g722) as container:
                 found = tracks(container)
             if not found:
                 raise InputError(f"{name} has no sound: give {READABLE}")
-            refusal = None
-            for one in ordered(found, file, name, track):
-                try:
-                    samples, warning = _decode(file, one, name, max_seconds, missing, raw_g722)
-                    break
-                except InputError as error:
-                    refusal = refusal or error
-            else:
-                raise refusal
+            samples, warning = _first_heard(
+                ordered(found, files[0], name, track),
+                name,
+                lambda one: _decode(files, one, name, max_seconds, missing, raw_g722),
+            )
         except (av.FFmpegError, OSError, ValueError, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
@@ -192,31 +194,75 @@ def _open(path: Path, name: str) -> BinaryIO:
         raise InputError(f"{name} is not a path ({error}): check it") from error
 
 
-def _decode(
-    file: BinaryIO, track: Track, name: str, max_seconds: float, missing: Cut | None, raw_g722: bool
+def _cut_last(file: BinaryIO, files: list[BinaryIO]) -> Cut | None:
+    """Whether the end is missing; of joined recordings the last one's, whose share says nothing of the whole."""
+    if len(files) == 1:
+        return cut(file)
+    missing = cut(files[-1])
+    return missing and Cut(f"in the last of its {len(files)} recordings {missing.reason}")
+
+
+def _first_heard(
+    found: list[Track], name: str, decode: Callable[[Track], tuple[np.ndarray, list[str]]]
 ) -> tuple[np.ndarray, str]:
-    """One track whole: [n] float32 in [-1, 1], and the warning line."""
-    tally = Tally()
-    with open_container(file, raw_g722=raw_g722) as container:
-        stream = container.streams[track.index]
-        samples = _gather(mono_blocks(file, container, stream, name, max_seconds, tally))
-        if missing is None and container.format.name in EXACT_LENGTH and stream.duration:
-            promised_s = stream.duration * stream.time_base
-            if tally.end_s < promised_s - Fraction(TRUNCATION_TOLERANCE_S):
-                reason = f"its header promises {float(promised_s):.2f} s, it holds {float(tally.end_s):.2f} s"
-                missing = Cut(reason, float(tally.end_s / promised_s))
-        protected = stream.codec_context.codec_tag in PROTECTED_TAGS
+    """The first track that decodes to sound, [n] float32 in [-1, 1], or else to silence; and the warning line.
+
+    Raises
+    ------
+    InputError
+        None decodes: what is wrong with the first.
+    """
+    refusal = silent = None
+    for track in found:
+        try:
+            samples, said = decode(track)
+        except InputError as error:
+            refusal = refusal or error
+            continue
+        if max(samples.max(initial=0), -samples.min(initial=0)) >= SILENT_PEAK:  # without a copy of an hour
+            if silent:
+                said = [f"its track {silent[2].number} is silent, track {track.number} is taken", *said]
+            return samples, f"{name}: {'; '.join(said)}" if said else ""
+        silent = silent or (samples, said, track)
+    if not silent:
+        raise refusal
+    samples, said, _ = silent
+    return samples, f"{name}: {'; '.join(said)}" if said else ""
+
+
+def _decode(
+    files: list[BinaryIO], track: Track, name: str, max_seconds: float, missing: Cut | None, raw_g722: bool
+) -> tuple[np.ndarray, list[str]]:
+    """One track whole: [n] float32 in [-1, 1], and what is worth a line."""
+    for timed in (True, False):
+        tally = Tally()
+        with open_container(files[0], raw_g722=raw_g722) as container:
+            stream = container.streams[track.index]
+            samples = _gather(mono_blocks(files, container, stream, name, max_seconds, tally, timed=timed))
+            protected = _protected(stream)
+        if tally.cut_s <= Fraction(MOST_CUT) * (tally.heard_s + tally.cut_s):
+            break
+    if missing is None and tally.end_s < tally.promised_s - Fraction(TRUNCATION_TOLERANCE_S):
+        reason = f"its header promises {float(tally.promised_s):.2f} s, it holds {float(tally.end_s):.2f} s"
+        missing = Cut(reason, float(tally.end_s / tally.promised_s))
     if not tally.heard_s and (tally.failed or missing):
         if protected:
             raise InputError(f"{name} is copy-protected: give a file without protection")
         why = f"is truncated: {missing.reason}" if missing else f"holds {track.codec} sound of which nothing decodes"
         raise InputError(f"{name} {why}; copy or export it again")
     share = float(tally.heard_s / (tally.heard_s + tally.lost_s)) if tally.heard_s else 1.0
+    said = _said(tally, missing, timed)
     if share * (1.0 if missing is None or missing.share is None else missing.share) < LEAST_SHARE:
-        said = _said(tally, missing)
         raise InputError(f"{name}: {'; '.join(said)}: less than half of its sound is left; copy or export it again")
-    said = _said(tally, missing)
-    return np.clip(samples, -1, 1, out=samples), f"{name}: {'; '.join(said)}" if said else ""
+    return np.clip(samples, -1, 1, out=samples), said
+
+
+def _protected(stream: av.AudioStream) -> bool:
+    """Whether the track's tag is one of copy protection; a tag of AVI, WAV or TS is a number and no text at all."""
+    try:
+        return stream.codec_context.codec_tag in PROTECTED_TAGS
+    except UnicodeDecodeError:
+        return False
 
 
 def _gather(blocks: Iterator[np.ndarray]) -> np.ndarray:
@@ -227,31 +273,41 @@ def _gather(blocks: Iterator[np.ndarray]) -> np.ndarray:
     return np.frombuffer(held, np.float32)
 
 
-def _said(tally: Tally, missing: Cut | None) -> list[str]:
+def _said(tally: Tally, missing: Cut | None, timed: bool) -> list[str]:
     """What is worth a line, in the order in which it weighs."""
     said = []
     cut_last = missing is not None and tally.losses == 1 and tally.lost_at_s + tally.lost_s == tally.end_s
+    if tally.unread:
+        said.append(f"nothing decodes of {tally.unread} of the {tally.links} recordings that are joined in it")
+    if tally.stuck:
+        said.append(f"it can not be read on after {float(tally.end_s):.2f} s")
     if tally.lost_s and not cut_last:
-        places = "one place" if tally.losses == 1 else f"{tally.losses} places"
-        said.append(
-            f"{float(tally.lost_s):.2f} s in {places} (first at {float(tally.lost_at_s):.2f} s) do not decode and are "
-            "silent"
-        )
+        said.append(f"{_places(tally.lost_s, tally.losses, tally.lost_at_s)} do not decode and are silent")
     if missing is not None:
         said.append(f"it is truncated, {missing.reason}")
+    if not timed:
+        said.append("its timestamps are no clock: its sound is taken in the order in which it comes")
+    if tally.cut_s >= SHOWN_SILENCE_S:
+        said.append(f"its timestamps overlap: {_places(tally.cut_s, tally.cuts, tally.cut_at_s)} are left out")
     if tally.hole_s >= SHOWN_SILENCE_S:
-        places = "one place" if tally.holes == 1 else f"{tally.holes} places"
-        said.append(
-            f"its timestamps leave out {float(tally.hole_s):.2f} s in {places} (first at "
-            f"{float(tally.hole_at_s):.2f} s), kept as silence"
-        )
+        said.append(f"its timestamps leave out {_places(tally.hole_s, tally.holes, tally.hole_at_s)}, kept as silence")
     if tally.late_s >= SHOWN_SILENCE_S:
         said.append(f"its sound begins at {float(tally.late_s):.2f} s, kept as silence")
+    if tally.dropped_s:
+        said.append(f"its sound begins at {float(tally.dropped_s):.2f} s, taken for its start")
     if tally.joints:
         said.append(f"its timestamps jump ({tally.joints} x): taken as recordings that follow each other")
     if tally.opposed_s >= SHOWN_SILENCE_S:
-        said.append(f"its channels are opposite in phase for {tally.opposed_s:.2f} s, one of them is heard alone")
+        said.append(
+            f"its channels would cancel (opposite in phase, or one late) for {tally.opposed_s:.2f} s, one of them is "
+            "heard alone"
+        )
     return said
+
+
+def _places(total_s: Fraction, count: int, first_s: Fraction) -> str:
+    places = "one place" if count == 1 else f"{count} places"
+    return f"{float(total_s):.2f} s in {places} (first at {float(first_s):.2f} s)"
 
 
 def write_flac(path: str | Path, samples: np.ndarray, sample_rate_hz: int = units.SAMPLE_RATE_HZ) -> None:

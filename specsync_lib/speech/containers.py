@@ -14,6 +14,7 @@ RIFF_PLACEHOLDER_BYTES = 0x7FFF0000
 # Metadata at the end may be miscounted by this much without any sound being lost.
 TOLERANCE_BYTES = 4_096
 LARGEST_POSITION = 2**62
+RF64_STARTS = (b"RF64", b"BW64")  # RIFF whose sizes are 64 bits, in a chunk of their own
 W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 AU_PLACEHOLDER_BYTES = 0xFFFFFFFF
 CAF_HEADER_BYTES, CAF_CHUNK_BYTES = 8, 12
@@ -34,6 +35,11 @@ MP3_LOW_KBIT_S = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 OGG_PAGE_BYTES = 65_307  # the largest page that the format allows
 SEGMENT = b"\x18\x53\x80\x67"
 LARGEST_EBML_HEADER_BYTES = 4_096
+ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+ASF_FIRST_OBJECT, LARGEST_ASF_HEADER_BYTES = 30, 1_048_576
+PACK, PROGRAM_END = 0xBA, 0xB9  # start codes of MPEG-PS
+LARGEST_PES_BYTES = 65_541
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,8 @@ class Cut:
 
 
 def cut(file: BinaryIO) -> Cut | None:
-    """Whether a file lost its end, by the sizes and end marks of WAV, W64, AVI, MP4, Matroska, WebM, Ogg, MP3, AAC,
-    CAF, AU, WavPack and AMR.
+    """Whether a file lost its end, by the sizes and end marks of WAV (RF64, W64), AVI, MP4, Matroska, WebM, Ogg, MP3,
+    AAC, CAF, AU, WavPack, AMR, ASF (WMA) and MPEG-PS.
 
     Parameters
     ----------
@@ -64,6 +70,12 @@ def cut(file: BinaryIO) -> Cut | None:
         if start.startswith(b"RIFF"):
             promised = 8 + int.from_bytes(start[4:8], "little")
             return _shorter(size, promised) if promised < RIFF_PLACEHOLDER_BYTES else None
+        if start.startswith(RF64_STARTS):
+            return _cut_rf64(file, size)
+        if start.startswith(ASF_HEADER):
+            return _cut_asf(file, size)
+        if start.startswith(b"\0\0\1" + bytes([PACK])):
+            return _cut_packs(file, size)
         if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"skip", b"free"):
             return _cut_boxes(file, size)
         if start.startswith(b"\x1aE\xdf\xa3"):
@@ -101,6 +113,16 @@ def _shorter(size: int, promised: int, tolerance: int = TOLERANCE_BYTES) -> Cut 
     return Cut(f"its header promises {promised} bytes, it holds {size}", size / promised)
 
 
+def _cut_rf64(file: BinaryIO, size: int) -> Cut | None:
+    """RF64: the first chunk (ds64) states the bytes of the whole and of the sound; both are written last."""
+    if _at(file, 12, 4) != b"ds64":
+        return None
+    whole, sound = (int.from_bytes(_at(file, at, 8), "little") for at in (20, 28))
+    if not sound:
+        return Cut("its header was never finished, it states no length", 0.0)
+    return _shorter(size, 8 + whole)
+
+
 def _cut_boxes(file: BinaryIO, size: int) -> Cut | None:
     """MP4 and MOV: the boxes of the top level follow each other up to the file's end, the index (moov) among them."""
     position, names = 0, set()
@@ -116,6 +138,8 @@ def _cut_boxes(file: BinaryIO, size: int) -> Cut | None:
             break
         position += length
         if position > size and name in (b"mdat", b"moof", b"moov"):
+            if b"moof" in names:
+                return Cut("it ends in the middle of a fragment")  # of how many nobody says
             return _shorter(size, position, 0) if b"moov" in names else _no_index()
         names.add(name)
     return None if names & {b"moov", b"moof"} else _no_index()
@@ -160,6 +184,36 @@ def _element(file: BinaryIO, position: int) -> tuple[int, int | None]:
     return position + name + width, None if length == open_ended else length
 
 
+def _cut_asf(file: BinaryIO, size: int) -> Cut | None:
+    """ASF: its file properties state the bytes of the whole, unless it was sent live."""
+    head = _at(file, 0, LARGEST_ASF_HEADER_BYTES)
+    at = ASF_FIRST_OBJECT
+    while at + 92 <= len(head):
+        length = int.from_bytes(head[at + 16 : at + 24], "little")
+        if head.startswith(ASF_FILE_PROPERTIES, at):
+            live = head[at + 88] & 1
+            return None if live else _shorter(size, int.from_bytes(head[at + 40 : at + 48], "little"))
+        at += max(length, 24)
+    return None
+
+
+def _cut_packs(file: BinaryIO, size: int) -> Cut | None:
+    """MPEG-PS: its packets state their lengths; the last one is whole. It states no length of its own."""
+    tail = _at(file, max(0, size - 2 * LARGEST_PES_BYTES), 2 * LARGEST_PES_BYTES)
+    at = tail.find(b"\0\0\1" + bytes([PACK]))
+    while 0 <= at < len(tail):
+        head = tail[at : at + 14].ljust(14, b"\0")
+        if not head.startswith(b"\0\0\1"):
+            return None  # filled up, or something else is appended
+        if head[3] == PACK:
+            at += 14 + (head[13] & 7) if head[4] >> 6 == 1 else 12  # MPEG-2 or MPEG-1
+        elif head[3] == PROGRAM_END:
+            at += 4
+        else:
+            at += 6 + int.from_bytes(head[4:6], "big")
+    return Cut("it ends in the middle of a packet") if at > len(tail) else None
+
+
 def _cut_pages(file: BinaryIO, size: int) -> Cut | None:
     """Ogg: the last page is whole and says that it is the last one."""
     start = max(0, size - 2 * OGG_PAGE_BYTES)
@@ -180,13 +234,13 @@ def _cut_mp3(file: BinaryIO, size: int, start: bytes) -> Cut | None:
         begin = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(start[6:10], (21, 14, 7, 0), strict=True))
     head = _at(file, begin, MP3_SEARCH_BYTES)
     frame = head.find(b"\xff")
-    if frame < 0 or not _mp3_frame_bytes(head[frame : frame + 4]):
+    if frame < 0 or not mp3_frame_bytes(head[frame : frame + 4]):
         return None
     tag = next((at for name in (b"Xing", b"Info") if (at := head.find(name, frame, frame + 64)) >= 0), None)
     if tag is not None and head[tag + 7] & 2:
         stated = int.from_bytes(head[tag + 8 + 4 * (head[tag + 7] & 1) :][:4], "big")
         return _shorter(size, begin + frame + stated, 0) or _unfilled(file, begin + frame + stated)
-    return _cut_chain(file, begin, size, _mp3_frame_bytes, 4)
+    return _cut_chain(file, begin, size, mp3_frame_bytes, 4)
 
 
 def _unfilled(file: BinaryIO, promised: int) -> Cut | None:
@@ -263,7 +317,7 @@ def _cut_chain(
     return None
 
 
-def _mp3_frame_bytes(header: bytes) -> int:
+def mp3_frame_bytes(header: bytes) -> int:
     """Length of the layer III frame that begins with these four bytes; 0: none does."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return 0

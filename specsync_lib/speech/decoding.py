@@ -1,11 +1,13 @@
 """Packets to mono sound on the file's own clock: what is damaged or missing becomes silence of the same length.
 
 A container's timestamps say where a decoded block belongs. A hole is filled with silence, an overlap is cut, a late
-start is kept; a packet that does not decode is skipped and its time counted. Rate and channels may change on the way.
+start is kept; a packet that does not decode is skipped and its time counted. Rate, channels and codec may change on the
+way.
 """
 
+import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -27,7 +29,9 @@ DEMUXERS = "wav,w64,aiff,au,caf,flac,mp3,aac,ogg,mov,matroska,avi,mpegts,mpeg,as
 # These count packets instead of telling their time, so a damaged stretch would be left out of the clock.
 UNTIMED = {"mp3", "aac", "amr", "g722", "wav", "w64", "aiff", "au", "caf", "avi"}
 # Sound without a break: what its clock leaves out was damaged, never paused.
-UNBROKEN = {"flac", "ogg"}
+UNBROKEN = {"flac"}
+# In these the header states the length exactly, so a shorter file has lost its end.
+EXACT_LENGTH = {"w64", "aiff", "flac", "caf"}
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 768_000
 # Float files may overshoot full scale a little (that is clipped); beyond this they are not scaled to [-1, 1] at all.
 HIGHEST_PEAK = 8.0
@@ -64,8 +68,18 @@ class Tally:
         The same for what the timestamps leave out.
     late_s
         Silence before the first sound.
+    cut_s, cut_at_s, cuts
+        What the timestamps place where there was sound already, and is left out.
+    dropped_s
+        Time before the first sound that is not kept.
     joints
         How often the clock was set anew.
+    unread, links
+        Of a joined file's recordings: those of which nothing decodes, and all.
+    stuck
+        Whether the demuxer gave up before the end.
+    promised_s
+        Length that the header states exactly, 0: none.
     opposed_s
         Sound of which one channel is heard alone because a mix would have cancelled.
     end_s
@@ -81,7 +95,15 @@ class Tally:
     hole_at_s: Fraction | None = None
     holes: int = 0
     late_s: Fraction = Fraction(0)
+    cut_s: Fraction = Fraction(0)
+    cut_at_s: Fraction | None = None
+    cuts: int = 0
+    dropped_s: Fraction = Fraction(0)
     joints: int = 0
+    unread: int = 0
+    links: int = 1
+    stuck: bool = False
+    promised_s: Fraction = Fraction(0)
     opposed_s: float = 0.0
     end_s: Fraction = Fraction(0)
 
@@ -94,35 +116,41 @@ def open_container(file: BinaryIO, *, raw_g722: bool = False) -> av.container.In
 
 
 def mono_blocks(
-    file: BinaryIO,
+    files: Sequence[BinaryIO],
     container: av.container.InputContainer,
     stream: av.AudioStream,
     name: str,
     max_seconds: float,
     tally: Tally,
+    *,
+    timed: bool = True,
 ) -> Iterator[np.ndarray]:
     """Decode one track: [n] float32 blocks at 16 kHz whose sample ``k`` belongs to ``k / 16000`` s.
 
     Parameters
     ----------
-    file, container, stream
-        On disk, freshly opened, and one of its tracks that has a decoder.
+    files
+        The recordings that follow each other (:func:`specsync_lib.speech.links.links`), most often one.
+    container, stream
+        The first of them, freshly opened, and one of its tracks that has a decoder.
     name
         The file's, for errors.
     max_seconds
         A longer recording is refused.
     tally
         Filled on the way, complete after the last block.
+    timed
+        False: whatever its timestamps say, the sound is taken in the order in which it comes.
 
     Raises
     ------
     InputError
         An impossible sample rate, NaN or unscaled samples in uncompressed sound, too long.
     """
-    clock = _Clock(container, stream, tally)
+    clock = _Clock(container, stream, tally, timed)
     sound = _Resampled(name, max_seconds, tally)
     kind = None
-    for item, following in _with_following(_decoded(file, container, stream, name)):
+    for item, following in _with_following(_decoded(files, container, stream, name, tally)):
         block = None if isinstance(item, av.Packet) else _believed(item, kind, following)
         if block is None:
             clock.skip(item if isinstance(item, av.Packet) else item.packet)
@@ -138,13 +166,17 @@ def mono_blocks(
 
 @dataclass(frozen=True)
 class _Block:
-    """Decoded sound, [n, channels] float32, with its channels' names, its rate, the time that it states, its packet."""
+    """Decoded sound, [n, channels] float32, with its channels' names, its rate, the time that it states, its packet.
+
+    clock: which of a joined file's clocks the time is of.
+    """
 
     channels: np.ndarray
     names: tuple[str, ...]
     rate_hz: int
     time_s: Fraction | None
     packet: av.Packet
+    clock: int
 
     @property
     def kind(self) -> tuple[tuple[str, ...], int]:
@@ -157,12 +189,42 @@ class _Block:
 
 
 def _decoded(
-    file: BinaryIO, container: av.container.InputContainer, stream: av.AudioStream, name: str
+    files: Sequence[BinaryIO],
+    container: av.container.InputContainer,
+    stream: av.AudioStream,
+    name: str,
+    tally: Tally,
 ) -> Iterator[_Block | av.Packet]:
-    """The track's blocks, and in their place the packets that do not decode."""
-    decode = _Decoder(name, stream)
+    """The track's blocks, and in their place the packets that do not decode; of later recordings the same track."""
+    place = container.streams.audio.index(stream)
+    tally.links = len(files)
+    yield from _decoded_one(files[0], container, stream, name, 0, tally)
+    for number, file in enumerate(files[1:], start=1):
+        heard = False
+        with contextlib.suppress(av.FFmpegError), open_container(file) as later:
+            able = [one for one in later.streams.audio if one.codec_context is not None]
+            for one in able[place : place + 1] or able[-1:]:
+                for item in _decoded_one(file, later, one, name, number, tally):
+                    heard = heard or isinstance(item, _Block)
+                    yield item
+        tally.unread += not heard
+
+
+def _decoded_one(
+    file: BinaryIO,
+    container: av.container.InputContainer,
+    stream: av.AudioStream,
+    name: str,
+    number: int,
+    tally: Tally,
+) -> Iterator[_Block | av.Packet]:
+    """The same of one recording, the ``number``-th of the file."""
+    if container.format.name in EXACT_LENGTH and stream.duration:
+        tally.promised_s += stream.duration * stream.time_base
+    # A transport stream's clock goes on where its sound changes its place.
+    decode = _Decoder(name, stream, 0 if container.format.name == "mpegts" else number)
     bare = container.format.name == "aac"
-    for packet in adts.packets(file, stream) if bare else _packets(container, stream):
+    for packet in adts.packets(file, stream) if bare else _packets(container, stream, tally):
         blocks = decode(packet)
         yield from [packet] if blocks is None else blocks
 
@@ -192,7 +254,7 @@ def _with_following(items: Iterator[_Block | av.Packet]) -> Iterator[tuple[_Bloc
         yield window.popleft(), window
 
 
-def _packets(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.Packet]:
+def _packets(container: av.container.InputContainer, stream: av.AudioStream, tally: Tally) -> Iterator[av.Packet]:
     """All packets of a track, the empty one that flushes the decoder last; the demuxer may stumble and go on."""
     errors = 0
     while errors < MOST_DEMUX_ERRORS:
@@ -204,13 +266,14 @@ def _packets(container: av.container.InputContainer, stream: av.AudioStream) -> 
         except IndexError:
             # A packet of a stream that began after the file was opened: PyAV 18.1 looks it up and does not know it.
             continue
+    tally.stuck = True
 
 
 class _Decoder:
     """Packets to blocks of float samples."""
 
-    def __init__(self, name: str, stream: av.AudioStream) -> None:
-        self._name = name
+    def __init__(self, name: str, stream: av.AudioStream, clock: int) -> None:
+        self._name, self._clock = name, clock
         self._exact = stream.codec_context.name.startswith("pcm_")
         if stream.codec_context.name == "flac":
             # Without it a damaged frame comes out as full-scale noise.
@@ -264,18 +327,23 @@ class _Decoder:
         if self._samples > MOST_SAMPLES:
             raise InputError(f"{self._name} unpacks to more than {MOST_SAMPLES} samples: cut it, or lower its rate")
         self._heard_s += Fraction(len(channels), rate_hz)
-        return _Block(channels, self._names, rate_hz, time_s, packet)
+        return _Block(channels, self._names, rate_hz, time_s, packet, self._clock)
 
 
 class _Clock:
     """Where the next block belongs, by the container's timestamps or, where it has none, by what was skipped."""
 
-    def __init__(self, container: av.container.InputContainer, stream: av.AudioStream, tally: Tally) -> None:
-        self._timed = container.format.name not in UNTIMED
+    def __init__(
+        self, container: av.container.InputContainer, stream: av.AudioStream, tally: Tally, timed: bool
+    ) -> None:
+        self._timed = timed and container.format.name not in UNTIMED
         self._unbroken = container.format.name in UNBROKEN
         self._zero_s = _presentation_start(container, stream) if self._timed else Fraction(0)
         self._tally = tally
-        self._started = False
+        if self._timed and self._zero_s and container.format.name.startswith("mov") and not container.streams.video:
+            tally.dropped_s = max(self._zero_s, Fraction(0))
+        self._started = self._cutting = False
+        self._clock = 0
         self._skipped_s = Fraction(0)  # untimed: what the packets since the last sound would have lasted
         self._failed = False  # whether a packet failed since the last sound
         self._failed_end_s: Fraction | None = None
@@ -309,6 +377,9 @@ class _Clock:
         elif block.time_s is not None:
             if self._zero_s is None:
                 self._zero_s = block.time_s
+            if block.clock != self._clock:
+                self._clock, self._zero_s = block.clock, block.time_s - now_s
+                self._tally.joints += 1
             lead_s = self._lead_s(block, following, now_s)
             tolerance_s = CLOCK_TOLERANCE_S if self._started else 0
             if lead_s < -LONGEST_OVERLAP_S or lead_s > LONGEST_HOLE_S:
@@ -317,9 +388,12 @@ class _Clock:
             elif lead_s > tolerance_s:
                 silent_s = lead_s
             elif lead_s < -tolerance_s:
-                cut_s = -lead_s
+                cut_s = min(-lead_s, block.seconds)
         if silent_s:
             self._count(silent_s, now_s)
+        if self._started and cut_s:
+            self._count_cut(cut_s, now_s)
+        self._cutting = bool(cut_s)
         self._started, self._failed, self._skipped_s, self._failed_end_s = True, False, Fraction(0), None
         return silent_s, cut_s
 
@@ -330,7 +404,7 @@ class _Clock:
             return lead_s
         at_s = now_s + block.seconds
         for later in following:
-            if isinstance(later, av.Packet):
+            if isinstance(later, av.Packet) or later.clock != block.clock:
                 break
             if later.time_s is not None:
                 other_s = later.time_s - self._zero_s - at_s
@@ -348,6 +422,11 @@ class _Clock:
             return Fraction(0)
         self._count(self._failed_end_s - now_s, now_s)
         return self._failed_end_s - now_s
+
+    def _count_cut(self, cut_s: Fraction, now_s: Fraction) -> None:
+        tally = self._tally
+        tally.cut_s, tally.cuts = tally.cut_s + cut_s, tally.cuts + (not self._cutting)
+        tally.cut_at_s = now_s if tally.cut_at_s is None else tally.cut_at_s
 
     def _count(self, silent_s: Fraction, now_s: Fraction) -> None:
         tally = self._tally

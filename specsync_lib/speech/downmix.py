@@ -106,6 +106,8 @@ class Downmix:
             return self._weights * self._scale() if self._now is None else self._now
         self._covariance = MEMORY * self._covariance + (1 - MEMORY) * covariance
         self._mix_energy = MEMORY * self._mix_energy + (1 - MEMORY) * self._energy(covariance)
+        if np.maximum(energies, np.diag(self._covariance))[self._weights > 0].max() < INAUDIBLE:
+            return np.eye(len(energies))[int(energies.argmax())]  # all of it lies in a channel for rumble
         if self._cancels(covariance) or self._opposed():
             self._hold = HOLD_BLOCKS
         elif self._hold:

@@ -30,6 +30,11 @@ ATTACK = 0.5  # of the way up to a louder hop
 DECAY_DB = 0.01  # per hop of sound: 1 dB a second
 PIECE_SAMPLES = 10 * units.SAMPLE_RATE_HZ
 RISE = 0.15  # of the way to a higher gain, per hop; a lower gain holds at once
+# What a gain would make of a recorder's constant offset is taken out beside it; without a gain nothing is. The running
+# mean forgets over this many hops (0.64 s), and this much of it, after the gain, is left to speech itself: by so much
+# a voice at level leans to one side without any offset, and what was measured without an offset stays as it is.
+OFFSET_HOPS = 64
+LEFT_OFFSET = 0.05
 
 _RAMP = (np.arange(1, units.HOP_SAMPLES + 1) / units.HOP_SAMPLES).astype(np.float32)
 
@@ -53,6 +58,8 @@ class StreamingLevel:
         self.heard_hops = 0
         self._hop = np.zeros(0)  # [< 160] float64: the beginning of a hop that is not whole yet
         self._from_gain = self._to_gain = np.float32(1)  # at the ends of the present hop
+        self._from_offset = self._to_offset = np.float32(0)  # after the gain, to be taken out
+        self._mean, self._hops = 0.0, 0  # running, and of how many hops so far
         self._gain_db = 0.0
         self._background_db = math.inf
 
@@ -68,19 +75,22 @@ class StreamingLevel:
     def _push(self, samples: np.ndarray) -> np.ndarray:
         joined = np.concatenate([self._hop, samples])
         whole = len(joined) // units.HOP_SAMPLES
-        levels = _levels_db(joined[: whole * units.HOP_SAMPLES])
-        starts, steps = np.empty(whole + 1, np.float32), np.empty(whole + 1, np.float32)
+        levels, means = _levels_db(joined[: whole * units.HOP_SAMPLES])
+        # Gain and offset at both ends of each hop; within it they go straight from one to the other.
+        starts, ends = np.empty((whole + 1, 2), np.float32), np.empty((whole + 1, 2), np.float32)
         for hop in range(whole + 1):
-            starts[hop], steps[hop] = self._from_gain, self._to_gain - self._from_gain
+            starts[hop], ends[hop] = (self._from_gain, self._from_offset), (self._to_gain, self._to_offset)
             if hop < whole:
-                self._hear(float(levels[hop]))
+                self._hear(float(levels[hop]), float(means[hop]))
+        steps = ends - starts
         place = np.arange(len(self._hop), len(joined))
         hop, within = np.divmod(place, units.HOP_SAMPLES)
         self._hop = joined[whole * units.HOP_SAMPLES :]
-        return np.clip(samples * (starts[hop] + _RAMP[within] * steps[hop]), -1, 1)
+        gain, offset = (starts[hop, k] + _RAMP[within] * steps[hop, k] for k in range(2))
+        return np.clip(samples * gain - offset, -1, 1)
 
-    def _hear(self, hop_db: float) -> None:
-        """One hop has ended: the gain at the end of the next one."""
+    def _hear(self, hop_db: float, mean: float) -> None:
+        """One hop has ended: gain and offset at the end of the next one."""
         self._background_db = max(min(hop_db, self._background_db + BACKGROUND_RISE_DB), LOWEST_BACKGROUND_DB)
         if hop_db > max(self._background_db + OVER_BACKGROUND_DB, HISS_DB):
             self.heard_hops += 1
@@ -93,17 +103,26 @@ class StreamingLevel:
         self._gain_db = min(wanted_db, self._gain_db + RISE * (wanted_db - self._gain_db))
         self.largest_gain_db = max(self.largest_gain_db, self._gain_db)
         self._from_gain, self._to_gain = self._to_gain, np.float32(10 ** (self._gain_db / 20))
+        self._hops = min(self._hops + 1, OFFSET_HOPS)
+        self._mean += (mean - self._mean) / self._hops
+        self._from_offset, self._to_offset = self._to_offset, np.float32(_offset(self._mean, float(self._to_gain)))
 
 
 def _gain_db(level_db: float) -> float:
     return max(0.0, min(KNEE_SLOPE * (UNTOUCHED_DB - level_db), TARGET_DB - level_db, LARGEST_GAIN_DB))
 
 
-def _levels_db(samples: np.ndarray) -> np.ndarray:
-    """[hops] level of each hop, a constant offset left out; summed in a fixed order, whatever the number of hops."""
+def _offset(mean: float, gain: float) -> float:
+    """What to take off after a gain: all of a large offset from a gain of 2 on, nothing at a gain of 1."""
+    return math.copysign(max(0.0, gain * abs(mean) - LEFT_OFFSET), mean) * min(1.0, gain - 1)
+
+
+def _levels_db(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[hops] level of each hop, a constant offset left out, and its mean; summed in a fixed order, however many."""
     hops = samples.reshape(-1, units.HOP_SAMPLES)
-    variance = _mean(hops**2) - _mean(hops) ** 2
-    return 10 * np.log10(np.maximum(variance, 1e-12))
+    means = _mean(hops)
+    variance = _mean(hops**2) - means**2
+    return 10 * np.log10(np.maximum(variance, 1e-12)), means
 
 
 def _mean(hops: np.ndarray) -> np.ndarray:

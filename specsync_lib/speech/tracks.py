@@ -1,5 +1,6 @@
 """Which of several sound tracks to take: one that decodes, in the language that is expected, the default, speech."""
 
+import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -45,7 +46,7 @@ def tracks(container: av.container.InputContainer) -> list[Track]:
             number,
             stream.index,
             None if stream.codec_context is None else stream.codec_context.name,
-            stream.metadata.get("language", "").lower()[:3],
+            re.split("[-_]", stream.metadata.get("language", "").lower())[0][:3],  # en of en-GB, eng of English
             bool(stream.disposition & Disposition.default),
             bool(stream.disposition & BESIDE),
         )
@@ -104,7 +105,7 @@ def _beginning(file: BinaryIO, track: Track, name: str) -> np.ndarray:
     try:
         with open_container(file) as container:
             stream = container.streams[track.index]
-            for block in mono_blocks(file, container, stream, name, np.inf, Tally()):
+            for block in mono_blocks([file], container, stream, name, np.inf, Tally()):
                 blocks.append(block)
                 count += len(block)
                 if count >= PROBED_S * units.SAMPLE_RATE_HZ:

@@ -280,6 +280,45 @@ def test_a_tape_without_a_picture_begins_with_its_first_sound(tmp_path):
     assert recording.warning == ""
 
 
+def test_a_start_that_is_not_kept_is_told(tmp_path):
+    """An edit list that begins with 20 s of nothing: longer than a late start, so the sound begins at once."""
+    recording = load_audio(write_sounds(tmp_path / "late.m4a", sound(start_s=20.0)))
+    assert float(recording.duration) == pytest.approx(SECONDS, abs=0.13)
+    assert "s, taken for its start" in recording.warning
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "webm"])
+def test_a_long_pause_in_the_timestamps_is_silence_and_no_loss(tmp_path, suffix):
+    recording = load_audio(write_sounds(tmp_path / f"pause.{suffix}", sound(48_000, **OPUS, lose=between(1.0, 5.5))))
+    assert float(recording.duration) == pytest.approx(SECONDS, abs=0.03)
+    assert "timestamps leave out 4.50 s in one place (first at 1.0" in recording.warning
+    assert level_db(recording.samples[int(1.5 * 16_000) : int(5.4 * 16_000)]) < -60
+
+
+def test_an_overlap_is_cut_and_told(tmp_path):
+    parts = [write_sounds(tmp_path / "one.ts", sound(44_100, start_s=at)).read_bytes() for at in (0.0, SECONDS - 0.5)]
+    recording = loaded(tmp_path, "two.ts", b"".join(parts))
+    assert float(recording.duration) == pytest.approx(2 * SECONDS - 0.5, abs=0.1)
+    assert "its timestamps overlap: 0.5" in recording.warning and "are left out" in recording.warning
+
+
+@pytest.mark.parametrize("slow", [0.4, 0.9, 0.999])
+def test_a_clock_that_would_cut_most_of_the_sound_is_not_followed(tmp_path, slow):
+    recording = load_audio(write_sounds(tmp_path / "slow.mkv", sound(44_100, jitter=lambda time_s: -slow * time_s)))
+    assert float(recording.duration) == pytest.approx(SECONDS, abs=0.07)
+    assert abs(lag(recording.samples, SPEECH)) <= 1_024
+    assert "its timestamps are no clock: its sound is taken in the order in which it comes" in recording.warning
+
+
+def test_segments_that_all_begin_at_the_same_time_follow_each_other(tmp_path):
+    pieces = np.split(SPEECH[: 8 * 12_800], 8)
+    parts = [write_sounds(tmp_path / "one.ts", Sound(piece)).read_bytes() for piece in pieces]
+    recording = loaded(tmp_path, "segments.ts", b"".join(parts))
+    assert 6.4 <= float(recording.duration) <= 6.4 + 8 * 0.13  # each with its encoder's priming and padding
+    assert "its timestamps are no clock" in recording.warning
+    assert level_db(recording.samples) == pytest.approx(level_db(SPEECH), abs=1)
+
+
 def test_a_hole_longer_than_the_limit_is_too_long(tmp_path):
     path = write_sounds(tmp_path / "paused.mkv", sound(start_s=0.0), picture_s=1)
     late = write_sounds(tmp_path / "late.mkv", sound(start_s=100.0), picture_s=1)
@@ -309,6 +348,8 @@ def test_a_hole_longer_than_the_limit_is_too_long(tmp_path):
         ("au", 16_000, {"codec": "pcm_s16be", "sample_format": "s16"}, {}),
         ("wv", 44_100, {"codec": "wavpack", "sample_format": "s16p"}, {}),
         ("amr", 8_000, {"codec": "libopencore_amrnb", "sample_format": "s16"}, {}),
+        ("wma", 44_100, {"codec": "wmav2", "bit_rate": 64_000}, {}),
+        ("mpg", 44_100, {"codec": "mp2", "sample_format": "s16"}, {}),
         ("m4a", 16_000, {}, {"movflags": "+faststart"}),
         ("mp4", 16_000, {}, {"movflags": "+frag_keyframe+empty_moov", "frag_duration": "500000"}),
     ],
@@ -321,8 +362,35 @@ def test_a_cut_file_is_noticed_and_what_is_there_is_taken(tmp_path, suffix, rate
     assert "truncated" in recording.warning
     assert 0.5 * SECONDS < float(recording.duration) < 0.9 * SECONDS
     # Priming that nothing in the file states is heard: LAME's without its tag, AAC's without an edit list.
-    unstated = {"write_xing": 401, "frag_duration": 1024, "aac": 372, "amr": 160}
+    unstated = {"write_xing": 401, "frag_duration": 1024, "aac": 372, "amr": 160, "wma": 1024, "mpg": 481}
     assert abs(lag(recording.samples, SPEECH)) <= max(16, *(unstated.get(key, 0) for key in (suffix, *options)))
+
+
+def rf64(sound_bytes: int, whole_bytes: int, content: bytes, name: bytes = b"RF64") -> bytes:
+    """16 kHz, mono, 16 bit, with these sizes in its header."""
+    sizes = b"ds64" + struct.pack("<IQQQI", 28, whole_bytes, sound_bytes, 0, 0)
+    form = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16_000, 32_000, 2, 16)
+    return name + b"\xff\xff\xff\xffWAVE" + sizes + form + b"data\xff\xff\xff\xff" + content
+
+
+@pytest.mark.parametrize("name", [b"RF64", b"BW64"])
+def test_the_64_bit_sizes_of_a_wav_are_read(tmp_path, name):
+    pcm = (SPEECH * 2**15).astype("<i2").tobytes()
+    whole = (len(pcm), len(pcm) + 72)
+    assert loaded(tmp_path, "whole.wav", rf64(*whole, pcm, name)).warning == ""
+    cut = loaded(tmp_path, "cut.wav", rf64(*whole, pcm[: len(pcm) // 5 * 3], name))
+    assert "truncated" in cut.warning and float(cut.duration) == pytest.approx(0.6 * SECONDS, abs=0.01)
+    with pytest.raises(InputError, match="truncated: its header promises"):
+        loaded(tmp_path, "cut.wav", rf64(*whole, pcm[: len(pcm) // 5], name))
+    with pytest.raises(InputError, match="its header was never finished"):
+        loaded(tmp_path, "off.wav", rf64(0, 0, pcm, name))
+
+
+def test_a_cut_film_of_fragments_names_no_size_of_the_whole(tmp_path):
+    options = {"movflags": "+frag_keyframe+empty_moov", "frag_duration": "500000"}
+    content = write_sounds(tmp_path / "whole.mp4", sound(), options=options).read_bytes()
+    recording = loaded(tmp_path, "cut.mp4", content[: len(content) * 3 // 4])
+    assert "it ends in the middle of a fragment" in recording.warning
 
 
 def test_a_cut_file_of_less_than_half_is_refused(tmp_path, mp3, webm):
@@ -352,6 +420,21 @@ def test_junk_behind_a_container_does_not_make_it_truncated(tmp_path, webm):
     for name, content in (("junk.m4a", whole), ("junk.webm", webm)):
         for junk in (bytes(3_000), b"TAG" + bytes(125), b"some words that are no box at all" * 9):
             assert loaded(tmp_path, name, content + junk).warning == ""
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate_hz", "kind"),
+    [
+        ("avi", 44_100, {}),
+        ("wav", 16_000, {"codec": "flac", "sample_format": "s16"}),
+        ("wav", 16_000, {"codec": "g722", "sample_format": "s16"}),
+    ],
+)
+def test_a_codec_whose_tag_is_no_text_is_taken(tmp_path, suffix, rate_hz, kind):
+    recording = load_audio(write_sounds(tmp_path / f"tag.{suffix}", sound(rate_hz, **kind)))
+    assert recording.warning == ""
+    assert abs(lag(recording.samples, SPEECH)) <= 0.08 * 16_000
+    assert level_db(recording.samples) == pytest.approx(level_db(SPEECH), abs=1)
 
 
 # -------------------------------------------------------------------------------------------------- hostile files
@@ -418,7 +501,10 @@ class Stumbling:
 
 def test_a_demuxer_that_stumbles_goes_on_and_one_that_is_stuck_ends():
     later = [IndexError()] * 500
-    assert list(decoding._packets(Stumbling(later), None)) == ["last"]
+    tally = decoding.Tally()
+    assert list(decoding._packets(Stumbling(later), None, tally)) == ["last"]
     damaged = [av.InvalidDataError(1, "damaged")] * (decoding.MOST_DEMUX_ERRORS - 1)
-    assert list(decoding._packets(Stumbling(damaged), None)) == ["last"]
-    assert list(decoding._packets(Stumbling([*damaged, *damaged]), None)) == []
+    assert list(decoding._packets(Stumbling(damaged), None, tally)) == ["last"]
+    assert not tally.stuck
+    assert list(decoding._packets(Stumbling([*damaged, *damaged]), None, tally)) == []
+    assert tally.stuck

@@ -39,6 +39,21 @@ def test_the_low_frequency_channel_is_not_heard():
     assert np.array_equal(mixed(np.stack([quiet, quiet, SPEECH, rumble, quiet, quiet]), FIVE_ONE), SPEECH)
 
 
+@pytest.mark.parametrize(("layout", "count", "low"), [("5.1", 6, 3), ("2.1", 3, 2), ("7.1", 8, 3)])
+def test_speech_that_lies_in_the_low_frequency_channel_alone_is_heard(tmp_path, layout, count, low):
+    channels = np.zeros((count, len(SPEECH)))
+    channels[low] = SPEECH
+    recording = load_audio(write_sounds(tmp_path / "film.wav", Sound(channels, layout=layout, **WAV)))
+    assert np.abs(recording.samples - SPEECH).max() < 1e-6
+    assert recording.warning == ""
+
+
+def test_a_channel_that_is_late_is_told_as_what_it_may_be(tmp_path):
+    channels = np.stack([SPEECH, np.concatenate([np.zeros(16), SPEECH[:-16]])])
+    recording = load_audio(write_sounds(tmp_path / "late.wav", Sound(channels, layout="stereo", **WAV)))
+    assert "would cancel (opposite in phase, or one late)" in recording.warning
+
+
 def test_the_centre_is_heard_before_fronts_and_surrounds():
     order = [weights(("FL", "FR", "FC", "LFE", "SL", "SR"))[at] for at in (2, 0, 4, 3)]
     assert order == sorted(order, reverse=True)

@@ -47,10 +47,11 @@ def test_the_corpus_is_untouched_to_the_bit():
     seed=st.integers(0, 2**32 - 1),
     pieces=st.integers(1, 400),
     short=st.booleans(),
+    offset=st.sampled_from([0, 0.01, -0.3]),
 )
-def test_the_stream_is_the_offline_pass_to_the_bit(db, seed, pieces, short):
+def test_the_stream_is_the_offline_pass_to_the_bit(db, seed, pieces, short, offset):
     rng = np.random.default_rng(seed)
-    samples = quieter(SPEECH[: 40_000 if short else None], db)
+    samples = np.clip(quieter(SPEECH[: 40_000 if short else None], db) + np.float32(offset), -1, 1)
     cuts = np.sort(rng.integers(0, len(samples), pieces))
     stream = StreamingLevel()
     streamed = [stream.push(piece) for piece in np.split(samples, cuts)]
@@ -59,9 +60,14 @@ def test_the_stream_is_the_offline_pass_to_the_bit(db, seed, pieces, short):
 
 
 @settings(max_examples=40)
-@given(db=st.floats(0, 60), at=st.integers(0, len(SPEECH) - 1), seed=st.integers(0, 2**32 - 1))
-def test_the_future_has_no_say(db, at, seed):
-    samples = quieter(SPEECH, db)
+@given(
+    db=st.floats(0, 60),
+    at=st.integers(0, len(SPEECH) - 1),
+    seed=st.integers(0, 2**32 - 1),
+    offset=st.sampled_from([0, 0.01, -0.3]),
+)
+def test_the_future_has_no_say(db, at, seed, offset):
+    samples = np.clip(quieter(SPEECH, db) + np.float32(offset), -1, 1)
     other = samples.copy()
     other[at:] = np.random.default_rng(seed).uniform(-1, 1, len(other) - at)
     assert np.array_equal(at_level(samples)[:at], at_level(other)[:at])
@@ -100,9 +106,20 @@ def test_noise_and_silence_are_not_raised():
         assert np.array_equal(at_level(noise), noise)
 
 
-def test_a_constant_offset_is_not_loudness():
-    raised = at_level(quieter(SPEECH, 40) + np.float32(0.005))
-    assert level_db(raised[16_000:] - raised[16_000:].mean()) > level_db(SPEECH) - 6
+@pytest.mark.parametrize("db", [20, 30, 40])
+@pytest.mark.parametrize("offset", [0.005, 0.05, -0.3, 0.9])
+def test_a_constant_offset_is_not_loudness(db, offset):
+    """It is neither heard as loud nor raised to full scale: what comes out is the speech."""
+    raised = at_level(quieter(SPEECH, db) + np.float32(offset))
+    plain = at_level(quieter(SPEECH, db))
+    assert np.abs(raised - plain)[16_000:].max() < level.LEFT_OFFSET + 0.02
+    assert np.mean(np.abs(raised) >= 1) < 1e-3
+
+
+def test_an_offset_beside_speech_at_level_stays():
+    """Nothing is raised, so nothing has to be taken out: the samples are as they are, to the bit."""
+    samples = quieter(SPEECH, 3) + np.float32(0.2)
+    assert np.array_equal(at_level(samples), samples)
 
 
 def test_after_loud_speech_the_gain_is_one_again():

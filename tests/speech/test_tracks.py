@@ -14,6 +14,7 @@ RNG = np.random.default_rng(0)
 TIME_S = np.arange(len(SPEECH)) / 16_000
 MUSIC = sum(0.1 * np.sin(2 * np.pi * hz * TIME_S) for hz in (220, 277, 330)) * (1 + 0.2 * np.sin(2 * np.pi * TIME_S))
 SOUNDS = {"speech": SPEECH, "other": OTHER, "music": MUSIC, "hiss": 0.1 * RNG.standard_normal(len(SPEECH))}
+SILENCE = np.zeros(len(SPEECH), np.float32)
 
 
 def which(samples: np.ndarray) -> str:
@@ -51,6 +52,30 @@ def test_language_then_default_then_speech(tmp_path, suffix, tracks, heard):
     if suffix == "mov" and not any("default" in options for _, options in tracks):
         tracks = [(name, options | {"default": True}) for name, options in tracks]  # a MOV has at least one
     assert film(tmp_path / f"film.{suffix}", *tracks) == heard
+
+
+@pytest.mark.parametrize("language", ["en-US", "en-GB", "EN", "eng", "English", "en_AU"])
+def test_a_region_does_not_make_a_language_foreign(tmp_path, language):
+    other = ("other", {"language": "fra", "default": True})
+    assert film(tmp_path / "film.mkv", other, ("speech", {"language": language})) == "speech"
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+@pytest.mark.parametrize("language", ["eng", "fra"])
+def test_a_silent_track_gives_way_and_that_is_told(tmp_path, suffix, language):
+    silent, heard = Sound(SILENCE, language="eng", default=True), Sound(SPEECH, language=language)
+    recording = load_audio(write_sounds(tmp_path / f"film.{suffix}", silent, heard))
+    assert which(recording.samples) == "speech"
+    assert "its track 1 is silent, track 2 is taken" in recording.warning
+    asked = load_audio(tmp_path / f"film.{suffix}", track=1)
+    assert not asked.samples.any() and asked.warning == ""
+
+
+def test_silence_in_all_tracks_is_the_first_ones(tmp_path):
+    path = write_sounds(tmp_path / "film.mkv", Sound(SILENCE), Sound(SILENCE[:20_000], default=True))
+    recording = load_audio(path)
+    assert not recording.samples.any() and recording.warning == ""
+    assert float(recording.duration) == pytest.approx(1.25, abs=0.07)
 
 
 def test_a_track_that_does_not_decode_gives_way(tmp_path):

@@ -1,5 +1,6 @@
 """Sound files with every kind of fault, written with PyAV: lost and damaged packets, late starts, several tracks."""
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,7 +32,7 @@ class Sound:
 
     samples: [n] or [channels, n] floats at ``rate_hz``; lose, spoil: told a packet's time in s, whether it is left out
     or its bytes are overwritten; start_s: what its timestamps begin with; jitter: told the time, what the timestamp is
-    off by in s.
+    off by in s; bit_rate: bits/s, 0: the codec's own choice.
     """
 
     samples: np.ndarray
@@ -45,6 +46,7 @@ class Sound:
     spoil: Callable[[float], bool] = never
     start_s: float = 0.0
     jitter: Callable[[float], float] = on_time
+    bit_rate: int = 0
 
 
 def write_sounds(path: Path, *sounds: Sound, picture_s: float = 0, options: dict | None = None) -> Path:
@@ -67,6 +69,8 @@ def write_sounds(path: Path, *sounds: Sound, picture_s: float = 0, options: dict
 
 def _stream(container: av.container.OutputContainer, sound: Sound) -> av.AudioStream:
     stream = container.add_stream(sound.codec, rate=sound.rate_hz, layout=sound.layout, format=sound.sample_format)
+    if sound.bit_rate:
+        stream.bit_rate = sound.bit_rate
     if sound.language:
         stream.metadata["language"] = sound.language
     stream.disposition = Disposition.default if sound.default else Disposition(0)
@@ -102,6 +106,15 @@ def _packets(stream: av.AudioStream, sound: Sound) -> list[av.Packet]:
 def between(start_s: float, end_s: float) -> Callable[[float], bool]:
     """Packets of this time."""
     return lambda time_s: start_s <= time_s < end_s
+
+
+def id3(size: int, version: int = 3, footer: bool = False) -> bytes:
+    """An ID3v2 tag with a picture of so many bytes."""
+    frame = b"APIC" + struct.pack(">IH", size, 0) + b"\0image/jpeg\0\3\0" + b"\xff\xd8\xff\xfb\x90\x64" * (size // 6)
+    body = frame[: size + 10].ljust(size + 10, b"\0")
+    length = bytes((len(body) >> shift) & 0x7F for shift in (21, 14, 7, 0))
+    head = bytes((version, 0, 0x10 if footer else 0)) + length
+    return b"ID3" + head + body + (b"3DI" + head if footer else b"")
 
 
 def speech(name: str = "closures") -> np.ndarray:

@@ -20,7 +20,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.values import is_line
 from tests.door.test_bad_input import BAD, GOOD, floats, wav
-from tests.toys.sounds import Sound, between, lag, level_db, resampled, speech, write_sounds
+from tests.toys.sounds import Sound, between, id3, lag, level_db, resampled, speech, write_sounds
 from workbench.measure.trials.outcome import REFUSED, RIGHT, Outcome, one_line, require, survived
 
 RATE_HZ = 16_000
@@ -122,6 +122,13 @@ def changed(name: str, make: Callable[[Path], Path], change: Callable[[bytes], b
     return maker
 
 
+def joined(name: str, *makes: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    """A file of the bytes of several."""
+    return lambda folder: put(
+        folder / name, lambda path: path.write_bytes(b"".join([make(folder).read_bytes() for make in makes]))
+    )
+
+
 def content(name: str, data: bytes) -> Callable[[Path], Path]:
     """A file of these bytes."""
 
@@ -173,13 +180,10 @@ def extensible(count: int, mask: int) -> bytes:
     return riff(chunk(b"fmt ", form), chunk(b"data", np.repeat((SPEECH * 2**15).astype("<i2"), count).tobytes()))
 
 
-def id3(size: int, version: int = 3, footer: bool = False) -> bytes:
-    """An ID3v2 tag with a picture of so many bytes."""
-    frame = b"APIC" + struct.pack(">IH", size, 0) + b"\0image/jpeg\0\3\0" + b"\xff\xd8\xff\xfb\x90\x64" * (size // 6)
-    body = frame[: size + 10].ljust(size + 10, b"\0")
-    length = bytes((len(body) >> shift) & 0x7F for shift in (21, 14, 7, 0))
-    head = bytes((version, 0, 0x10 if footer else 0)) + length
-    return b"ID3" + head + body + (b"3DI" + head if footer else b"")
+def rf64(sound_bytes: int, data: bytes) -> bytes:
+    """A WAV with 64-bit sizes, 0: those of a recorder that was switched off."""
+    sizes = chunk(b"ds64", struct.pack("<QQQI", sound_bytes and sound_bytes + 72, sound_bytes, 0, 0))
+    return b"RF64\xff\xff\xff\xffWAVE" + sizes + FMT + b"data\xff\xff\xff\xff" + data
 
 
 def sparse(path: Path) -> None:
@@ -256,6 +260,9 @@ def _codecs() -> dict[str, Case]:
         ("3gp AMR", "a.3gp", sound(8_000, codec="libopencore_amrnb", sample_format="s16"), lossy),
         ("3g2 AAC", "a.3g2", sound(44_100), lossy),
         ("amr", "a.amr", sound(8_000, codec="libopencore_amrnb", sample_format="s16"), lossy),
+        ("avi AAC", "a.avi", sound(44_100), lossy | {"late_s": 0.08}),
+        ("wav FLAC inside", "a.wav", sound(**FLAC), {}),
+        ("wav G.722 inside", "a.wav", sound(codec="g722", sample_format="s16"), lossy),
         ("avi PCM", "a.avi", sound(**S16), {}),
         ("avi MP3", "a.avi", sound(44_100, **MP3), lossy | {"late_s": 0.08}),
         ("avi AC-3", "a.avi", sound(48_000, codec="ac3"), lossy),
@@ -314,6 +321,9 @@ def _rates_and_levels() -> dict[str, Case]:
         "level: constant offset": Case(
             written("a.wav", Sound(0.5 * SPEECH + 0.5, **F32)), Heard(gain_db=None, likeness=-1)
         ),
+        "level: quiet beside a constant offset": Case(
+            written("a.wav", Sound(0.02 * SPEECH + 0.05, **F32)), Heard(gain_db=None, likeness=-1)
+        ),
         "level: silence": Case(written("a.wav", Sound(np.zeros(32_000), **S16)), Length(2.0, silent=True)),
         "level: full-scale square": Case(
             written("a.wav", Sound(np.sign(np.sin(np.arange(32_000) / 20)), **S16)), Length(2.0, silent=False)
@@ -344,6 +354,11 @@ def _layouts() -> dict[str, Case]:
         "layout: inverted": Case(channels("stereo", 1, -1), Heard(warns="opposite in phase")),
         "layout: inverted, 70 %": Case(channels("stereo", 1, -0.7), Heard(warns="opposite in phase")),
         "layout: inverted and late": Case(opposite, Heard(warns="", slack_db=3)),
+        "layout: late by a millisecond": Case(
+            written("a.wav", Sound(np.stack([SPEECH, np.roll(SPEECH, RATE_HZ // 1_000)]), layout="stereo", **F32)),
+            Heard(warns="or one late"),
+        ),
+        "layout: 5.1, low frequencies alone": Case(channels("5.1", 0, 0, 0, 1, 0, 0), Heard()),
         "layout: 2.1": Case(channels("2.1", 1, 1, 0), Heard()),
         "layout: 3.0, centre": Case(channels("3.0", 0, 0, 1), Heard()),
         "layout: quad": Case(channels("quad", 1, 1, 1, 1), Heard()),
@@ -384,6 +399,8 @@ def _cut_and_joined() -> dict[str, Case]:
         "wv": sound(44_100, codec="wavpack", sample_format="s16p"),
         "au": sound(codec="pcm_s16be", sample_format="s16"),
         "oga": sound(**FLAC),
+        "wma": sound(44_100, codec="wmav2", bit_rate=64_000),
+        "mpg": sound(44_100, codec="mp2", sample_format="s16"),
     }
     found = {}
     for suffix, one in kinds.items():
@@ -406,6 +423,13 @@ def _cut_and_joined() -> dict[str, Case]:
             changed(f"b.{suffix}", written(f"a.{suffix}", kinds[suffix]), lambda data: 10 * data),
             Heard(10 * SECONDS, warns="", slack_s=1.2, slack_db=2.5, late_s=0.06),
         )
+    found |= {
+        f"joined: {name}": Case(
+            joined(f"b.{suffix}", *(written(f"a.{suffix}", one, **more) for one, more in parts)),
+            Heard(2 * SECONDS, warns=warns, slack_s=0.25, slack_db=2.5, late_s=0.06),
+        )
+        for name, suffix, warns, *parts in _chains()
+    }
     found["joined: m4a twice, players play the first"] = Case(
         changed("b.m4a", written("a.m4a"), lambda data: data + data), Heard(slack_db=2.5)
     )
@@ -435,6 +459,23 @@ def _cut_and_joined() -> dict[str, Case]:
     return found
 
 
+def _chains() -> list[tuple]:
+    """Of other kinds than the part before: name, suffix, what the line says, and the parts with their options."""
+    stereo = {"layout": "stereo"}
+    opus, flac, ts = sound(48_000, **OPUS), sound(**FLAC), sound(44_100)
+    other = {"options": {"mpegts_start_pid": "300"}}
+    return [
+        ("opus, mono and stereo", "opus", "follow each other", (opus, {}), (sound(48_000, **OPUS, **stereo), {})),
+        ("ogg, FLAC and Opus", "ogg", "follow each other", (flac, {}), (opus, {})),
+        ("ogg, FLAC of two rates", "oga", "follow each other", (flac, {}), (sound(44_100, **FLAC, **stereo), {})),
+        ("flac, two rates", "flac", "follow each other", (flac, {}), (sound(44_100, **FLAC, **stereo), {})),
+        ("mkv, FLAC and AAC", "mkv", "follow each other", (flac, {}), (ts, {})),
+        ("ts, another place", "ts", "follow each other", (ts, {}), (ts, other)),
+        ("ts, another place and a clock that goes on", "ts", None, (ts, {}), (sound(44_100, start_s=SECONDS), other)),
+        ("ts, another codec", "ts", "follow each other", (ts, {}), (sound(44_100, **MP3), other)),
+    ]
+
+
 def _tags() -> dict[str, Case]:
     mp3 = written("a.mp3", sound(44_100, **MP3))
     near = Heard(slack_s=0.1, slack_db=2)
@@ -442,6 +483,10 @@ def _tags() -> dict[str, Case]:
         "tag: ID3v2 with a picture of 300 KB": Case(changed("b.mp3", mp3, lambda data: id3(300_000) + data), near),
         "tag: ID3v2.4 with a footer": Case(changed("b.mp3", mp3, lambda data: id3(2_000, 4, True) + data), near),
         "tag: two ID3v2": Case(changed("b.mp3", mp3, lambda data: id3(5_000) + id3(9_000) + data), near),
+        "tag: ID3v2 with a picture of 300 KB between two": Case(
+            changed("b.mp3", mp3, lambda data: data + id3(300_000) + data),
+            Heard(2 * SECONDS, slack_s=0.1, slack_db=2),
+        ),
         "tag: ID3v2 in front of FLAC": Case(
             changed("b.flac", written("a.flac", sound(**FLAC)), lambda data: id3(5_000) + data), Heard()
         ),
@@ -472,17 +517,15 @@ def _tags() -> dict[str, Case]:
         "chunk: data length 0, as a recorder that was switched off leaves it": Case(
             content("b.wav", wav(PCM, data_bytes=0)), Either(Heard())
         ),
-        "chunk: RF64": Case(
-            content(
-                "b.wav",
-                b"RF64\xff\xff\xff\xffWAVE"
-                + chunk(b"ds64", struct.pack("<QQQI", len(PCM) + 72, len(PCM), 0, 0))
-                + FMT
-                + b"data\xff\xff\xff\xff"
-                + PCM,
-            ),
-            Heard(),
+        "chunk: RF64": Case(content("b.wav", rf64(len(PCM), PCM)), Heard()),
+        "chunk: RF64, cut": Case(
+            content("b.wav", rf64(len(PCM), PCM[: len(PCM) // 5 * 4])),
+            Heard(0.8 * SECONDS, part=(0.3, 5), warns="truncated"),
         ),
+        "chunk: BW64, cut": Case(
+            content("b.wav", b"BW64" + rf64(len(PCM), PCM[: len(PCM) // 5])[4:]), Refused("truncated")
+        ),
+        "chunk: RF64 that was never finished": Case(content("b.wav", rf64(0, PCM)), Refused("never finished")),
         "chunk: RIFX": Case(
             content(
                 "b.wav",
@@ -564,6 +607,28 @@ def _clocks() -> dict[str, Case]:
             written("a.mkv", sound(44_100, jitter=lambda time_s: 0.02 * time_s), picture_s=8),
             Heard(1.02 * SECONDS, part=(0.3, 0.9), slack_s=0.2, slack_db=2.5, warns=""),
         ),
+        "clock: half as fast as its sound": Case(
+            written("a.mkv", sound(44_100, jitter=lambda time_s: -0.5 * time_s)),
+            Heard(warns="no clock", slack_s=0.15, slack_db=2.5, late_s=0.05),
+        ),
+        "clock: segments that all begin at 0": Case(
+            joined("b.ts", *(written("a.ts", Sound(part)) for part in np.split(SPEECH[: 8 * 12_800], 8))),
+            Length(6.9, warns="no clock", slack_s=0.6, silent=False),
+        ),
+        "clock: two parts that overlap": Case(
+            joined("b.ts", *(written("a.ts", sound(44_100, start_s=at)) for at in (0, SECONDS - 0.5))),
+            Heard(2 * SECONDS - 0.5, warns="overlap", slack_s=0.15, slack_db=2.5, late_s=0.06),
+        ),
+        "clock: an edit list that begins with 20 s of nothing": Case(
+            written("a.m4a", sound(start_s=20.0)), Heard(warns="taken for its start", slack_s=0.2, late_s=0.1)
+        ),
+        **{
+            f"clock: a pause of 4.5 s, {suffix}": Case(
+                written(f"a.{suffix}", sound(48_000, lose=between(1, 5.5), **OPUS)),
+                Heard(warns="timestamps leave out", part=(5.6, 6.6), slack_db=2.5),
+            )
+            for suffix in ("ogg", "webm")
+        },
         "clock: jumps an hour ahead": Case(
             written("a.mkv", sound(44_100, jitter=lambda time_s: 3_000.0 * (time_s > 3)), picture_s=8),
             Heard(warns="follow each other", slack_s=0.3, slack_db=2.5),
@@ -583,6 +648,14 @@ def _clocks() -> dict[str, Case]:
         "tracks: foreign default, English second": Case(
             written("a.mkv", Sound(SPEECH[::-1].copy(), 16_000, language="fra", default=True), sound(language="eng")),
             Heard(slack_db=2.5),
+        ),
+        "tracks: en-GB beside a foreign default": Case(
+            written("a.mkv", Sound(SPEECH[::-1].copy(), language="fra", default=True), sound(language="en-GB")),
+            Heard(slack_db=2.5, slack_s=0.15),
+        ),
+        "tracks: a silent default": Case(
+            written("a.mkv", Sound(np.zeros(len(SPEECH)), default=True), sound()),
+            Heard(warns="its track 1 is silent, track 2 is taken", slack_db=2.5, slack_s=0.15),
         ),
         "tracks: the first one damaged": Case(
             written("a.mkv", sound(spoil=between(-1, 99), default=True), sound()), Heard(slack_db=2.5)

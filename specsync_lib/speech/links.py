@@ -1,0 +1,201 @@
+"""Joined files: where one recording ends and the next one begins, and what lies between frames that is no sound.
+
+A demuxer opens the first recording of a chain and loses the later ones where their codec, channels or streams are
+others. So each is opened by itself.
+"""
+
+import io
+import mmap
+import re
+from typing import BinaryIO
+
+import numpy as np
+
+from specsync_lib.speech.containers import mp3_frame_bytes
+
+# The first page of an Ogg stream; those of one recording's streams stand together.
+OGG_FIRST_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]")
+OGG_HEADER_BYTES = 27
+FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+MATROSKA_START = re.compile(rb"\x1aE\xdf\xa3.{1,60}?B\x82.(?:webm|matroska)", re.DOTALL)
+ID3_TAG = re.compile(rb"ID3[\x02-\x04]\x00[\x00-\xff][\x00-\x7f]{4}")
+ID3_HEADER_BYTES = 10
+MP3_TABLE = re.compile(rb"Xing|Info")
+MOST_LINKS = 1_000  # recordings in one file
+TS_SYNC, TS_PACKET_BYTES = 0x47, (188, 192, 204)
+TS_PROBED_PACKETS = 8
+PMT_TABLE = 2
+# Picture, sections and marks for cutting (ISO/IEC 13818-1, Table 2-34, and what is registered beside it).
+NO_SOUND = {0x01, 0x02, 0x05, 0x0D, 0x10, 0x15, 0x1B, 0x20, 0x21, 0x24, 0x33, 0x86, 0xD1, 0xEA}
+
+
+class Stretches(io.RawIOBase):
+    """Stretches of a file, read as one file.
+
+    Parameters
+    ----------
+    file
+        Seekable; its position moves.
+    stretches
+        (begin, end) in bytes, in order.
+    """
+
+    def __init__(self, file: BinaryIO, stretches: list[tuple[int, int]]) -> None:
+        self._file, self._stretches, self._at = file, stretches, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        size = sum(end - begin for begin, end in self._stretches)
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: size}[whence])
+        return self._at
+
+    def readinto(self, buffer: bytearray) -> int:
+        before = 0
+        for begin, end in self._stretches:
+            if self._at < before + end - begin:
+                self._file.seek(begin + self._at - before)
+                content = self._file.read(min(len(buffer), before + end - begin - self._at))
+                buffer[: len(content)] = content
+                self._at += len(content)
+                return len(content)
+            before += end - begin
+        return 0
+
+
+def links(file: BinaryIO) -> list[BinaryIO]:
+    """The recordings of a file, in order: chained Ogg, joined FLAC, Matroska and WebM, MPEG-TS whose sound goes on in
+    other streams.
+
+    Parameters
+    ----------
+    file
+        On disk, not empty; its position moves.
+
+    Returns
+    -------
+    The file itself where it is one recording. An MP3 is one, without the tags between its frames: a cover picture in
+    them would be taken for damaged sound.
+    """
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[:4] == b"OggS":
+            begins = _ogg_links(content)
+        elif start := next((one for one in (FLAC_START, MATROSKA_START) if one.match(content)), None):
+            begins = [found.start() for found in start.finditer(content)]
+        elif content[:3] == b"ID3" or mp3_frame_bytes(content[:4]):
+            sound = _without_tags(content)
+            return [file if len(sound) == 1 else Stretches(file, sound)]
+        else:
+            begins = _ts_links(file, content[: TS_PROBED_PACKETS * max(TS_PACKET_BYTES)], len(content))
+        ends = [*begins[1:], len(content)]
+    if not 1 < len(begins) <= MOST_LINKS:
+        return [file]
+    return [Stretches(file, [stretch]) for stretch in zip(begins, ends, strict=True)]
+
+
+def _ogg_links(content: mmap.mmap) -> list[int]:
+    """Where first pages stand that do not follow right behind another stream's first page."""
+    begins, after = [], -1
+    for found in OGG_FIRST_PAGE.finditer(content):
+        at = found.start()
+        header = content[at : at + OGG_HEADER_BYTES]
+        if len(header) < OGG_HEADER_BYTES:
+            break
+        sizes = content[at + OGG_HEADER_BYTES : at + OGG_HEADER_BYTES + header[-1]]
+        if at != after:
+            begins.append(at)
+        after = at + OGG_HEADER_BYTES + len(sizes) + sum(sizes)
+    return begins
+
+
+def _without_tags(content: mmap.mmap) -> list[tuple[int, int]]:
+    """The stretches between the ID3v2 tags that stand among MP3 frames; tags that lead are the demuxer's."""
+    stretches, begin, after = [], 0, 0
+    while ID3_TAG.match(content, after):
+        after = _tag_end(content, after)
+    for found in ID3_TAG.finditer(content, after):
+        at, end = found.start(), _tag_end(content, found.start())
+        if at >= after and (mp3_frame_bytes(content[end : end + 4]) or ID3_TAG.match(content, end)):
+            stretches.append((begin, at))
+            length = mp3_frame_bytes(content[end : end + 4])
+            # The first frame of a recording may be its table of contents, which holds no sound either.
+            begin = after = end + (length if MP3_TABLE.search(content, end, end + length) else 0)
+    return [*stretches, (begin, len(content))]
+
+
+def _tag_end(content: mmap.mmap, at: int) -> int:
+    size = sum(byte << shift for byte, shift in zip(content[at + 6 : at + 10], (21, 14, 7, 0), strict=True))
+    return at + ID3_HEADER_BYTES * (2 if content[at + 5] & 0x10 else 1) + size  # a footer repeats the header
+
+
+def _ts_links(file: BinaryIO, head: bytes, length: int) -> list[int]:
+    """Where a transport stream's programme maps no longer name any sound that they named before.
+
+    A map that keeps one of its streams goes on: a second language may come and go.
+    """
+    grids = ((size, start) for size in TS_PACKET_BYTES for start in range(size))
+    syncs = bytes([TS_SYNC]) * TS_PROBED_PACKETS
+    grid = next(((size, start) for size, start in grids if head[start::size][:TS_PROBED_PACKETS] == syncs), None)
+    if grid is None:
+        return []
+    size, start = grid
+    packets = np.memmap(file, np.uint8, "r", start, ((length - start) // size, size))
+    pids = (packets[:, 1] & 0x1F).astype(np.uint16) << 8 | packets[:, 2]
+    begins_table = (packets[:, 0] == TS_SYNC) & (packets[:, 1] & 0x40 > 0)
+    maps = {pid for packet in packets[begins_table & (pids == 0)] for pid in _programmes(packet.tobytes())}
+    begins, named, table = [0], {}, 0  # named: by the map's PID, since the last link began
+    for row in np.flatnonzero(begins_table & np.isin(pids, [0, *maps])):
+        packet, pid = packets[row].tobytes(), int(pids[row])
+        if pid == 0:
+            table, sounds, listed = int(start + row * size), set(), _programmes(packet)
+            changed = bool(named and listed) and named.keys().isdisjoint(listed)
+        else:
+            sounds, before = _sounds(packet), named.get(pid, set())
+            changed = bool(sounds and before) and sounds.isdisjoint(before)
+        if changed:
+            begins.append(table)
+            named = {}
+        if sounds:
+            named[pid] = named.get(pid, set()) | sounds
+    return begins
+
+
+def _table(packet: bytes) -> bytes:
+    """The table that begins in a transport packet, without its checksum; empty: not a whole one."""
+    at = 4 + (1 + packet[4] if packet[3] & 0x20 else 0)
+    at += 1 + packet[at] if at < len(packet) else 0
+    table = packet[at:188]
+    length = 3 + int.from_bytes(table[1:3], "big") % 4096
+    return table[: length - 4] if 4 < length <= len(table) else b""
+
+
+def _programmes(packet: bytes) -> list[int]:
+    """The PIDs of the programme maps that a programme association table names."""
+    table = _table(packet)
+    if not table.startswith(b"\0"):
+        return []
+    return [
+        int.from_bytes(table[at + 2 : at + 4], "big") % 8192
+        for at in range(8, len(table) - 3, 4)
+        if any(table[at : at + 2])  # 0: the network's
+    ]
+
+
+def _sounds(packet: bytes) -> set[tuple[int, int]]:
+    """(type, PID) of the streams in a programme map that may be sound."""
+    table, found = _table(packet), set()
+    if len(table) < 12 or table[0] != PMT_TABLE:
+        return found
+    at = 12 + int.from_bytes(table[10:12], "big") % 4096
+    while at + 5 <= len(table):
+        if table[at] not in NO_SOUND:
+            found.add((table[at], int.from_bytes(table[at + 1 : at + 3], "big") % 8192))
+        at += 5 + int.from_bytes(table[at + 3 : at + 5], "big") % 4096
+    return found

@@ -1,0 +1,201 @@
+"""Joined files: every recording in them is heard, one after the other, whatever its codec, rate or channels."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from specsync_lib.speech import decoding
+from specsync_lib.speech.audio import load_audio
+from specsync_lib.speech.links import Stretches, links
+from tests.toys.sounds import Sound, id3, lag, level_db, resampled, speech, write_sounds
+
+FIRST, SECOND = speech(), speech("narrative")
+OPUS = {"codec": "libopus", "sample_format": "flt"}
+FLAC = {"codec": "flac", "sample_format": "s16"}
+MP3 = {"codec": "libmp3lame", "sample_format": "s16p"}
+
+
+def written(folder, suffix: str, samples, rate_hz: int, options=None, **kind) -> bytes:
+    moved = resampled(samples, rate_hz) if rate_hz != 16_000 else samples
+    channels = np.tile(moved, (2, 1)) if kind.get("layout") == "stereo" else moved
+    return write_sounds(folder / f"one.{suffix}", Sound(channels, rate_hz, **kind), options=options).read_bytes()
+
+
+def assert_both_are_heard(path, slack_s: float = 0.06):
+    recording = load_audio(path)
+    assert float(recording.duration) == pytest.approx((len(FIRST) + len(SECOND)) / 16_000, abs=2 * slack_s)
+    for begin, part in ((0, FIRST), (len(FIRST), SECOND)):
+        heard = recording.samples[begin : begin + len(part)]
+        assert abs(lag(heard, part)) <= slack_s * 16_000
+        assert level_db(heard) == pytest.approx(level_db(part), abs=1.5)
+    return recording
+
+
+@pytest.mark.parametrize(
+    ("suffix", "one", "other"),
+    [
+        ("opus", (48_000, OPUS), (48_000, OPUS | {"layout": "stereo"})),
+        ("ogg", (16_000, FLAC), (48_000, OPUS | {"layout": "stereo"})),
+        ("ogg", (16_000, FLAC), (44_100, FLAC | {"layout": "stereo"})),
+        ("flac", (16_000, FLAC), (44_100, FLAC | {"layout": "stereo"})),
+        ("mkv", (16_000, FLAC), (44_100, {})),
+        ("webm", (48_000, OPUS), (48_000, OPUS | {"layout": "stereo"})),
+    ],
+)
+def test_a_chain_of_other_kinds_is_heard_whole(tmp_path, suffix, one, other):
+    parts = [written(tmp_path, suffix, x, rate, **kind) for x, (rate, kind) in ((FIRST, one), (SECOND, other))]
+    path = tmp_path / f"chain.{suffix}"
+    path.write_bytes(b"".join(parts))
+    assert "recordings that follow each other" in assert_both_are_heard(path).warning
+
+
+@pytest.mark.parametrize("start_s", [0.0, len(FIRST) / 16_000])
+@pytest.mark.parametrize("kind", [{}, MP3])
+def test_a_transport_stream_whose_sound_changes_its_place_is_heard_whole(tmp_path, start_s, kind):
+    one = written(tmp_path, "ts", FIRST, 44_100)
+    other = written(tmp_path, "ts", SECOND, 44_100, {"mpegts_start_pid": "300"}, start_s=start_s, **kind)
+    path = tmp_path / "joined.ts"
+    path.write_bytes(one + other)
+    # Where its clock goes on nothing is said.
+    assert ("follow each other" in assert_both_are_heard(path, 0.1).warning) == (not start_s)
+
+
+def test_a_recording_of_which_nothing_decodes_is_told(tmp_path):
+    one, other = (written(tmp_path, "opus", x, 48_000, **OPUS) for x in (FIRST, SECOND))
+    path = tmp_path / "chain.opus"
+    path.write_bytes(one + other.replace(b"OpusHead", b"NoneHead"))
+    recording = load_audio(path)
+    assert len(recording.samples) == pytest.approx(len(FIRST), abs=200)
+    assert "nothing decodes of 1 of the 2 recordings" in recording.warning
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("opus", OPUS), ("webm", OPUS), ("flac", FLAC)])
+def test_the_last_recording_may_be_cut(tmp_path, suffix, kind):
+    one, other = (written(tmp_path, suffix, x, 48_000, **kind) for x in (FIRST, SECOND))
+    path = tmp_path / f"chain.{suffix}"
+    for share in (0.7, 0.3):
+        path.write_bytes(one + other[: int(share * len(other))])
+        recording = load_audio(path)
+        assert float(recording.duration) == pytest.approx((len(FIRST) + share * len(SECOND)) / 16_000, abs=1.1)
+        assert "truncated" in recording.warning and "follow each other" in recording.warning
+
+
+def test_tags_between_mp3_frames_are_stepped_over_whole(tmp_path):
+    """A cover picture is full of what looks like frames."""
+    parts = [written(tmp_path, "mp3", x, 44_100, **MP3) for x in (FIRST, SECOND)]
+    path = tmp_path / "joined.mp3"
+    for tags in (id3(300_000), id3(2_000) + id3(100_000), id3(60_000, 4, footer=True)):
+        path.write_bytes(tags + parts[0] + tags + parts[1])
+        assert assert_both_are_heard(path).warning == ""
+
+
+def test_a_file_that_is_one_recording_is_read_as_it_is(tmp_path):
+    for suffix, kind in (("ogg", OPUS), ("flac", FLAC), ("mp3", MP3), ("ts", {}), ("wav", {"codec": "pcm_s16le"})):
+        path = tmp_path / f"one.{suffix}"
+        written(tmp_path, suffix, FIRST, 48_000, **({"sample_format": "s16"} | kind if suffix == "wav" else kind))
+        with path.open("rb") as file:
+            assert links(file) == [file]
+
+
+# ------------------------------------------------------------------------------------------- transport streams
+
+
+def packet(pid: int, content: bytes) -> bytes:
+    return struct.pack(">BHB", 0x47, 0x4000 | pid, 0x10) + (b"\0" + content).ljust(184, b"\xff")
+
+
+def section(table: int, body: bytes) -> bytes:
+    return struct.pack(">BH", table, 0xB000 | len(body) + 9) + b"\0\1\xc1\0\0" + body + bytes(4)
+
+
+def programmes(*maps: int) -> bytes:
+    return packet(0, section(0, b"".join(struct.pack(">HH", k + 1, 0xE000 | pid) for k, pid in enumerate(maps))))
+
+
+def programme(pid: int, *streams: tuple[int, int]) -> bytes:
+    body = b"".join(struct.pack(">BHH", kind, 0xE000 | one, 0xF000) for kind, one in streams)
+    return packet(pid, section(2, b"\xe1\0\xf0\0" + body))
+
+
+AAC, PICTURE = 0x0F, 0x1B
+ONE = programmes(0x1000) + programme(0x1000, (PICTURE, 256), (AAC, 257))
+FILLING = 3 * packet(0x1FFF, b"")
+
+
+@pytest.mark.parametrize(
+    ("later", "count"),
+    [
+        (ONE, 1),
+        (programmes(0x1000) + programme(0x1000, (AAC, 257), (AAC, 258)), 1),  # another language comes
+        (programmes(0x1000) + programme(0x1000, (PICTURE, 256)), 1),  # no sound for a while
+        (programmes(0x1000) + programme(0x1000, (AAC, 300)), 2),
+        (programmes(0x1000) + programme(0x1000, (3, 257)), 2),  # another codec in the same place
+        (programmes(0x100) + programme(0x100, (AAC, 300)), 2),
+        (programmes(0x1000, 0x100) + programme(0x100, (AAC, 300)), 1),  # another programme beside it
+        (packet(0, b"\0\xff\xff") + packet(0x1000, b"\2\xff\xff" + bytes(180)) + packet(0x1000, b""), 1),  # damage
+    ],
+)
+@pytest.mark.parametrize("before", [0, 4, 16])
+def test_where_the_maps_name_other_sound_another_recording_begins(tmp_path, later, count, before):
+    content = ONE + FILLING + later + FILLING + later + FILLING
+    wide = b"".join(bytes(before) + content[at : at + 188] for at in range(0, len(content), 188))
+    if before == 16:  # the checksum stands behind
+        wide = wide[16:] + bytes(16)
+    path = tmp_path / "maps.ts"
+    path.write_bytes(wide)
+    with path.open("rb") as file:
+        found = links(file)
+        assert len(found) == count
+        if count > 1:
+            assert found[1].read(188 + before).lstrip(b"\0").startswith(later[:188])
+
+
+# ------------------------------------------------------------------------------------------------- stretches
+
+
+@settings(max_examples=50)
+@given(
+    cuts=st.lists(st.integers(0, 100), min_size=2, max_size=8),
+    reads=st.lists(st.tuples(st.integers(0, 120), st.integers(0, 60)), max_size=8),
+)
+def test_stretches_read_like_a_file_of_their_bytes(cuts, reads):
+    content = bytes(range(100))
+    ends = sorted(cuts)
+    stretches = list(zip(ends[::2], ends[1::2], strict=False))
+    expected = io.BytesIO(b"".join(content[begin:end] for begin, end in stretches))
+    file = Stretches(io.BytesIO(content), stretches)
+    assert file.seek(0, io.SEEK_END) == len(expected.getvalue())
+    for at, count in reads:
+        file.seek(at)
+        expected.seek(at)
+        wanted, heard = expected.read(count), b""
+        while len(heard) < len(wanted):  # a raw file may give less at a time
+            more = file.read(count - len(heard))
+            assert more
+            heard += more
+        assert heard == wanted
+    assert file.seek(0) == file.tell() == 0
+    assert io.BufferedReader(file).read() == expected.getvalue()
+
+
+def test_more_recordings_than_any_file_has_are_not_counted(tmp_path):
+    path = tmp_path / "many.flac"
+    path.write_bytes(2_000 * (b"fLaC\0\0\0\x22" + bytes(34)))
+    with path.open("rb") as file:
+        assert links(file) == [file]
+
+
+def test_a_later_recording_gets_the_track_of_the_same_place(tmp_path):
+    """Two tracks in each: the second one of the first recording goes on with the second one of the second."""
+    for name, order in (("a", (FIRST, SECOND)), ("b", (SECOND, FIRST))):
+        write_sounds(tmp_path / f"{name}.ogg", *(Sound(resampled(x, 48_000), 48_000, **OPUS) for x in order))
+    path = tmp_path / "chain.ogg"
+    path.write_bytes((tmp_path / "a.ogg").read_bytes() + (tmp_path / "b.ogg").read_bytes())
+    heard = load_audio(path, track=2).samples
+    assert abs(lag(heard[: len(SECOND)], SECOND)) <= 16
+    assert abs(lag(heard[len(SECOND) :], FIRST)) <= 16
+    assert decoding.Tally().links == 1
