@@ -179,7 +179,7 @@ READINGS = {
     "acceptance.one_pass_chunks": "chunks decided in one pass, exact rule, its ears' guess first",
     "acceptance.bad_accept_bound": "accepted against truth: at most, 95 % bound",
     "reasoner.accuracy": "frame accuracy of the language model's own plan",
-    "reasoner.accuracy_unseen_speaker": "the same, unseen speaker, a judge of synthetic voices",
+    "reasoner.accuracy_unseen_speaker": "the same, draft, ears and judge that never heard her",
     "reasoner.live_accuracy": "the same, live: it hears the sound alone, no words",
     "reasoner.live_gain_over_draft": "the live judge's plan is right more often than the draft by",
     "reasoner.passes_ratio": "passes of token by token over its own, its ears' guess first",
