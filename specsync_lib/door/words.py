@@ -154,7 +154,7 @@ READINGS = {
     "features.hop_latency_p95_ms": "features, time per 10 ms hop, p95",
     "features.hop_latency_p99_ms": "features, time per 10 ms hop, p99",
     "draft.accuracy": "frame accuracy, held-out prompts",
-    "draft.accuracy_unseen_speaker": "frame accuracy of one block that never heard her",
+    "draft.accuracy_unseen_speaker": "frame accuracy of a draft that never heard her",
     "draft.real_speakers_accuracy": "frame accuracy, six real speakers that no fit heard",
     "draft.real_speakers_coverage_at_085": "the same: frames at or above 0.85",
     "draft.real_speakers_ece": "the same: calibration error",
