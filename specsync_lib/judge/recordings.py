@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 
 from specsync_lib.draft import front
 from specsync_lib.draft.plan import DraftPlan
-from specsync_lib.draft.probe import teacher_plan
 from specsync_lib.files import atomic_path
 from specsync_lib.judge.branches import ROOMS, USUAL_ROOM
 from specsync_lib.judge.loading import load_reasoner
@@ -53,8 +52,8 @@ ADAPTER = "adapter"  # that heard the corpus' speaker
 class Recording:
     """An utterance with all that drafts and judges make of it before they meet.
 
-    truth: viseme indices; energy: loudness by frame; probe: the distributions that the judge hears, its ears' or a
-    probe's; evidence: what the reasoner reads, chunk by chunk.
+    truth: viseme indices; energy: loudness by frame; probe: the distributions that the judge's ears hear; evidence:
+    what the reasoner reads, chunk by chunk.
     """
 
     name: str
@@ -259,10 +258,8 @@ def heard_words(prompts: Sequence[Prompt], path: Path = WORDS_FILE, hearing: Hea
 
 
 def drafter(name: str) -> Callable[[np.ndarray], DraftPlan]:
-    """What hears a recording, by the name of its weights: a causal front's, or a probe's on Whisper's encoder."""
-    if front.front_path(name).is_file():
-        return partial(front.front_plan, weights=front.load_draft_front(name))
-    return teacher_plan(name)
+    """What hears a recording: the causal front of a name or a path."""
+    return partial(front.front_plan, weights=front.load_draft_front(name))
 
 
 def kept_as(folder: Path, name: str) -> Path:
@@ -274,13 +271,13 @@ def kept_as(folder: Path, name: str) -> Path:
 
 
 def gather(
-    prompts: Iterable[Prompt], draft_name: str | None, ears_name: str, words: pd.DataFrame, kept: Path | None = None
+    prompts: Iterable[Prompt], draft_name: str, ears_name: str, words: pd.DataFrame, kept: Path | None = None
 ) -> list[Recording]:
-    """Draft, ears and evidence of prompts, with their truth; without a draft's name the ears' plan is the draft.
+    """Draft, ears and evidence of prompts, with their truth, by the names or paths of two fronts.
 
     ``kept``: the folder of those that were gathered before; the others are added to it.
     """
-    draft, ears, recordings = draft_name and drafter(draft_name), drafter(ears_name), []
+    draft, ears, recordings = drafter(draft_name), drafter(ears_name), []
     heard = {name: [Word(*row) for row in rows.to_numpy()[:, 1:]] for name, rows in words.groupby("utterance")}
     for prompt in tqdm(list(prompts), desc="gathering", unit="utterance"):
         if kept is not None and kept_as(kept, prompt.name).is_file():
@@ -293,7 +290,7 @@ def gather(
             Recording(
                 prompt.name,
                 truth,
-                draft(samples) if draft else heard_by_judge,
+                draft(samples),
                 log_mel.frame_energy(samples, len(truth)),
                 probabilities,
                 gather_evidence(samples, heard.get(prompt.name, []), probabilities),

@@ -62,9 +62,6 @@ PARTIES = {
     "committed, mouth shapes": "mouth",
     "committed, lenient": "lenient",
 }
-OVER_THE_PROBE = "reasoner, one pass over the probe's plan"  # where the probe is the draft
-WHISPER_PROBE = "Whisper-encoder probe"  # what the unseen speaker's judge heard
-WINDOW_NETWORK = "window network"  # the draft of that time
 PARTIES_BY_COLUMN = {column: what for what, column in PARTIES.items()}
 
 
@@ -290,6 +287,29 @@ def policy_facts(chunks: pd.DataFrame, rng: np.random.Generator) -> dict[str, ob
     return facts
 
 
+def agreement(test: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
+    """The share of drafts that the judge lets stand, in the same frame and within ±1."""
+    columns, unit = {"exact": "exact", "lenient": "lenient_verdict"}, drawn_groups(test)
+    shares = [
+        interval(name, bootstrap_by_group(test[column].to_numpy(), unit, rng=rng)) for name, column in columns.items()
+    ]
+    return shares[0] | shares[1]
+
+
+def judge_calibration(test: pd.DataFrame, rng: np.random.Generator) -> dict[str, float]:
+    """The judge's own calibration error, against truth."""
+    right = (test["committed"] == test["truth"]).to_numpy()
+    error = expected_calibration_error(test["judge_confidence"].to_numpy(), right, drawn_groups(test), rng=rng)
+    return interval("ece", error)
+
+
+def equal_to_token_by_token(test: pd.DataFrame) -> dict[str, int]:
+    """In how many utterances every exact way commits what plain decoding writes."""
+    ways = [way for way in EXACT_PLANS if way in test]
+    same = test[ways].eq(test["alone"], axis=0).all(axis=1).groupby(test["utterance"]).all()
+    return {"equal": int(same.sum()), "n_utterances": len(same)}
+
+
 def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: int = 0, corpus: str = PROMPTS) -> dict:
     """Every number of `referee.json`."""
     rng = np.random.default_rng(seed)
@@ -299,10 +319,8 @@ def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: i
     for speaker, rows in frames.groupby("speaker", sort=False):
         test, validation = rows[rows["split"] == "test"], rows[rows["split"] == "validation"]
         verified = chunks[(chunks["speaker"] == speaker) & (chunks["split"] == "test")]
-        unit, right = drawn_groups(test), (test["committed"] == test["truth"]).to_numpy()
         by_speaker[speaker] = {
-            "agreement": interval("exact", bootstrap_by_group(test["exact"].to_numpy(), unit, rng=rng))
-            | interval("lenient", bootstrap_by_group(test["lenient_verdict"].to_numpy(), unit, rng=rng)),
+            "agreement": agreement(test, rng),
             "draft_confidence": acceptance_facts(test, validation, "confidence", rng),
             "recalibrated_confidence": acceptance_facts(test, validation, "recalibrated", rng),
             "passes": pass_facts(verified, rng),
@@ -311,14 +329,10 @@ def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: i
             "lenient": rules.lenient_rows(test, rng),
             "gains": gains(test, rng),
             "policy": policy_facts(verified, rng),
-            "judge_calibration": interval(
-                "ece", expected_calibration_error(test["judge_confidence"].to_numpy(), right, unit, rng=rng)
-            ),
+            "judge_calibration": judge_calibration(test, rng),
         }
         if "alone" in test and test["alone"].notna().all():
-            ways = [way for way in EXACT_PLANS if way in test]
-            same = test[ways].eq(test["alone"], axis=0).all(axis=1).groupby(test["utterance"]).all()
-            by_speaker[speaker]["equal_to_token_by_token"] = {"equal": int(same.sum()), "n_utterances": len(same)}
+            by_speaker[speaker]["equal_to_token_by_token"] = equal_to_token_by_token(test)
     return {
         "provenance": {**provenance.machine(), "command": "python -m workbench.measure.referee", "label": "measured"},
         "definitions": DEFINITIONS,
@@ -329,106 +343,57 @@ def summarise(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: i
     }
 
 
-def unseen_facts(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, card: dict, seed: int = 0) -> dict:
-    """Every number of `referee_unseen.json`.
+def stranger_facts(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, command: str, seed: int = 0) -> dict:
+    """Every number of `referee_real_speakers.json` and `referee_unseen.json`: nothing that judges heard these speakers.
 
     Parameters
     ----------
-    frames : test rows with speaker "unseen" whose draft is the probe's plan; alone is missing where it was not run.
+    frames : test rows of one speaker row, live judged too; alone may be missing in some utterances, or be no column.
     chunks : the verified chunks of the same rows.
-    card : the draft's metrics.json, for the draft that never heard the speaker: its weights are not kept.
+    command : that made them.
     """
     rng = np.random.default_rng(seed)
     frames = verdicts_of(frames)
-    whole = referee_table(with_simple_rules(frames).drop(columns=["draft", "alone"]), rng)
-    alone = frames[frames["alone"].notna()]
-    part = referee_table(alone.drop(columns=["draft", "one_pass", "committed"]), rng)
-    part = part[part["what"] == PARTIES_BY_COLUMN["alone"]]
-    table = pd.concat([whole, part], ignore_index=True).replace(
-        {PARTIES_BY_COLUMN["one_pass"]: OVER_THE_PROBE, PARTIES_BY_COLUMN["probe"]: WHISPER_PROBE}
-    )
-    own = {"source": display_path(UNSEEN_FRAMES_FILE)}
-    from_card = {f"accuracy{end}": card[f"accuracy_unseen_speaker{end}"] for end in ("", "_low", "_high")}
-    drafts = {
-        "speaker": "unseen",
-        "what": PARTIES_BY_COLUMN["draft"],
-        **from_card,
-        **{f"within_one_frame{end}": None for end in ("", "_low", "_high")},  # was not measured
-        **{f"n_{what}": card[f"n_{what}_unseen_speaker"] for what in ("utterances", "frames")},
-        "label": "measured",
-        "source": "data/models/draft/metrics.json",
-    }
-    utterance, truth = frames["utterance"].to_numpy(), frames["truth"]
-    right = {name: (frames[name] == truth).to_numpy() for name in ("committed", "probe")}
-    same = (alone["alone"] == alone["committed"]).groupby(alone["utterance"]).all()
-    error = expected_calibration_error(frames["judge_confidence"].to_numpy(), right["committed"], utterance, rng=rng)
-    return {
-        "provenance": {**provenance.machine(), "label": "measured"},
-        "definitions": UNSEEN_DEFINITIONS,
+    calibration = judge_calibration(frames, rng)
+    table = referee_table(frames.drop(columns="alone", errors="ignore"), rng)
+    written = frames[frames["alone"].notna()] if "alone" in frames else frames[:0]
+    if len(written):
+        own = referee_table(written[["speaker", "split", "utterance", "truth", "alone"]], rng)
+        table = pd.concat([table, own], ignore_index=True)
+    (speaker,) = frames["speaker"].unique()
+    facts = {
+        "provenance": {**provenance.machine(), "command": command, "label": "measured"},
+        "definitions": {name: DEFINITIONS[name] for name in STRANGERS_HAVE} | STRANGERS[speaker] | AS_IT_COMES,
         "judging": judging,
-        "table": [drafts, *(row | own for row in table.to_dict("records"))],
-        "gain_over_probe": interval(
-            "accuracy", bootstrap_by_group(1.0 * right["committed"] - right["probe"], utterance, rng=rng)
-        ),
-        "agreement": interval("exact", bootstrap_by_group(frames["exact"].to_numpy(), utterance, rng=rng))
-        | interval("lenient", bootstrap_by_group(frames["lenient_verdict"].to_numpy(), utterance, rng=rng)),
-        "probe_confidence": threshold_facts(frames, "confidence", rng),
-        "passes": pass_facts(chunks, rng),
-        "judge_calibration": interval("ece", error),
-        "equal_to_token_by_token": {"equal": int(same.sum()), "n_utterances": len(same)},
-    }
-
-
-def real_speaker_facts(frames: pd.DataFrame, chunks: pd.DataFrame, judging: dict, seed: int = 0) -> dict:
-    """Every number of `referee_real_speakers.json`: people whom neither draft nor ears nor adapter ever heard.
-
-    frames, chunks : test rows with speaker "real", live judged too.
-    """
-    rng = np.random.default_rng(seed)
-    frames = verdicts_of(frames)
-    utterance = frames["utterance"].to_numpy()
-    right = (frames["committed"] == frames["truth"]).to_numpy()
-    error = expected_calibration_error(frames["judge_confidence"].to_numpy(), right, utterance, rng=rng)
-    return {
-        "provenance": {
-            **provenance.machine(),
-            "command": "python -m workbench.measure.referee --strangers DIR",
-            "label": "measured",
-        },
-        "definitions": {name: DEFINITIONS[name] for name in ("judge", "lenient", "exact_greedy", "bad_accepts")},
-        "judging": judging,
-        "table": referee_table(frames, rng).to_dict("records"),
+        "table": table.to_dict("records"),
         "gains": gains(frames, rng),
-        "agreement": interval("exact", bootstrap_by_group(frames["exact"].to_numpy(), utterance, rng=rng))
-        | interval("lenient", bootstrap_by_group(frames["lenient_verdict"].to_numpy(), utterance, rng=rng)),
+        "agreement": agreement(frames, rng),
         "draft_confidence": threshold_facts(frames, "confidence", rng),
         "passes": pass_facts(chunks, rng),
-        "judge_calibration": interval("ece", error),
+        "judge_calibration": calibration,
     }
+    return facts | ({"equal_to_token_by_token": equal_to_token_by_token(written)} if len(written) else {})
 
 
 def with_unseen(table: pd.DataFrame) -> pd.DataFrame:
     """The referee table with the unseen speaker's rows below it, where those were measured."""
     if not UNSEEN_FILE.is_file():
         return table
-    unseen = pd.DataFrame(json.loads(UNSEEN_FILE.read_text(encoding="utf-8"))["table"])
-    unseen = unseen.replace({"what": {PARTIES_BY_COLUMN["draft"]: WINDOW_NETWORK}})
-    numeric = [name for name in unseen if name.startswith("within_one_frame")]
-    return pd.concat([table, unseen.astype(dict.fromkeys(numeric, float))], ignore_index=True)
+    unseen = json.loads(UNSEEN_FILE.read_text(encoding="utf-8"))["table"]
+    return pd.concat([table, pd.DataFrame(unseen)], ignore_index=True)
 
 
-UNSEEN_DEFINITIONS = {
-    "unseen": "the corpus' speaker, whom neither adapter nor probe nor draft heard in training: all learned from other "
-    "voices; held-out test prompts",
-    "draft": "its weights are not kept: the row is its model card's, over the whole corpus",
-    "judge": "the reasoner's own greedy plan, as the exact rule commits it; the draft that it verifies is the probe's "
-    "plan; every interval is 95 % by utterance",
-    "majority class, energy threshold": "fitted on the speaker's training prompts, as in referee.json",
-    "token by token": "on a random sample of the utterances; equal_to_token_by_token compares it with the exact rule's",
-    "probe_confidence": f"acceptance of the probe's plan where its own confidence is at least {CLAIMED_THRESHOLD}; "
-    "lenient: the judge names the viseme within ±1 frame; exact_greedy: for the same frame",
-    "judge_calibration": "at the temperature that the adapter has; nothing is fitted on this speaker",
-    "passes": "verified: the exact rule, the probe's plan as the draft",
+STRANGERS_HAVE = ("judge", "lenient", "exact_greedy", "draft_confidence", "bad_accepts", "passes")
+AS_IT_COMES = {"judge_calibration": "at the adapter's own temperature; nothing is fitted on these speakers"}
+STRANGERS = {
+    "real": {"real": "people whom neither draft nor ears nor adapter ever heard"},
+    "unseen": {
+        "unseen": "the corpus' speaker, whom neither draft nor ears nor adapter heard in training: all learned from "
+        "other voices; held-out test prompts",
+        "majority class, energy threshold": "fitted on the speaker's training prompts, as in referee.json",
+        "token by token": "on a random sample of the utterances; equal_to_token_by_token compares every exact way "
+        "with it",
+    },
 }
 
 DEFINITIONS = {

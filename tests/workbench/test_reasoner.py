@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +121,47 @@ def test_ears_hear_a_lesson_as_their_stream_does():
         np.testing.assert_allclose(hear(ears, samples, chunk), streamed, atol=1e-4)
 
 
+@pytest.fixture
+def synthetic(tmp_path, monkeypatch) -> Path:
+    """A file of lessons in two toy voices, heard by ears of a path."""
+    from workbench.train import lessons
+
+    ears = tmp_path / "ears_unseen.safetensors"
+
+    def speak(source, minutes, rng):
+        samples = rng.normal(0, 0.1, 20_000).astype(np.float32)
+        yield from [(samples, [Phone("OW", 0.1, 0.9, f"{source}{k}")]) for k in range(4 if minutes else 0)]
+
+    def hear(heard_by, samples, chunk):
+        taught = lesson(38)
+        taught.probe[::2] = np.eye(CLASSES)[taught.truth[::2]]  # some are sure
+        return taught.probe * (heard_by == str(ears))
+
+    monkeypatch.setattr(lessons, "prompts_of", lambda *_: [])
+    monkeypatch.setattr(lessons, "human_lessons", lambda *_, **more: pytest.fail("a human was heard"))
+    monkeypatch.setattr(lessons, "SYNTHETIC_MINUTES", {"piper": 1.0, "slt": 1.0})
+    monkeypatch.setattr(lessons, "speak", speak)
+    monkeypatch.setattr(lessons, "load_draft_front", lambda name: name)
+    monkeypatch.setattr(lessons, "hear", hear)
+    assert lessons.main([str(tmp_path / "lessons.npz"), "--synthetic", "--ears", str(ears)]) == 0
+    none = [str(tmp_path / "none.npz"), "--synthetic", "--minutes-scale", "0"]
+    assert lessons.main(none) == InputError.EXIT_CODE and not (tmp_path / "none.npz").exists()
+    return tmp_path / "lessons.npz"
+
+
+def test_synthetic_lessons_are_of_the_ears_that_were_named(synthetic):
+    found = load_lessons(synthetic)
+    assert {(one.source, one.split) for one in found} == {("piper", "train"), ("slt", "train")} and len(found) == 8
+    assert all(one.probe.sum() > 0 for one in found)
+
+
+def test_absent_ears_are_one_line(tmp_path, capsys):
+    from workbench.train import lessons
+
+    assert lessons.main([str(tmp_path / "out.npz"), "--ears", str(tmp_path / "no.safetensors")]) == InputError.EXIT_CODE
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_nothing_of_the_test_split_was_learned():
     """The committed adapters name every utterance that they heard: none is held out, nor nearly says what is."""
     held_out = {name for name, row in read_splits()["prompts"].items() if row["split"] != "train"}
@@ -230,6 +272,19 @@ def test_training_learns_and_its_adapter_loads(script, short, tmp_path):
         merged = tuned.engine.model.base_model(input_ids=ids).last_hidden_state
     torch.testing.assert_close(merged, trained, atol=0.1, rtol=0.1)  # the file is bfloat16
     assert not (tmp_path / "adapter" / "checkpoint.safetensors").exists()
+
+
+def test_training_without_validation_lessons_measures_none(synthetic, tmp_path):
+    """The command on synthetic lessons alone: the adapter loads and tells whom it heard, at a neutral temperature."""
+    folder, out = tmp_path / "llama", tmp_path / "fits" / "adapter"
+    tiny_llama().save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    limits = ["--steps", "12", "--minutes", "60", "--batch-tokens", "300"]
+    assert main([str(synthetic), "--out", str(out), "--model", str(folder), *limits]) == 0
+    facts = json.loads((out / "training.json").read_text())
+    assert (facts["sources"], facts["validation"], facts["steps"]) == (["piper", "slt"], None, 12)
+    assert len((out / "losses.csv").read_text().splitlines()) == 2
+    assert load_reasoner(folder, out, weights="random").temperature == 1.0
 
 
 def test_an_interrupted_run_goes_on(script, short, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The judge before its referee: runs on a toy judge, the tables' numbers by hand, and SmolLM2 against itself."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 
@@ -436,46 +437,46 @@ def test_the_sweep_and_the_headlines_are_the_summarys_numbers(found, monkeypatch
 # ------------------------------------------------------------------------------------------------- unseen speakers
 
 
-CARD = {
-    **{f"accuracy_unseen_speaker{end}": value for end, value in (("", 0.61), ("_low", 0.6), ("_high", 0.62))},
-    "n_utterances_unseen_speaker": 545,
-    "n_frames_unseen_speaker": 40590,
-}
-
-
 @pytest.fixture(scope="module")
 def strangers(tmp_path_factory) -> tuple[pd.DataFrame, pd.DataFrame, dict]:
-    """Eight utterances whose draft is the probe's own plan; three of them are also written token by token."""
-    recordings = []
-    for seed in range(8):
-        each = toy_recording(f"u{seed}", 20 + 7 * (seed % 5), seed)
-        recordings.append(replace(each, draft=DraftPlan(each.probe, each.probe.max(1), np.zeros(len(each.truth)))))
-    folder = tmp_path_factory.mktemp("strangers")
-    return referee.judge_strangers(ToyReasoner(), recordings, folder, alone=3)
+    """Eight utterances, three of which are also written token by token."""
+    recordings = [toy_recording(f"u{seed}", 20 + 7 * (seed % 5), seed) for seed in range(8)]
+    return referee.judge_strangers(ToyReasoner(), recordings, tmp_path_factory.mktemp("strangers"), "unseen", alone=3)
+
+
+def simple_rules(frames: pd.DataFrame, *_) -> pd.DataFrame:
+    return frames.assign(majority="sil", energy_rule="aa")
 
 
 @pytest.fixture
-def unseen(strangers, tmp_path, monkeypatch) -> dict:
+def unseen(strangers, tmp_path) -> dict:
     """The facts of the unseen speaker, from the frame table as it comes back from its file."""
     frames, chunks, _ = strangers
-    monkeypatch.setattr(
-        referee_numbers, "with_simple_rules", lambda frames, *_: frames.assign(majority="sil", energy_rule="aa")
-    )
     frames.to_csv(tmp_path / "frames.csv", index=False)
-    return referee_numbers.unseen_facts(pd.read_csv(tmp_path / "frames.csv"), chunks, {}, CARD)
+    return referee_numbers.stranger_facts(simple_rules(pd.read_csv(tmp_path / "frames.csv")), chunks, {}, "toy")
+
+
+# What both files of speakers that nobody heard hold, and whom their tables compare.
+SHAPE = {
+    "provenance", "definitions", "judging", "table", "gains", "agreement", "draft_confidence", "passes",
+    "judge_calibration",
+}  # fmt: skip
+STRANGERS_PARTIES = {
+    "draft": "draft",
+    "the judge's ears": "probe",
+    "reasoner, one pass over the draft": "one_pass",
+    "committed, exact greedy": "committed",
+    "committed, live: no words": "live",
+}
+SIMPLE = {"majority class", "energy threshold"}
 
 
 def test_the_unseen_speakers_table_is_the_share_of_right_frames(unseen, strangers):
     frames, chunks, seconds = strangers
     rows = {row["what"]: row for row in unseen["table"]}
     assert len(rows) == len(unseen["table"]) and {row["speaker"] for row in unseen["table"]} == {"unseen"}
-    columns = {
-        "Whisper-encoder probe": "probe",
-        referee_numbers.OVER_THE_PROBE: "one_pass",
-        "committed, exact greedy": "committed",
-        "majority class": None,
-    }
-    for what, column in columns.items():
+    assert rows.keys() == STRANGERS_PARTIES.keys() | SIMPLE | {"reasoner, token by token"}
+    for what, column in STRANGERS_PARTIES.items() | {("majority class", None)}:
         plan = frames[column] if column else "sil"
         assert rows[what]["accuracy"] == pytest.approx((plan == frames["truth"]).mean(), abs=1e-5)
         assert (rows[what]["n_utterances"], rows[what]["n_frames"]) == (8, len(frames))
@@ -486,31 +487,83 @@ def test_the_unseen_speakers_table_is_the_share_of_right_frames(unseen, stranger
         (alone["alone"] == alone["truth"]).mean(), abs=1e-5
     )
     assert unseen["equal_to_token_by_token"] == {"equal": 3, "n_utterances": 3}
-    assert unseen["gain_over_probe"]["accuracy"] == pytest.approx(
-        rows["committed, exact greedy"]["accuracy"] - rows["Whisper-encoder probe"]["accuracy"], abs=2e-5
-    )
-    assert "any_rejection" not in chunks and set(seconds) == {"exact", "alone"}
-    assert unseen["passes"]["verified_ratio"] == pytest.approx(
-        chunks["frames"].sum() / chunks["passes"].sum(), abs=1e-4
-    )
+    assert "any_rejection" not in chunks and set(seconds) == {"exact", "live", "guessed", "alone"}
+    for way, column in (("verified", "passes"), ("guessed", "guessed_passes")):
+        assert unseen["passes"][f"{way}_ratio"] == pytest.approx(
+            chunks["frames"].sum() / chunks[column].sum(), abs=1e-4
+        )
     assert json.loads(json.dumps(unseen, allow_nan=False)) == unseen
 
 
-def test_the_unseen_draft_is_its_cards(unseen):
-    (draft,) = [row for row in unseen["table"] if row["what"] == "draft"]
-    assert (draft["accuracy"], draft["n_utterances"], draft["within_one_frame"]) == (0.61, 545, None)
-    assert draft["source"] == "data/models/draft/metrics.json"
-    assert all("judged_frames_unseen" in row["source"] for row in unseen["table"] if row is not draft)
+def test_the_unseen_speakers_gains_are_differences_of_rows(unseen):
+    accuracy = {row["what"]: row["accuracy"] for row in unseen["table"]}
+    gains = {(row["plan"], row["over"]): row["gain"] for row in unseen["gains"]}
+    plans, over = ("committed, exact greedy", "committed, live: no words"), ("draft", "the judge's ears")
+    assert gains.keys() == {(plan, other) for plan in plans for other in over}
+    for (plan, other), gain in gains.items():
+        assert gain == pytest.approx(accuracy[plan] - accuracy[other], abs=2e-5)
 
 
-def test_the_probes_confidence_is_the_unseen_acceptance(unseen, strangers):
+def test_the_drafts_confidence_is_the_unseen_acceptance(unseen, strangers):
     frames, _, _ = strangers
     covered = frames[frames["confidence"] >= 0.85]
-    assert (frames["draft"] == frames["probe"]).all()
-    assert unseen["probe_confidence"]["coverage"] == pytest.approx(len(covered) / len(frames), abs=1e-4)
+    assert unseen["draft_confidence"]["coverage"] == pytest.approx(len(covered) / len(frames), abs=1e-4)
     exact = (covered["draft"] == covered["committed"]).mean()
-    assert unseen["probe_confidence"]["exact_greedy"] == pytest.approx(exact, abs=1e-4)
+    assert unseen["draft_confidence"]["exact_greedy"] == pytest.approx(exact, abs=1e-4)
     assert unseen["agreement"]["exact"] <= unseen["agreement"]["lenient"]
+
+
+def test_real_speakers_have_the_same_shape_without_what_takes_their_speech(strangers):
+    frames, chunks, _ = strangers
+    real = referee_numbers.stranger_facts(
+        frames.drop(columns="alone").assign(speaker="real"), chunks.assign(speaker="real"), {}, "toy"
+    )
+    assert real.keys() == SHAPE and "unseen" not in real["definitions"]
+    assert [row["what"] for row in real["table"]] == list(STRANGERS_PARTIES)
+
+
+def test_the_unseen_speakers_rows_are_judged_side_by_side_and_kept(tmp_path, monkeypatch, capsys):
+    """The whole command on a folder of toys: tables, facts, and which files judged."""
+    folder, recordings = tmp_path / "fits", [toy_recording(f"u{seed}", 26, seed) for seed in range(3)]
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "training.json").write_text('{"sources": ["piper"], "steps": 3}')
+    (folder / "adapter" / "reasoner.json").write_text("{}")
+    for index, path in enumerate(("adapter/adapter_model", "draft_unseen", "ears_unseen")):
+        (folder / f"{path}.safetensors").write_bytes(bytes([index]))
+    gathered = []
+
+    def gather(prompts, draft, ears, words, kept):
+        gathered.append((draft, ears))
+        return recordings
+
+    model = ToyReasoner()
+    model.temperature = 1.0
+    monkeypatch.setattr(referee.paths, "RUN_DIR", tmp_path / "run")
+    monkeypatch.setattr(referee, "human_prompts", lambda split: [])
+    monkeypatch.setattr(referee, "heard_words", lambda prompts: pd.DataFrame({"utterance": []}))
+    monkeypatch.setattr(referee, "load_reasoner", lambda adapter: model)
+    monkeypatch.setattr(referee, "gather", gather)
+    monkeypatch.setattr(referee, "with_simple_rules", simple_rules)
+    for name in ("UNSEEN_FILE", "UNSEEN_FRAMES_FILE"):
+        monkeypatch.setattr(referee, name, tmp_path / getattr(referee, name).name)
+    assert referee.main(["--unseen", str(folder), "--processes", "2"]) == 0
+    assert gathered == [(str(folder / "draft_unseen.safetensors"), str(folder / "ears_unseen.safetensors"))]
+    facts = json.loads((tmp_path / "referee_unseen.json").read_text())
+    assert facts.keys() == SHAPE | {"equal_to_token_by_token"}
+    assert facts["equal_to_token_by_token"] == {"equal": 3, "n_utterances": 3}
+    assert len(pd.read_csv(tmp_path / "judged_frames_unseen.csv.gz")) == 3 * 26
+    judging, digests = facts["judging"], [hashlib.sha256(bytes([index])).hexdigest() for index in range(3)]
+    assert (judging["adapter_sha256"], judging["adapter_is_kept"]) == (digests[0], False)
+    assert judging["adapter_training"] == {"sources": ["piper"], "steps": 3}
+    for who, digest in (("draft", digests[1]), ("ears", digests[2])):
+        assert judging[who] == {"name": f"{who}_unseen", "sha256": digest, "is_kept": False}
+    assert judging["processor_seconds"].keys() == {"exact", "live", "guessed", "alone"}
+
+    (folder / "ears_unseen.safetensors").unlink()
+    capsys.readouterr()
+    assert referee.main(["--unseen", str(folder)]) == InputError.EXIT_CODE
+    error = capsys.readouterr().err
+    assert "ears_unseen.safetensors: no such file" in error and error.count("\n") == 1
 
 
 def test_both_speakers_stand_in_one_table(unseen, found, tmp_path, monkeypatch):
@@ -521,35 +574,48 @@ def test_both_speakers_stand_in_one_table(unseen, found, tmp_path, monkeypatch):
     (tmp_path / "unseen.json").write_text(json.dumps(unseen))
     both = referee_numbers.with_unseen(trained)
     assert len(both) == len(trained) + len(unseen["table"]) and both["within_one_frame"].dtype == float
+    assert set(both["what"]) <= referee_numbers.PARTIES.keys()
     recorded = {}
     monkeypatch.setattr(referee_numbers, "record", lambda key, value, *rest, **more: recorded.update({key: value}))
     referee_numbers.record_unseen()
-    assert recorded["reasoner.accuracy_unseen_speaker"] == unseen["table"][-2]["accuracy"]
+    accuracy = {row["what"]: row["accuracy"] for row in unseen["table"]}
+    assert recorded["reasoner.accuracy_unseen_speaker"] == accuracy["committed, exact greedy"]
 
 
 @pytest.mark.parametrize(
     ("training", "message"),
     [
         ('{"sources": ["piper", "speech-en"]}', "it heard speech-en"),
+        ('{"sources": ["own", "piper"]}', "it heard own"),
         ("{}", "does not tell whom"),
         ("no json", "does not tell whom"),
         (None, "does not tell whom"),
     ],
 )
 def test_an_adapter_that_may_have_heard_the_speaker_is_refused(tmp_path, capsys, training, message):
+    (tmp_path / "adapter").mkdir()
     if training is not None:
-        (tmp_path / "training.json").write_text(training)
+        (tmp_path / "adapter" / "training.json").write_text(training)
     assert referee.main(["--unseen", str(tmp_path)]) == InputError.EXIT_CODE
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
 
-def test_the_committed_unseen_rows_are_of_an_adapter_that_heard_no_human():
+def test_the_committed_unseen_rows_are_of_fits_that_heard_no_human_of_the_corpus():
     if not referee_numbers.UNSEEN_FILE.is_file():
         pytest.skip("the unseen speaker is not measured")
     facts = json.loads(referee_numbers.UNSEEN_FILE.read_text(encoding="utf-8"))
     assert facts["judging"]["adapter_training"]["sources"]
-    assert not any(source.startswith("speech") for source in facts["judging"]["adapter_training"]["sources"])
+    assert not any(
+        source.startswith(referee.HUMAN_SOURCES) for source in facts["judging"]["adapter_training"]["sources"]
+    )
+    shipped = {hashlib.sha256(path.read_bytes()).hexdigest() for path in referee.FRONTS}
+    for who in ("draft", "ears"):
+        judge = facts["judging"][who]
+        assert judge["name"] == f"{who}_unseen" and not judge["is_kept"] and judge["sha256"] not in shipped
+    assert facts.keys() == SHAPE | {"equal_to_token_by_token"}
+    rows = {row["what"] for row in facts["table"]}
+    assert rows == STRANGERS_PARTIES.keys() | SIMPLE | {"reasoner, token by token"}
     frames = pd.read_csv(referee_numbers.UNSEEN_FRAMES_FILE)
     committed = next(row for row in facts["table"] if row["what"] == "committed, exact greedy")
     assert committed["accuracy"] == pytest.approx((frames["committed"] == frames["truth"]).mean(), abs=1e-5)

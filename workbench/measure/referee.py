@@ -6,11 +6,12 @@ frame: truth and what each party says), `judged_chunks.csv` (one row a verified 
 same in order, for replay) and `referee.json` (the numbers drawn from them); beside the draft's weights, the learned
 policy; beside the adapter, by which plans share a pass (`branches.py`); and `reasoner_lossless.json`, the proof that
 100 utterances were decided as the reasoner alone wrote them. ``--summarise`` makes only `referee.json` again,
-``--lossless N`` only the proof, for N utterances. ``--unseen ADAPTER`` judges the test prompts with an adapter that
-never heard their speaker, nor did probe and draft, and writes `judged_frames_unseen.csv.gz` and `referee_unseen.json`;
-the adapter itself is not kept (all models together stay under 24 MiB). ``--strangers DIR`` judges people whom nobody
-trained on (`list.tsv`: file, speaker, words) and writes `referee_real_speakers.json`. ``--int8`` judges the test
-prompts in int8, in passes and token by token, and writes `referee_int8.json`, beside float32's tables. ``--rules``
+``--lossless N`` only the proof, for N utterances. ``--unseen DIR`` judges the test prompts with a draft, ears and an
+adapter that never heard their speaker (`draft_unseen.safetensors` and `ears_unseen.safetensors` of `train.front`,
+`adapter/` of `train.reasoner`) and writes `judged_frames_unseen.csv.gz` and `referee_unseen.json`; the three are not
+kept (all models together stay under 24 MiB). ``--strangers DIR`` judges people whom nobody trained on (`list.tsv`:
+file, speaker, words) and writes `referee_real_speakers.json`. ``--int8`` judges the test prompts in int8, in passes and
+token by token, and writes `referee_int8.json`, beside float32's tables. ``--rules``
 judges only by the rules whose plans are not the judge's own (lenient, mouth, gate) and fits the policy; the judge's own
 plans stay the tables'. ``--row``, ``--corpus``: another row judges, or another corpus is judged, and all of it lies in
 ``data/measurements/ROW``, policy and plans that share a pass too; intervals draw speakers where the corpus names them.
@@ -39,7 +40,6 @@ from tqdm.auto import tqdm
 
 from specsync_lib import paths, provenance, rows
 from specsync_lib.draft.front import DRAFT, EARS, front_path
-from specsync_lib.draft.plan import MODEL_DIR as DRAFT_DIR
 from specsync_lib.errors import InputError
 from specsync_lib.files import atomic_path, write_json
 from specsync_lib.judge import branches
@@ -76,9 +76,9 @@ from specsync_lib.measures.referee import (
     UNSEEN_FRAMES_FILE,
     acceptance_pattern,
     judged_tables,
-    real_speaker_facts,
+    stranger_facts,
     summarise,
-    unseen_facts,
+    with_simple_rules,
 )
 from specsync_lib.paths import MEASUREMENTS_DIR, display_path
 from specsync_lib.pipeline.answers import OTHER_PLANS
@@ -93,10 +93,11 @@ INT8_FILE = MEASUREMENTS_DIR / "referee_int8.json"
 MACHINE_FILE = "machine.json"  # beside judged recordings: the one that judged them, whose tables may be made elsewhere
 FRONTS = [front_path(name) for name in (DRAFT, EARS)]
 
-UNSEEN_PROBE = "teacher_unseen_speaker"  # that did not
+UNSEEN_FRONTS = {"draft": "draft_unseen.safetensors", "ears": "ears_unseen.safetensors"}  # beside the adapter's folder
 LOSSLESS_UTTERANCES = 100  # of the whole command; those of the test split are judged token by token anyway
-HUMAN_SOURCES = "speech-"  # how the names of lessons from human speech begin
+HUMAN_SOURCES = ("speech-", "own")  # how the names of lessons from human speech begin
 UNSEEN_ALONE_UTTERANCES = 40  # of the unseen speaker's, judged token by token too
+STRANGER_RUNS = ("exact", "live", "guessed")
 TRAINED_RUNS = ("exact", "guessed", "live", *BRANCHED, "alone", "without_probe")
 QUICK_RUNS, QUICK_RULES = ("exact", "guessed", "live"), OTHER_PLANS
 # Part of the name of the folder of judged recordings: count on when what is judged, or what is kept of it, changes.
@@ -418,6 +419,36 @@ def strangers(folder: Path) -> list[Prompt]:
         return [Prompt(name, words, folder / name, "test") for name, _, words in csv.reader(rows, delimiter="\t")]
 
 
+def judge_strangers(
+    model: Reasoner,
+    recordings: Sequence[Recording],
+    folder: Path,
+    speaker: str,
+    processes: int = 1,
+    alone: int = 0,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
+    """Judge recordings whose speakers nobody heard: the frame table, the chunk table, processor seconds by run.
+
+    speaker: what the tables call them; alone: of how many recordings, drawn at random, the plan is also written token
+    by token; missing for the others.
+    """
+    words = f"{speaker}:"
+    results = judge_all(model, recordings, {run: RUNS[run] for run in STRANGER_RUNS}, folder, words, processes)
+    count = min(alone, len(recordings))
+    drawn = sorted(np.random.default_rng(seed).choice(len(recordings), count, replace=False).tolist())
+    written = judge_all(model, [recordings[k] for k in drawn], {"alone": RUNS["alone"]}, folder, words, processes)
+    by_index = dict(zip(drawn, written["alone"], strict=True))
+    frames, chunks = [], []
+    for index, (each, exact, live, guessed) in enumerate(zip(recordings, *results.values(), strict=True)):
+        plans = {"alone": by_index[index]} if index in by_index else {}
+        # Rows are at the adapter's own temperature: none is fitted, for that would take speech of these speakers.
+        frames.append(frame_rows(each, exact, 1.0, live=live, guessed=guessed, **plans))
+        chunks.append(chunk_rows(each, exact, guessed=guessed))
+    tables = (pd.concat(rows, ignore_index=True).assign(split="test", speaker=speaker) for rows in (frames, chunks))
+    return *tables, seconds_of(results | written)
+
+
 def judge_real_speakers(folder: Path, processes: int = 1) -> dict:
     """What the committed draft, ears and adapter make of people whom none of them ever heard, offline and live."""
     prompts = strangers(folder)
@@ -425,16 +456,9 @@ def judge_real_speakers(folder: Path, processes: int = 1) -> dict:
     kept, digest = run_folder("strangers", MODEL_DIR / ADAPTER, FRONTS, words)
     model = load_reasoner(adapter=ADAPTER)
     recordings = gather(prompts, DRAFT, EARS, words, gathered_folder(FRONTS, words))
-    runs = {run: RUNS[run] for run in ("exact", "live", "guessed")}
-    exact, live, guessed = judge_all(model, recordings, runs, kept, "strangers:", processes).values()
-    frames, chunks = [], []
-    for each, one, other, third in zip(recordings, exact, live, guessed, strict=True):
-        # Rows are at the adapter's own temperature: nothing is fitted on these people.
-        frames.append(frame_rows(each, one, 1.0, live=other))
-        chunks.append(chunk_rows(each, one, guessed=third))
-    tables = (pd.concat(rows, ignore_index=True).assign(split="test", speaker="real") for rows in (frames, chunks))
-    judging = {"reasoner": model.name, "adapter_sha256": digest}
-    return real_speaker_facts(*tables, judging)
+    frames, chunks, seconds = judge_strangers(model, recordings, kept, "real", processes)
+    judging = {"reasoner": model.name, "adapter_sha256": digest, "processor_seconds": seconds}
+    return stranger_facts(frames, chunks, judging, "python -m workbench.measure.referee --strangers DIR")
 
 
 def prove_lossless(count: int, processes: int = 1) -> dict:
@@ -538,7 +562,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=1, help="that judge side by side, on one core each")
     parser.add_argument("--strangers", type=Path, metavar="DIR", help="only judge these people's speech: list.tsv")
     parser.add_argument(
-        "--unseen", type=Path, metavar="ADAPTER", help="only judge the unseen speaker, with this folder"
+        "--unseen", type=Path, metavar="DIR", help="only judge the unseen speaker, with the fits of this folder"
     )
     add_row(parser)
     options = parser.parse_args(arguments)
@@ -560,7 +584,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.int8 is not None:
             write_json(INT8_FILE, judge_in_int8(options.processes, options.int8 or None))
         elif options.unseen is not None:
-            judge_unseen(options.unseen)
+            judge_unseen(options.unseen, options.processes)
         elif options.strangers is not None:
             write_json(STRANGERS_FILE, judge_real_speakers(options.strangers, options.processes))
         elif options.summarise:
@@ -719,41 +743,22 @@ def strange_training(adapter: Path) -> dict:
     return {name: facts[name] for name in names if name in facts}
 
 
-def judge_strangers(
-    model: Reasoner, recordings: Sequence[Recording], folder: Path, alone: int, seed: int = 0
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
-    """Judge recordings whose speaker nobody heard: the frame table, the chunk table, processor seconds by run.
+def judge_unseen(folder: Path, processes: int = 1, alone: int = UNSEEN_ALONE_UTTERANCES) -> None:
+    """The unseen speaker's rows: the test prompts, judged by a draft, ears and an adapter that never heard her.
 
-    alone: of how many recordings, drawn at random, the plan is also written token by token; missing for the others.
+    folder: holds :data:`UNSEEN_FRONTS`, and the adapter's files in a folder of their own.
+
+    Raises
+    ------
+    InputError : a file is absent, or the adapter heard her (`strange_training`).
     """
-    exact = judge_all(model, recordings, {"exact": judge}, folder, "unseen:")["exact"]
-    count = min(alone, len(recordings))
-    drawn = sorted(np.random.default_rng(seed).choice(len(recordings), count, replace=False).tolist())
-    alone_runs = {"alone": RUNS["alone"]}
-    written = dict(
-        zip(
-            drawn, judge_all(model, [recordings[k] for k in drawn], alone_runs, folder, "unseen:")["alone"], strict=True
-        )
-    )
-    frames, chunks = [], []
-    for index, (each, judged) in enumerate(zip(recordings, exact, strict=True)):
-        plans = {"alone": written[index]} if index in written else {}
-        # Rows are at the adapter's own temperature: none is fitted, for that would take speech of this speaker.
-        frames.append(frame_rows(each, judged, 1.0, **plans))
-        chunks.append(chunk_rows(each, judged))
-    seconds = seconds_of({"exact": exact, "alone": list(written.values())})
-    tables = (pd.concat(rows, ignore_index=True).assign(split="test", speaker="unseen") for rows in (frames, chunks))
-    return *tables, seconds
-
-
-def judge_unseen(adapter: Path, alone: int = UNSEEN_ALONE_UTTERANCES) -> None:
-    """The unseen speaker's rows: the test prompts, judged with an adapter and a probe that never heard her."""
-    training = strange_training(adapter)
-    prompts = human_prompts("test")
+    adapter, fronts = folder.resolve() / "adapter", {who: folder / name for who, name in UNSEEN_FRONTS.items()}
+    training, prompts = strange_training(adapter), human_prompts("test")
     words = heard_words(prompts)
-    folder, digest = run_folder("unseen", adapter, [DRAFT_DIR / f"{UNSEEN_PROBE}.safetensors"], words)
-    model = load_reasoner(adapter=adapter.resolve())
-    frames, chunks, seconds = judge_strangers(model, gather(prompts, None, UNSEEN_PROBE, words), folder, alone)
+    kept, digest = run_folder("unseen", adapter, list(fronts.values()), words)
+    model = load_reasoner(adapter=adapter)
+    recordings = gather(prompts, *map(str, fronts.values()), words, gathered_folder(list(fronts.values()), words))
+    frames, chunks, seconds = judge_strangers(model, recordings, kept, "unseen", processes, alone)
     with atomic_path(UNSEEN_FRAMES_FILE) as temporary:
         frames.to_csv(temporary, index=False, compression={"method": "gzip", "mtime": 0})
     judging = {
@@ -762,12 +767,15 @@ def judge_unseen(adapter: Path, alone: int = UNSEEN_ALONE_UTTERANCES) -> None:
         "adapter_is_kept": False,
         "adapter_temperature": model.temperature,
         "adapter_training": training,
-        "probe": UNSEEN_PROBE,
+        **{
+            who: {"name": path.stem, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "is_kept": False}
+            for who, path in fronts.items()
+        },
+        "machine": json.loads((kept / MACHINE_FILE).read_text(encoding="utf-8")),
         "processor_seconds": seconds,
     }
-    card = json.loads((DRAFT_DIR / "metrics.json").read_text(encoding="utf-8"))
-    facts = unseen_facts(pd.read_csv(UNSEEN_FRAMES_FILE), chunks, judging, card)
-    facts["provenance"]["command"] = "python -m workbench.measure.referee --unseen ADAPTER"
+    frames = with_simple_rules(pd.read_csv(UNSEEN_FRAMES_FILE))
+    facts = stranger_facts(frames, chunks, judging, "python -m workbench.measure.referee --unseen DIR")
     write_json(UNSEEN_FILE, facts)
 
 

@@ -5,7 +5,8 @@
 The ears learned from the human training prompts, and a model that learned from what they make of those would trust them
 too much. So each of these prompts is heard in other voices, in rooms and through noise, and the trainer shakes what was
 heard (`reasoner.as_unheard`) until it errs as on validation prompts; the synthetic voices here they never heard. Chunks
-are of 4, 8 or 12 frames. Validation prompts are heard as they are.
+are of 4, 8 or 12 frames. Validation prompts are heard as they are. ``--synthetic --ears ears_unseen.safetensors`` makes
+the lessons of an adapter that never hears a human, as ears heard them that never heard the corpus' speaker.
 """
 
 import argparse
@@ -163,14 +164,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes-scale", type=float, default=1.0, help="share of the synthetic speech")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ears", default=EARS, metavar="FRONT", help="what hears them: a name, or a .safetensors file")
+    parser.add_argument("--synthetic", action="store_true", help="synthetic voices alone")
     add_corpus(parser)
     options = parser.parse_args(arguments)
     try:
-        ears = load_draft_front(EARS)
+        ears = load_draft_front(options.ears)
         rng = np.random.default_rng(options.seed)
-        lessons = human_lessons(ears, Generator().manual_seed(options.seed), rng, corpus=options.corpus)
-        save_lessons(lessons, options.out)
+        lessons = []
+        if not options.synthetic:
+            lessons += human_lessons(ears, Generator().manual_seed(options.seed), rng, corpus=options.corpus)
+            save_lessons(lessons, options.out)
         lessons += synthetic_lessons(ears, rng, options.minutes_scale, options.corpus)
+        if not lessons:
+            raise InputError("--synthetic: no speech at this --minutes-scale; give a larger one")
         save_lessons(lessons, options.out)
     except InputError as error:
         print(error, file=sys.stderr)
