@@ -16,7 +16,9 @@ from specsync_lib.door import runner
 from specsync_lib.door.parameters import parse_arguments
 from specsync_lib.door.runner import Inputs, NotebookError, Project, run_notebooks
 from specsync_lib.errors import InputError
+from specsync_lib.files import write_text
 from specsync_lib.locks import exclusive
+from specsync_lib.paths import PROJECT_ROOT
 from tests.toys.interruptions import interrupted_at_its_start
 
 INPUTS = Inputs(recording="recording hash", assets="human speech True")
@@ -56,7 +58,7 @@ def executions(project, monkeypatch):
         name = notebook.stem
         names.append(name)
         target = project.run / "first.txt" if name == "01_first" else project.plots / "second.txt"
-        target.write_text(json.dumps(dict(parameters)))
+        write_text(target, json.dumps(dict(parameters)))
         project.executed(name).parent.mkdir(exist_ok=True)
         project.executed(name).write_text("executed")
         return 0.5
@@ -172,6 +174,27 @@ def test_what_a_notebook_made_is_removed_before_it_runs_again(project, execution
     assert project.stamp("01_first").exists()
 
 
+def test_what_others_put_there_while_a_notebook_works_is_not_its_output(project, executions, monkeypatch):
+    execute = runner.execute
+
+    def beside(notebook, *arguments):
+        (project.plots / "my-notes").mkdir(exist_ok=True)
+        (project.plots / "my-notes" / "thoughts.txt").write_text(notebook.stem)
+        write = "from specsync_lib.files import write_text; import sys; write_text(sys.argv[1], 'by another program')"
+        other = {name: value for name, value in os.environ.items() if name != "SPECSYNC_MADE"}
+        live = project.plots / "live.mp4"
+        subprocess.run([sys.executable, "-c", write, str(live)], cwd=PROJECT_ROOT, env=other, check=True)
+        return execute(notebook, *arguments)
+
+    monkeypatch.setattr(runner, "execute", beside)
+    stamped = {output for one in run(project).values() for output in one.outputs}
+    assert not stamped & {"plots/live.mp4", "plots/my-notes/thoughts.txt"}
+    monkeypatch.setattr(runner, "execute", execute)
+    run(project, "-p", "seed=3", "-p", "threshold=0.5")
+    assert (project.plots / "live.mp4").read_text() == "by another program"
+    assert (project.plots / "my-notes" / "thoughts.txt").read_text() == "02_second"
+
+
 def test_a_notebook_that_left_takes_its_numbers_with_it(project, executions):
     run(project)
     project.summary("02_second").parent.mkdir()
@@ -188,7 +211,7 @@ def test_real_kernels_run_in_the_notebook_folder_with_this_python(project):
     (project.notebooks / "json.py").write_text("raise SystemExit('a file of the user')")
     source = "import json, os, sys\nimport numpy\nnumpy.zeros(1)"
     source += "\nfacts = [sys.executable, os.getcwd(), os.environ['SPECSYNC_NOTEBOOK'], text]"
-    source += "\nopen('../data/run/facts.json', 'w').write(json.dumps(facts))"
+    source += "\nfrom specsync_lib.files import write_json\nwrite_json('../data/run/facts.json', facts)"
     (project.notebooks / "02_second.ipynb").unlink()
     write_notebook(project, "01_first", source.replace("text]", "transcript]"), "transcript = ''")
     transcript = """say "it's" \\n {x} %d é 'three'"""
