@@ -52,7 +52,7 @@ LARGEST_TRANSCRIPT_BYTES = 2**20
 OWN_OF_RUN = ("stamps", "unfinished", "executed", "summary")
 OWN_OF_PLOTS = ("report",)
 FOLDERS = "folders of your own in SPECSYNC_RUN_DIR and SPECSYNC_PLOTS_DIR"
-NO_FOLDER = (errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+NO_FOLDER = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 SAMPLING_S = 0.25
 APART = (Path("specsync_lib", "door"), Path("specsync_lib", "jobs"))  # no notebook's results depend on them
 SOURCE_SUFFIXES = frozenset({".py", ".mplstyle"})
@@ -325,9 +325,9 @@ def make_folders(project: Project) -> None:
         ("SPECSYNC_RUN_DIR", project.run, nameless.run),
         ("SPECSYNC_PLOTS_DIR", project.plots, nameless.plots),
     ):
-        if top.resolve() in (project.root.resolve(), (project.root / "data").resolve()):
-            raise InputError(f"{variable}: {top} holds the checkout's own files; name a folder of its own")
         try:
+            if any(top.exists() and top.samefile(own) for own in (project.root, project.root / "data") if own.exists()):
+                raise InputError(f"{variable}: {top} holds the checkout's own files; name a folder of its own")
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             if error.errno not in NO_FOLDER:

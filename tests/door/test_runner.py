@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -266,6 +267,35 @@ def test_a_process_that_dies_is_named(project):
     write_notebook(project, "01_first", "import os\nos._exit(1)")
     with pytest.raises(NotebookError, match=r"01_first\.ipynb: its process died"):
         run(project)
+
+
+def test_a_kernel_that_does_not_come_up_is_named(project, monkeypatch, tmp_path):
+    (tmp_path / "modules" / "ipykernel_launcher").mkdir(parents=True)
+    (tmp_path / "modules" / "ipykernel_launcher" / "__init__.py").touch()  # a package that cannot be run
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "modules"), str(PROJECT_ROOT)]))
+    with pytest.raises(NotebookError, match=r"01_first\.ipynb: its kernel does not come up \(Kernel died before"):
+        run(project)
+    assert not kernels_left()
+
+
+def test_a_kernel_is_quiet_takes_nothing_of_the_users_and_leaves_nothing(project, monkeypatch, tmp_path, capfd):
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (startup.parent / "ipython_config.py").write_text("raise SystemExit(3)")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    run(project)
+    assert not (tmp_path / "ran").exists()
+    assert list(temporary.iterdir()) == []
+    assert os.environ["IPYTHONDIR"] == str(tmp_path / "ipython")
+    assert "SPECSYNC_NOTEBOOK" not in os.environ
+    said = capfd.readouterr().err
+    assert "IPython parent" not in said
+    assert "IPKernelApp" not in said
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back here")
