@@ -2,7 +2,8 @@
 
 A notebook is finished for as long as its key (its own cells, the parameters it declares, the library, the committed
 data, the recording, the assets and every earlier notebook) and the hashes of its outputs are those of its stamp. An
-interrupted run therefore repeats only the notebook that it was in.
+interrupted run therefore repeats only the notebook that it was in. Its outputs are what it wrote with
+``specsync_lib.files``; what else lies in a run's folders is nobody's to remove.
 
 A named run has its own folders, ``runs/NAME`` under both. What another run on this machine finished with the same key
 is copied from there, so that two runs that differ in a threshold hear the recording once.
