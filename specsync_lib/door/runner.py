@@ -20,6 +20,7 @@ if __name__ == "__main__":
 import errno
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -499,14 +500,20 @@ def execute_in(
     """`execute`, with a folder for what its kernel needs while it lives."""
     import papermill
     import zmq
+    from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would say is said below, in one line
     unfinished, executed = project.unfinished(notebook.stem), project.executed(notebook.stem)
     relay = Relay(title)
     encryption = "auto" if zmq.has("curve") else "disabled"
     kernel = {"transport_encryption": encryption, "connection_file": str(kernels / "kernel.json")}
+
+    class KernelManager(AsyncKernelManager):
+        def start_kernel(self, **options: object):
+            return super().start_kernel(stderr=last_words, **options)
 
     def run() -> None:
         papermill.execute_notebook(
@@ -518,6 +525,7 @@ def execute_in(
             cwd=project.notebooks,
             execution_timeout=math.ceil(timeout_s),
             config=Config(KernelManager=kernel),
+            kernel_manager_class=KernelManager,
             extra_arguments=["--log-level=CRITICAL"],  # a kernel takes its own end for an interruption, and says so
             stdout_file=relay,
             progress_bar={"desc": title, "mininterval": 0.2 if sys.stderr.isatty() else 10},
@@ -525,7 +533,8 @@ def execute_in(
 
     where = f"the executed copy with the traceback is {stored_name(unfinished, project)}"
     try:
-        peak_rss_gib = watched(run, relay.beat)
+        with (kernels / "stderr.txt").open("wb") as last_words:
+            peak_rss_gib = watched(run, relay.beat)
     except PapermillExecutionError as error:
         if error.ename == InputError.__name__:
             raise InputError(one_line(error.evalue)) from error
@@ -536,7 +545,9 @@ def execute_in(
     except DeadKernelError as error:
         raise NotebookError(f"{notebook.name}: its process died (out of memory?); {where}") from error
     except (RuntimeError, zmq.ZMQError) as error:
-        raise NotebookError(f"{notebook.name}: its kernel does not come up ({one_line(str(error), 120)})") from error
+        words = (kernels / "stderr.txt").read_text(encoding="utf-8", errors="replace").split("\n")
+        why = next((line for line in reversed(words) if line.strip()), str(error))
+        raise NotebookError(f"{notebook.name}: its kernel does not come up ({one_line(why, 160)})") from error
     with unfinished.open("rb+") as handle:
         os.fsync(handle.fileno())
     unfinished.replace(executed)

@@ -269,13 +269,17 @@ def test_a_process_that_dies_is_named(project):
         run(project)
 
 
-def test_a_kernel_that_does_not_come_up_is_named(project, monkeypatch, tmp_path):
+def test_a_kernel_that_does_not_come_up_is_named(project, monkeypatch, tmp_path, capfd):
     (tmp_path / "modules" / "ipykernel_launcher").mkdir(parents=True)
     (tmp_path / "modules" / "ipykernel_launcher" / "__init__.py").touch()  # a package that cannot be run
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "modules"), str(PROJECT_ROOT)]))
-    with pytest.raises(NotebookError, match=r"01_first\.ipynb: its kernel does not come up \(Kernel died before"):
+    with pytest.raises(
+        NotebookError, match=r"01_first\.ipynb: its kernel does not come up \(.* is a package and cannot"
+    ):
         run(project)
     assert not kernels_left()
+    said = capfd.readouterr().err.replace("\r", "\n").split("\n")
+    assert not [line for line in said if line.strip() and "cell/s" not in line]
 
 
 def test_a_kernel_is_quiet_takes_nothing_of_the_users_and_leaves_nothing(project, monkeypatch, tmp_path, capfd):
