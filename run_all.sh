@@ -2,17 +2,29 @@
 # The only door: ./run_all.sh makes the environment, runs the notebooks and builds the report; --help shows the rest.
 set -euo pipefail
 
-root="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd -P)"
-venv="$root/.venv"
-mode="${1:-main}"
-# Nothing in the folder where a person stands, and nothing that other projects put on the path, shadows a module.
-unset PYTHONPATH PYTHONHOME PYTHONSTARTUP
-export PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1
-
 fail() {
     printf 'specsync: %s\n' "$1" >&2
     exit 2
 }
+
+# A relative path means the folder where a person stands: without one, nothing may be read or written.
+pwd -P >/dev/null 2>&1 || fail "the folder where you stand is gone; cd to one that is there and run again"
+self="$(readlink -f -- "${BASH_SOURCE[0]}")"
+root="${self%/*}" # no $(dirname), which would lose a line break at its end
+case "$root" in
+    *:* | *$'\n'*) fail "the checkout's path has a colon or a line break in it, which Python's search path cannot hold; move it" ;;
+esac
+venv="$root/.venv"
+mode="${1:-main}"
+# Nothing in the folder where a person stands, and nothing that other projects put on the path, shadows a module; nothing
+# that was set for another program makes this one's Python behave otherwise.
+for variable in "${!PYTHON@}"; do
+    case "$variable" in
+        PYTHONUNBUFFERED | PYTHONDONTWRITEBYTECODE) ;;
+        *) unset "$variable" ;;
+    esac
+done
+export PYTHONSAFEPATH=1 PYTHONNOUSERSITE=1
 
 # A Python that is starting answers Ctrl-C with a traceback: the signal is held back from it until it listens, where env
 # can do so, and ends this script in between.

@@ -26,7 +26,7 @@ LIBRARIES = {
     "CUDA_CACHE_PATH": "cuda",
     "ANNY_CACHE_DIR": "anny",
     "WARP_CACHE_PATH": "warp",
-    "IPYTHONDIR": "ipython",  # no start-up files of the user's in our kernels
+    "IPYTHONDIR": "ipython",  # of ./run_all.sh lab; a run's kernels have one each, which goes with them
 }
 # What other programs of the user's share; moved only where there is no home to share it in.
 SHARED = {
@@ -37,6 +37,8 @@ SHARED = {
     "JUPYTER_DATA_DIR": "jupyter/data",
     "JUPYTER_RUNTIME_DIR": "jupyter/runtime",
 }
+# Folders of the user's that other programs share. One that is not absolute is ignored, says their specification.
+DESKTOP = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR")
 
 
 def writable(folder: str | Path) -> bool:
@@ -55,7 +57,7 @@ def cache_dir() -> Path:
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(os.path.abspath(os.path.expanduser(chosen)))
     folder = user_cache() / "specsync"
-    return folder if home() or os.environ.get("XDG_CACHE_HOME") or os.path.isdir(folder) else temporary_dir()
+    return folder if home() or _absolute("XDG_CACHE_HOME") or os.path.isdir(folder) else temporary_dir()
 
 
 def user_cache() -> Path:
@@ -64,7 +66,13 @@ def user_cache() -> Path:
         return Path(os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/AppData/Local"))
     if sys.platform == "darwin":
         return Path(os.path.expanduser("~/Library/Caches"))
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return Path(_absolute("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+
+
+def _absolute(variable: str) -> str:
+    """A variable's folder; empty where it names none or not a whole path."""
+    folder = os.environ.get(variable, "")
+    return folder if os.path.isabs(folder) else ""
 
 
 def made_dir() -> Path:
@@ -90,6 +98,9 @@ def temporary_dir() -> Path:
 
 def settle() -> None:
     """Give every library's cache its folder, for this process and all that it starts. Nothing is made by it."""
+    for variable in DESKTOP:
+        if not _absolute(variable):
+            os.environ.pop(variable, None)
     libraries = made_dir() / "libraries"
     moved = dict(LIBRARIES)
     if os.environ.get(CACHE_VARIABLE):
@@ -98,6 +109,7 @@ def settle() -> None:
         os.environ[CACHE_VARIABLE] = str(cache_dir())  # before the user's cache folder becomes one of ours
         moved |= SHARED
     for variable, name in moved.items():
-        os.environ.setdefault(variable, str(libraries / name))
+        if not os.environ.get(variable):  # an empty one is none
+            os.environ[variable] = str(libraries / name)
     if not os.path.isabs(os.path.expanduser("~")):
         os.environ["HOME"] = str(libraries / "home")

@@ -1,5 +1,7 @@
 """Errors a person can act on."""
 
+import errno
+
 INTERRUPTED_EXIT_CODE = 130  # of what Ctrl-C or a signal like it ended
 
 
@@ -25,3 +27,26 @@ def require(holds: bool, otherwise: str) -> None:
     """
     if not holds:
         raise CheckError(otherwise)
+
+
+def advice(error: OSError, elsewhere: str) -> str:
+    """What to do about a file or folder that the system refused; ``elsewhere`` says what may be named in its place."""
+    match error.errno:
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"name {elsewhere}"
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            return f"free some space, or name {elsewhere}, and run again"
+        case errno.EMFILE | errno.ENFILE:
+            return "allow more open files (ulimit -n) and run again"
+        case errno.EEXIST | errno.ENOTDIR | errno.EISDIR | errno.ENOTEMPTY:
+            return f"something else lies there: move it away, or name {elsewhere}"
+        case errno.ELOOP:
+            return "a link leads to itself: remove it"
+        case errno.ENAMETOOLONG:
+            return f"the path is too long: name {elsewhere}"
+        case errno.ENOENT:
+            return "it went while the run worked, or a link leads nowhere: run again"
+        case errno.ENOMEM | errno.EAGAIN:
+            return "end other programs, or allow more memory and processes (ulimit -a), and run again"
+        case _:
+            return "check the disk and run again"

@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,14 @@ from pathlib import Path
 # As json.dumps breaks it; no string can hold such a line break.
 NUMBERS = re.compile(r"\[\n((?:\s+[-\d.e+]+,?\n)+)\s*\]")
 ITEM = re.compile(r"^( +)\{\n([^{}]*)\n\1\}", re.MULTILINE)  # of a list; holds no object
+# What `temporary_name` gives, and nobody else: a process that was killed leaves it behind.
+LEFT_BEHIND = re.compile(r"\.specsync-[0-9a-f]{16}(\.[^.]*)?")
+MADE_VARIABLE = "SPECSYNC_MADE"  # names the file in which `atomic_path` lists what it made
+
+
+def temporary_name(suffix: str = "") -> str:
+    """A new hidden name for what is not whole yet: no name of a person's looks like it, and none is too long."""
+    return f".specsync-{secrets.token_hex(8)}{suffix}"
 
 
 @contextmanager
@@ -23,7 +32,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(temporary_name(path.suffix))
     temporary.touch(exist_ok=False)
     mode = stat.S_IMODE(temporary.stat().st_mode)  # as the umask has it; some writers make the file anew, for its owner
     try:
@@ -34,6 +43,28 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    if listing := os.environ.get(MADE_VARIABLE):
+        with Path(listing).open("ab", buffering=0) as file:  # one write each: processes share it
+            file.write(os.fsencode(os.path.normpath(path.absolute())) + b"\0")
+
+
+@contextmanager
+def made_meanwhile() -> Iterator[set[Path]]:
+    """Yield a set that gets, when the block ends well, what `atomic_path` made in it, here and in processes that were
+    started in it: nothing that anybody else put beside it."""
+    made: set[Path] = set()
+    before = os.environ.get(MADE_VARIABLE)
+    with tempfile.TemporaryDirectory(prefix="specsync-", ignore_cleanup_errors=True) as folder:
+        listing = Path(folder, "made")
+        listing.touch()
+        os.environ[MADE_VARIABLE] = str(listing)
+        try:
+            yield made
+        finally:
+            os.environ.pop(MADE_VARIABLE)
+            if before is not None:
+                os.environ[MADE_VARIABLE] = before
+        made.update(Path(os.fsdecode(name)) for name in listing.read_bytes().split(b"\0") if name)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -14,9 +14,17 @@ ROWS_DIR = DATA_DIR / "rows"
 MODELS_DIR = DATA_DIR / "models"
 MEASUREMENTS_DIR = DATA_DIR / "measurements"
 TINY_DECODER = MODELS_DIR / "decoder" / "decoder.safetensors"
+
+
+def _folder(variable: str, usual: str) -> Path:
+    """What a variable names, below the checkout unless it is absolute; the usual folder where it names nothing."""
+    named = os.path.expanduser(os.environ.get(variable) or usual)  # noqa: PTH111 - pathlib raises for an unknown user
+    return Path(os.path.normpath(PROJECT_ROOT / named))
+
+
 # The two folders a run writes to; the variables let a test or a second checkout of the data redirect a whole run.
-RUN_DIR = PROJECT_ROOT / os.environ.get("SPECSYNC_RUN_DIR", "data/run")
-PLOTS_DIR = PROJECT_ROOT / os.environ.get("SPECSYNC_PLOTS_DIR", "plots")
+RUN_DIR = _folder("SPECSYNC_RUN_DIR", "data/run")
+PLOTS_DIR = _folder("SPECSYNC_PLOTS_DIR", "plots")
 
 
 def display_path(path: str | Path) -> str:

@@ -47,6 +47,7 @@ def settle() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.set_inheritable(descriptor, True)  # or the programs that are started from here have none
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         before = getattr(sys, name)
         encoding = getattr(before, "encoding", None) or "utf-8"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from specsync_lib import streams
-from specsync_lib.errors import InputError
+from specsync_lib.errors import InputError, advice
 from specsync_lib.locks import exclusive
 from specsync_lib.paths import PROJECT_ROOT
 
@@ -25,6 +25,7 @@ STAMP_NAME = "specsync-install"
 UNFINISHED = "being made"
 PROBE_TIMEOUT_S = 60
 TORCH_INDEX_VARIABLE = "SPECSYNC_TORCH_INDEX"
+ELSEWHERE = "another place: a checkout in a folder of your own"
 
 
 def stamp(project: Path, python_version: str) -> str:
@@ -90,9 +91,10 @@ def make(folder: Path) -> None:
         stamp_path.write_text(UNFINISHED, encoding="utf-8")
         venv.create(folder, with_pip=True)
     except (OSError, subprocess.SubprocessError) as error:
-        raise InputError(
-            f"{folder}: no virtual environment could be made ({error}); is the disk full or the folder read-only?"
-        ) from error
+        what = (
+            advice(error, ELSEWHERE) if isinstance(error, OSError) else "see that the disk has room and ensurepip works"
+        )
+        raise InputError(f"{folder}: no virtual environment could be made ({error}); {what}") from error
 
 
 def run_pip(command: Sequence[str]) -> int:
@@ -151,7 +153,7 @@ def main() -> int:
         print(f"specsync: {error}", file=sys.stderr)
         return InputError.EXIT_CODE
     except OSError as error:
-        print(f"specsync: {error}; is the disk full or the folder read-only?", file=sys.stderr)
+        print(f"specsync: {error}; {advice(error, ELSEWHERE)}", file=sys.stderr)
         return InputError.EXIT_CODE
     except KeyboardInterrupt:
         print("specsync: interrupted; run again to go on", file=sys.stderr)

@@ -2,7 +2,8 @@
 
 A notebook is finished for as long as its key (its own cells, the parameters it declares, the library, the committed
 data, the recording, the assets and every earlier notebook) and the hashes of its outputs are those of its stamp. An
-interrupted run therefore repeats only the notebook that it was in.
+interrupted run therefore repeats only the notebook that it was in. Its outputs are what it wrote with
+``specsync_lib.files``; what else lies in a run's folders is nobody's to remove.
 
 A named run has its own folders, ``runs/NAME`` under both. What another run on this machine finished with the same key
 is copied from there, so that two runs that differ in a threshold hear the recording once.
@@ -19,11 +20,12 @@ if __name__ == "__main__":
 import errno
 import hashlib
 import json
+import logging
 import math
 import os
-import re
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +38,8 @@ from typing import NoReturn
 from specsync_lib import streams
 from specsync_lib.door.parameters import PARAMETERS, Options, Value, parse_arguments
 from specsync_lib.door.project import Project
-from specsync_lib.errors import INTERRUPTED_EXIT_CODE, InputError
+from specsync_lib.errors import INTERRUPTED_EXIT_CODE, InputError, advice
+from specsync_lib.files import LEFT_BEHIND, atomic_path, made_meanwhile, write_json
 from specsync_lib.locks import exclusive
 from specsync_lib.paths import TINY_DECODER, display_path
 from specsync_lib.rows import Row
@@ -47,8 +50,11 @@ CELL_TIMEOUT_S = {"smoke": 600, "default": 1800, "full": 4 * 3600}
 CELL_TIMEOUT_PER_S = 120
 HEARTBEAT_S = 60
 LARGEST_TRANSCRIPT_BYTES = 2**20
-# What files.atomic_path leaves behind where the process was killed: .stem.xxxxxxxx.suffix
-LEFT_BEHIND = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
+# Folders of the door's own in a run's folder, and in its plots.
+OWN_OF_RUN = ("stamps", "unfinished", "executed", "summary")
+OWN_OF_PLOTS = ("report",)
+FOLDERS = "folders of your own in SPECSYNC_RUN_DIR and SPECSYNC_PLOTS_DIR"
+NO_FOLDER = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 SAMPLING_S = 0.25
 APART = (Path("specsync_lib", "door"), Path("specsync_lib", "jobs"))  # no notebook's results depend on them
 SOURCE_SUFFIXES = frozenset({".py", ".mplstyle"})
@@ -99,18 +105,56 @@ def source_files(root: Path) -> list[Path]:
     ]
 
 
-def data_files(root: Path) -> list[Path]:
-    """The committed inputs: everything under data/ but the runs, this door's own measurement of itself, and what was
-    measured of other rows (folders of data/measurements)."""
-    measured = root / "data" / "measurements"
-    files = (path for path in (root / "data").rglob("*") if path.is_file() and path != measured / "cpu_report.json")
+def data_files(project: Project) -> list[Path]:
+    """The committed inputs: everything under data/ but what runs make, wherever they do, this door's own measurement of
+    itself, and what was measured of other rows (folders of data/measurements)."""
+    data, nameless = project.root / "data", project.nameless()
+    measured = data / "measurements"
+    made = (data / "run", *(folder for folder in (nameless.run, nameless.plots) if data in folder.parents))
+    files = (path for path in data.rglob("*") if path.is_file() and path != measured / "cpu_report.json")
     return [
         path
         for path in files
-        if path.relative_to(root).parts[1] != "run"
+        if not any(path.is_relative_to(folder) for folder in made)
         and not path.name.startswith(".")
         and not (path.is_relative_to(measured) and path.parent != measured)
     ]
+
+
+def facts(path: Path) -> list[tuple[str, int, int, int]]:
+    """What changes where a file, or one in a folder, is replaced or written to: size, time, inode; nothing is read."""
+    found = []
+    for one in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        with suppress(OSError):  # what is not there has no facts
+            seen = one.stat()
+            found.append((str(one), seen.st_size, seen.st_mtime_ns, seen.st_ino))
+    return found
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An input as it was when the run began; ``read`` hashes it again."""
+
+    path: Path
+    digest: str
+    facts: list[tuple[str, int, int, int]]
+    read: Callable[[], str]
+
+    def require_unchanged(self) -> None:
+        """Check that it still is what the run's keys say.
+
+        Raises
+        ------
+        InputError: it is another now, or gone.
+        """
+        if facts(self.path) == self.facts:
+            return
+        with suppress(OSError):
+            if self.read() == self.digest:
+                return
+        raise InputError(
+            f"{display_path(self.path)} changed while the run worked on it; run again with what is there now"
+        )
 
 
 def measured_of(row: Row) -> dict[str, str]:
@@ -177,20 +221,6 @@ def cells_hash(notebook: Path) -> str:
     return content_hash([(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in cells])
 
 
-def snapshot(project: Project) -> dict[Path, tuple[int, int, int]]:
-    """What identifies every file that a notebook may have made: inode, time and size by path."""
-    folders = {project.run: {"stamps", "unfinished", "executed", "runs"}, project.plots: {"report", "runs"}}
-    found = {}
-    for folder, excluded in folders.items():
-        for path in folder.rglob("*"):
-            parts = path.relative_to(folder).parts
-            own = parts[0] in excluded or any(part.startswith(".") for part in parts) or path.suffix == ".lock"
-            if path.is_file() and not own:
-                facts = path.stat()
-                found[path] = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
-    return found
-
-
 def stored_name(path: Path, project: Project) -> str:
     """A path as stamps hold it: relative to the project."""
     return os.path.relpath(path, project.root)
@@ -227,8 +257,6 @@ def forget(project: Project, name: str) -> None:
 
 def adopt(source: Project, project: Project, name: str, key: str) -> Finished | None:
     """Copy a notebook's outputs from another run that finished it with the same key; None where they went meanwhile."""
-    from specsync_lib.files import atomic_path
-
     finished = read_stamp(source, name)
     if not still_valid(finished, key, source):
         return None
@@ -268,23 +296,50 @@ def moved_sources(path: Path, source: Project, project: Project) -> dict[str, di
 
 def write_stamp(project: Project, name: str, finished: Finished) -> Finished:
     """Keep a notebook's stamp."""
-    from specsync_lib.files import write_json
-
     write_json(project.stamp(name), {name: value for name, value in vars(finished).items() if name != "resumed"})
     return finished
 
 
 def sweep(project: Project) -> None:
-    """Remove the hidden beginnings of files that a killed run left; of other runs, where none is at work."""
-    for folder in (project.run, project.plots):
-        for path in folder.rglob(".*"):
-            named = not project.name and path.is_relative_to(folder / "runs")
-            if not named and path.is_file() and LEFT_BEHIND.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+    """Remove the hidden beginnings of files that a killed run left; of other runs, where none is at work.
+
+    A person's own folders below these are not looked into: what is hidden there may be another checkout's at work.
+    """
+    ours = [project.run.glob(".*"), *((project.run / name).rglob(".*") for name in OWN_OF_RUN)]
+    ours += [project.plots.glob(".*"), *((project.plots / name).rglob(".*") for name in OWN_OF_PLOTS)]
+    for path in (path for found in ours for path in found):
+        if LEFT_BEHIND.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
     for other in project.runs():
         if not project.name and other.name:
             with suppress(InputError), at_work(other):
                 sweep(other)
+
+
+def make_folders(project: Project) -> None:
+    """Make a run's two folders, or find them, before anything is computed.
+
+    Raises
+    ------
+    InputError: something else lies there, or they hold the checkout's own files.
+    OSError: they can not be made or written to.
+    """
+    nameless = project.nameless()
+    for variable, folder, top in (
+        ("SPECSYNC_RUN_DIR", project.run, nameless.run),
+        ("SPECSYNC_PLOTS_DIR", project.plots, nameless.plots),
+    ):
+        try:
+            if any(top.exists() and top.samefile(own) for own in (project.root, project.root / "data") if own.exists()):
+                raise InputError(f"{variable}: {top} holds the checkout's own files; name a folder of its own")
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in NO_FOLDER:
+                raise
+            why = error.strerror if error.errno != errno.EEXIST else "something else lies there"
+            raise InputError(f"{folder}: is no folder for a run ({why}); name another in {variable}") from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def at_work(project: Project) -> AbstractContextManager[None]:
@@ -405,16 +460,19 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
     InputError: raised by a cell, with that cell's line.
     NotebookError: anything else that stopped it.
     """
-    import papermill
-    import zmq
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config
-
     name = notebook.stem
-    unfinished, executed = project.unfinished(name), project.executed(name)
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    executed.parent.mkdir(parents=True, exist_ok=True)
+    for path in (project.unfinished(name), project.executed(name)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="specsync-", ignore_cleanup_errors=True) as kernels,
+        surroundings(name, project, Path(kernels)),
+    ):
+        return execute_in(Path(kernels), notebook, parameters, project, timeout_s, title)
+
+
+@contextmanager
+def surroundings(name: str, project: Project, kernels: Path) -> Iterator[None]:
+    """The environment of a notebook's kernel, which this process lends it."""
     environment = {
         # Agg inside, and every figure of a cell shown under it, as in JupyterLab.
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -424,10 +482,40 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
         "PYTHONUTF8": "1",  # whatever the locale
         "SPECSYNC_RUN_DIR": str(project.run),
         "SPECSYNC_PLOTS_DIR": str(project.plots),
+        "IPYTHONDIR": str(kernels / "ipython"),  # no start-up files or settings of the user's in our kernels
     }
+    before = {variable: os.environ.get(variable) for variable in (*environment, "JUPYTER_PATH")}
     os.environ.update(environment)
     os.environ.pop("JUPYTER_PATH", None)
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            os.environ.pop(variable, None)
+            if value is not None:
+                os.environ[variable] = value
+
+
+def execute_in(
+    kernels: Path, notebook: Path, parameters: Mapping[str, Value], project: Project, timeout_s: float, title: str
+) -> float:
+    """`execute`, with a folder for what its kernel needs while it lives."""
+    import papermill
+    import zmq
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it would say is said below, in one line
+    unfinished, executed = project.unfinished(notebook.stem), project.executed(notebook.stem)
     relay = Relay(title)
+    encryption = "auto" if zmq.has("curve") else "disabled"
+    kernel = {"transport_encryption": encryption, "connection_file": str(kernels / "kernel.json")}
+
+    class KernelManager(AsyncKernelManager):
+        def start_kernel(self, **options: object):
+            return super().start_kernel(stderr=last_words, **options)
 
     def run() -> None:
         papermill.execute_notebook(
@@ -438,14 +526,17 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
             language="python",
             cwd=project.notebooks,
             execution_timeout=math.ceil(timeout_s),
-            config=Config(KernelManager={"transport_encryption": "auto" if zmq.has("curve") else "disabled"}),
+            config=Config(KernelManager=kernel),
+            kernel_manager_class=KernelManager,
+            extra_arguments=["--log-level=CRITICAL"],  # a kernel takes its own end for an interruption, and says so
             stdout_file=relay,
             progress_bar={"desc": title, "mininterval": 0.2 if sys.stderr.isatty() else 10},
         )
 
     where = f"the executed copy with the traceback is {stored_name(unfinished, project)}"
     try:
-        peak_rss_gib = watched(run, relay.beat)
+        with (kernels / "stderr.txt").open("wb") as last_words:
+            peak_rss_gib = watched(run, relay.beat)
     except PapermillExecutionError as error:
         if error.ename == InputError.__name__:
             raise InputError(one_line(error.evalue)) from error
@@ -455,6 +546,10 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
         raise NotebookError(f"{notebook.name}: a cell ran longer than {timeout_s:g} s; {where}") from error
     except DeadKernelError as error:
         raise NotebookError(f"{notebook.name}: its process died (out of memory?); {where}") from error
+    except (RuntimeError, zmq.ZMQError) as error:
+        words = (kernels / "stderr.txt").read_text(encoding="utf-8", errors="replace").split("\n")
+        why = next((line for line in reversed(words) if line.strip()), str(error))
+        raise NotebookError(f"{notebook.name}: its kernel does not come up ({one_line(why, 160)})") from error
     with unfinished.open("rb+") as handle:
         os.fsync(handle.fileno())
     unfinished.replace(executed)
@@ -469,6 +564,7 @@ class Inputs:
     assets: str
     seconds: Fraction = Fraction(0)
     row: Mapping[str, str] = field(default_factory=dict)  # of the files that the row names, and of what it measured
+    seen: Sequence[Seen] = ()  # must stay as they are while the run works
 
 
 def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterator[tuple[str, Finished]]:
@@ -484,7 +580,7 @@ def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterato
     parameters = {notebook: notebook_parameters(notebook, options.values) for notebook in notebooks}
     shared = {
         "sources": tree_hash(source_files(project.root), project.root),
-        "data": tree_hash(data_files(project.root), project.root),
+        "data": tree_hash(data_files(project), project.root),
         "dependencies": file_hash(project.root / "pyproject.toml"),
         "python": sys.version,
         "assets": inputs.assets,
@@ -511,22 +607,39 @@ def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterato
                     print(f"{title}: the same as in {other.title}, copied", flush=True)
                     break
             if finished is None:
-                finished = run_one(notebook, parameters[notebook], project, key, title, inputs.seconds)
+                finished = run_one(notebook, parameters[notebook], project, key, title, inputs)
         upstream = [*upstream, key]
         yield name, finished
 
 
+def is_output(path: Path, project: Project) -> bool:
+    """Whether a file that a notebook made lies in its run's folders, and not in the door's own or another run's."""
+    own = ((project.run, ("stamps", "unfinished", "executed", "runs")), (project.plots, ("report", "runs")))
+    for folder, others in own:
+        if path.is_relative_to(folder):
+            return path.relative_to(folder).parts[0] not in others
+    return False
+
+
 def run_one(
-    notebook: Path, parameters: Mapping[str, Value], project: Project, key: str, title: str, seconds: Fraction
+    notebook: Path, parameters: Mapping[str, Value], project: Project, key: str, title: str, inputs: Inputs
 ) -> Finished:
-    """Execute one notebook over a recording of so many seconds and stamp it."""
-    before, start = snapshot(project), time.perf_counter()
+    """Execute one notebook and stamp it.
+
+    Raises
+    ------
+    InputError, NotebookError: see ``execute``; an input is not what it was when the run began.
+    """
+    start = time.perf_counter()
     timeout_s = CELL_TIMEOUT_S[parameters.get("profile", PARAMETERS["profile"].default)]
-    timeout_s += CELL_TIMEOUT_PER_S * float(seconds)
-    peak_rss_gib = execute(notebook, parameters, project, timeout_s, title)
+    timeout_s += CELL_TIMEOUT_PER_S * float(inputs.seconds)
+    with made_meanwhile() as made:
+        peak_rss_gib = execute(notebook, parameters, project, timeout_s, title)
     wall_s = time.perf_counter() - start
-    made = [path for path, facts in snapshot(project).items() if before.get(path) != facts]
-    outputs = {stored_name(path, project): file_hash(path) for path in (*made, project.executed(notebook.stem))}
+    for one in inputs.seen:
+        one.require_unchanged()
+    kept = sorted(path for path in made if path.is_file() and is_output(path, project))
+    outputs = {stored_name(path, project): file_hash(path) for path in (*kept, project.executed(notebook.stem))}
     return write_stamp(project, notebook.stem, Finished(key, outputs, round(wall_s, 3), round(peak_rss_gib, 3)))
 
 
@@ -538,6 +651,19 @@ def drop_departed(project: Project) -> None:
             forget(project, stamp.stem)
 
 
+def recording_of(options: Options) -> Path:
+    """The recording's file.
+
+    Raises
+    ------
+    InputError: it is an address, or lies in a home that is not there.
+    """
+    from specsync_lib.speech import corpus
+    from specsync_lib.speech.audio import local_file
+
+    return local_file(options.values["audio"] or corpus.default_recording().path)[0]
+
+
 def heard(options: Options) -> tuple[str, Fraction]:
     """The recording's hash and its length in seconds; a warning about it is one line.
 
@@ -546,14 +672,30 @@ def heard(options: Options) -> tuple[str, Fraction]:
     InputError: the recording can not be used, or the excerpt does not lie in it.
     """
     from specsync_lib.speech import corpus
-    from specsync_lib.speech.audio import local_file
     from specsync_lib.speech.excerpt import load_excerpt
 
     path = options.values["audio"] or corpus.default_recording().path
     recording = load_excerpt(path, **excerpt_of(options))
     if recording.warning:
         print(f"specsync: {recording.warning}", file=sys.stderr)
-    return file_hash(local_file(path)[0]), recording.duration
+    return file_hash(recording_of(options)), recording.duration
+
+
+def seen_and_heard(options: Options) -> tuple[Seen, Fraction]:
+    """The recording as it is now, and its length in seconds; see ``heard``."""
+    path = recording_of(options)
+    before = facts(path)
+    digest, seconds = heard(options)
+    return Seen(path, digest, before, lambda: file_hash(path)), seconds
+
+
+def seen_of(row: Row) -> list[Seen]:
+    """The files and folders that a row names, as they are now."""
+    before = {key: facts(path) for key, path in row.paths().items()}
+    digests = row.digests()
+    return [
+        Seen(path, digests[key], before[key], lambda key=key: row.digests()[key]) for key, path in row.paths().items()
+    ]
 
 
 def excerpt_of(options: Options) -> dict[str, Value]:
@@ -610,7 +752,6 @@ def read_transcript(given: str) -> str:
 def record_cost(project: Project, finished: Mapping[str, Finished], options: Options, recording: str) -> None:
     """Wall time and peak memory of the notebooks, each as of when it ran, into the summary and a JSON."""
     from specsync_lib import provenance, summary
-    from specsync_lib.files import write_json
 
     wall_s = sum(one.wall_s for one in finished.values())
     peak_rss_gib = max(one.peak_rss_gib for one in finished.values())
@@ -651,25 +792,27 @@ def run(options: Options, nameless: Project) -> None:
     """The main job after the check of its arguments."""
     from specsync_lib import assets
     from specsync_lib.door import report
-    from specsync_lib.files import write_json
     from specsync_lib.speech import corpus
 
     for note in options.notes:
         print(f"specsync: {note}", file=sys.stderr)
-    recording = heard(options) if options.values["audio"] else None  # refused before anything is fetched or forgotten
+    # refused before anything is fetched or forgotten
+    recording = seen_and_heard(options) if options.values["audio"] else None
     options = resolved(options)
     project = nameless.named(options.values["name"])
+    make_folders(project)
     with at_work(project), parts_named(project.plots):
         sweep(project)
         assets.fetch()
-        digest, seconds = recording or heard(options)
-        digests = options.row.digests()
-        of_row = digests | measured_of(options.row)
-        inputs = Inputs(digest, f"human speech {corpus.default_is_human()}", seconds, of_row)
+        sound, seconds = recording or seen_and_heard(options)
+        of_row = seen_of(options.row)
+        digests = dict(zip(options.row.paths(), (one.digest for one in of_row), strict=True))
+        spoken = f"human speech {corpus.default_is_human()}"
+        inputs = Inputs(sound.digest, spoken, seconds, digests | measured_of(options.row), (sound, *of_row))
         write_json(project.run / "row.json", {"row": options.values["row"], "digests": digests})
         drop_departed(project)
         finished = dict(run_notebooks(project, options, inputs))
-        record_cost(project, finished, options, digest)
+        record_cost(project, finished, options, sound.digest)
         with exclusive(nameless.run / "report.lock", "a report", wait=True):  # it shows every run of the recording
             index = report.build_all(project)
     print(f"report: {index}")
@@ -682,15 +825,6 @@ def terminated(signal_number: int, frame: object) -> None:
     """Ctrl-C, SIGTERM, and a terminal that closes stop a run."""
     asked_to_stop.set()
     raise KeyboardInterrupt
-
-
-def advice(error: OSError) -> str:
-    """What to do about a folder that does not take what a run makes."""
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "name folders of your own in SPECSYNC_RUN_DIR and SPECSYNC_PLOTS_DIR"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "free some space, or name other folders in SPECSYNC_RUN_DIR and SPECSYNC_PLOTS_DIR, and run again"
-    return "is the disk full or the folder read-only?"
 
 
 def stop_if_asked() -> None:
@@ -726,7 +860,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"specsync: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"specsync: {one_line(str(error))}; {advice(error)}", file=sys.stderr)
+        print(f"specsync: {one_line(str(error))}; {advice(error, FOLDERS)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nspecsync: interrupted; run again to go on from the unfinished notebook", file=sys.stderr)

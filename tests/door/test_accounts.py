@@ -90,6 +90,17 @@ def test_without_a_home_every_cache_lies_in_a_temporary_folder_of_ones_own(accou
     assert base.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize("relative", ["relx", "", "./x"])
+def test_a_folder_that_is_no_whole_path_is_none(account, tmp_path, relative):
+    home = tmp_path / "home"
+    home.mkdir()
+    folders = dict.fromkeys((*caches.DESKTOP, "MPLCONFIGDIR"), relative)
+    if relative:
+        del folders["MPLCONFIGDIR"]
+    assert account(str(home), **folders) == home / ".cache" / "specsync" / "libraries"
+    assert not set(caches.DESKTOP) & set(os.environ)
+
+
 def test_a_home_is_used_and_what_other_programs_share_stays_in_it(account, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
@@ -142,7 +153,7 @@ style.use_style()
 figure, axes = plt.subplots()
 style.save_figure(figure, "figure", pd.DataFrame({"x": [1]}))
 base = Path(os.environ["SPECSYNC_CACHE"])
-folders = [matplotlib.get_cachedir(), cache_dir(), triton_cache.dir, constants.HF_HOME, os.environ["IPYTHONDIR"]]
+folders = [matplotlib.get_cachedir(), cache_dir(), triton_cache.dir, constants.HF_HOME]
 assert all(Path(folder).is_relative_to(base) for folder in folders), folders
 assert os.getuid() == 54321
 facts = {"cache": str(base), "home": os.path.expanduser("~"), "uid": os.getuid(), "path": sys.path}

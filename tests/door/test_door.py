@@ -129,7 +129,7 @@ def test_a_python_that_is_none_is_named():
 
 
 def test_no_python_at_all_is_one_line(tmp_path):
-    for tool in ("bash", "readlink", "dirname", "env"):
+    for tool in ("bash", "readlink", "env"):
         (tmp_path / tool).symlink_to(shutil.which(tool))
     door = tmp_path / "project" / "run_all.sh"
     door.parent.mkdir()
@@ -139,6 +139,37 @@ def test_no_python_at_all_is_one_line(tmp_path):
     assert answer.returncode == 2
     assert answer.stderr.startswith("specsync: no Python 3.11 to 3.13 with venv and ensurepip was found")
     assert len(answer.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("setting", [
+    "INSPECT=1", "OPTIMIZE=2", "HASHSEED=abc", "IOENCODING=nonsense", "UTF8=abc", "PLATLIBDIR=nowhere", "MALLOC=none",
+    "TRACEMALLOC=much", "INTMAXSTRDIGITS=few", "WARNINGS=error", "HOME=/nowhere", "STARTUP=/nowhere", "PATH=/nowhere",
+])  # fmt: skip
+def test_what_was_set_for_another_python_does_not_reach_this_one(tmp_path, setting):
+    variable, _, value = setting.partition("=")
+    answer = knock("-p", "nonsense", cwd=tmp_path, **{f"PYTHON{variable}": value})
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("specsync: parameter 'nonsense': write it as name=value")
+
+
+def test_a_folder_that_is_gone_under_a_persons_feet_is_one_line(tmp_path):
+    (tmp_path / "gone").mkdir()
+    command = ["bash", "-c", 'rmdir "$PWD"; exec "$0" "$@" 2>&1', DOOR, "--row", "./x.toml"]
+    answer = subprocess.run(command, cwd=tmp_path / "gone", capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    lines = [line for line in answer.stdout.splitlines() if not line.startswith("shell-init: ")]  # the shell's own
+    assert lines == ["specsync: the folder where you stand is gone; cd to one that is there and run again"]
+
+
+@pytest.mark.parametrize("name", ["a:b", "ends\n", "two\nlines"])
+def test_a_checkout_that_pythons_path_cannot_hold_is_one_line(tmp_path, name):
+    (tmp_path / name).mkdir()
+    shutil.copy2(DOOR, tmp_path / name)
+    answer = subprocess.run([tmp_path / name / DOOR.name], capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("specsync: the checkout's path has a colon or a line break in it")
 
 
 @pytest.mark.parametrize("name", ["missing.wav", "a b'\";.wav", "http://example.com/a.wav", "."])

@@ -20,7 +20,7 @@ from specsync_lib.door import compare, runner
 from specsync_lib.door.parameters import parse_arguments
 from specsync_lib.door.runner import Project, read_cells, read_stamp, read_transcript, run_notebooks, still_valid
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path
+from specsync_lib.files import LEFT_BEHIND, atomic_path, temporary_name, write_json, write_text
 from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
 from specsync_lib.progress import say, tenths
 from tests.door.test_runner import INPUTS, write_notebook
@@ -47,10 +47,10 @@ def executions(monkeypatch):
         calls.append((project.name, name))
         for folder in (project.plots, project.run / "summary", project.run / "executed"):
             folder.mkdir(parents=True, exist_ok=True)
-        (project.run / f"{name}.txt").write_text(json.dumps(dict(parameters)))
-        (project.plots / f"{name}.png").write_text(name)
+        write_text(project.run / f"{name}.txt", json.dumps(dict(parameters)))
+        write_text(project.plots / f"{name}.png", name)
         source = os.path.relpath(project.plots / f"{name}.png", project.root)
-        project.summary(name).write_text(json.dumps({f"draft.of_{name}": {"value": 1, "source": source}}))
+        write_json(project.summary(name), {f"draft.of_{name}": {"value": 1, "source": source}})
         project.executed(name).write_text("executed")
         return 0.5
 
@@ -181,19 +181,23 @@ def test_a_cells_time_grows_with_the_recording(project, monkeypatch):
 def test_what_a_killed_run_left_is_swept_and_nothing_else(tmp_path_factory, stem, suffix):
     folder = tmp_path_factory.mktemp("swept")
     project = Project(folder, folder, folder / "run", folder / "plots")
-    for kept in (folder / "run" / f"{stem}{suffix}", folder / "plots" / ".gitkeep"):
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_text("")
+    # A person's: a file, hidden ones, and another checkout's run below the folder, at work.
+    theirs = [f"run/{stem}{suffix}", "run/.env.template", "plots/.gitkeep", "plots/.bashrc.original"]
+    theirs += ["plots/.eslintrc.override.json", f"plots/.{stem}.a1b2c3d4{suffix}", "plots/report/.htaccess"]
+    theirs += [f"plots/thesis/{temporary_name(suffix)}"]
+    for kept in theirs:
+        (folder / kept).parent.mkdir(parents=True, exist_ok=True)
+        (folder / kept).write_text("")
     (folder / "run" / "runs" / "a").mkdir(parents=True)
     left = atomic_path(folder / "plots" / "runs" / "a" / f"{stem}{suffix}")
     left.__enter__()
     with runner.at_work(project.named("a")):
         runner.sweep(project)
-        assert len(list(folder.rglob(f".{stem}.*{suffix}"))) == 1  # that run is at work on it
+        (at_work,) = (folder / "plots" / "runs" / "a").iterdir()
+        assert LEFT_BEHIND.fullmatch(at_work.name)
     runner.sweep(project)
-    assert sorted(path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock") == sorted(
-        [".gitkeep", f"{stem}{suffix}"]
-    )
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    assert sorted(str(path.relative_to(folder)) for path in files) == sorted(theirs)
 
 
 SLOW = """

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -16,7 +17,9 @@ from specsync_lib.door import runner
 from specsync_lib.door.parameters import parse_arguments
 from specsync_lib.door.runner import Inputs, NotebookError, Project, run_notebooks
 from specsync_lib.errors import InputError
+from specsync_lib.files import write_text
 from specsync_lib.locks import exclusive
+from specsync_lib.paths import PROJECT_ROOT
 from tests.toys.interruptions import interrupted_at_its_start
 
 INPUTS = Inputs(recording="recording hash", assets="human speech True")
@@ -56,7 +59,7 @@ def executions(project, monkeypatch):
         name = notebook.stem
         names.append(name)
         target = project.run / "first.txt" if name == "01_first" else project.plots / "second.txt"
-        target.write_text(json.dumps(dict(parameters)))
+        write_text(target, json.dumps(dict(parameters)))
         project.executed(name).parent.mkdir(exist_ok=True)
         project.executed(name).write_text("executed")
         return 0.5
@@ -172,6 +175,27 @@ def test_what_a_notebook_made_is_removed_before_it_runs_again(project, execution
     assert project.stamp("01_first").exists()
 
 
+def test_what_others_put_there_while_a_notebook_works_is_not_its_output(project, executions, monkeypatch):
+    execute = runner.execute
+
+    def beside(notebook, *arguments):
+        (project.plots / "my-notes").mkdir(exist_ok=True)
+        (project.plots / "my-notes" / "thoughts.txt").write_text(notebook.stem)
+        write = "from specsync_lib.files import write_text; import sys; write_text(sys.argv[1], 'by another program')"
+        other = {name: value for name, value in os.environ.items() if name != "SPECSYNC_MADE"}
+        live = project.plots / "live.mp4"
+        subprocess.run([sys.executable, "-c", write, str(live)], cwd=PROJECT_ROOT, env=other, check=True)
+        return execute(notebook, *arguments)
+
+    monkeypatch.setattr(runner, "execute", beside)
+    stamped = {output for one in run(project).values() for output in one.outputs}
+    assert not stamped & {"plots/live.mp4", "plots/my-notes/thoughts.txt"}
+    monkeypatch.setattr(runner, "execute", execute)
+    run(project, "-p", "seed=3", "-p", "threshold=0.5")
+    assert (project.plots / "live.mp4").read_text() == "by another program"
+    assert (project.plots / "my-notes" / "thoughts.txt").read_text() == "02_second"
+
+
 def test_a_notebook_that_left_takes_its_numbers_with_it(project, executions):
     run(project)
     project.summary("02_second").parent.mkdir()
@@ -188,7 +212,7 @@ def test_real_kernels_run_in_the_notebook_folder_with_this_python(project):
     (project.notebooks / "json.py").write_text("raise SystemExit('a file of the user')")
     source = "import json, os, sys\nimport numpy\nnumpy.zeros(1)"
     source += "\nfacts = [sys.executable, os.getcwd(), os.environ['SPECSYNC_NOTEBOOK'], text]"
-    source += "\nopen('../data/run/facts.json', 'w').write(json.dumps(facts))"
+    source += "\nfrom specsync_lib.files import write_json\nwrite_json('../data/run/facts.json', facts)"
     (project.notebooks / "02_second.ipynb").unlink()
     write_notebook(project, "01_first", source.replace("text]", "transcript]"), "transcript = ''")
     transcript = """say "it's" \\n {x} %d é 'three'"""
@@ -243,6 +267,39 @@ def test_a_process_that_dies_is_named(project):
     write_notebook(project, "01_first", "import os\nos._exit(1)")
     with pytest.raises(NotebookError, match=r"01_first\.ipynb: its process died"):
         run(project)
+
+
+def test_a_kernel_that_does_not_come_up_is_named(project, monkeypatch, tmp_path, capfd):
+    (tmp_path / "modules" / "ipykernel_launcher").mkdir(parents=True)
+    (tmp_path / "modules" / "ipykernel_launcher" / "__init__.py").touch()  # a package that cannot be run
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "modules"), str(PROJECT_ROOT)]))
+    with pytest.raises(
+        NotebookError, match=r"01_first\.ipynb: its kernel does not come up \(.* is a package and cannot"
+    ):
+        run(project)
+    assert not kernels_left()
+    said = capfd.readouterr().err.replace("\r", "\n").split("\n")
+    assert not [line for line in said if line.strip() and "cell/s" not in line]
+
+
+def test_a_kernel_is_quiet_takes_nothing_of_the_users_and_leaves_nothing(project, monkeypatch, tmp_path, capfd):
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (startup.parent / "ipython_config.py").write_text("raise SystemExit(3)")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    run(project)
+    assert not (tmp_path / "ran").exists()
+    assert list(temporary.iterdir()) == []
+    assert os.environ["IPYTHONDIR"] == str(tmp_path / "ipython")
+    assert "SPECSYNC_NOTEBOOK" not in os.environ
+    said = capfd.readouterr().err
+    assert "IPython parent" not in said
+    assert "IPKernelApp" not in said
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back here")

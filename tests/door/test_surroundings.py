@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -74,6 +75,93 @@ def test_a_recording_that_went_between_two_runs_is_one_line(tmp_path, change):
     assert "mine.flac" in str(refusal.value)
     moved, _ = runner.heard(parse_arguments(["-p", f"audio={tmp_path / 'elsewhere.flac'}"]))
     assert moved == digest
+
+
+@pytest.mark.parametrize("change", ["replaced", "written to", "removed", "touched", "replaced by itself"])
+def test_a_recording_that_changes_under_a_run_ends_it(project, executions, monkeypatch, tmp_path, change):  # noqa: F811
+    path = tmp_path / "mine.flac"
+    shutil.copyfile(CLIPS_DIR / "closures.flac", path)
+    sound, _ = runner.seen_and_heard(parse_arguments(["-p", f"audio={path}"]))
+    execute = runner.execute
+
+    def meanwhile(*arguments):
+        if change == "touched":
+            os.utime(path, (0, 0))
+        elif change == "written to":
+            path.write_bytes(path.read_bytes()[:-1])
+        else:
+            content = path.read_bytes()
+            path.rename(tmp_path / "before.flac")
+            if change != "removed":
+                path.write_bytes(content if change == "replaced by itself" else content[::-1])
+        monkeypatch.setattr(runner, "execute", execute)
+        return execute(*arguments)
+
+    monkeypatch.setattr(runner, "execute", meanwhile)
+    inputs = runner.Inputs(sound.digest, "", seen=(sound,))
+    if change in ("touched", "replaced by itself"):
+        assert len(run(project, inputs=inputs)) == 2
+        return
+    with pytest.raises(InputError, match=r"mine\.flac changed while the run worked on it"):
+        run(project, inputs=inputs)
+    assert executions == ["01_first"]
+    assert not list((project.run / "stamps").glob("*"))
+
+
+def test_what_a_row_names_is_watched_too(tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "a.bin").write_bytes(b"a")
+    row = parse_arguments(["-p", f"judge.source={weights}", "-p", "judge.weights=random"]).row
+    (seen,) = runner.seen_of(row)
+    assert seen.digest == row.digests()["judge.source"]
+    (weights / "a.bin").touch()
+    seen.require_unchanged()
+    (weights / "a.bin").write_bytes(b"b")
+    with pytest.raises(InputError, match="weights changed while the run worked on it"):
+        seen.require_unchanged()
+
+
+def test_what_runs_make_below_data_is_no_input_of_theirs(project, executions):  # noqa: F811
+    data = project.root / "data"
+    mine = replace(project, run=data / "myrun", plots=data / "my" / "plots")
+    for folder in (mine.run, mine.plots):
+        folder.mkdir(parents=True)
+    run(mine)
+    executions.clear()
+    run(mine)
+    assert executions == []
+    assert runner.data_files(mine) == [data / "splits.json"]
+
+
+@pytest.mark.parametrize("which", ["run", "plots"])
+@pytest.mark.parametrize(
+    "what", ["a file", "a device", "a dangling link", "a link to itself", "a long name", "in a file"]
+)
+def test_what_is_no_folder_is_told_before_anything_runs(project, which, what):  # noqa: F811
+    folder = project.root / "odd"
+    match what:
+        case "a file":
+            folder.touch()
+        case "a device":
+            folder.symlink_to(os.devnull)
+        case "a dangling link":
+            folder.symlink_to("nowhere")
+        case "a link to itself":
+            folder.symlink_to("odd")
+        case "a long name":
+            folder = project.root / ("x" * 300)
+        case "in a file":
+            folder.touch()
+            folder = folder / "run"
+    with pytest.raises(InputError, match=f"is no folder for a run .*name another in SPECSYNC_{which.upper()}_DIR"):
+        runner.make_folders(replace(project, **{which: folder}))
+
+
+@pytest.mark.parametrize("where", [".", "data"])
+def test_the_checkouts_own_folders_are_not_a_runs(project, where):  # noqa: F811
+    with pytest.raises(InputError, match="holds the checkout's own files"):
+        runner.make_folders(replace(project, run=project.root / where))
 
 
 @pytest.mark.parametrize("lost", ["run", "plots", "both"])

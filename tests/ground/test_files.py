@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from specsync_lib.files import atomic_path, write_json, write_text
+from specsync_lib.files import atomic_path, made_meanwhile, write_json, write_text
 from specsync_lib.paths import PROJECT_ROOT
 
 
@@ -48,6 +48,29 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path_factory, old, new, fails)
     else:
         assert path.read_bytes() == new.encode(errors="replace")
     assert [one.name for one in folder.iterdir()] == [path.name]
+
+
+def test_what_was_made_meanwhile_is_known_whoever_of_ours_made_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_text("before.txt", "")
+    with made_meanwhile() as made:
+        write_text("here.txt", "")
+        write_text("sub/../größe\n.txt", "")
+        command = "from specsync_lib.files import write_text; write_text('there.txt', '')"
+        environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
+        subprocess.run([sys.executable, "-c", command], env=environment, check=True)
+        (tmp_path / "theirs.txt").write_text("")
+        with pytest.raises(RuntimeError), atomic_path("half.txt"):
+            raise RuntimeError
+    write_text("after.txt", "")
+    assert made == {tmp_path / name for name in ("here.txt", "größe\n.txt", "there.txt")}
+    assert "SPECSYNC_MADE" not in os.environ
+
+
+def test_the_longest_name_that_fits_can_be_written(tmp_path):
+    name = "x" * 251 + ".txt"
+    write_text(tmp_path / name, "")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 TEXT_OF_JSON = st.text(st.sampled_from('{}[]", \n\\a1 é'))

@@ -20,6 +20,7 @@ for k in range(5000):
 for _ in tqdm(range(3)):
     pass
 subprocess.run([sys.executable, "-c", "for k in range(20000): print(k)"], check=True)
+subprocess.run([sys.executable, "-c", "import os; [os.fstat(k) for k in range(3)]"], check=True, close_fds=False)
 with open(sys.argv[1], "w") as file:
     file.write(f"{file.fileno()} {sys.stdout.encoding}")
 """

@@ -30,16 +30,10 @@ import numpy as np
 import psutil
 
 from specsync_lib.door.project import Project
-from specsync_lib.door.runner import (
-    LEFT_BEHIND,
-    Finished,
-    adopt,
-    file_hash,
-    forget,
-    read_stamp,
-)
+from specsync_lib.door.runner import Finished, adopt, file_hash, forget, read_stamp
 from specsync_lib.errors import INTERRUPTED_EXIT_CODE
 from specsync_lib.face.video import video_info
+from specsync_lib.files import LEFT_BEHIND
 from specsync_lib.paths import CLIPS_DIR, PROJECT_ROOT
 from specsync_lib.speech.audio import load_audio
 from workbench.measure.trials import small_run
