@@ -333,7 +333,8 @@ def _text(path: Path) -> str:
     except (OSError, ValueError) as error:  # a path may hold what no file system takes
         raise InputError(f"{where}: cannot be read ({shown(str(error))}); check the path") from error
     if size is None:
-        raise InputError(f"{where}: there is no such file; give a TOML file, or a name in data/rows")
+        what = "is no file" if path.exists() else "there is no such file"
+        raise InputError(f"{where}: {what}; give a TOML file, or a name in data/rows")
     if size > LARGEST_FILE_BYTES:
         raise InputError(f"{where}: is larger than 64 KiB; a row is a few lines of TOML")
     return text

@@ -67,6 +67,8 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Become JupyterLab."""
+    if folder := os.environ.get("IPYTHONDIR"):  # IPython makes the folder, not those above it
+        Path(folder).parent.mkdir(parents=True, exist_ok=True)
     os.execve(sys.executable, command(arguments), environment(os.environ))
 
 

@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from specsync_lib import units
-from specsync_lib.errors import InputError
+from specsync_lib.errors import InputError, advice
 from specsync_lib.files import atomic_path
 
 # Of a part file: every frame a fragment of its own, on the disk as soon as the next one comes.
@@ -155,9 +155,7 @@ class GrowingVideo:
             yield
         except (av.error.FFmpegError, OSError) as error:
             why = error.strerror or str(error)
-            raise InputError(
-                f"{self.path}: cannot be written ({why}); free some room or give another folder"
-            ) from error
+            raise InputError(f"{self.path}: cannot be written ({why}); {advice(error, 'another folder')}") from error
 
 
 def _with_sound(made, container, samples: np.ndarray, sample_rate_hz: int) -> None:

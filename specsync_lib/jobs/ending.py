@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from specsync_lib.errors import INTERRUPTED_EXIT_CODE, InputError
+from specsync_lib.errors import INTERRUPTED_EXIT_CODE, InputError, advice
 
 
 def ended(work: Callable[[], int], go_on: str = "") -> int:
@@ -23,7 +23,7 @@ def ended(work: Callable[[], int], go_on: str = "") -> int:
         print(f"specsync: {error}", file=sys.stderr)
         return InputError.EXIT_CODE
     except OSError as error:
-        print(f"specsync: {error}; is the disk full or the folder read-only?", file=sys.stderr)
+        print(f"specsync: {error}; {advice(error, 'another folder')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nspecsync: interrupted{go_on and f'; {go_on}'}", file=sys.stderr)

@@ -145,7 +145,7 @@ def test_every_job_ends_as_told_in_one_line(job, monkeypatch, capsys):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     for stop, line, code in (
         (KeyboardInterrupt(), "specsync: interrupted", 130),
-        (OSError("no space"), "specsync: no space; is the disk full", 1),
+        (OSError("no space"), "specsync: no space; check the disk", 1),
         (InputError("row: no"), "specsync: row: no", 2),
     ):
         monkeypatch.setattr(job, "parse", Mock(side_effect=stop))
