@@ -189,7 +189,7 @@ def test_a_broken_row_is_one_line_and_exit_code_2(what, tmp_path, capsys):
         (["--row", "embeded"], "row 'embeded' is unknown; did you mean embedded?"),
         (["--row", "no/such/row.toml"], "there is no such file"),
         (["--row", "."], "is unknown"),
-        (["--row", "/"], "there is no such file"),
+        (["--row", "/"], "is no file"),
         (["--row", ""], "parameter row: got ''"),
         (["--corpus", "none.jsonl"], "none.jsonl is not there"),
         (["--corpus", __file__], "allowed: prompts, or the path of a corpus.jsonl"),
