@@ -383,6 +383,14 @@ def with_unseen(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame(unseen)], ignore_index=True)
 
 
+def gains_table(facts: dict) -> pd.DataFrame:
+    """:func:`gains` of a `referee.json`, by speaker row, and the unseen speaker's below, where those were measured."""
+    found = {speaker: each["gains"] for speaker, each in facts["speakers"].items()}
+    if UNSEEN_FILE.is_file():
+        found["unseen"] = json.loads(UNSEEN_FILE.read_text(encoding="utf-8"))["gains"]
+    return pd.DataFrame([{"speaker": speaker, **row} for speaker, rows in found.items() for row in rows])
+
+
 STRANGERS_HAVE = ("judge", "lenient", "exact_greedy", "draft_confidence", "bad_accepts", "passes")
 AS_IT_COMES = {"judge_calibration": "at the adapter's own temperature; nothing is fitted on these speakers"}
 STRANGERS = {

@@ -573,6 +573,11 @@ def test_both_speakers_stand_in_one_table(unseen, found, tmp_path, monkeypatch):
     assert referee_numbers.with_unseen(trained) is trained
     (tmp_path / "unseen.json").write_text(json.dumps(unseen))
     both = referee_numbers.with_unseen(trained)
+    own = referee_numbers.gains(frames, np.random.default_rng(0))
+    every = referee_numbers.gains_table({"speakers": {"trained": {"gains": own}}})
+    assert every["speaker"].value_counts().to_dict()["trained"] == len(own)
+    assert every["speaker"].value_counts().to_dict()["unseen"] == len(unseen["gains"])
+    assert every[every["speaker"] == "unseen"]["gain"].tolist() == [row["gain"] for row in unseen["gains"]]
     assert len(both) == len(trained) + len(unseen["table"]) and both["within_one_frame"].dtype == float
     assert set(both["what"]) <= referee_numbers.PARTIES.keys()
     recorded = {}
