@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 import errno
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -56,6 +57,9 @@ OWN_OF_PLOTS = ("report",)
 FOLDERS = "folders of your own in SPECSYNC_RUN_DIR and SPECSYNC_PLOTS_DIR"
 NO_FOLDER = (errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 SAMPLING_S = 0.25
+# A kernel binds the ports that were free when it was asked for: beside others it may come too late.
+KERNEL_STARTS = 3
+PORT_TAKEN = os.strerror(errno.EADDRINUSE)
 APART = (Path("specsync_lib", "door"), Path("specsync_lib", "jobs"))  # no notebook's results depend on them
 SOURCE_SUFFIXES = frozenset({".py", ".mplstyle"})
 asked_to_stop = threading.Event()
@@ -63,6 +67,10 @@ asked_to_stop = threading.Event()
 
 class NotebookError(RuntimeError):
     """A notebook that failed: one line with the notebook, the cell, the exception and where the traceback lies."""
+
+
+class PortTakenError(NotebookError):
+    """Another program took a port that was free for the notebook's kernel; nothing of it has run."""
 
 
 @dataclass
@@ -463,11 +471,16 @@ def execute(notebook: Path, parameters: Mapping[str, Value], project: Project, t
     name = notebook.stem
     for path in (project.unfinished(name), project.executed(name)):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix="specsync-", ignore_cleanup_errors=True) as kernels,
-        surroundings(name, project, Path(kernels)),
-    ):
-        return execute_in(Path(kernels), notebook, parameters, project, timeout_s, title)
+    for start in itertools.count(1):
+        with (
+            tempfile.TemporaryDirectory(prefix="specsync-", ignore_cleanup_errors=True) as kernels,
+            surroundings(name, project, Path(kernels)),
+        ):
+            try:
+                return execute_in(Path(kernels), notebook, parameters, project, timeout_s, title)
+            except PortTakenError:
+                if start == KERNEL_STARTS:
+                    raise
 
 
 @contextmanager
@@ -549,7 +562,8 @@ def execute_in(
     except (RuntimeError, zmq.ZMQError) as error:
         words = (kernels / "stderr.txt").read_text(encoding="utf-8", errors="replace").split("\n")
         why = next((line for line in reversed(words) if line.strip()), str(error))
-        raise NotebookError(f"{notebook.name}: its kernel does not come up ({one_line(why, 160)})") from error
+        kind = PortTakenError if PORT_TAKEN in why else NotebookError
+        raise kind(f"{notebook.name}: its kernel does not come up ({one_line(why, 160)})") from error
     with unfinished.open("rb+") as handle:
         os.fsync(handle.fileno())
     unfinished.replace(executed)

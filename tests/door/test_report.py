@@ -258,7 +258,9 @@ def make_run(project, committed, rule, threshold=0.85, recording="hash", **more)
 
 def finish(project):
     """Stamp what a run has by now, and let the run know by which key."""
-    made = [path for path in runner.snapshot(project) if path.name not in ("benchmark.json", "row.json")]
+    there = (path for folder in (project.run, project.plots) for path in folder.rglob("*") if path.is_file())
+    of_the_door = ("benchmark.json", "row.json")
+    made = [path for path in there if runner.is_output(path, project) and path.name not in of_the_door]
     made += list((project.run / "executed").iterdir())
     outputs = {runner.stored_name(path, project): runner.file_hash(path) for path in made}
     runner.write_stamp(project, "04", runner.Finished("key", outputs, 1.0, 1.0))

@@ -282,6 +282,33 @@ def test_a_kernel_that_does_not_come_up_is_named(project, monkeypatch, tmp_path,
     assert not [line for line in said if line.strip() and "cell/s" not in line]
 
 
+LATE = """
+import os, pathlib, sys
+started = pathlib.Path(__file__).with_name("started")
+started.write_text(f"{started.read_text() if started.exists() else ''}|")
+if len(started.read_text()) <= int(os.environ["TAKEN"]):
+    sys.exit("zmq.error.ZMQError: Address already in use (addr='tcp://127.0.0.1:1')")
+from ipykernel import kernelapp
+kernelapp.launch_new_instance()
+"""
+
+
+@pytest.mark.parametrize("taken", [runner.KERNEL_STARTS - 1, runner.KERNEL_STARTS])
+def test_a_kernel_whose_port_another_one_took_is_started_again(project, monkeypatch, tmp_path, taken):
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "ipykernel_launcher.py").write_text(LATE)
+    (project.notebooks / "02_second.ipynb").unlink()
+    monkeypatch.setenv("TAKEN", str(taken))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "modules"), str(PROJECT_ROOT)]))
+    if taken < runner.KERNEL_STARTS:
+        run(project)
+    else:
+        with pytest.raises(NotebookError, match=r"does not come up .*Address already in use"):
+            run(project)
+    assert (tmp_path / "modules" / "started").read_text() == runner.KERNEL_STARTS * "|"
+    assert not kernels_left()
+
+
 def test_a_kernel_is_quiet_takes_nothing_of_the_users_and_leaves_nothing(project, monkeypatch, tmp_path, capfd):
     startup = tmp_path / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
