@@ -132,7 +132,7 @@ def data_files(project: Project) -> list[Path]:
 def facts(path: Path) -> list[tuple[str, int, int, int]]:
     """What changes where a file, or one in a folder, is replaced or written to: size, time, inode; nothing is read."""
     found = []
-    for one in sorted(path.rglob("*")) if path.is_dir() else [path]:
+    for one in sorted(path.rglob("*")) if os.path.isdir(path) else [path]:  # noqa: PTH112 - raises for no name
         with suppress(OSError):  # what is not there has no facts
             seen = one.stat()
             found.append((str(one), seen.st_size, seen.st_mtime_ns, seen.st_ino))

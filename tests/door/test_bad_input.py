@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specsync_lib.door.parameters import parse_arguments
-from specsync_lib.door.runner import heard, resolved
+from specsync_lib.door.runner import heard, resolved, seen_and_heard
 from specsync_lib.errors import InputError
 from specsync_lib.speech.audio import Recording, load_audio, write_flac
 
@@ -176,6 +176,14 @@ def test_what_is_not_a_file_gives_one_line(tmp_path, monkeypatch, path, expected
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=expected) as caught:
         load_audio(path)
+    one_line(caught.value)
+
+
+@pytest.mark.parametrize("path", ["missing.wav", ".", "x" * 5_000, "/dev/zero"])
+def test_a_run_looks_at_a_recording_before_it_hears_it_and_leaves_the_line_to_hearing(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        seen_and_heard(parse_arguments(["-p", f"audio={path}"]))
     one_line(caught.value)
 
 
