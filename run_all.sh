@@ -10,7 +10,8 @@ fail() {
 # A relative path means the folder where a person stands: without one, nothing may be read or written.
 pwd -P >/dev/null 2>&1 || fail "the folder where you stand is gone; cd to one that is there and run again"
 self="$(readlink -f -- "${BASH_SOURCE[0]}")"
-root="${self%/*}" # no $(dirname), which would lose a line break at its end
+root="${self%/*}"
+root="${root:-/}" # no $(dirname), which would lose a line break at its end
 case "$root" in
     *:* | *$'\n'*) fail "the checkout's path has a colon or a line break in it, which Python's search path cannot hold; move it" ;;
 esac

@@ -7,7 +7,7 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # As json.dumps breaks it; no string can hold such a line break.
@@ -44,7 +44,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     if listing := os.environ.get(MADE_VARIABLE):
-        with Path(listing).open("ab", buffering=0) as file:  # one write each: processes share it
+        # One write each: processes share it. It is gone for a process that outlives whoever waited for it.
+        with suppress(FileNotFoundError), Path(listing).open("ab", buffering=0) as file:
             file.write(os.fsencode(os.path.normpath(path.absolute())) + b"\0")
 
 

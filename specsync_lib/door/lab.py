@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from specsync_lib.errors import InputError, advice
 from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
 
 SETTINGS = Path(__file__).with_name("lab_settings")  # no news, no look for updates: nothing asks the network
@@ -68,7 +69,11 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 def main(arguments: Sequence[str]) -> None:
     """Become JupyterLab."""
     if folder := os.environ.get("IPYTHONDIR"):  # IPython makes the folder, not those above it
-        Path(folder).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(folder).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            print(f"specsync: {error}; {advice(error, 'another folder in IPYTHONDIR')}", file=sys.stderr)
+            sys.exit(InputError.EXIT_CODE)
     os.execve(sys.executable, command(arguments), environment(os.environ))
 
 

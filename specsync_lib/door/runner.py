@@ -271,8 +271,7 @@ def adopt(source: Project, project: Project, name: str, key: str) -> Finished | 
     paths = {}
     for output, digest in finished.outputs.items():
         path = Path(os.path.normpath(source.root / output))  # a run's folders may lie outside the project
-        plotted = path.is_relative_to(source.plots)
-        old, new = (source.plots, project.plots) if plotted else (source.run, project.run)
+        old, new = next(pair for pair in folder_pairs(source, project) if path.is_relative_to(pair[0]))
         paths[path] = new / path.relative_to(old), digest
     try:
         for path, (target, digest) in paths.items():
@@ -291,9 +290,15 @@ def adopt(source: Project, project: Project, name: str, key: str) -> Finished | 
     return write_stamp(project, name, Finished(key, outputs, finished.wall_s, finished.peak_rss_gib, resumed=True))
 
 
+def folder_pairs(source: Project, project: Project) -> list[tuple[Path, Path]]:
+    """The folders of a run and their places in another one; one that lies in the other comes first."""
+    pairs = [(source.plots, project.plots), (source.run, project.run)]
+    return sorted(pairs, key=lambda pair: len(pair[0].parts), reverse=True)
+
+
 def moved_sources(path: Path, source: Project, project: Project) -> dict[str, dict[str, object]]:
     """The numbers of a summary file, their sources in the folders of the run that they are copied to."""
-    folders = ((source.plots, project.plots), (source.run, project.run))
+    folders = folder_pairs(source, project)
     moved = [(f"{stored_name(old, source)}/", f"{stored_name(new, project)}/") for old, new in folders]
     numbers = json.loads(path.read_text(encoding="utf-8"))
     for entry in numbers.values():
@@ -628,10 +633,10 @@ def run_notebooks(project: Project, options: Options, inputs: Inputs) -> Iterato
 
 def is_output(path: Path, project: Project) -> bool:
     """Whether a file that a notebook made lies in its run's folders, and not in the door's own or another run's."""
-    own = ((project.run, ("stamps", "unfinished", "executed", "runs")), (project.plots, ("report", "runs")))
-    for folder, others in own:
+    others = {project.run: ("stamps", "unfinished", "executed", "runs"), project.plots: ("report", "runs")}
+    for folder, _ in folder_pairs(project, project):
         if path.is_relative_to(folder):
-            return path.relative_to(folder).parts[0] not in others
+            return path.relative_to(folder).parts[0] not in others[folder]
     return False
 
 

@@ -35,7 +35,7 @@ _LOST_APOSTROPHE = re.compile(r"(?<=[A-Za-z])\ufffd(?=(?:s|t|d|m|re|ve|ll)\b)")
 _SIGN_BEHIND = re.compile(r"([$€£])[-−](?=\d)")  # $-5
 _DEGREE = re.compile("(?<=\\d)( ?)º")
 # Digits in groups of three as they are not written in English: narrow blanks, 1'000, 1.234,56.
-_GROUPS = re.compile("(?<![\\d.,])[1-9]\\d{0,2}([\u00a0\u2007\u2009\u202f'’])\\d{3}(?:\\1\\d{3})*(?![\\d'’])")
+_GROUPS = re.compile("(?<![\\d.,])[1-9]\\d{0,2}([\u00a0\u2007\u2009\u202f'’])\\d{3}(?:\\1\\d{3}){0,4}(?![\\d'’])")
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d{1,2}(?!\d|[.,]\d)")
 _STAMP = r"(?:\d+:)?\d+:\d\d[.,]\d+"
 _SUBTITLE_CUE = re.compile(

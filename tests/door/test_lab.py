@@ -1,6 +1,7 @@
 """The lab mode's command, and what it keeps out of git; tests/notebooks/test_lab.py looks at it in a browser."""
 
 import nbformat
+import pytest
 
 from specsync_lib.door import lab
 from specsync_lib.paths import NOTEBOOKS_DIR
@@ -12,6 +13,15 @@ def test_what_a_person_sets_takes_the_place_of_what_the_door_sets():
     mine = lab.command(["--ServerApp.root_dir=/elsewhere", "--port=1"])
     assert len(mine) == len(ours)
     assert [word for word in mine if word.startswith("--ServerApp.root_dir")] == ["--ServerApp.root_dir=/elsewhere"]
+
+
+def test_where_ipython_may_not_write_it_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "file" / "below" / "ipython"))
+    with pytest.raises(SystemExit) as ended:
+        lab.main([])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_notebook_is_saved_as_git_has_it_and_an_edit_stays():

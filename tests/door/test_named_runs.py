@@ -320,6 +320,20 @@ def test_eight_runs_side_by_side_keep_to_their_own_folders_and_a_second_of_a_nam
         assert still_valid(read_stamp(own, "02_second"), read_stamp(own, "02_second").key, own)
 
 
+@pytest.mark.parametrize(("run_folder", "plots"), [("out/run", "out"), ("out", "out/plots")])
+def test_a_run_of_which_one_folder_lies_in_the_other_is_copied_too(project, executions, run_folder, plots):
+    nested = dataclasses.replace(project, run=project.root / run_folder, plots=project.root / plots)
+    run(nested)
+    finished = run(nested, "name=bold")
+    bold = nested.named("bold")
+    assert executions == [("", "01_first"), ("", "02_second")] and all(one.resumed for one in finished.values())
+    made = [bold.run / "01_first.txt", bold.plots / "01_first.png", bold.executed("01_first"), bold.summary("01_first")]
+    assert set(read_stamp(bold, "01_first").outputs) == {os.path.relpath(path, project.root) for path in made}
+    assert all(path.is_file() for path in made)
+    source = json.loads(bold.summary("01_first").read_text())["draft.of_01_first"]["source"]
+    assert source == os.path.relpath(bold.plots / "01_first.png", project.root)
+
+
 def test_what_another_run_takes_back_while_it_is_copied_is_not_taken(project, executions, monkeypatch):
     run(project, "name=bold")
     executions.clear()

@@ -67,6 +67,12 @@ def test_what_was_made_meanwhile_is_known_whoever_of_ours_made_it(tmp_path, monk
     assert "SPECSYNC_MADE" not in os.environ
 
 
+def test_who_outlives_the_one_that_waited_writes_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPECSYNC_MADE", str(tmp_path / "gone" / "made"))
+    write_text(tmp_path / "late.txt", "late")
+    assert (tmp_path / "late.txt").read_text() == "late"
+
+
 def test_the_longest_name_that_fits_can_be_written(tmp_path):
     name = "x" * 251 + ".txt"
     write_text(tmp_path / name, "")

@@ -306,6 +306,7 @@ def test_readings_are_bounded_distinct_and_begin_with_the_likeliest(text):
         "A: \n",
         "A 0:0\n",
         "1 000 ",
+        "111'",
         "\n\n",
     ],
 )
