@@ -27,6 +27,11 @@ TS_PROBED_PACKETS = 8
 PMT_TABLE = 2
 # Picture, sections and marks for cutting (ISO/IEC 13818-1, Table 2-34, and what is registered beside it).
 NO_SOUND = {0x01, 0x02, 0x05, 0x0D, 0x10, 0x15, 0x1B, 0x20, 0x21, 0x24, 0x33, 0x86, 0xD1, 0xEA}
+# Private data is teletext and subtitles too: sound only where a descriptor says so (ETSI EN 300 468, tables 12 and 109:
+# AC-3, E-AC-3, DTS, AAC; in the extension DTS-HD and AC-4; the registered names of other sound).
+PRIVATE, REGISTRATION, EXTENSION = 0x06, 0x05, 0x7F
+SOUND_DESCRIPTORS, SOUND_EXTENSIONS = {0x6A, 0x7A, 0x7B, 0x7C}, {0x0E, 0x15}
+SOUND_NAMES = {b"AC-3", b"EAC3", b"DTS1", b"DTS2", b"DTS3", b"Opus", b"BSSD"}
 
 
 class Stretches(io.RawIOBase):
@@ -195,7 +200,21 @@ def _sounds(packet: bytes) -> set[tuple[int, int]]:
         return found
     at = 12 + int.from_bytes(table[10:12], "big") % 4096
     while at + 5 <= len(table):
-        if table[at] not in NO_SOUND:
+        end = at + 5 + int.from_bytes(table[at + 3 : at + 5], "big") % 4096
+        if table[at] not in NO_SOUND and (table[at] != PRIVATE or _describes_sound(table[at + 5 : end])):
             found.add((table[at], int.from_bytes(table[at + 1 : at + 3], "big") % 8192))
-        at += 5 + int.from_bytes(table[at + 3 : at + 5], "big") % 4096
+        at = end
     return found
+
+
+def _describes_sound(descriptors: bytes) -> bool:
+    """Whether one of a private stream's descriptors is sound's."""
+    at = 0
+    while at + 2 <= len(descriptors):
+        tag, body = descriptors[at], descriptors[at + 2 : at + 2 + descriptors[at + 1]]
+        if tag in SOUND_DESCRIPTORS or (tag == REGISTRATION and body[:4] in SOUND_NAMES):
+            return True
+        if tag == EXTENSION and body[:1] and body[0] in SOUND_EXTENSIONS:
+            return True
+        at += 2 + descriptors[at + 1]
+    return False

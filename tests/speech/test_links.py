@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specsync_lib.speech import decoding
+from specsync_lib.errors import InputError
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.links import Stretches, links
 from tests.toys.sounds import Sound, id3, lag, level_db, resampled, speech, write_sounds
@@ -116,12 +116,17 @@ def programmes(*maps: int) -> bytes:
     return packet(0, section(0, b"".join(struct.pack(">HH", k + 1, 0xE000 | pid) for k, pid in enumerate(maps))))
 
 
-def programme(pid: int, *streams: tuple[int, int]) -> bytes:
-    body = b"".join(struct.pack(">BHH", kind, 0xE000 | one, 0xF000) for kind, one in streams)
+def programme(pid: int, *streams: tuple) -> bytes:
+    """Each stream is its type, its PID and, where it has any, its descriptors."""
+    body = b""
+    for kind, one, *said in streams:
+        described = b"".join(said)
+        body += struct.pack(">BHH", kind, 0xE000 | one, 0xF000 | len(described)) + described
     return packet(pid, section(2, b"\xe1\0\xf0\0" + body))
 
 
-AAC, PICTURE = 0x0F, 0x1B
+AAC, PICTURE, PRIVATE = 0x0F, 0x1B, 0x06
+TELETEXT, LANGUAGE = b"\x56\x05eng\x09\x00", b"\x0a\x04eng\x00"
 ONE = programmes(0x1000) + programme(0x1000, (PICTURE, 256), (AAC, 257))
 FILLING = 3 * packet(0x1FFF, b"")
 
@@ -152,6 +157,61 @@ def test_where_the_maps_name_other_sound_another_recording_begins(tmp_path, late
         assert len(found) == count
         if count > 1:
             assert found[1].read(188 + before).lstrip(b"\0").startswith(later[:188])
+
+
+def count_of(path, content: bytes) -> int:
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        return len(links(file))
+
+
+@pytest.mark.parametrize(
+    ("said", "count"),
+    [
+        (b"\x6a\x01\x00", 2),
+        (b"\x7a\x01\x00", 2),
+        (b"\x7b\x01\x00", 2),
+        (b"\x7c\x02\x51\x00", 2),
+        (b"\x7f\x02\x15\x00", 2),
+        (b"\x7f\x02\x06\x00", 1),  # supplementary audio: says no codec
+        (b"\x7f\x00", 1),
+        *((b"\x05\x04" + name, 2) for name in (b"AC-3", b"EAC3", b"DTS1", b"DTS2", b"DTS3", b"Opus", b"BSSD")),
+        (b"\x05\x04KLVA", 1),
+        (TELETEXT, 1),
+        (b"\x59\x08eng\x10\0\1\0\1", 1),  # subtitles
+        (b"", 1),
+        (b"\x6a", 1),  # damage
+    ],
+)
+def test_private_data_is_sound_only_where_it_says_so(tmp_path, said, count):
+    maps = (
+        programmes(0x1000) + programme(0x1000, (PICTURE, 256), (PRIVATE, pid, LANGUAGE, said)) for pid in (257, 300)
+    )
+    assert count_of(tmp_path / "private.ts", b"".join(one + 4 * FILLING for one in maps)) == count
+
+
+def test_teletext_that_stays_keeps_no_recordings_together(tmp_path):
+    text = (PRIVATE, 500, TELETEXT)
+    maps = (programmes(0x1000) + programme(0x1000, (PICTURE, 256), (AAC, pid), text) for pid in (257, 300))
+    assert count_of(tmp_path / "text.ts", b"".join(one + 4 * FILLING for one in maps)) == 2
+
+
+def test_sound_that_comes_after_a_map_of_teletext_alone_is_heard(tmp_path):
+    text = programmes(0x1000) + programme(0x1000, (PRIVATE, 500, TELETEXT)) + FILLING
+    path = tmp_path / "late.ts"
+    path.write_bytes(text + written(tmp_path, "ts", FIRST, 44_100))
+    assert len(load_audio(path).samples) == pytest.approx(len(FIRST), abs=2_000)
+
+
+@pytest.mark.parametrize("silent", [1, 2])
+def test_leading_recordings_without_sound_are_skipped(tmp_path, silent):
+    picture = write_sounds(tmp_path / "picture.mkv", picture_s=1).read_bytes()
+    path = tmp_path / "joined.mkv"
+    path.write_bytes(silent * picture + written(tmp_path, "mkv", FIRST, 44_100))
+    assert len(load_audio(path).samples) == pytest.approx(len(FIRST), abs=2_000)
+    path.write_bytes(silent * picture)
+    with pytest.raises(InputError, match="has no sound"):
+        load_audio(path)
 
 
 # ------------------------------------------------------------------------------------------------- stretches
@@ -198,4 +258,3 @@ def test_a_later_recording_gets_the_track_of_the_same_place(tmp_path):
     heard = load_audio(path, track=2).samples
     assert abs(lag(heard[: len(SECOND)], SECOND)) <= 16
     assert abs(lag(heard[len(SECOND) :], FIRST)) <= 16
-    assert decoding.Tally().links == 1
