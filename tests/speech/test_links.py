@@ -258,3 +258,17 @@ def test_a_later_recording_gets_the_track_of_the_same_place(tmp_path):
     heard = load_audio(path, track=2).samples
     assert abs(lag(heard[: len(SECOND)], SECOND)) <= 16
     assert abs(lag(heard[len(SECOND) :], FIRST)) <= 16
+
+
+def test_tracks_without_a_decoder_do_not_move_the_place(tmp_path):
+    """The first track of three is in a codec that nobody knows: the second goes on with the second."""
+    parts = []
+    for order in ((FIRST, SECOND), (SECOND, FIRST)):
+        flac = (Sound(x, 16_000, **FLAC) for x in order)
+        path = write_sounds(tmp_path / "one.mkv", Sound(resampled(FIRST, 48_000), 48_000, **OPUS), *flac)
+        parts.append(path.read_bytes().replace(b"A_OPUS", b"A_NONE"))
+    path = tmp_path / "joined.mkv"
+    path.write_bytes(b"".join(parts))
+    heard = load_audio(path, track=2).samples
+    assert abs(lag(heard[: len(FIRST)], FIRST)) <= 16
+    assert abs(lag(heard[len(FIRST) :], SECOND)) <= 16
