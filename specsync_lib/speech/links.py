@@ -7,6 +7,8 @@ others. So each is opened by itself.
 import io
 import mmap
 import re
+from bisect import bisect_right
+from itertools import accumulate
 from typing import BinaryIO
 
 import numpy as np
@@ -47,6 +49,8 @@ class Stretches(io.RawIOBase):
 
     def __init__(self, file: BinaryIO, stretches: list[tuple[int, int]]) -> None:
         self._file, self._stretches, self._at = file, stretches, 0
+        # Where each begins in the whole, and where the whole ends.
+        self._offsets = [0, *accumulate(end - begin for begin, end in stretches)]
 
     def readable(self) -> bool:
         return True
@@ -58,21 +62,21 @@ class Stretches(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        size = sum(end - begin for begin, end in self._stretches)
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: size}[whence])
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._offsets[-1]}[whence]
+        self._at = max(0, offset + start)
         return self._at
 
     def readinto(self, buffer: bytearray) -> int:
-        before = 0
-        for begin, end in self._stretches:
-            if self._at < before + end - begin:
-                self._file.seek(begin + self._at - before)
-                content = self._file.read(min(len(buffer), before + end - begin - self._at))
-                buffer[: len(content)] = content
-                self._at += len(content)
-                return len(content)
-            before += end - begin
-        return 0
+        if self._at >= self._offsets[-1]:
+            return 0
+        # By bisection: an MP3 may have a tag before every frame.
+        index = bisect_right(self._offsets, self._at) - 1
+        begin, left = self._stretches[index][0], self._offsets[index + 1] - self._at
+        self._file.seek(begin + self._at - self._offsets[index])
+        content = self._file.read(min(len(buffer), left))
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
 
 
 def links(file: BinaryIO) -> list[BinaryIO]:

@@ -242,6 +242,30 @@ def test_stretches_read_like_a_file_of_their_bytes(cuts, reads):
     assert io.BufferedReader(file).read() == expected.getvalue()
 
 
+def test_a_read_looks_at_few_of_many_stretches():
+    """A tag before every frame makes tens of thousands."""
+
+    class Counted(list):
+        seen = 0
+
+        def __iter__(self):
+            for one in super().__iter__():
+                Counted.seen += 1
+                yield one
+
+        def __getitem__(self, index):
+            Counted.seen += 1
+            return super().__getitem__(index)
+
+    count = 2_000
+    file = Stretches(io.BytesIO(bytes(4 * count)), Counted((4 * k, 4 * k + 2) for k in range(count)))
+    reads = 0
+    while file.read(10):
+        file.seek(0, io.SEEK_CUR)
+        reads += 1
+    assert reads == count and Counted.seen <= 4 * count
+
+
 def test_more_recordings_than_any_file_has_are_not_counted(tmp_path):
     path = tmp_path / "many.flac"
     path.write_bytes(2_000 * (b"fLaC\0\0\0\x22" + bytes(34)))
