@@ -64,6 +64,45 @@ def test_a_transport_stream_whose_sound_changes_its_place_is_heard_whole(tmp_pat
     assert ("follow each other" in assert_both_are_heard(path, 0.1).warning) == (not start_s)
 
 
+def test_a_film_that_is_attached_to_a_recording_is_none_of_it(tmp_path):
+    attached = written(tmp_path, "webm", SECOND, 48_000, **OPUS)
+    path = write_sounds(tmp_path / "one.mkv", Sound(FIRST, **FLAC), attached=attached)
+    content = path.read_bytes()
+    assert attached in content
+    recording = load_audio(path)
+    assert len(recording.samples) == pytest.approx(len(FIRST), abs=200) and recording.warning == ""
+    path.write_bytes(content + b"\xec\x84" + bytes(4) + written(tmp_path, "mkv", SECOND, 44_100))  # filling between
+    assert "jump (1 x)" in assert_both_are_heard(path).warning
+
+
+def test_behind_a_segment_of_open_length_the_next_recording_is_searched_for(tmp_path):
+    parts = [written(tmp_path, "mkv", x, 16_000, {"live": "1"}, **FLAC) for x in (FIRST, SECOND)]
+    path = tmp_path / "live.mkv"
+    path.write_bytes(b"".join(parts))
+    with path.open("rb") as file:
+        assert len(links(file)) == 2
+    assert_both_are_heard(path)
+
+
+@pytest.mark.parametrize("piece", [300, 301, 377, 4_096])
+@pytest.mark.parametrize(("suffix", "kind"), [("opus", OPUS), ("flac", FLAC), ("mkv", FLAC), ("ts", {}), ("mp3", MP3)])
+def test_a_file_is_searched_in_pieces_and_no_border_hides_a_mark(tmp_path, monkeypatch, suffix, kind, piece):
+    part = written(tmp_path, suffix, FIRST[:8_000], 48_000, {"live": "1"} if suffix == "mkv" else None, **kind)
+    moved = written(tmp_path, "ts", FIRST[:8_000], 48_000, {"mpegts_start_pid": "300"}) if suffix == "ts" else part
+    tag = id3(500) if suffix == "mp3" else b""
+    path = tmp_path / f"joined.{suffix}"
+    path.write_bytes(part + tag + moved + tag + part)
+
+    def stretches():
+        with path.open("rb") as file:
+            return [one.read(1 << 20) for one in links(file)]
+
+    expected = stretches()
+    monkeypatch.setattr("specsync_lib.speech.links.PIECE_BYTES", piece)
+    assert stretches() == expected
+    assert len(expected) == (1 if suffix == "mp3" else 3)
+
+
 def test_a_recording_of_which_nothing_decodes_is_told(tmp_path):
     one, other = (written(tmp_path, "opus", x, 48_000, **OPUS) for x in (FIRST, SECOND))
     path = tmp_path / "chain.opus"
