@@ -13,13 +13,18 @@ from typing import BinaryIO
 
 import numpy as np
 
-from specsync_lib.speech.containers import LARGEST_POSITION, MOST_ELEMENTS, _element, mp3_frame_bytes
+from specsync_lib.speech.containers import MOST_ELEMENTS, SEGMENT, _element, mp3_frame_bytes
 
 # The first page of an Ogg stream; those of one recording's streams stand together.
 OGG_FIRST_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]")
 OGG_HEADER_BYTES = 27
 FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 MATROSKA_START = re.compile(rb"\x1aE\xdf\xa3.{1,60}?B\x82.(?:webm|matroska)", re.DOTALL)
+# A header, and what a segment consists of (RFC 9559, section 5), itself included.
+MATROSKA_PART = re.compile(
+    rb"\x1aE\xdf\xa3|\x18S\x80g|\x11M\x9bt|\x15I\xa9f|\x16T\xaek|\x1fC\xb6u|\x1cS\xbbk|\x19A\xa4i|\x10C\xa7p|\x12T\xc3g"
+)
+FILLING, MOST_FILLINGS = b"\xec", 8
 ID3_TAG = re.compile(rb"ID3[\x02-\x04]\x00[\x00-\xff][\x00-\x7f]{4}")
 ID3_HEADER_BYTES = 10
 MP3_TABLE = re.compile(rb"Xing|Info")
@@ -104,7 +109,7 @@ def links(file: BinaryIO) -> list[BinaryIO]:
     elif FLAC_START.match(head):
         found = _found(file, FLAC_START)
     elif MATROSKA_START.match(head):
-        found = _matroska_links(file)
+        found = _matroska_links(file, size)
     elif head.startswith(b"ID3") or mp3_frame_bytes(head[:4]):
         sound = _without_tags(file, size)
         return [file if len(sound) == 1 else Stretches(file, sound)]
@@ -143,21 +148,37 @@ def _ogg_links(file: BinaryIO) -> Iterator[int]:
         after = at + OGG_HEADER_BYTES + len(sizes) + sum(sizes)
 
 
-def _matroska_links(file: BinaryIO) -> Iterator[int]:
-    """Where headers stand outside of all segments: one inside is a file that is attached to the recording.
+def _matroska_links(file: BinaryIO, size: int) -> Iterator[int]:
+    """Where headers stand that are no part of a segment: one inside is a file that is attached to the recording.
 
-    Behind a segment that leaves its length open, as live recorders write it, the next header is searched for.
+    A segment's stated length is believed where the file or the next recording fits it. Otherwise it was cut off before
+    another one was joined on, or never stated its length: its parts are walked through, and behind the last one that
+    is whole the next header is searched for.
     """
     at = 0
     for _ in range(MOST_ELEMENTS):
-        if MATROSKA_START.match(_read(file, at, LONGEST_MARK_BYTES)):
+        head = _read(file, at, LONGEST_MARK_BYTES)
+        if MATROSKA_START.match(head):
             yield at
         content, length = _element(file, at)
-        if content == at:
+        following = None if length is None else _matroska_part(file, content + length, size)
+        if head.startswith(SEGMENT) and content > at and following is None:
+            following = content
+        if following is None:
+            following = next(_found(file, MATROSKA_START, max(content, at + 1)), size)
+        if following >= size:
             return
-        at = next(_found(file, MATROSKA_START, content), None) if length is None else content + length
-        if at is None or at > LARGEST_POSITION:
-            return
+        at = following
+
+
+def _matroska_part(file: BinaryIO, at: int, size: int) -> int | None:
+    """Where the part that a position begins with stands, behind filling; the file's end is one. None: it is none."""
+    for _ in range(MOST_FILLINGS):
+        if _read(file, at, 1) != FILLING:
+            break
+        content, length = _element(file, at)
+        at = content + (length or 0)
+    return at if at == size or MATROSKA_PART.match(_read(file, at, 4)) else None
 
 
 def _without_tags(file: BinaryIO, size: int) -> list[tuple[int, int]]:

@@ -75,6 +75,22 @@ def test_a_film_that_is_attached_to_a_recording_is_none_of_it(tmp_path):
     assert "jump (1 x)" in assert_both_are_heard(path).warning
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.parametrize("short_first", [False, True])
+def test_behind_a_segment_that_was_cut_off_the_next_recording_is_heard(tmp_path, share, short_first):
+    """What it states as its length ends within the next one, or behind the file."""
+    attached = written(tmp_path, "webm", SECOND[:16_000], 48_000, **OPUS)
+    sounds = (Sound(FIRST, **FLAC), Sound(SECOND, 16_000))
+    one, other = (
+        write_sounds(tmp_path / "one.mkv", sound, attached=attached).read_bytes()
+        for sound in (sounds[::-1] if short_first else sounds)
+    )
+    path = tmp_path / "joined.mkv"
+    path.write_bytes(one[: int(share * len(one))] + other)
+    with path.open("rb") as file:
+        assert [part.read(len(other)) for part in links(file)][1:] == [other]
+
+
 def test_behind_a_segment_of_open_length_the_next_recording_is_searched_for(tmp_path):
     parts = [written(tmp_path, "mkv", x, 16_000, {"live": "1"}, **FLAC) for x in (FIRST, SECOND)]
     path = tmp_path / "live.mkv"
