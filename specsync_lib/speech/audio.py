@@ -121,8 +121,7 @@ def load_audio(path: str | Path, *, max_seconds: float = LONGEST_S, track: int =
             missing = None if raw_g722 else _cut_last(file, files)
             if missing is not None and missing.share is not None and missing.share < LEAST_SHARE:
                 raise InputError(f"{name} is truncated: {missing.reason}; copy or export it again")
-            with open_container(files[0], raw_g722=raw_g722) as container:
-                found = tracks(container)
+            files, found = _from_sound(files, raw_g722)
             if not found:
                 raise InputError(f"{name} has no sound: give {READABLE}")
             samples, warning = _first_heard(
@@ -192,6 +191,15 @@ def _open(path: Path, name: str) -> BinaryIO:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name} is not a path ({error}): check it") from error
+
+
+def _from_sound(files: list[BinaryIO], raw_g722: bool) -> tuple[list[BinaryIO], list[Track]]:
+    """Joined recordings without the leading ones that hold no sound, and the first one's tracks; none: no sound."""
+    for number, file in enumerate(files):
+        with open_container(file, raw_g722=raw_g722) as container:
+            if found := tracks(container):
+                return files[number:], found
+    return files, []
 
 
 def _cut_last(file: BinaryIO, files: list[BinaryIO]) -> Cut | None:

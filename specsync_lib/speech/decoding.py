@@ -196,18 +196,23 @@ def _decoded(
     tally: Tally,
 ) -> Iterator[_Block | av.Packet]:
     """The track's blocks, and in their place the packets that do not decode; of later recordings the same track."""
-    place = container.streams.audio.index(stream)
+    place = _able(container).index(stream)
     tally.links = len(files)
     yield from _decoded_one(files[0], container, stream, name, 0, tally)
     for number, file in enumerate(files[1:], start=1):
         heard = False
         with contextlib.suppress(av.FFmpegError), open_container(file) as later:
-            able = [one for one in later.streams.audio if one.codec_context is not None]
+            able = _able(later)
             for one in able[place : place + 1] or able[-1:]:
                 for item in _decoded_one(file, later, one, name, number, tally):
                     heard = heard or isinstance(item, _Block)
                     yield item
         tally.unread += not heard
+
+
+def _able(container: av.container.InputContainer) -> list[av.AudioStream]:
+    """The sound tracks that have a decoder."""
+    return [stream for stream in container.streams.audio if stream.codec_context is not None]
 
 
 def _decoded_one(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specsync_lib.speech import decoding
+from specsync_lib.errors import InputError
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.speech.links import Stretches, links
 from tests.toys.sounds import Sound, id3, lag, level_db, resampled, speech, write_sounds
@@ -64,6 +64,61 @@ def test_a_transport_stream_whose_sound_changes_its_place_is_heard_whole(tmp_pat
     assert ("follow each other" in assert_both_are_heard(path, 0.1).warning) == (not start_s)
 
 
+def test_a_film_that_is_attached_to_a_recording_is_none_of_it(tmp_path):
+    attached = written(tmp_path, "webm", SECOND, 48_000, **OPUS)
+    path = write_sounds(tmp_path / "one.mkv", Sound(FIRST, **FLAC), attached=attached)
+    content = path.read_bytes()
+    assert attached in content
+    recording = load_audio(path)
+    assert len(recording.samples) == pytest.approx(len(FIRST), abs=200) and recording.warning == ""
+    path.write_bytes(content + b"\xec\x84" + bytes(4) + written(tmp_path, "mkv", SECOND, 44_100))  # filling between
+    assert "jump (1 x)" in assert_both_are_heard(path).warning
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.parametrize("short_first", [False, True])
+def test_behind_a_segment_that_was_cut_off_the_next_recording_is_heard(tmp_path, share, short_first):
+    """What it states as its length ends within the next one, or behind the file."""
+    attached = written(tmp_path, "webm", SECOND[:16_000], 48_000, **OPUS)
+    sounds = (Sound(FIRST, **FLAC), Sound(SECOND, 16_000))
+    one, other = (
+        write_sounds(tmp_path / "one.mkv", sound, attached=attached).read_bytes()
+        for sound in (sounds[::-1] if short_first else sounds)
+    )
+    path = tmp_path / "joined.mkv"
+    path.write_bytes(one[: int(share * len(one))] + other)
+    with path.open("rb") as file:
+        assert [part.read(len(other)) for part in links(file)][1:] == [other]
+
+
+def test_behind_a_segment_of_open_length_the_next_recording_is_searched_for(tmp_path):
+    parts = [written(tmp_path, "mkv", x, 16_000, {"live": "1"}, **FLAC) for x in (FIRST, SECOND)]
+    path = tmp_path / "live.mkv"
+    path.write_bytes(b"".join(parts))
+    with path.open("rb") as file:
+        assert len(links(file)) == 2
+    assert_both_are_heard(path)
+
+
+@pytest.mark.parametrize("piece", [300, 301, 377, 4_096])
+@pytest.mark.parametrize(("suffix", "kind"), [("opus", OPUS), ("flac", FLAC), ("mkv", FLAC), ("ts", {}), ("mp3", MP3)])
+def test_a_file_is_searched_in_pieces_and_no_border_hides_a_mark(tmp_path, monkeypatch, suffix, kind, piece):
+    part = written(tmp_path, suffix, FIRST[:8_000], 48_000, {"live": "1"} if suffix == "mkv" else None, **kind)
+    moved = written(tmp_path, "ts", FIRST[:8_000], 48_000, {"mpegts_start_pid": "300"}) if suffix == "ts" else part
+    tag = id3(500) if suffix == "mp3" else b""
+    path = tmp_path / f"joined.{suffix}"
+    path.write_bytes(part + tag + moved + tag + part)
+
+    def stretches():
+        with path.open("rb") as file:
+            return [one.read(1 << 20) for one in links(file)]
+
+    expected = stretches()
+    monkeypatch.setattr("specsync_lib.speech.links.PIECE_BYTES", piece)
+    assert stretches() == expected
+    assert len(expected) == (1 if suffix == "mp3" else 3)
+
+
 def test_a_recording_of_which_nothing_decodes_is_told(tmp_path):
     one, other = (written(tmp_path, "opus", x, 48_000, **OPUS) for x in (FIRST, SECOND))
     path = tmp_path / "chain.opus"
@@ -116,12 +171,17 @@ def programmes(*maps: int) -> bytes:
     return packet(0, section(0, b"".join(struct.pack(">HH", k + 1, 0xE000 | pid) for k, pid in enumerate(maps))))
 
 
-def programme(pid: int, *streams: tuple[int, int]) -> bytes:
-    body = b"".join(struct.pack(">BHH", kind, 0xE000 | one, 0xF000) for kind, one in streams)
+def programme(pid: int, *streams: tuple) -> bytes:
+    """Each stream is its type, its PID and, where it has any, its descriptors."""
+    body = b""
+    for kind, one, *said in streams:
+        described = b"".join(said)
+        body += struct.pack(">BHH", kind, 0xE000 | one, 0xF000 | len(described)) + described
     return packet(pid, section(2, b"\xe1\0\xf0\0" + body))
 
 
-AAC, PICTURE = 0x0F, 0x1B
+AAC, PICTURE, PRIVATE = 0x0F, 0x1B, 0x06
+TELETEXT, LANGUAGE = b"\x56\x05eng\x09\x00", b"\x0a\x04eng\x00"
 ONE = programmes(0x1000) + programme(0x1000, (PICTURE, 256), (AAC, 257))
 FILLING = 3 * packet(0x1FFF, b"")
 
@@ -154,6 +214,61 @@ def test_where_the_maps_name_other_sound_another_recording_begins(tmp_path, late
             assert found[1].read(188 + before).lstrip(b"\0").startswith(later[:188])
 
 
+def count_of(path, content: bytes) -> int:
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        return len(links(file))
+
+
+@pytest.mark.parametrize(
+    ("said", "count"),
+    [
+        (b"\x6a\x01\x00", 2),
+        (b"\x7a\x01\x00", 2),
+        (b"\x7b\x01\x00", 2),
+        (b"\x7c\x02\x51\x00", 2),
+        (b"\x7f\x02\x15\x00", 2),
+        (b"\x7f\x02\x06\x00", 1),  # supplementary audio: says no codec
+        (b"\x7f\x00", 1),
+        *((b"\x05\x04" + name, 2) for name in (b"AC-3", b"EAC3", b"DTS1", b"DTS2", b"DTS3", b"Opus", b"BSSD")),
+        (b"\x05\x04KLVA", 1),
+        (TELETEXT, 1),
+        (b"\x59\x08eng\x10\0\1\0\1", 1),  # subtitles
+        (b"", 1),
+        (b"\x6a", 1),  # damage
+    ],
+)
+def test_private_data_is_sound_only_where_it_says_so(tmp_path, said, count):
+    maps = (
+        programmes(0x1000) + programme(0x1000, (PICTURE, 256), (PRIVATE, pid, LANGUAGE, said)) for pid in (257, 300)
+    )
+    assert count_of(tmp_path / "private.ts", b"".join(one + 4 * FILLING for one in maps)) == count
+
+
+def test_teletext_that_stays_keeps_no_recordings_together(tmp_path):
+    text = (PRIVATE, 500, TELETEXT)
+    maps = (programmes(0x1000) + programme(0x1000, (PICTURE, 256), (AAC, pid), text) for pid in (257, 300))
+    assert count_of(tmp_path / "text.ts", b"".join(one + 4 * FILLING for one in maps)) == 2
+
+
+def test_sound_that_comes_after_a_map_of_teletext_alone_is_heard(tmp_path):
+    text = programmes(0x1000) + programme(0x1000, (PRIVATE, 500, TELETEXT)) + FILLING
+    path = tmp_path / "late.ts"
+    path.write_bytes(text + written(tmp_path, "ts", FIRST, 44_100))
+    assert len(load_audio(path).samples) == pytest.approx(len(FIRST), abs=2_000)
+
+
+@pytest.mark.parametrize("silent", [1, 2])
+def test_leading_recordings_without_sound_are_skipped(tmp_path, silent):
+    picture = write_sounds(tmp_path / "picture.mkv", picture_s=1).read_bytes()
+    path = tmp_path / "joined.mkv"
+    path.write_bytes(silent * picture + written(tmp_path, "mkv", FIRST, 44_100))
+    assert len(load_audio(path).samples) == pytest.approx(len(FIRST), abs=2_000)
+    path.write_bytes(silent * picture)
+    with pytest.raises(InputError, match="has no sound"):
+        load_audio(path)
+
+
 # ------------------------------------------------------------------------------------------------- stretches
 
 
@@ -182,6 +297,30 @@ def test_stretches_read_like_a_file_of_their_bytes(cuts, reads):
     assert io.BufferedReader(file).read() == expected.getvalue()
 
 
+def test_a_read_looks_at_few_of_many_stretches():
+    """A tag before every frame makes tens of thousands."""
+
+    class Counted(list):
+        seen = 0
+
+        def __iter__(self):
+            for one in super().__iter__():
+                Counted.seen += 1
+                yield one
+
+        def __getitem__(self, index):
+            Counted.seen += 1
+            return super().__getitem__(index)
+
+    count = 2_000
+    file = Stretches(io.BytesIO(bytes(4 * count)), Counted((4 * k, 4 * k + 2) for k in range(count)))
+    reads = 0
+    while file.read(10):
+        file.seek(0, io.SEEK_CUR)
+        reads += 1
+    assert reads == count and Counted.seen <= 4 * count
+
+
 def test_more_recordings_than_any_file_has_are_not_counted(tmp_path):
     path = tmp_path / "many.flac"
     path.write_bytes(2_000 * (b"fLaC\0\0\0\x22" + bytes(34)))
@@ -198,4 +337,17 @@ def test_a_later_recording_gets_the_track_of_the_same_place(tmp_path):
     heard = load_audio(path, track=2).samples
     assert abs(lag(heard[: len(SECOND)], SECOND)) <= 16
     assert abs(lag(heard[len(SECOND) :], FIRST)) <= 16
-    assert decoding.Tally().links == 1
+
+
+def test_tracks_without_a_decoder_do_not_move_the_place(tmp_path):
+    """The first track of three is in a codec that nobody knows: the second goes on with the second."""
+    parts = []
+    for order in ((FIRST, SECOND), (SECOND, FIRST)):
+        flac = (Sound(x, 16_000, **FLAC) for x in order)
+        path = write_sounds(tmp_path / "one.mkv", Sound(resampled(FIRST, 48_000), 48_000, **OPUS), *flac)
+        parts.append(path.read_bytes().replace(b"A_OPUS", b"A_NONE"))
+    path = tmp_path / "joined.mkv"
+    path.write_bytes(b"".join(parts))
+    heard = load_audio(path, track=2).samples
+    assert abs(lag(heard[: len(FIRST)], FIRST)) <= 16
+    assert abs(lag(heard[len(FIRST) :], SECOND)) <= 16

@@ -49,8 +49,13 @@ class Sound:
     bit_rate: int = 0
 
 
-def write_sounds(path: Path, *sounds: Sound, picture_s: float = 0, options: dict | None = None) -> Path:
-    """Write tracks into the container that the path's suffix names, with ``picture_s`` of still picture before them."""
+def write_sounds(
+    path: Path, *sounds: Sound, picture_s: float = 0, options: dict | None = None, attached: bytes = b""
+) -> Path:
+    """Write tracks into the container that the path's suffix names, with ``picture_s`` of still picture before them.
+
+    attached: a WebM file to attach (Matroska).
+    """
     with av.open(str(path), "w", options=options or {}) as container:
         picture = container.add_stream("mpeg4", rate=PICTURE_FPS) if picture_s else None
         streams = [_stream(container, sound) for sound in sounds]
@@ -61,6 +66,8 @@ def write_sounds(path: Path, *sounds: Sound, picture_s: float = 0, options: dict
                 image.pts, image.time_base = pts, Fraction(1, PICTURE_FPS)
                 container.mux(picture.encode(image))
             container.mux(picture.encode(None))
+        if attached:
+            container.add_attachment("attached.webm", "video/webm", attached)
         for stream, sound in zip(streams, sounds, strict=True):
             for packet in _packets(stream, sound):
                 container.mux(packet)
