@@ -155,12 +155,12 @@ def _cut_segment(file: BinaryIO, size: int) -> Cut | None:
     found = head.find(SEGMENT)
     if found < 0:
         return None
-    position, length = _element(file, found)
+    position, length = element(file, found)
     if length is not None:
         return _shorter(size, position + length, 0)
     for _ in range(MOST_ELEMENTS):
         start = position
-        position, length = _element(file, start)
+        position, length = element(file, start)
         if position > size or (length is not None and position + length > size):
             return Cut("it ends in the middle of a block") if start < size else None
         if position == start or start >= size:
@@ -170,7 +170,7 @@ def _cut_segment(file: BinaryIO, size: int) -> Cut | None:
     return None
 
 
-def _element(file: BinaryIO, position: int) -> tuple[int, int | None]:
+def element(file: BinaryIO, position: int) -> tuple[int, int | None]:
     """Where an EBML element's content begins and its length, None if it is left open; the same place: no element."""
     header = _at(file, position, 16)
     if not header or not header[0] & 0xF0:

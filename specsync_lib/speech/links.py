@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from specsync_lib.speech.containers import MOST_ELEMENTS, SEGMENT, _element, mp3_frame_bytes
+from specsync_lib.speech.containers import MOST_ELEMENTS, SEGMENT, element, mp3_frame_bytes
 
 # The first page of an Ogg stream; those of one recording's streams stand together.
 OGG_FIRST_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]")
@@ -160,7 +160,7 @@ def _matroska_links(file: BinaryIO, size: int) -> Iterator[int]:
         head = _read(file, at, LONGEST_MARK_BYTES)
         if MATROSKA_START.match(head):
             yield at
-        content, length = _element(file, at)
+        content, length = element(file, at)
         following = None if length is None else _matroska_part(file, content + length, size)
         if head.startswith(SEGMENT) and content > at and following is None:
             following = content
@@ -176,7 +176,7 @@ def _matroska_part(file: BinaryIO, at: int, size: int) -> int | None:
     for _ in range(MOST_FILLINGS):
         if _read(file, at, 1) != FILLING:
             break
-        content, length = _element(file, at)
+        content, length = element(file, at)
         at = content + (length or 0)
     return at if at == size or MATROSKA_PART.match(_read(file, at, 4)) else None
 
