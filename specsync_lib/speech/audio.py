@@ -230,11 +230,12 @@ def _first_heard(
         if max(samples.max(initial=0), -samples.min(initial=0)) >= SILENT_PEAK:  # without a copy of an hour
             if silent:
                 said = [f"its track {silent[2].number} is silent, track {track.number} is taken", *said]
-            return samples, f"{name}: {'; '.join(said)}" if said else ""
+            break
         silent = silent or (samples, said, track)
-    if not silent:
-        raise refusal
-    samples, said, _ = silent
+    else:
+        if not silent:
+            raise refusal
+        samples, said, _ = silent
     return samples, f"{name}: {'; '.join(said)}" if said else ""
 
 

@@ -65,7 +65,7 @@ def cut(file: BinaryIO) -> Cut | None:
     """
     position = file.tell()
     size = file.seek(0, 2)
-    start = _at(file, 0, 16)
+    start = read_at(file, 0, 16)
     try:
         if start.startswith(b"RIFF"):
             promised = 8 + int.from_bytes(start[4:8], "little")
@@ -83,7 +83,7 @@ def cut(file: BinaryIO) -> Cut | None:
         if start.startswith(b"OggS"):
             return _cut_pages(file, size)
         if start.startswith(W64_RIFF):
-            return _shorter(size, int.from_bytes(_at(file, 16, 8), "little"))
+            return _shorter(size, int.from_bytes(read_at(file, 16, 8), "little"))
         if start.startswith(b"caff"):
             return _cut_chunks(file, size)
         if start.startswith(b".snd"):
@@ -100,7 +100,8 @@ def cut(file: BinaryIO) -> Cut | None:
         file.seek(position)
 
 
-def _at(file: BinaryIO, position: int, count: int) -> bytes:
+def read_at(file: BinaryIO, position: int, count: int) -> bytes:
+    """Up to so many bytes from a position on; none where no file has one."""
     if position > LARGEST_POSITION:
         return b""  # a length that no file has
     file.seek(position)
@@ -115,9 +116,9 @@ def _shorter(size: int, promised: int, tolerance: int = TOLERANCE_BYTES) -> Cut 
 
 def _cut_rf64(file: BinaryIO, size: int) -> Cut | None:
     """RF64: the first chunk (ds64) states the bytes of the whole and of the sound; both are written last."""
-    if _at(file, 12, 4) != b"ds64":
+    if read_at(file, 12, 4) != b"ds64":
         return None
-    whole, sound = (int.from_bytes(_at(file, at, 8), "little") for at in (20, 28))
+    whole, sound = (int.from_bytes(read_at(file, at, 8), "little") for at in (20, 28))
     if not sound:
         return Cut("its header was never finished, it states no length", 0.0)
     return _shorter(size, 8 + whole)
@@ -127,7 +128,7 @@ def _cut_boxes(file: BinaryIO, size: int) -> Cut | None:
     """MP4 and MOV: the boxes of the top level follow each other up to the file's end, the index (moov) among them."""
     position, names = 0, set()
     for _ in range(MOST_ELEMENTS):
-        header = _at(file, position, 16)
+        header = read_at(file, position, 16)
         if len(header) < 8:
             break
         length, name = int.from_bytes(header[:4], "big"), header[4:8]
@@ -151,7 +152,7 @@ def _no_index() -> Cut:
 
 def _cut_segment(file: BinaryIO, size: int) -> Cut | None:
     """Matroska and WebM: the segment's size or, where a live recorder left it open, the last element's."""
-    head = _at(file, 0, LARGEST_EBML_HEADER_BYTES)
+    head = read_at(file, 0, LARGEST_EBML_HEADER_BYTES)
     found = head.find(SEGMENT)
     if found < 0:
         return None
@@ -172,7 +173,7 @@ def _cut_segment(file: BinaryIO, size: int) -> Cut | None:
 
 def element(file: BinaryIO, position: int) -> tuple[int, int | None]:
     """Where an EBML element's content begins and its length, None if it is left open; the same place: no element."""
-    header = _at(file, position, 16)
+    header = read_at(file, position, 16)
     if not header or not header[0] & 0xF0:
         return position, None
     name = 9 - header[0].bit_length()
@@ -186,7 +187,7 @@ def element(file: BinaryIO, position: int) -> tuple[int, int | None]:
 
 def _cut_asf(file: BinaryIO, size: int) -> Cut | None:
     """ASF: its file properties state the bytes of the whole, unless it was sent live."""
-    head = _at(file, 0, LARGEST_ASF_HEADER_BYTES)
+    head = read_at(file, 0, LARGEST_ASF_HEADER_BYTES)
     at = ASF_FIRST_OBJECT
     while at + 92 <= len(head):
         length = int.from_bytes(head[at + 16 : at + 24], "little")
@@ -199,7 +200,7 @@ def _cut_asf(file: BinaryIO, size: int) -> Cut | None:
 
 def _cut_packs(file: BinaryIO, size: int) -> Cut | None:
     """MPEG-PS: its packets state their lengths; the last one is whole. It states no length of its own."""
-    tail = _at(file, max(0, size - 2 * LARGEST_PES_BYTES), 2 * LARGEST_PES_BYTES)
+    tail = read_at(file, max(0, size - 2 * LARGEST_PES_BYTES), 2 * LARGEST_PES_BYTES)
     at = tail.find(b"\0\0\1" + bytes([PACK]))
     while 0 <= at < len(tail):
         head = tail[at : at + 14].ljust(14, b"\0")
@@ -217,7 +218,7 @@ def _cut_packs(file: BinaryIO, size: int) -> Cut | None:
 def _cut_pages(file: BinaryIO, size: int) -> Cut | None:
     """Ogg: the last page is whole and says that it is the last one."""
     start = max(0, size - 2 * OGG_PAGE_BYTES)
-    tail = _at(file, start, 2 * OGG_PAGE_BYTES)
+    tail = read_at(file, start, 2 * OGG_PAGE_BYTES)
     page = tail.rfind(b"OggS")
     if page < 0:
         return None  # something else is appended: not a cut
@@ -232,7 +233,7 @@ def _cut_mp3(file: BinaryIO, size: int, start: bytes) -> Cut | None:
     begin = 0
     if start.startswith(b"ID3"):
         begin = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(start[6:10], (21, 14, 7, 0), strict=True))
-    head = _at(file, begin, MP3_SEARCH_BYTES)
+    head = read_at(file, begin, MP3_SEARCH_BYTES)
     frame = head.find(b"\xff")
     if frame < 0 or not mp3_frame_bytes(head[frame : frame + 4]):
         return None
@@ -247,7 +248,7 @@ def _unfilled(file: BinaryIO, promised: int) -> Cut | None:
     """Room that was taken in advance and never filled: zeros up to the stated end."""
     filled = promised
     while filled > 0:
-        block = _at(file, max(0, filled - TAIL_BYTES), min(TAIL_BYTES, filled))
+        block = read_at(file, max(0, filled - TAIL_BYTES), min(TAIL_BYTES, filled))
         rest = len(block.rstrip(b"\0"))
         filled -= len(block) - rest
         if rest:
@@ -263,7 +264,7 @@ def _cut_chunks(file: BinaryIO, size: int) -> Cut | None:
     """CAF: the chunks follow each other up to the file's end; sound of unstated length (-1) ends with the file."""
     position = CAF_HEADER_BYTES
     for _ in range(MOST_ELEMENTS):
-        header = _at(file, position, CAF_CHUNK_BYTES)
+        header = read_at(file, position, CAF_CHUNK_BYTES)
         length = int.from_bytes(header[4:], "big", signed=True)
         if len(header) < CAF_CHUNK_BYTES or length < 0:
             break
@@ -277,7 +278,7 @@ def _cut_wavpack(file: BinaryIO, size: int) -> Cut | None:
     """WavPack: every block states its bytes, its samples and how many there are in all."""
     position = end = total = 0
     for _ in range(MOST_ELEMENTS):
-        header = _at(file, position, WAVPACK_HEADER_BYTES)
+        header = read_at(file, position, WAVPACK_HEADER_BYTES)
         if len(header) < WAVPACK_HEADER_BYTES or not header.startswith(b"wvpk"):
             break
         length, total, first, count = (int.from_bytes(header[at : at + 4], "little") for at in (4, 12, 16, 20))
@@ -292,7 +293,7 @@ def _cut_wavpack(file: BinaryIO, size: int) -> Cut | None:
 
 def _cut_amr(file: BinaryIO) -> Cut | None:
     """AMR: each frame's first byte tells its length; the last one is whole."""
-    content = _at(file, 0, LARGEST_AMR_BYTES)
+    content = read_at(file, 0, LARGEST_AMR_BYTES)
     for magic, lengths in AMR_FRAME_BYTES.items():
         if content.startswith(magic):
             at = len(magic)
@@ -307,7 +308,7 @@ def _cut_chain(
     file: BinaryIO, begin: int, size: int, frame_bytes: Callable[[bytes], int], header_bytes: int
 ) -> Cut | None:
     """Frames that follow each other up to the file's end, of which the last one is not whole."""
-    tail = _at(file, max(begin, size - TAIL_BYTES), TAIL_BYTES)
+    tail = read_at(file, max(begin, size - TAIL_BYTES), TAIL_BYTES)
     for start in range(len(tail) - header_bytes):
         at, frames = start, 0
         while length := frame_bytes(tail[at : at + header_bytes]):

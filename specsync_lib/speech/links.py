@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from specsync_lib.speech.containers import MOST_ELEMENTS, SEGMENT, element, mp3_frame_bytes
+from specsync_lib.speech.containers import MOST_ELEMENTS, SEGMENT, element, mp3_frame_bytes, read_at
 
 # The first page of an Ogg stream; those of one recording's streams stand together.
 OGG_FIRST_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]")
@@ -103,7 +103,7 @@ def links(file: BinaryIO) -> list[BinaryIO]:
     them would be taken for damaged sound.
     """
     size = file.seek(0, io.SEEK_END)
-    head = _read(file, 0, TS_PROBED_PACKETS * max(TS_PACKET_BYTES))
+    head = read_at(file, 0, TS_PROBED_PACKETS * max(TS_PACKET_BYTES))
     if head.startswith(b"OggS"):
         found = _ogg_links(file)
     elif FLAC_START.match(head):
@@ -121,14 +121,9 @@ def links(file: BinaryIO) -> list[BinaryIO]:
     return [Stretches(file, [stretch]) for stretch in zip(begins, [*begins[1:], size], strict=True)]
 
 
-def _read(file: BinaryIO, at: int, count: int) -> bytes:
-    file.seek(at)
-    return file.read(count)
-
-
 def _found(file: BinaryIO, pattern: re.Pattern, at: int = 0) -> Iterator[int]:
     """Where a pattern is found from a position on."""
-    while piece := _read(file, at, PIECE_BYTES + LONGEST_MARK_BYTES):
+    while piece := read_at(file, at, PIECE_BYTES + LONGEST_MARK_BYTES):
         for found in pattern.finditer(piece):
             if found.start() < PIECE_BYTES:
                 yield at + found.start()
@@ -139,10 +134,10 @@ def _ogg_links(file: BinaryIO) -> Iterator[int]:
     """Where first pages stand that do not follow right behind another stream's first page."""
     after = -1
     for at in _found(file, OGG_FIRST_PAGE):
-        header = _read(file, at, OGG_HEADER_BYTES)
+        header = read_at(file, at, OGG_HEADER_BYTES)
         if len(header) < OGG_HEADER_BYTES:
             return
-        sizes = _read(file, at + OGG_HEADER_BYTES, header[-1])
+        sizes = read_at(file, at + OGG_HEADER_BYTES, header[-1])
         if at != after:
             yield at
         after = at + OGG_HEADER_BYTES + len(sizes) + sum(sizes)
@@ -157,7 +152,7 @@ def _matroska_links(file: BinaryIO, size: int) -> Iterator[int]:
     """
     at = 0
     for _ in range(MOST_ELEMENTS):
-        head = _read(file, at, LONGEST_MARK_BYTES)
+        head = read_at(file, at, LONGEST_MARK_BYTES)
         if MATROSKA_START.match(head):
             yield at
         content, length = element(file, at)
@@ -174,28 +169,28 @@ def _matroska_links(file: BinaryIO, size: int) -> Iterator[int]:
 def _matroska_part(file: BinaryIO, at: int, size: int) -> int | None:
     """Where the part that a position begins with stands, behind filling; the file's end is one. None: it is none."""
     for _ in range(MOST_FILLINGS):
-        if _read(file, at, 1) != FILLING:
+        if read_at(file, at, 1) != FILLING:
             break
         content, length = element(file, at)
         at = content + (length or 0)
-    return at if at == size or MATROSKA_PART.match(_read(file, at, 4)) else None
+    return at if at == size or MATROSKA_PART.match(read_at(file, at, 4)) else None
 
 
 def _without_tags(file: BinaryIO, size: int) -> list[tuple[int, int]]:
     """The stretches between the ID3v2 tags that stand among MP3 frames; tags that lead are the demuxer's."""
     stretches, begin, after = [], 0, 0
-    while ID3_TAG.match(tag := _read(file, after, ID3_HEADER_BYTES)):
+    while ID3_TAG.match(tag := read_at(file, after, ID3_HEADER_BYTES)):
         after += _tag_bytes(tag)
     for at in _found(file, ID3_TAG, after):
         if at < after:
             continue
-        end = at + _tag_bytes(_read(file, at, ID3_HEADER_BYTES))
-        following = _read(file, end, ID3_HEADER_BYTES)
+        end = at + _tag_bytes(read_at(file, at, ID3_HEADER_BYTES))
+        following = read_at(file, end, ID3_HEADER_BYTES)
         length = mp3_frame_bytes(following[:4])
         if length or ID3_TAG.match(following):
             stretches.append((begin, at))
             # The first frame of a recording may be its table of contents, which holds no sound either.
-            table = MP3_TABLE.search(_read(file, end, length))
+            table = MP3_TABLE.search(read_at(file, end, length))
             begin = after = min(end + (length if table else 0), size)
     return [*stretches, (begin, size)]
 
@@ -235,7 +230,7 @@ def _ts_links(file: BinaryIO, head: bytes) -> Iterator[int]:
 def _ts_tables(file: BinaryIO, size: int, start: int) -> Iterator[tuple[int, int, bytes]]:
     """Where a packet begins, its PID and its bytes: those that begin an association table or a map that one names."""
     maps, at = set(), start
-    while content := _read(file, at, PIECE_BYTES // size * size):
+    while content := read_at(file, at, PIECE_BYTES // size * size):
         packets = np.frombuffer(content, np.uint8, len(content) // size * size).reshape(-1, size)
         pids = (packets[:, 1] & 0x1F).astype(np.uint16) << 8 | packets[:, 2]
         begins = (packets[:, 0] == TS_SYNC) & (packets[:, 1] & 0x40 > 0)
