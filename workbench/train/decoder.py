@@ -284,7 +284,7 @@ class Trainer:
             for learner in self.learners
         }
         return {
-            "trained_minutes": round(self.minutes, 3),
+            "trained_minutes": round(self.minutes, 6),
             "sizes": sizes,
             "in_use": self.learners[0].name,
             "options": asdict(self.options),

@@ -273,7 +273,7 @@ class Trainer:
             "label": "measured",
             **report(reader, self.faces),
             **extra,
-            "trained_minutes": round(self.trained_minutes, 3),
+            "trained_minutes": round(self.trained_minutes, 6),
             "steps": self.steps,
             "parameters": sum(value.numel() for value in folded.parameters()),
             "options": asdict(self.options),

@@ -417,7 +417,7 @@ class Trainer:
     def progress(self) -> dict:
         """Everything of the metrics but the final quality."""
         return {
-            "trained_minutes": round(self.minutes, 3),
+            "trained_minutes": round(self.minutes, 6),
             "steps": self.steps,
             "parameters": sum(parameter.numel() for parameter in self.descent.parameters),
             "mode": self.descent.mode,

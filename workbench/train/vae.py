@@ -419,7 +419,7 @@ class Trainer:
     def progress(self) -> dict:
         """Everything of metrics.json but the final quality."""
         return {
-            "trained_minutes": round(self.minutes, 3),
+            "trained_minutes": round(self.minutes, 6),
             "steps": self.steps,
             "parameters": sum(parameter.numel() for parameter in self.vae.parameters()),
             "options": asdict(self.options),
