@@ -32,8 +32,8 @@ COINS = {"GBP": ("penny", "pence"), "INR": ("paisa", "paise"), "RUB": ("kopek", 
 MAGNITUDES = {
     "hundred": "hundred", "thousand": "thousand", "million": "million", "billion": "billion", "trillion": "trillion",
     "k": "thousand", "K": "thousand", "m": "million", "M": "million", "mn": "million", "mm": "million", "MM": "million",
-    "b": "billion", "B": "billion", "bn": "billion", "t": "trillion", "T": "trillion", "tn": "trillion", "trn": "trillion",
-    "lakh": "lakh", "lakhs": "lakh", "crore": "crore", "crores": "crore",
+    "b": "billion", "B": "billion", "bn": "billion", "t": "trillion", "T": "trillion", "tn": "trillion",
+    "trn": "trillion", "lakh": "lakh", "lakhs": "lakh", "crore": "crore", "crores": "crore",
 }  # fmt: skip
 _MORE_UNITS = {
     "lbs": "pound", "hrs": "hour", "mins": "minute", "secs": "second", "ml": "milliliter", "l": "liter", "cc": "c c",
@@ -42,16 +42,15 @@ _MORE_UNITS = {
     "rpm": "revolution per minute", "bpm": "beat per minute", "yr": "year", "wk": "week", "mo": "month",
     "kN": "kilonewton", "MWh": "megawatt hour", "mAh": "milliamp hour", "kΩ": "kilo ohm", "mg/L": "milligram per liter",
     "TWh": "terawatt hour", "KB": "kilobyte", "kbit": "kilobit", "Mbit": "megabit", "Gbit": "gigabit",
-    "sqm": "square meter", "pts": "point", "Nm": "newton meter",
-    "tbsp": "tablespoon", "TBSP": "tablespoon", "Tsp": "teaspoon", "mcg": "microgram", "qts": "quart", "yds": "yard",
-    "mos": "month", "wks": "week", "kts": "knot", "pkg": "package", "doz": "dozen", "g/L": "gram per liter",
+    "sqm": "square meter", "pts": "point", "Nm": "newton meter", "tbsp": "tablespoon", "TBSP": "tablespoon",
+    "Tsp": "teaspoon", "mcg": "microgram", "qts": "quart", "yds": "yard", "mos": "month", "wks": "week", "kts": "knot",
+    "pkg": "package", "doz": "dozen", "g/L": "gram per liter",
 }  # fmt: skip
 MORE_NAMES = {
     "kg": "kilos|kilo", "km": "k", "MB": "megs|meg", "GB": "gigs|gig", "μm": "microns|micron",
     "mA": "milliamps|milliamp", "t": "tons|ton", "°": "", "°F": "degrees|degree|", "°C": "degrees|degree|",
     "ml": "mills|mil", "mL": "mills|mil", "c": "cents|cent", "A": "amps|amp", "bps": "basis points|basis point",
-    "N": "north", "S": "south", "W": "west",
-    "ft2": "foot two", "ft3": "foot three", "sec": "sec|secs",
+    "N": "north", "S": "south", "W": "west", "ft2": "foot two", "ft3": "foot three", "sec": "sec|secs",
 }  # fmt: skip
 # Ones with so many zeros, more than one of them.
 MANY = ("ones", "tens", "hundreds", "thousands", "tens of thousands", "hundreds of thousands", "millions")
@@ -70,37 +69,39 @@ STATES = {
 BEFORE_NUMBERS = {"p": "page", "c": "circa"}
 ABBREVIATIONS = {
     "mr": "mister", "mrs": "missus", "ms": "miz|miss", "dr": "doctor|drive", "prof": "professor", "st": "saint|street",
-    "ave": "avenue", "blvd": "boulevard", "rd": "road", "ln": "lane", "mt": "mount", "ft": "fort|feet|featuring", "jr": "junior",
-    "sr": "senior", "sgt": "sergeant", "lt": "lieutenant", "col": "colonel|column", "gen": "general", "capt": "captain",
-    "cpt": "captain", "cmdr": "commander", "gov": "governor", "sen": "senator", "rep": "representative",
-    "rev": "reverend", "hon": "honorable", "pres": "president", "supt": "superintendent", "etc": "et cetera",
-    "vs": "versus", "no": "number|no", "nos": "numbers", "approx": "approximately", "est": "established|estimated",
-    "dept": "department", "inc": "incorporated|ink", "ltd": "limited", "corp": "corporation", "bros": "brothers",
-    "fig": "figure|fig", "figs": "figures", "vol": "volume", "ch": "chapter", "pp": "pages", "pg": "page",
-    "ed": "editor|edition|ed", "eds": "editors", "sec": "section|second", "min": "minute|minutes|minimum",
-    "max": "maximum|max", "tel": "telephone", "ext": "extension", "apt": "apartment", "assn": "association",
-    "govt": "government", "misc": "miscellaneous", "univ": "university", "e.g": "for example|e g", "i.e": "that is|i e",
-    "a.m": "a m", "p.m": "p m", "ph.d": "p h d", "ca": "circa|c a", "cf": "compare|c f", "al": "al",
-    "oz": "ounces|ounce", "lb": "pounds|pound", "lbs": "pounds", "hr": "hour|hours", "hrs": "hours", "mins": "minutes",
-    "in": "in|inches", "w/o": "without", "w/": "with", "b/c": "because", "c/o": "care of", "n/a": "not applicable|n a",
-    "adm": "admiral", "maj": "major", "pvt": "private", "cpl": "corporal", "fr": "father", "assoc": "associate",
-    "asst": "assistant", "incl": "including", "excl": "excluding", "attn": "attention", "feat": "featuring",
-    "ep": "episode|e p", "pt": "part|point|pint", "pkg": "package", "doz": "dozen", "fl": "floor|florida",
-    "bldg": "building", "rm": "room", "ste": "suite", "hwy": "highway", "rte": "route", "pkwy": "parkway",
-    "tbsp": "tablespoons|tablespoon", "tsp": "teaspoon|teaspoons", "gov't": "government", "int'l": "international",
-    "cont'd": "continued", "co": "company|co", "temp": "temperature", "viz": "namely", "op": "opus", "eq": "equation", "calif": "california",
+    "ave": "avenue", "blvd": "boulevard", "rd": "road", "ln": "lane", "mt": "mount", "ft": "fort|feet|featuring",
+    "jr": "junior", "sr": "senior", "sgt": "sergeant", "lt": "lieutenant", "col": "colonel|column", "gen": "general",
+    "capt": "captain", "cpt": "captain", "cmdr": "commander", "gov": "governor", "sen": "senator",
+    "rep": "representative", "rev": "reverend", "hon": "honorable", "pres": "president", "supt": "superintendent",
+    "etc": "et cetera", "vs": "versus", "no": "number|no", "nos": "numbers", "approx": "approximately",
+    "est": "established|estimated", "dept": "department", "inc": "incorporated|ink", "ltd": "limited",
+    "corp": "corporation", "bros": "brothers", "fig": "figure|fig", "figs": "figures", "vol": "volume", "ch": "chapter",
+    "pp": "pages", "pg": "page", "ed": "editor|edition|ed", "eds": "editors", "sec": "section|second",
+    "min": "minute|minutes|minimum", "max": "maximum|max", "tel": "telephone", "ext": "extension", "apt": "apartment",
+    "assn": "association", "govt": "government", "misc": "miscellaneous", "univ": "university",
+    "e.g": "for example|e g", "i.e": "that is|i e", "a.m": "a m", "p.m": "p m", "ph.d": "p h d", "ca": "circa|c a",
+    "cf": "compare|c f", "al": "al", "oz": "ounces|ounce", "lb": "pounds|pound", "lbs": "pounds", "hr": "hour|hours",
+    "hrs": "hours", "mins": "minutes", "in": "in|inches", "w/o": "without", "w/": "with", "b/c": "because",
+    "c/o": "care of", "n/a": "not applicable|n a", "adm": "admiral", "maj": "major", "pvt": "private",
+    "cpl": "corporal", "fr": "father", "assoc": "associate", "asst": "assistant", "incl": "including",
+    "excl": "excluding", "attn": "attention", "feat": "feat|featuring", "ep": "episode|e p", "pt": "part|point|pint",
+    "pkg": "package", "doz": "dozen", "fl": "floor|florida", "bldg": "building", "rm": "room", "ste": "suite",
+    "hwy": "highway", "rte": "route", "pkwy": "parkway", "tbsp": "tablespoons|tablespoon", "tsp": "teaspoon|teaspoons",
+    "gov't": "government", "int'l": "international", "cont'd": "continued", "co": "company|co", "temp": "temperature",
+    "viz": "namely", "op": "opus", "eq": "equation", "calif": "california",
 }  # fmt: skip
 SYMBOLS = {
     "#": "pound|hash|hashtag|number|sharp|", "*": "star|asterisk|times|", "%": "percent", "&": "and|ampersand",
-    "@": "at", "+": "plus|and|", "=": "equals|is|is equal to|", "°": "degrees|degree|", "<": "less than|under|fewer than|",
-    ">": "greater than|more than|over|", "~": "about|approximately|tilde|", "±": "plus or minus", "×": "times|by|x",
-    "÷": "divided by|over", "−": "minus|negative", "√": "square root of|root|the square root of", "∞": "infinity",
+    "@": "at", "+": "plus|and|", "=": "equals|is|is equal to|", "°": "degrees|degree|",
+    "<": "less than|under|fewer than|", ">": "greater than|more than|over|", "~": "about|approximately|tilde|",
+    "±": "plus or minus", "×": "times|by|x", "÷": "divided by|over", "−": "minus|negative",
+    "√": "square root of|root|the square root of", "∞": "infinity",
     "≈": "approximately|about|is approximately equal to", "≤": "less than or equal to|at most",
     "≥": "greater than or equal to|at least", "≠": "not equal to|is not equal to", "^": "to the power of|to the|caret|",
     "§": "section", "¢": "cents|cent", "‰": "per mille|per thousand", "/": "|slash|or|per|and|over|stroke",
     "\\": "|backslash", "_": "|underscore", "→": "|to", "…": "", "|": "", "¬": "|not", "∼": "about|approximately",
-    "½": "half", "№": "number", "⋅": "times|dot", "·": "|dot|times", "¿": "", "¡": "",
-    "∑": "sum", "∫": "integral", "∂": "partial", "∅": "empty set", "∆": "delta", "¥": "yen", "₿": "bitcoin|bitcoins",
+    "½": "half", "№": "number", "⋅": "times|dot", "·": "|dot|times", "¿": "", "¡": "", "∑": "sum", "∫": "integral",
+    "∂": "partial", "∅": "empty set", "∆": "delta", "¥": "yen", "₿": "bitcoin|bitcoins",
 }  # fmt: skip
 # Abbreviations that need no dot.
 WITHOUT_DOT = frozenset([
@@ -132,13 +133,9 @@ def units_by_sign() -> dict[str, list[tuple[str, str]]]:
             if re.fullmatch(r"(?:sq |fl )?[A-Za-zμΩ°%‰/]+(?:\^[23])?", short) and "[" not in "".join(long):
                 units.setdefault(short, [])
                 units[short] += [names] if names not in units[short] else []
-    units |= {
-        written: names
-        for short, names in units.items()
-        if short.endswith(("^2", "^3"))
-        for what in ({"2": "sq", "3": "cu"}[short[-1]],)
-        for written in (short.replace("^", ""), f"{what} {short[:-2]}", f"{what}. {short[:-2]}")
-    }  # m2, sq m
+    units |= {short.replace("^", ""): names for short, names in units.items() if "^" in short}  # m2
+    for word, power in (("sq", "^2"), ("sq.", "^2"), ("cu", "^3"), ("cu.", "^3")):  # sq. m
+        units |= {f"{word} {short[:-2]}": names for short, names in units.items() if short.endswith(power)}
     del units["pm"], units["ac"]  # nine in the evening, not picometres; 802.11ac, not acres
     units["°"] = [
         ("degree", "degrees"),

@@ -25,6 +25,7 @@ import pocketsphinx
 from roman_numerals import InvalidRomanNumeralError, OutOfRangeError, RomanNumeral
 
 from specsync_lib.errors import InputError
+from specsync_lib.speech import word_tables as tables
 from specsync_lib.speech.numerals import (
     LAKHS,
     LONGEST_NUMBER,
@@ -40,30 +41,6 @@ from specsync_lib.speech.numerals import (
     pair_words,
 )
 from specsync_lib.speech.plain_text import fold
-from specsync_lib.speech.word_tables import (
-    ABBREVIATIONS,
-    BEFORE_NUMBERS,
-    COINS,
-    COUNTED_SECTIONS,
-    CURRENCY_CODES,
-    CURRENCY_SIGNS,
-    DIRECTIONS,
-    LOCALE,
-    MAGNITUDES,
-    MANY,
-    MONTHS,
-    MORE_NAMES,
-    RANGE,
-    SHORT_NAMES,
-    STATES,
-    SYMBOLS,
-    UNITS_AND_WORDS,
-    WITHOUT_DOT,
-    currency_land,
-    currency_names,
-    plural,
-    units_by_sign,
-)
 
 Reading = tuple[str, ...]  # the words of one reading of a place; none where nothing is said
 Place = tuple[Reading, ...]  # the readings of one place in a transcript, the likeliest first
@@ -148,22 +125,23 @@ _IN_BLANKS = r"(?<!\d[ ,.])[1-9]\d{0,2}(?: \d{3}){1,4}(?:\.\d+)?(?![\d:/]|[ ,]\d
 _NUMBER = rf"(?:\d{{1,3}}(?:,\d{{3}}){{1,4}}(?!\d)(?:\.\d+)?|{LAKHS}|{_IN_BLANKS}|\d+(?:\.\d+)?|(?<!\w)\.\d+)"
 # A sign of a number, not a dash between two: none behind a word or an amount; "5 - 3" is none, "5 -3" is one.
 _SIGN = r"(?:(?<![\w)\]%°¢])(?<!\d['\"])[-−–](?=[\d.$€£])|(?<![\w)\]])(?:(?<![\d%°¢€£$] )-|−) (?=[\d.$€£]))?"
-_CURRENCY = "|".join(rf"\b{sign}\b\.?" if sign.isalpha() else re.escape(sign) for sign in CURRENCY_SIGNS)
+_CURRENCY = "|".join(rf"\b{sign}\b\.?" if sign.isalpha() else re.escape(sign) for sign in tables.CURRENCY_SIGNS)
 _CURRENCY = f"(?:{_CURRENCY})"
 _AMOUNT = rf"(?:\d+,\d\d(?![\d,])|{_NUMBER})"  # €5,50
-_CODE = "|".join(CURRENCY_CODES)
-_MAGNITUDE = "|".join(sorted(MAGNITUDES, key=len, reverse=True))
+_CODE = "|".join(tables.CURRENCY_CODES)
+_MAGNITUDE = "|".join(sorted(tables.MAGNITUDES, key=len, reverse=True))
 _UNIT = "|".join(
-    re.escape(unit) + r"(?!\d)" * unit[-1].isdigit() for unit in sorted(units_by_sign(), key=len, reverse=True)
+    re.escape(unit) + r"(?!\d)" * unit[-1].isdigit() for unit in sorted(tables.units_by_sign(), key=len, reverse=True)
 )
-_MONTH = "|".join([*MONTHS, *(f"{short}\\.?" for short, wide in SHORT_NAMES.items() if wide in MONTHS)])
+_SHORT_MONTHS = (f"{short}\\.?" for short, wide in tables.SHORT_NAMES.items() if wide in tables.MONTHS)
+_MONTH = "|".join([*tables.MONTHS, *_SHORT_MONTHS])
 _MONTH = f"{_MONTH}|{_MONTH.upper()}"
 _NAMES_AND_WORDS = r"(?:Mar|May|Sat|Sun|Jan|June|July)\b"  # which mean themselves as well
-_NAME_OF_DAY_OR_MONTH = "|".join(sorted(SHORT_NAMES, key=len, reverse=True))
+_NAME_OF_DAY_OR_MONTH = "|".join(sorted(tables.SHORT_NAMES, key=len, reverse=True))
 
 _ABBREVIATION = "|".join(
     "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else re.escape(letter) for letter in name)
-    for name in sorted(ABBREVIATIONS, key=len, reverse=True)
+    for name in sorted(tables.ABBREVIATIONS, key=len, reverse=True)
 )
 
 Kind = tuple[re.Pattern[str], Callable[[re.Match[str]], list[str]]]
@@ -212,11 +190,11 @@ def _phone(match: re.Match[str]) -> list[str]:
 
 def _money(match: re.Match[str]) -> list[str]:
     sign = match["sign"] or match["sign_after"]
-    code = CURRENCY_SIGNS.get(sign.rstrip("."), sign)
-    options, land = _amount_of_money(match, code), currency_land(code)
+    code = tables.CURRENCY_SIGNS.get(sign.rstrip("."), sign)
+    options, land = _amount_of_money(match, code), tables.currency_land(code)
     if len(sign) > 1 and land:  # US$5, 5 CHF
         options[3:3] = [
-            re.sub("|".join(currency_names(code)[::-1]), rf"{land} \g<0>", said, count=1) for said in options[:3]
+            re.sub("|".join(tables.currency_names(code)[::-1]), rf"{land} \g<0>", said, count=1) for said in options[:3]
         ]
     return _signed(match["minus"], options)
 
@@ -225,16 +203,16 @@ def _amount_of_money(match: re.Match[str], code: str) -> list[str]:
     written, magnitude = match["amount"], match["magnitude"]
     if re.fullmatch(r"\d+,\d\d", written):  # €5,50
         written = written.replace(",", ".")
-    one, more = currency_names(code)
+    one, more = tables.currency_names(code)
     if match["range"] or magnitude:
         amounts = [*amounts_of(written)[:3], *(["a"] if written == "1" else [])]
         if match["range"]:
-            scale = MAGNITUDES.get(match["scale"], "")  # $5m-$10m
+            scale = tables.MAGNITUDES.get(match["scale"], "")  # $5m-$10m
             links = ["to", f"{scale} {more} to", "", f"{more} minus", *([f"{scale} to", scale] if scale else [])]
             amounts = cross(amounts, links, amounts_of(match["range"])[:3])
         endings = [more]
         if magnitude:
-            scale = MAGNITUDES[magnitude]
+            scale = tables.MAGNITUDES[magnitude]
             endings = [f"{scale} {more}", f"{scale} {one}", scale, f"{' '.join(magnitude.lower())} {more}"]
             endings += ["k"] if scale == "thousand" else []
         return cross(amounts, endings)
@@ -248,7 +226,7 @@ def _amount_of_money(match: re.Match[str], code: str) -> list[str]:
     if len(decimals) != 2:
         return cross(amounts_of(written), [more])
     small = " ".join(number_words(int(decimals)))
-    coin = COINS.get(code, ("cent", "cents"))[decimals != "01"]
+    coin = tables.COINS.get(code, ("cent", "cents"))[decimals != "01"]
     pair = pair_words(decimals)
     short = [f"{unit} and {small} {coin}", f"{unit} {small} {coin}", pair, f"{unit} {small}", small]
     options = cross(wholes[:3], [*short, f"{unit} and {small}", f"point {digit_words(decimals)} {more}"])
@@ -312,11 +290,11 @@ def _day(day: int) -> list[str]:
 
 def _wide(written: str) -> str:
     written = written.rstrip(".").title()
-    return SHORT_NAMES.get(written, written).lower()
+    return tables.SHORT_NAMES.get(written, written).lower()
 
 
 def _month(number: int) -> str:
-    return LOCALE.months["format"]["wide"][number].lower()
+    return tables.LOCALE.months["format"]["wide"][number].lower()
 
 
 def _month_day(match: re.Match[str]) -> list[str]:
@@ -366,7 +344,7 @@ def _fraction(match: re.Match[str]) -> list[str]:
             if upper == 1:
                 options += [f"one {part}", f"a {part}", f"an {part}" if part[0] == "e" else part]
             else:
-                options.append(f"{top} {'halves' if part == 'half' else plural(part)}")
+                options.append(f"{top} {'halves' if part == 'half' else tables.plural(part)}")
     if match["whole"]:
         whole = cardinals_of(match["whole"])[0]
         options = [
@@ -405,17 +383,17 @@ def _quantity(match: re.Match[str]) -> list[str]:
 
 def _unit_names(match: re.Match[str]) -> list[str]:
     unit = match["unit"]
-    names = [name for pair in units_by_sign()[unit] for name in (pair if match["number"] == "1" else pair[::-1])]
+    names = [name for pair in tables.units_by_sign()[unit] for name in (pair if match["number"] == "1" else pair[::-1])]
     letters = " ".join(unit) if unit.isascii() and unit.isalpha() else ""
-    if unit in MAGNITUDES:
-        names.append(MAGNITUDES[unit])
-    if match["gap"] and unit in UNITS_AND_WORDS:
+    if unit in tables.MAGNITUDES:
+        names.append(tables.MAGNITUDES[unit])
+    if match["gap"] and unit in tables.UNITS_AND_WORDS:
         names.insert(0, unit)
     elif letters and len(unit) == 1 and unit.isupper():  # 4K, 5G, 10 A
         names.insert(0, letters.lower())
     elif letters:
         names.append(letters.lower())
-    names[1:1] = MORE_NAMES[unit].split("|") if unit in MORE_NAMES else []
+    names[1:1] = tables.MORE_NAMES[unit].split("|") if unit in tables.MORE_NAMES else []
     return names + [re.sub(r"per (?=([a-z]))", _article, name) for name in names if " per " in name]
 
 
@@ -424,7 +402,7 @@ def _article(per: re.Match[str]) -> str:
 
 
 def _per(match: re.Match[str]) -> list[str]:
-    whole = [f"per {one}" for one, _ in units_by_sign()[match["unit"]]]
+    whole = [f"per {one}" for one, _ in tables.units_by_sign()[match["unit"]]]
     articles = [re.sub(r"per (?=([a-z]))", _article, name) for name in whole]
     return [*whole, *articles, f"slash {match['unit'].lower()}"]
 
@@ -432,7 +410,7 @@ def _per(match: re.Match[str]) -> list[str]:
 def _scaled(match: re.Match[str]) -> list[str]:
     amounts, letter = amounts_of(match["number"])[:3], match["letter"]
     is_range = re.match(r"[-–]\d", match.string[match.end() :][:2])  # 20k-30k
-    return cross(amounts, [MAGNITUDES[letter], " ".join(letter.lower()), *([""] if is_range else [])])
+    return cross(amounts, [tables.MAGNITUDES[letter], " ".join(letter.lower()), *([""] if is_range else [])])
 
 
 def _power(match: re.Match[str]) -> list[str]:
@@ -465,21 +443,22 @@ def _decade(match: re.Match[str]) -> list[str]:
         return [f"{' '.join(number_words(int(century[0])))} thousands", *hundreds] if is_thousand else hundreds
     said = " ".join(number_words(int(tens)))
     if century:
-        return [f"{' '.join(number_words(int(century)))} {plural(said)}"]
-    return [plural(said), *([] if "'" in match[0] else [f"{said} seconds"])]
+        return [f"{' '.join(number_words(int(century)))} {tables.plural(said)}"]
+    return [tables.plural(said), *([] if "'" in match[0] else [f"{said} seconds"])]
 
 
 def _many(match: re.Match[str]) -> list[str]:
     """100s, 1,000s: hundreds, thousands."""
     digits = match["number"].replace(",", "")
     cardinals = cardinals_of(digits)
-    return [MANY[len(digits) - 1], plural(cardinals[0]), *(f"{cardinal} seconds" for cardinal in cardinals)]
+    seconds = [f"{cardinal} seconds" for cardinal in cardinals]
+    return [tables.MANY[len(digits) - 1], tables.plural(cardinals[0]), *seconds]
 
 
 def _plural_number(match: re.Match[str]) -> list[str]:
     """737s, MP3s, B-52s: more than one of a number; or seconds, where it stands by itself and is small."""
     digits = match["number"]
-    plurals = [plural(option) for option in number_readings(digits)]
+    plurals = [tables.plural(option) for option in number_readings(digits)]
     if "'" in match[0] or re.match("[A-Za-z-]", match.string[max(0, match.start() - 1) : match.start()]):
         return plurals
     seconds = [f"{option} second{'s' if int(digits) != 1 else ''}" for option in cardinals_of(digits)]
@@ -501,7 +480,7 @@ def _roman(match: re.Match[str]) -> list[str]:
     except (InvalidRomanNumeralError, OutOfRangeError):
         return []
     before = re.search(r"([A-Za-z]*)\s?$", match.string[max(0, match.start() - LONGEST_WORD) : match.start()])[1]
-    is_counted = before.lower() in COUNTED_SECTIONS
+    is_counted = before.lower() in tables.COUNTED_SECTIONS
     is_lone_letter = len(numeral) == 1 or not set(numeral) & set("IVX")  # vitamin D, a CD
     if is_lone_letter and not (is_counted or (numeral in "VX" and before[:1].isupper())):
         return []
@@ -537,7 +516,7 @@ def _address(match: re.Match[str]) -> list[str]:
 
 def _abbreviation(match: re.Match[str]) -> list[str]:
     written = match["short"].lower()
-    options = ABBREVIATIONS[written].split("|")
+    options = tables.ABBREVIATIONS[written].split("|")
     before_name = re.match(r"\.? [A-Z]", match.string[match.end("short") : match.end("short") + 3])
     if written in ("st", "dr", "mt", "ft") and not before_name:  # Main St., 5 ft.
         options.reverse()
@@ -565,12 +544,12 @@ def _minutes_of_arc(match: re.Match[str]) -> list[str]:
 
 def _short_name(match: re.Match[str]) -> list[str]:
     written = match[0].rstrip(".")
-    return [SHORT_NAMES[written].lower(), written.lower()]
+    return [tables.SHORT_NAMES[written].lower(), written.lower()]
 
 
 def _span_of_days(match: re.Match[str]) -> list[str]:
     """Mon-Fri."""
-    first, last = ([SHORT_NAMES[match[end]].lower(), match[end].lower()] for end in ("first", "last"))
+    first, last = ([tables.SHORT_NAMES[match[end]].lower(), match[end].lower()] for end in ("first", "last"))
     return cross(first, ["to", "", "through"], last)
 
 
@@ -614,12 +593,12 @@ def _greek(match: re.Match[str]) -> list[str]:
 
 def _lone_unit(match: re.Match[str]) -> list[str]:
     """Micrometers, written as a unit without a number."""
-    return [name for names in units_by_sign().get(match[0], []) for name in names[::-1]]
+    return [name for names in tables.units_by_sign().get(match[0], []) for name in names[::-1]]
 
 
 def _state(match: re.Match[str]) -> list[str]:
     code = match[0].lower()
-    return distinct([code if in_dictionary(code) else " ".join(code), STATES[match[0]], " ".join(code)])
+    return distinct([code if in_dictionary(code) else " ".join(code), tables.STATES[match[0]], " ".join(code)])
 
 
 _SPEAKER = r"(?:Speaker|SPEAKER)[ _]?\w{1,3}"
@@ -627,72 +606,48 @@ _WHO = r"[\w.'-]{0,20}(?: [A-Z\d#&][\w.'-]{0,20}){0,3}"  # behind the capital of
 _KINDS: tuple[Kind, ...] = tuple(
     (re.compile(pattern, re.MULTILINE), read)
     for pattern, read in (
-        (
-            # Behind a word only what has no blank or an attribute is a tag: "if x<y then z>1".
-            r"\[[^\][]{0,300}\]|(?:(?<!\w)<[/?]?[A-Za-z!][^<>]{0,300}|<[/!]?[A-Za-z](?:[^<>=\s]{0,60}|[^<>=]{0,300}=[^<>]{0,300}))>",
-            lambda match: [""],
-        ),
-        (
-            r"(?:^[>–—-]{0,3} ?|(?<=:\d\d )|(?<=[\])] ))"
-            rf"(?P<who>[A-Z][A-Z .'-]{{0,30}}|{_SPEAKER}|[A-Z]{_WHO})"
-            r"(?: ?[(\[][^()\[\]\n]{1,40}[)\]])?:(?=\s)",
-            _label,
-        ),
+        # Behind a word only what has no blank, or an attribute, is a tag: "if x<y then z>1".
+        (r"\[[^\][]{0,300}\]|(?:(?<!\w)<[/?]?[A-Za-z!][^<>]{0,300}"
+         r"|<[/!]?[A-Za-z](?:[^<>=\s]{0,60}|[^<>=]{0,300}=[^<>]{0,300}))>", lambda match: [""]),
+        (r"(?:^[>–—-]{0,3} ?|(?<=:\d\d )|(?<=[\])] ))"
+         rf"(?P<who>[A-Z][A-Z .'-]{{0,30}}|{_SPEAKER}|[A-Z]{_WHO})"
+         r"(?: ?[(\[][^()\[\]\n]{1,40}[)\]])?:(?=\s)", _label),
         (r"(?<=[.?!] )(?P<who>[A-Z](?:[A-Z.'-]{0,15} ){0,2}[A-Z]{0,15}):(?=\s)", _label),
         (r"^(?:[QA]\.|[a-z]\))(?= \S)", lambda match: [match[0][0], ""] if _has_lines(match) else []),
         (r"^[A-Z][A-Z .'-]{2,30}(?: ?\([^()\n]{1,40}\))?$(?=\n[^\n]{0,80}[a-z])", _label_line),
         (rf"^(?:{_SPEAKER}|[A-Z]{_WHO}) +(?:\d{{1,2}}:)?\d{{1,2}}:\d\d(?=[ \t]*\n)", _label_line),
-        (r"^>{1,3}(?= ?[A-Za-z])", lambda match: ["", *SYMBOLS[">"].split("|")]),
+        (r"^>{1,3}(?= ?[A-Za-z])", lambda match: ["", *tables.SYMBOLS[">"].split("|")]),
         (rf"^(?P<number>\d{{1,3}})[.)] (?=\S)(?!(?!May|Mar)(?:{_MONTH})\b)", _item),
-        (r"^(?P<hour>\d{1,2}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?:[.,](?P<fraction>\d{1,3}))?(?![\w:.,])", _stamp),
-        (
-            r"(?<![\w.])(?:[a-z]{2,10}://[^\s<>\"')\]]{1,300}|www\.[^\s<>\"')\]]{1,300}"
-            r"|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,5}|[A-Za-z][\w-]{0,63}(?:\.[\w-]{1,64}){0,4}"
-            r"\.(?:com|org|net|edu|gov|io|ai|info|co|uk|de|eu)(?:/[\w./-]{0,200}|'s)?)(?!\w)",
-            _address,
-        ),
-        (
-            r"(?<![\d.])(?:\+\d{1,3}(?:[ .-]\d(?=[ .-]))?(?:[ .-]?(?:\(\d{1,4}\)|\d{2,4})){2,5}|0\d(?:[ .]\d\d){4}"
-            r"|(?:\+?1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}|\d{3}[-.]\d{4}|\d{3}-\d{2}-\d{4}"
-            r"|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4}|(?:\d{4}[ -]){3}\d{4}|\d{1,6}(?:-\d{1,7}){3,6})(?![\d-])",
-            _phone,
-        ),
+        (r"^(?P<hour>\d{1,2}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?:[.,](?P<fraction>\d{1,3}))?(?![\w:.,])",
+         _stamp),
+        (r"(?<![\w.])(?:[a-z]{2,10}://[^\s<>\"')\]]{1,300}|www\.[^\s<>\"')\]]{1,300}"
+         r"|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,5}|[A-Za-z][\w-]{0,63}(?:\.[\w-]{1,64}){0,4}"
+         r"\.(?:com|org|net|edu|gov|io|ai|info|co|uk|de|eu)(?:/[\w./-]{0,200}|'s)?)(?!\w)", _address),
+        (r"(?<![\d.])(?:\+\d{1,3}(?:[ .-]\d(?=[ .-]))?(?:[ .-]?(?:\(\d{1,4}\)|\d{2,4})){2,5}|0\d(?:[ .]\d\d){4}"
+         r"|(?:\+?1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}|\d{3}[-.]\d{4}|\d{3}-\d{2}-\d{4}"
+         r"|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4}|(?:\d{4}[ -]){3}\d{4}|\d{1,6}(?:-\d{1,7}){3,6})(?![\d-])", _phone),
         (r"\((?P<inside>[^()]{0,400}(?:\([^()]{0,100}\)[^()]{0,400}){0,3})\)", _aside),
         (r"\{(?P<inside>[^{}]{0,300})\}", lambda match: [*_aside(match)[1:], ""]),
         (r"(?<![\d./-])(?P<iso>\d{4}(?P<between>[/-])\d{1,2}(?P=between)\d{1,2})(?![\d/-])|"
          r"(?<![\d./-])\d{1,2}(?P<mark>[/.-])\d{1,2}(?P=mark)(?:\d{4}|\d{2})(?![\d./-]\d|\d)", _numeric_date),
-        (
-            rf"(?P<minus>{_SIGN})(?P<sign>{_CURRENCY}|(?:{_CODE})(?= ?\d)) ?(?P<amount>{_AMOUNT})"
-            rf"(?:(?: ?(?P<scale>{_MAGNITUDE}))?(?:[-–](?:{_CURRENCY})?| [-–] {_CURRENCY})(?P<range>{_NUMBER}))?"
-            rf"(?:[ -]?(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?(?P<sign_after>)",
-            _money,
-        ),
-        (
-            rf"(?P<minus>{_SIGN})(?P<sign>)(?P<amount>{_AMOUNT})(?P<range>)(?P<scale>)"
-            rf"(?: ?(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?"
-            rf" ?(?P<sign_after>{_CURRENCY}|(?:{_CODE})(?![A-Za-z]))(?!\d)",
-            _money,
-        ),
+        (rf"(?P<minus>{_SIGN})(?P<sign>{_CURRENCY}|(?:{_CODE})(?= ?\d)) ?(?P<amount>{_AMOUNT})"
+         rf"(?:(?: ?(?P<scale>{_MAGNITUDE}))?(?:[-–](?:{_CURRENCY})?| [-–] {_CURRENCY})(?P<range>{_NUMBER}))?"
+         rf"(?:[ -]?(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?(?P<sign_after>)", _money),
+        (rf"(?P<minus>{_SIGN})(?P<sign>)(?P<amount>{_AMOUNT})(?P<range>)(?P<scale>)"
+         rf"(?: ?(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?"
+         rf" ?(?P<sign_after>{_CURRENCY}|(?:{_CODE})(?![A-Za-z]))(?!\d)", _money),
         (rf"(?<=\d )(?:{_CODE})\b", lambda match: [" ".join(match[0].lower()), ""]),  # $5 USD
-        (
-            r"(?<![\d:.])(?P<hour>[01]?\d|2[0-4])(?::|h(?=\d\d(?!\w))|\.(?=\d\d ?[aApP]\.?[mM]\b))(?P<minute>[0-5]\d)"
-            r"(?::(?P<second>[0-5]\d))?(?:\.(?P<fraction>\d{1,3})(?!\w))?(?![\d:])",
-            _clock,
-        ),
+        (r"(?<![\d:.])(?P<hour>[01]?\d|2[0-4])(?::|h(?=\d\d(?!\w))|\.(?=\d\d ?[aApP]\.?[mM]\b))(?P<minute>[0-5]\d)"
+         r"(?::(?P<second>[0-5]\d))?(?:\.(?P<fraction>\d{1,3})(?!\w))?(?![\d:])", _clock),
         (r"(?:(?<=:\d\d)|(?<=:\d\d ))(?:h|hrs)\b", lambda match: ["hours", "h", ""]),
         (r"(?:(?<=\d)|(?<=\d )|(?<=o'clock ))[aApP]\.?[mM](?!\w)(?:\.(?!\w))?", _letters),
         (rf"\b(?P<month>{_MONTH}) (?P<day>[0-2]?\d|3[01])(?:st|nd|rd|th)?"
-         r"(?:(?P<link> ?[-–] ?|, | and )(?P<upto>[0-2]?\d|3[01])(?:st|nd|rd|th)?)?(?![\w:%/,.]{0,40}\d|[%:/])", _month_day),
-        (
-            r"(?<![\d.,/-])(?:(?P<since>[0-2]?\d|3[01])(?:st|nd|rd|th)? ?[-–] ?)?"
-            rf"(?P<day>[0-2]?\d|3[01])(?P<ordinal>st|nd|rd|th|\.)?[ -](?:of )?(?P<month>{_MONTH})(?!\w)",
-            _day_month,
-        ),
-        (
-            r"(?<![\w.,/-])(?:(?P<whole>\d{1,6})[ -]+)?(?P<upper>\d{1,3}) ?/ ?(?P<lower>1000|\d{1,3})"
-            r"(?:nds?|rds?|ths?)?(?![\w/.,]{0,40}\d|/)(?: ?(?P<inch>\"))?",
-            _fraction,
-        ),
+         r"(?:(?P<link> ?[-–] ?|, | and )(?P<upto>[0-2]?\d|3[01])(?:st|nd|rd|th)?)?(?![\w:%/,.]{0,40}\d|[%:/])",
+         _month_day),
+        (r"(?<![\d.,/-])(?:(?P<since>[0-2]?\d|3[01])(?:st|nd|rd|th)? ?[-–] ?)?"
+         rf"(?P<day>[0-2]?\d|3[01])(?P<ordinal>st|nd|rd|th|\.)?[ -](?:of )?(?P<month>{_MONTH})(?!\w)", _day_month),
+        (r"(?<![\w.,/-])(?:(?P<whole>\d{1,6})[ -]+)?(?P<upper>\d{1,3}) ?/ ?(?P<lower>1000|\d{1,3})"
+         r"(?:nds?|rds?|ths?)?(?![\w/.,]{0,40}\d|/)(?: ?(?P<inch>\"))?", _fraction),
         (r"(?<![\d.])(?P<base>\d{1,15}|[A-Za-z]{1,40})?\^(?P<exponent>-?\d{1,6})(?!\d)", _power),
         (r"(?<!\w)(?P<number>\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:(?<=1)st|nd|rd|th)(?![A-Za-z])",
          lambda match: ordinals_of(int(match["number"].replace(",", "")))),
@@ -702,22 +657,16 @@ _KINDS: tuple[Kind, ...] = tuple(
         (r"(?<![\w.])(?P<hour>[01]\d|2[0-3])(?P<minute>[0-5]\d) ?(?:hours|hrs)\b", _hours),
         (r"(?<=°)(?P<minutes>\d{1,2})'(?:(?P<seconds>\d{1,2})\")?", _minutes_of_arc),
         (r"(?<![\w.'])(?P<feet>\d{1,2})'(?P<inches>1[01]|\d)(?![\w.'\"])", _feet_and_inches),
-        (
-            r"(?P<feet>\d)(?:'| ?(?:ft\.?|feet)) ?(?P<inches>1[01]|\d)(?:\"|''| ?in(?:ches|\.)?(?!\w))",
-            _feet_and_inches,
-        ),
+        (r"(?P<feet>\d)(?:'| ?(?:ft\.?|feet)) ?(?P<inches>1[01]|\d)(?:\"|''| ?in(?:ches|\.)?(?!\w))", _feet_and_inches),
         (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})(?P<gap>[ -]?)(?P<unit>{_UNIT})(?![A-Za-z^]|\.[A-Za-z])"
          rf"(?: ?[-–] ?(?P<upto>{_NUMBER}) ?(?P=unit)(?![A-Za-z^]|\.[A-Za-z]))?", _quantity),
         (rf"(?:(?<=/\d)|(?<=/\d )|(?<=/\d  )|(?<=/\d\d )|(?<=/\d\d  ))(?P<unit>{_UNIT})(?![A-Za-z^]|\.[A-Za-z])"
          "(?P<number>)(?P<gap>)", _unit_names),  # 1/2 lb
         (rf"(?P<number>{_NUMBER}) ?(?P<letter>k|K|M|bn|mn|B)(?![A-Za-z]|\.[A-Za-z])", _scaled),
         (r"\d{1,9}(?:\.\d{1,9}){2,6}(?!\.?\d)", _version),
-        (
-            r"(?:(?<=[\d%°¢'\"])|(?<=\d[snrt][tdh])|(?<=\d[skKM])|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–—] ?(?='?[\d$€£])"
-            rf"|(?:(?<=\d)|(?<=\d ))[-–—] ?(?=(?:{_MONTH}) \d)"
-            r"|(?:(?<=[\d%°¢'\"€£] )|(?<=[ap]m )|(?<=[ap]\.m\. ))[–—] (?=[\d$€£])",
-            lambda match: RANGE.split("|"),
-        ),
+        (r"(?:(?<=[\d%°¢'\"])|(?<=\d[snrt][tdh])|(?<=\d[skKM])|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–—] ?(?='?[\d$€£])"
+         rf"|(?:(?<=\d)|(?<=\d ))[-–—] ?(?=(?:{_MONTH}) \d)"
+         r"|(?:(?<=[\d%°¢'\"€£] )|(?<=[ap]m )|(?<=[ap]\.m\. ))[–—] (?=[\d$€£])", lambda match: tables.RANGE.split("|")),
         (r"(?<=[\d%°¢€£] )- (?=[\d$€£])", lambda match: ["minus", "to", "", "through"]),
         (r"(?<=[A-Za-z] )[–—] (?=[\d$€£])", lambda match: ["", "to", "through", "minus"]),
         (r"(?<=\d):(?=\d)", lambda match: ["to", "", "colon", "by"]),
@@ -729,41 +678,36 @@ _KINDS: tuple[Kind, ...] = tuple(
         (r"(?<=\d)x(?=\d)", lambda match: ["by", "x", "times"]),
         (r"(?<=\d\d\d\d )x(?=\d)", lambda match: ["extension", "x"]),
         (r"(?<=\d)[xX](?!\w)|(?<!\w)x(?= ?\d)", lambda match: ["x", "times", "by"]),
-        (r"(?:(?<=°)|(?<=° )|(?<=\d['\"])) ?[NSEW]\b", lambda match: [DIRECTIONS[match[0].strip()], match[0].lower()]),
+        (r"(?:(?<=°)|(?<=° )|(?<=\d['\"])) ?[NSEW]\b",
+         lambda match: [tables.DIRECTIONS[match[0].strip()], match[0].lower()]),
         (r"(?<=[\w°%])/(?P<unit>s|sec|h|hr|min|d|kg|g|l|L|m|km|yr|mo|lb|oz|gal|ft|mi|wk)(?![A-Za-z])", _per),
         (r"(?:(?<=\d)|(?<=\d[kKMx]))/(?=[a-z]{3})", lambda match: ["per", "a", "an", "", "slash", "or"]),
         (r"(?<![\w.])(?P<number>\d\d?)p(?!\w)", lambda match: cross(amounts_of(match["number"]), ["p", "pence"])),
         (rf"(?<![\w.,'])(?P<number>{_NUMBER})(?P<mark>['\"])(?![\w'\"])", _length),
         (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})", _number),
         (r"#(?=\d)", lambda match: ["number", "pound", "hashtag", "hash", ""]),
-        (rf"(?<=[a-z], )(?:{'|'.join(STATES)})\b(?!')", _state),
+        (rf"(?<=[a-z], )(?:{'|'.join(tables.STATES)})\b(?!')", _state),
         (r"\b(?P<numeral>[IVXLCDM]{1,15}|[ivx]{2,8})\b(?:(?P<owns>'s)\b|(?!'))", _roman),
-        (
-            rf"(?<![\w.])(?![Nn]os?\.(?! ?\d))(?P<short>{_ABBREVIATION})(?:\.(?!\w)|(?<=w/)|(?<=/[oca])(?!\w))",
-            _abbreviation,
-        ),
+        (rf"(?<![\w.])(?![Nn]os?\.(?! ?\d))(?P<short>{_ABBREVIATION})(?:\.(?!\w)|(?<=w/)|(?<=/[oca])(?!\w))",
+         _abbreviation),
         (r"(?<![\w.])(?P<short>St)(?= [A-Z])", _abbreviation),
-        (
-            r"(?<![\w.])(?P<short>St|Mt|Ft|Ste|Apt|Ave|Blvd|Rd|Ln|Hwy|Rte|Pkwy|Lt|Sgt|Capt|Gov|Sen|Rep|Rev)(?![\w.'])",
-            lambda match: [*map(" ".join, _token_words(match[0])), *_abbreviation(match)],
-        ),
+        (r"(?<![\w.])(?P<short>St|Mt|Ft|Ste|Apt|Ave|Blvd|Rd|Ln|Hwy|Rte|Pkwy|Lt|Sgt|Capt|Gov|Sen|Rep|Rev)(?![\w.'])",
+         lambda match: [*map(" ".join, _token_words(match[0])), *_abbreviation(match)]),
         (r"(?:(?<=\d )[NSEW]\b(?=\.? [A-Z\d])|\b[NSEW]\b(?=\.? \d+(?:st|nd|rd|th)\b))",
-         lambda match: [match[0].lower(), DIRECTIONS[match[0]]]),
+         lambda match: [match[0].lower(), tables.DIRECTIONS[match[0]]]),
         (r"\b[NS][EW]\b", lambda match: [*map(" ".join, _token_words(match[0], letters_too=True)),
-                                        "".join(map(DIRECTIONS.get, match[0]))]),
+                                        "".join(tables.DIRECTIONS[letter] for letter in match[0])]),
         (r"\bv(?=\d)", lambda match: ["v", "version"]),
         (r"\bWW(?P<which>II?|1|2)\b", lambda match: [
             f"{war} {'one' if match['which'] in ('I', '1') else 'two'}" for war in ("world war", "w w")]),
-        (r"(?<![\w.])(?P<short>[pc])\. ?(?=\d)", lambda match: [BEFORE_NUMBERS[match["short"]], match["short"]]),
+        (r"(?<![\w.])(?P<short>[pc])\. ?(?=\d)", lambda match: [tables.BEFORE_NUMBERS[match["short"]], match["short"]]),
         (r"(?<=[A-Za-z.] )v\.(?= [A-Z])", lambda match: ["versus", "v"]),
         (r"\bpH\b", lambda match: ["p h"]),
         (r"\b(?:(?<=\d )(?:AD|BCE?|CE)|AD(?= \d))\b", lambda match: [" ".join(match[0].lower()), match[0].lower()]),
         (r"(?<!\w)[Nn]o\.(?=\d)", lambda match: ["number", "no"]),
         (r"(?<![\w.])(?:Ph\.D|(?:[A-Z]\.){1,4}[A-Z])\.?'?s\b", _letters_of_many),
-        (
-            rf"\b(?P<first>{_NAME_OF_DAY_OR_MONTH})\.?[-–](?P<last>{_NAME_OF_DAY_OR_MONTH})(?:\.(?!\w)|\b)",
-            _span_of_days,
-        ),
+        (rf"\b(?P<first>{_NAME_OF_DAY_OR_MONTH})\.?[-–](?P<last>{_NAME_OF_DAY_OR_MONTH})(?:\.(?!\w)|\b)",
+         _span_of_days),
         (rf"\b(?:{_NAME_OF_DAY_OR_MONTH})\.(?!\w)", _short_name),
         (rf"\b(?!{_NAMES_AND_WORDS})(?:{_NAME_OF_DAY_OR_MONTH})\b", lambda match: _short_name(match)[::-1]),
         (r"(?<![\w.])(?:[A-Za-z]\.){1,8}[A-Za-z](?:\.(?!\w)|(?![\w.]))", _letters),
@@ -775,7 +719,7 @@ _KINDS: tuple[Kind, ...] = tuple(
         (r"(?<=[A-Za-z])\*+|\*+(?=[A-Za-z])|__+", lambda match: [""]),
         (r"(?<=\b[A-Ga-g])#(?!\w)", lambda match: ["sharp", "pound"]),
         (r"#(?=[A-Za-z])", lambda match: ["hashtag", "", "pound", "hash"]),
-        (rf"[{''.join(map(re.escape, SYMBOLS))}]", lambda match: SYMBOLS[match[0]].split("|")),
+        (rf"[{''.join(map(re.escape, tables.SYMBOLS))}]", lambda match: tables.SYMBOLS[match[0]].split("|")),
     )
 )  # fmt: skip
 _WORD = re.compile(r"'?[A-Za-z]+(?:'[A-Za-z]+)*'?")
@@ -785,8 +729,8 @@ _SILENT = re.compile(r"[\s,;!?\"]+")
 def _token_words(token: str, letters_too: bool = False) -> list[Reading]:
     """The readings of a run of letters: a word of the dictionary, letters one by one, or a spelling to pronounce."""
     lower = token.lower()
-    if lower.strip("'") in WITHOUT_DOT:
-        return [tuple(option.split()) for option in ABBREVIATIONS[lower.strip("'")].split("|")]
+    if lower.strip("'") in tables.WITHOUT_DOT:
+        return [tuple(option.split()) for option in tables.ABBREVIATIONS[lower.strip("'")].split("|")]
     known = [word for word in (lower, lower.rstrip("'"), lower.strip("'")) if in_dictionary(word)][:1]
     spelling = lower.replace("'", "")
     letters = tuple(spelling)
