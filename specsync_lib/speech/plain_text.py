@@ -98,7 +98,7 @@ def _without_cues(text: str) -> str:
         text = _WEBVTT_REST.sub("", text)
     elif text.startswith("[Script Info]"):  # Advanced SubStation
         text = "\n".join(line for line in text.split("\n") if line.startswith("Dialogue: "))
-    elif text.startswith(("<?xml", "<tt")):  # TTML
+    elif text.startswith(("<?xml", "<tt", "<html", "<!DOCTYPE")):  # TTML
         text = text.partition("</head>")[2] or text
     elif text.startswith("start\tend\ttext\n"):  # Whisper's table
         text = re.sub(r"(?m)^(?:\d+\t\d+|start\tend\ttext$)", "", text)
@@ -112,8 +112,9 @@ def _of_json(text: str) -> str:
         found = json.loads(text) if text.lstrip().startswith(("{", "[")) else None
     except (ValueError, RecursionError):
         return text
-    segments = found.get("segments", [found]) if isinstance(found, dict) else found
-    said = [segment.get("text") for segment in segments or () if isinstance(segment, dict)]
+    segments = found.get("segments") if isinstance(found, dict) else found
+    segments = segments if isinstance(segments, list) else [found]
+    said = [segment.get("text") for segment in segments if isinstance(segment, dict)]
     return "\n".join(said) if said and all(isinstance(words, str) for words in said) else text
 
 

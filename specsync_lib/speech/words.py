@@ -387,12 +387,14 @@ def _unit_names(match: re.Match[str]) -> list[str]:
     letters = " ".join(unit) if unit.isascii() and unit.isalpha() else ""
     if unit in tables.MAGNITUDES:
         names.append(tables.MAGNITUDES[unit])
-    if match["gap"] and unit in tables.UNITS_AND_WORDS:
+    if (match["gap"] or not match["number"]) and unit in tables.UNITS_AND_WORDS:
         names.insert(0, unit)
     elif letters and len(unit) == 1 and unit.isupper():  # 4K, 5G, 10 A
         names.insert(0, letters.lower())
     elif letters:
         names.append(letters.lower())
+    if not match["number"] and in_dictionary(unit):  # 1/3 part
+        names.append(unit)
     names[1:1] = tables.MORE_NAMES[unit].split("|") if unit in tables.MORE_NAMES else []
     return names + [re.sub(r"per (?=([a-z]))", _article, name) for name in names if " per " in name]
 
@@ -501,13 +503,10 @@ def _address(match: re.Match[str]) -> list[str]:
     pieces = re.findall(r"[A-Za-z']+|\d+|[./@_:-]", body.rstrip("/.-_:"))
 
     def say(marks: dict[str, str]) -> str:
-        said = []
-        for piece in pieces:
-            if piece.isdigit():
-                said.append(number_readings(piece)[0])
-            else:
-                said.append(marks[piece] if piece in marks else " ".join(_token_words(piece)[0]))
-        return " ".join(said)
+        return " ".join(
+            number_readings(piece)[0] if piece.isdigit() else marks.get(piece) or " ".join(_token_words(piece)[0])
+            for piece in pieces
+        )
 
     said = distinct(say(spoken_marks | {"-": dash}) for dash in (" dash ", " ", " hyphen "))
     starts = ["", *([f"{' '.join(scheme)} colon slash slash"] if scheme else [])]
@@ -632,7 +631,7 @@ _KINDS: tuple[Kind, ...] = tuple(
          r"(?<![\d./-])\d{1,2}(?P<mark>[/.-])\d{1,2}(?P=mark)(?:\d{4}|\d{2})(?![\d./-]\d|\d)", _numeric_date),
         (rf"(?P<minus>{_SIGN})(?P<sign>{_CURRENCY}|(?:{_CODE})(?= ?\d)) ?(?P<amount>{_AMOUNT})"
          rf"(?:(?: ?(?P<scale>{_MAGNITUDE}))?(?:[-–](?:{_CURRENCY})?| [-–] {_CURRENCY})(?P<range>{_NUMBER}))?"
-         rf"(?:[ -]?(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?(?P<sign_after>)", _money),
+         rf"(?:(?: ?|-(?=[a-z]{{5}}))(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?(?P<sign_after>)", _money),
         (rf"(?P<minus>{_SIGN})(?P<sign>)(?P<amount>{_AMOUNT})(?P<range>)(?P<scale>)"
          rf"(?: ?(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?"
          rf" ?(?P<sign_after>{_CURRENCY}|(?:{_CODE})(?![A-Za-z]))(?!\d)", _money),
@@ -642,7 +641,8 @@ _KINDS: tuple[Kind, ...] = tuple(
         (r"(?:(?<=:\d\d)|(?<=:\d\d ))(?:h|hrs)\b", lambda match: ["hours", "h", ""]),
         (r"(?:(?<=\d)|(?<=\d )|(?<=o'clock ))[aApP]\.?[mM](?!\w)(?:\.(?!\w))?", _letters),
         (rf"\b(?P<month>{_MONTH}) (?P<day>[0-2]?\d|3[01])(?:st|nd|rd|th)?"
-         r"(?:(?P<link> ?[-–] ?|, | and )(?P<upto>[0-2]?\d|3[01])(?:st|nd|rd|th)?)?(?![\w:%/,.]{0,40}\d|[%:/])",
+         r"(?:(?P<link>[-–]|(?: [-–] |, | and )(?=\d+\w{0,2}(?:[,.;]|$| and\b)))"
+         r"(?P<upto>[0-2]?\d|3[01])(?:st|nd|rd|th)?)?(?![\w:%/,.]{0,40}\d|[%:/])",
          _month_day),
         (r"(?<![\d.,/-])(?:(?P<since>[0-2]?\d|3[01])(?:st|nd|rd|th)? ?[-–] ?)?"
          rf"(?P<day>[0-2]?\d|3[01])(?P<ordinal>st|nd|rd|th|\.)?[ -](?:of )?(?P<month>{_MONTH})(?!\w)", _day_month),
@@ -676,8 +676,7 @@ _KINDS: tuple[Kind, ...] = tuple(
         (r"(?<=[a-z.])–(?=[A-Z])", lambda match: ["to", ""]),
         (r"(?<=[A-Za-z])–(?=\d)|(?<=[A-Z])–(?=[A-Z])", lambda match: ["", "to", "through"]),
         (r"(?<=\d)x(?=\d)", lambda match: ["by", "x", "times"]),
-        (r"(?<=\d\d\d\d )x(?=\d)", lambda match: ["extension", "x"]),
-        (r"(?<=\d)[xX](?!\w)|(?<!\w)x(?= ?\d)", lambda match: ["x", "times", "by"]),
+        (r"(?<=\d)[xX](?!\w)|(?<!\w)x(?= ?\d)", lambda match: ["x", "times", "by", "extension"]),
         (r"(?:(?<=°)|(?<=° )|(?<=\d['\"])) ?[NSEW]\b",
          lambda match: [tables.DIRECTIONS[match[0].strip()], match[0].lower()]),
         (r"(?<=[\w°%])/(?P<unit>s|sec|h|hr|min|d|kg|g|l|L|m|km|yr|mo|lb|oz|gal|ft|mi|wk)(?![A-Za-z])", _per),
