@@ -37,7 +37,7 @@ _SIGN_BEHIND = re.compile(r"([$€£])[-−](?=\d)")  # $-5
 _DEGREE = re.compile("(?<=\\d)( ?)º")
 # Digits in groups of three as they are not written in English: narrow blanks, 1'000, 1.234,56.
 _GROUPS = re.compile("(?<![\\d.,])[1-9]\\d{0,2}([\u00a0\u2007\u2009\u202f'’])\\d{3}(?:\\1\\d{3}){0,4}(?![\\d'’])")
-_DECIMAL_COMMA = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d{1,2}(?!\d|[.,]\d)")
+_DECIMAL_COMMA = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\.\d{3})+,\d{1,2}|(?:\.\d{3}){2})(?!\d|[.,]\d)")
 _STAMP = r"\d+:\d[\d:.,]*"
 _SUBTITLE_CUE = re.compile(
     rf"(?m)^(?:\d+[ \t]*\n)?[ \t]*{_STAMP}[ \t]*-->.*$"  # SubRip, and WebVTT
@@ -113,8 +113,7 @@ def _of_json(text: str) -> str:
     except (ValueError, RecursionError):
         return text
     segments = found.get("segments") if isinstance(found, dict) else found
-    segments = segments if isinstance(segments, list) else [found]
-    said = [segment.get("text") for segment in segments if isinstance(segment, dict)]
+    said = [one.get("text") for one in (segments if isinstance(segments, list) else [found]) if isinstance(one, dict)]
     return "\n".join(said) if said and all(isinstance(words, str) for words in said) else text
 
 
@@ -132,6 +131,7 @@ def fold(transcript: str) -> str:
     """
     text = ftfy.fix_text(_of_json(transcript).translate(_BLANKS), unescape_html=True).translate(_MARKS | _LOOKALIKES)
     text = re.sub(r"(?<!\w)\[([A-Za-z])\](?=[a-z])", r"\1", text)  # [H]e said
+    text = re.sub(r"([$€£]\d*)½", r"\1.5", text)
     text = _SIGN_BEHIND.sub(r"-\1", _LOST_APOSTROPHE.sub("'", text))
     text = _without_markdown(_STAGE_DIRECTION.sub(r"(\1)", _without_cues(text)))
     text = _RAISED.sub(lambda run: unicodedata.normalize("NFKC", run[0]), _DEGREE.sub(r"\1°", text))

@@ -21,7 +21,7 @@ SHORT_NAMES = {
 } | {"Sept": "September", "Tues": "Tuesday", "Thur": "Thursday", "Thurs": "Thursday"}
 CURRENCY_SIGNS = {
     "$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "₹": "INR", "₩": "KRW", "₽": "RUB", "₺": "TRY", "₴": "UAH",
-    "₪": "ILS", "₱": "PHP", "₫": "VND", "₦": "NGN", "฿": "THB",
+    "₪": "ILS", "₤": "GBP", "₱": "PHP", "₫": "VND", "₦": "NGN", "฿": "THB",
     "Rs": "INR", "US$": "USD", "C$": "CAD", "AU$": "AUD", "S$": "SGD",
 } | {sign: code for code, sign in LOCALE.currency_symbols.items() if re.fullmatch("[A-Z]+[$¥]", sign)}  # fmt: skip
 CURRENCY_CODES = [
@@ -98,7 +98,7 @@ SYMBOLS = {
     "√": "square root of|root|the square root of", "∞": "infinity",
     "≈": "approximately|about|is approximately equal to", "≤": "less than or equal to|at most",
     "≥": "greater than or equal to|at least", "≠": "not equal to|is not equal to", "^": "to the power of|to the|caret|",
-    "§": "section", "¢": "cents|cent", "‰": "per mille|per thousand", "/": "|slash|or|per|and|over|stroke",
+    "§": "section|sections|", "¢": "cents|cent", "‰": "per mille|per thousand", "/": "|slash|or|per|and|over|stroke",
     "\\": "|backslash", "_": "|underscore", "→": "|to", "…": "", "|": "", "¬": "|not", "∼": "about|approximately",
     "½": "half", "№": "number", "⋅": "times|dot", "·": "|dot|times", "¿": "", "¡": "", "∑": "sum", "∫": "integral",
     "∂": "partial", "∅": "empty set", "∆": "delta", "¥": "yen", "₿": "bitcoin|bitcoins",

@@ -229,7 +229,8 @@ def _amount_of_money(match: re.Match[str], code: str) -> list[str]:
     coin = tables.COINS.get(code, ("cent", "cents"))[decimals != "01"]
     pair = pair_words(decimals)
     short = [f"{unit} and {small} {coin}", f"{unit} {small} {coin}", pair, f"{unit} {small}", small]
-    options = cross(wholes[:3], [*short, f"{unit} and {small}", f"point {digit_words(decimals)} {more}"])
+    rare = [f"{unit} and {small}", f"{unit} {pair}", f"point {digit_words(decimals)} {more}"]
+    options = cross(wholes[:3], [*short, *rare])
     if is_one:
         options.insert(5, f"a {one} {small}")
     return options if whole.strip("0") else [f"{small} {coin}", *options]
@@ -250,7 +251,7 @@ def _clock(match: re.Match[str]) -> list[str]:
         return [f"{said} {tail}", *full, f"{said} {minutes} {seconds}"]
     if minute == "00":
         hundreds = [f"{said} hundred", f"{said} hundred hours", f"oh {said} hundred", f"zero {said} hundred"]
-        named = {12: ["noon"], 0: ["midnight"], 24: ["midnight"]}.get(hour, [])
+        named = {12: ["noon"], 0: ["midnight"], 24: ["midnight"]}.get(hour, [f"{twelve} o'clock"])
         return [*([f"{twelve} o'clock"] if hour <= 12 else hundreds[:1]), twelve, said, *named, *hundreds]
     spoken_minute = " ".join(number_words(int(minute)))
     options = [f"{said} {pair_words(minute)}", f"{twelve} {pair_words(minute)}"]
@@ -293,10 +294,6 @@ def _wide(written: str) -> str:
     return tables.SHORT_NAMES.get(written, written).lower()
 
 
-def _month(number: int) -> str:
-    return tables.LOCALE.months["format"]["wide"][number].lower()
-
-
 def _month_day(match: re.Match[str]) -> list[str]:
     days = _day(int(match["day"]))
     if match["upto"]:  # June 3-5, June 3 and 5
@@ -325,7 +322,7 @@ def _numeric_date(match: re.Match[str]) -> list[str]:
     for month, day in orders:
         if not (1 <= month <= 12 and 1 <= day <= 31):
             continue
-        name = _month(month)
+        name = tables.MONTHS[month - 1].lower()
         for said in years:
             options += [f"{name} {ordinal_of(day)} {said}", f"the {ordinal_of(day)} of {name} {said}"]
         options.append(f"{name} {' '.join(number_words(day))} {years[0]}")
@@ -352,7 +349,7 @@ def _fraction(match: re.Match[str]) -> list[str]:
         ]
         options += [f"{whole} and {top} {part}" for part in parts] if options and upper > 1 else []
         return _in_inches(match, [*options, f"{whole} {top} {bottom}", f"{whole} {top} over {bottom}"])
-    if options and re.match(r" +[a-z]", match.string[match.end() : match.end() + 3]):  # 1/2 cup
+    if options and re.match(r"[ -]+[a-z]| *%", match.string[match.end() : match.end() + 3]):  # 1/2 cup
         shortest = parts[0] if upper == 1 else options[0]
         options += [f"{shortest} {article}" for article in ("a", "an", "of a")]
         options += [f"{top} {parts[0]}"] if upper > 1 else []
@@ -361,7 +358,7 @@ def _fraction(match: re.Match[str]) -> list[str]:
         options.append(f"{digit_words(match['upper'][0])} {pair_words(match['upper'][1:])} over {bottom}")
     if 1 <= upper <= 12 and 1 <= lower <= 31:
         is_date = lower not in (2, 3, 4, 5, 6, 8, 10, 16)
-        options.insert(0 if is_date else len(options), f"{_month(upper)} {ordinal_of(lower)}")
+        options.insert(0 if is_date else len(options), f"{tables.MONTHS[upper - 1].lower()} {ordinal_of(lower)}")
     return _in_inches(match, options)
 
 
@@ -668,21 +665,22 @@ _KINDS: tuple[Kind, ...] = tuple(
          rf"|(?:(?<=\d)|(?<=\d ))[-–—] ?(?=(?:{_MONTH}) \d)"
          r"|(?:(?<=[\d%°¢'\"€£] )|(?<=[ap]m )|(?<=[ap]\.m\. ))[–—] (?=[\d$€£])", lambda match: tables.RANGE.split("|")),
         (r"(?<=[\d%°¢€£] )- (?=[\d$€£])", lambda match: ["minus", "to", "", "through"]),
-        (r"(?<=[A-Za-z] )[–—] (?=[\d$€£])", lambda match: ["", "to", "through", "minus"]),
+        (r"(?<=[A-Za-z] )[–—] (?=[\d$€£])|(?<=[A-Za-z])–(?=\d)|(?<=[A-Z])–(?=[A-Z])",
+         lambda match: ["", "to", "through", "minus"]),
         (r"(?<=\d):(?=\d)", lambda match: ["to", "", "colon", "by"]),
         (r"(?<=\d[-–])0(?![\d.,])|(?<![\w.,$-])0(?=[-–]\d)", lambda match: ["zero", "oh", "nil", "nothing", "love"]),
         (r"(?:(?<=\b(\d)[-–])\1|(?<=\b(\d\d)[-–])\2)(?![\d.,-])", lambda match: [*cardinals_of(match[0]), "all"]),
         (r"(?:(?<=GMT)|(?<=UTC)|(?<=\bT))[-−–](?=\d)", lambda match: ["minus", ""]),
         (r"(?<=[a-z.])–(?=[A-Z])", lambda match: ["to", ""]),
-        (r"(?<=[A-Za-z])–(?=\d)|(?<=[A-Z])–(?=[A-Z])", lambda match: ["", "to", "through"]),
         (r"(?<=\d)x(?=\d)", lambda match: ["by", "x", "times"]),
         (r"(?<=\d)[xX](?!\w)|(?<!\w)x(?= ?\d)", lambda match: ["x", "times", "by", "extension"]),
         (r"(?:(?<=°)|(?<=° )|(?<=\d['\"])) ?[NSEW]\b",
          lambda match: [tables.DIRECTIONS[match[0].strip()], match[0].lower()]),
         (r"(?<=[\w°%])/(?P<unit>s|sec|h|hr|min|d|kg|g|l|L|m|km|yr|mo|lb|oz|gal|ft|mi|wk)(?![A-Za-z])", _per),
         (r"(?:(?<=\d)|(?<=\d[kKMx]))/(?=[a-z]{3})", lambda match: ["per", "a", "an", "", "slash", "or"]),
-        (r"(?<![\w.])(?P<number>\d\d?)p(?!\w)", lambda match: cross(amounts_of(match["number"]), ["p", "pence"])),
-        (rf"(?<![\w.,'])(?P<number>{_NUMBER})(?P<mark>['\"])(?![\w'\"])", _length),
+        (r"(?<![\w.])(?P<number>\d\d?)p(?!\w)",
+         lambda match: cross(amounts_of(match["number"]), ["p", "pence", "penny"])),
+        (rf"(?<![\w.,'])(?P<number>{_NUMBER})(?P<mark>['\"])(?!(?!x\d)[\w'\"])", _length),
         (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})", _number),
         (r"#(?=\d)", lambda match: ["number", "pound", "hashtag", "hash", ""]),
         (rf"(?<=[a-z], )(?:{'|'.join(tables.STATES)})\b(?!')", _state),

@@ -219,6 +219,9 @@ SAID_AS = [
     ("a $20 bill, a $700-billion plan", "a twenty dollar bill a seven hundred billion dollar plan"),
     ("the $1.9trn plan, ₹2 crore", "the one point nine trillion dollar plan two crore rupees"),
     ("$2.50/lb, $10k/month, 99c", "two fifty a pound ten k a month ninety nine cents"),
+    ("$3½ million, £½m", "three and a half million dollars half a million pounds"),
+    ("£10.05, 1p", "ten pounds oh five one penny"),
+    ("€1.234.567", "one million two hundred thirty four thousand five hundred sixty seven euros"),
     ("12,34,567", "twelve lakh thirty four thousand five hundred sixty seven"),
     # times, dates
     ("at 17h30, 8h15", "at seventeen thirty eight fifteen"),
@@ -226,6 +229,7 @@ SAID_AS = [
     ("5.30 pm, 18:30 hrs", "half past five p m eighteen thirty hours"),
     ("ran 3:59.4 and 1:52.33", "ran three fifty nine point four and one fifty two point three three"),
     ("1:52.33", "one fifty two point three three"),
+    ("at 13:00", "at one o'clock"),
     ("at 0700, 0800 123 456", "at oh seven hundred oh eight hundred one two three four five six"),
     ("on 3. June 2024 we left", "on the third of june twenty twenty four we left"),
     ("3. June", "the third of june"),
@@ -246,6 +250,9 @@ SAID_AS = [
     # units
     ("½ lb butter, 1½ tsp, 3½ km", "half a pound butter one and a half teaspoons three and a half kilometers"),
     ("2 tbsp. oil, 50 mcg, 14st 2lb", "two tablespoons oil fifty micrograms fourteen stone two pounds"),
+    ("a ¾-inch pipe, ½%", "a three quarter inch pipe half a percent"),
+    ("10'x12'", "ten by twelve"),
+    ("June 3, 5 kg of it, 1/2 in the bag", "june third five kilograms of it one half in the bag"),
     ("1 ¾ cups", "one and three quarter cups"),
     ("100 sq. ft., 10 sq km, 3 cu ft", "one hundred square feet ten square kilometers three cubic feet"),
     ("6ft2, a 140 mph wind", "six foot two a one forty mile per hour wind"),
