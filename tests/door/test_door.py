@@ -362,17 +362,21 @@ def test_what_a_notebook_checks_holds_under_python_o_too(path):
 def linked(text: str) -> set[str]:
     """The files that a page of Markdown names: link targets, and paths in backticks under the project's folders."""
     named = set(re.findall(r"\]\((?!#|https?:)([^)#]+)\)", text))
-    named |= set(re.findall(r"`((?:data|docs|notebooks|kernels|workbench)/[\w./*-]+)`", text))
-    rooms = "speech|draft|judge|face|pipeline|measures|figures|door"
+    named |= set(re.findall(r"`((?:data|docs|notebooks|kernels|workbench|specsync_lib|tests)/[\w./*-]+)`", text))
+    rooms = "speech|draft|judge|face|pipeline|measures|figures|jobs|door"
     return named | {f"specsync_lib/{path}" for path in re.findall(rf"`((?:{rooms})/[\w.]*)`", text)}
 
 
-def test_every_file_that_the_readme_and_the_limits_name_is_there():
-    for page in ("README.md", "docs/limits.md"):
-        named = linked((PROJECT_ROOT / page).read_text(encoding="utf-8"))
-        assert len(named) > 10
-        missing = [name for name in named if not name.startswith("data/run") and not list(PROJECT_ROOT.glob(name))]
-        assert [name for name in missing if not (PROJECT_ROOT / page).parent.joinpath(name).exists()] == []
+def test_every_file_that_the_readme_the_limits_and_the_cards_name_is_there():
+    named = {
+        page: linked(page.read_text(encoding="utf-8"))
+        for pages in ("README.md", "docs/*.md", "data/models/*/*.md", "data/clips/*.md", "kernels/*/*.md")
+        for page in PROJECT_ROOT.glob(pages)
+    }
+    assert len(named) > 10 and all(len(named[PROJECT_ROOT / page]) > 10 for page in ("README.md", "docs/limits.md"))
+    for page, names in named.items():
+        missing = [name for name in names if not name.startswith("data/run") and not list(PROJECT_ROOT.glob(name))]
+        assert [name for name in missing if not page.parent.joinpath(name).exists()] == [], page
 
 
 def test_the_readme_shows_how_to_run_ones_own_recording_on_its_first_screens():
