@@ -1,6 +1,7 @@
 """Servers that speak SGLang's, vLLM's and OpenAI's requests over the tiny language model, well or with a fault."""
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -147,3 +148,11 @@ def serving(toy: ToyServer) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def nobody_listening() -> Iterator[str]:
+    """An address where nobody listens and, while the block runs, nobody else can begin to."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
