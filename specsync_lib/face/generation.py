@@ -35,7 +35,7 @@ let denoising generative models denoise", 2025 (predict the clean data); Lugmayr
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -539,23 +539,3 @@ def chunk_plans(
     for start in range(0, frames, size.frames):
         part = slice(start, start + size.frames + ahead)
         yield SyncPlan(whole.visemes[part], whole.openness[part]), rows[part]
-
-
-def generate_clip(
-    generator: FaceGenerator,
-    plan: SyncPlan,
-    *,
-    idle: np.ndarray | None = None,
-    draft: Callable[[int], Tensor | None] = lambda number: None,
-    noise_level: float = 1.0,
-    steps: int = 2,
-    noise: torch.Generator,
-) -> Iterator[np.ndarray]:
-    """Frames [px, px, 3] of a whole recording, one at a time; ``draft`` gives each chunk's drafted latents."""
-    left = len(plan)
-    for number, (part, rows) in enumerate(chunk_plans(plan, idle, size=generator.size)):
-        chunk = generator.begin(part, draft(number), noise_level, steps, noise, rows)
-        while chunk.steps_left:
-            chunk.step()
-        yield from generator.commit(chunk)[:left]
-        left -= generator.size.frames

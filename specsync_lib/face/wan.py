@@ -363,39 +363,6 @@ def _resample_clip(layer: nn.Module, x: Tensor) -> Tensor:
     return x
 
 
-class ChunkEncoder:
-    """Encodes a clip piece by piece with the causal cache; the latents equal those of the whole clip.
-
-    The first piece holds 4k + 1 frames, every later one 4k.
-    """
-
-    def __init__(self, vae: "AutoencoderKLWan") -> None:
-        self.vae = vae
-        self._cache: list[Tensor | None] = [None] * vae._cached_conv_counts["encoder"]
-        self._started = False
-
-    @torch.no_grad()
-    def push(self, signal: Float[Tensor, "batch 3 frames height width"]) -> Float[Tensor, "batch 16 slots h w"]:
-        """Posterior means of the slots that these frames fill.
-
-        Raises
-        ------
-        InputError: the piece does not end a slot.
-        """
-        frames = signal.shape[2]
-        first = 0 if self._started else 1
-        if frames <= 0 or (frames - first) % FRAMES_PER_SLOT:
-            raise InputError(
-                f"Wan encoder: a piece of {frames} frames; give {'4k' if self._started else '4k + 1'} frames"
-            )
-        lengths = [1] * first + [FRAMES_PER_SLOT] * ((frames - first) // FRAMES_PER_SLOT)
-        outputs = [
-            self.vae.encoder(piece, feat_cache=self._cache, feat_idx=[0]) for piece in signal.split(lengths, dim=2)
-        ]
-        self._started = True
-        return self.vae.quant_conv(torch.cat(outputs, dim=2)).chunk(2, dim=1)[0]
-
-
 class ChunkDecoder:
     """Decodes latents slot by slot with the causal cache, so that a chunk never changes when the next one comes.
 

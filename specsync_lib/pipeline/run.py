@@ -50,7 +50,6 @@ class _Feeder:
         self._source, self._conductor, self._start_s = iter(source), conductor, start_s
         self._assembler = ChunkAssembler(conductor.stages.chunk)
         self._piece: AudioPiece | None = None
-        self._pulled_s = start_s
         self.ended = False
 
     def wants(self) -> bool:

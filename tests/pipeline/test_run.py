@@ -19,7 +19,7 @@ from specsync_lib.pipeline.clock import RealClock, VirtualClock
 from specsync_lib.pipeline.commit_log import CommitLog, corrections, read_log, replay
 from specsync_lib.pipeline.run import Pipeline, run_speculative, run_speculative_async
 from specsync_lib.pipeline.serial import run_serial
-from specsync_lib.pipeline.sound import LOOK_AHEAD_S, AudioPiece, ChunkAssembler, pieces, samples_for_chunk
+from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler, pieces, samples_for_chunk
 from specsync_lib.pipeline.stages import Draft, Policy, Stages, Verdict
 from specsync_lib.pipeline.synthetic import (
     StageTimes,
@@ -184,7 +184,7 @@ def test_real_time_sound_is_heard_when_it_is_spoken():
     # a chunk is heard with the piece that holds its last sample
     assert (table["heard_s"] >= due_s - 1e-9).all() and (table["heard_s"] < due_s + 0.02).all()
     assert (table["latency_ms"] > 0).all()
-    assert pytest.approx(0.0525) == LOOK_AHEAD_S
+    assert samples_for_chunk(0) / RATE_HZ - 12 / 30 == pytest.approx(0.0525)
 
 
 def test_a_running_event_loop_does_not_mind():

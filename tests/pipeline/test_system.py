@@ -24,7 +24,7 @@ from specsync_lib.pipeline import system as whole
 from specsync_lib.pipeline.clock import RealClock
 from specsync_lib.pipeline.models import FaceStage, Models, ReasonerJudge
 from specsync_lib.pipeline.outcome import AGE_PARTS
-from specsync_lib.pipeline.sound import LOOK_AHEAD_S, pieces
+from specsync_lib.pipeline.sound import pieces
 from specsync_lib.pipeline.stages import Stopped
 from specsync_lib.pipeline.synthetic import StageTimes, synthetic_stages
 from specsync_lib.speech import whisper_base
@@ -225,7 +225,7 @@ def test_ages_add_up_to_what_the_sound_took_and_the_latency(runs):
         assert (latency_ms >= 1e3 * run.report.own_latency_s() - 1e-6).all()
         first = ages.iloc[0]
         assert first["chunk_wait_ms"] == pytest.approx(400 - 1000 / 60)
-        assert first["look_ahead_ms"] == pytest.approx(1e3 * LOOK_AHEAD_S)
+        assert first["look_ahead_ms"] == pytest.approx(52.5)
         assert ages["chunk_wait_ms"].iloc[-1] == pytest.approx(
             1e3 * (len(SPEECH) / 16000 - (FRAMES - 0.5) / 30), abs=1e-6
         )
