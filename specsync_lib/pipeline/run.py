@@ -362,14 +362,13 @@ def run_speculative(
     *,
     clock: Clock | None = None,
     ahead: int = AHEAD_CHUNKS,
-    history: int | None = None,
     on_commit: Callable[[Commit], None] | None = None,
     keep_commits: bool = True,
     stop: threading.Event | None = None,
     threads: Mapping[Station, int] | None = None,
 ) -> PipelineReport:
     """Run a speculative :class:`Pipeline` to its end; its parameters."""
-    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=ahead, history=history, stop=stop, threads=threads)
+    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=ahead, stop=stop, threads=threads)
     return pipeline.run(on_commit, keep_commits=keep_commits)
 
 
