@@ -17,7 +17,6 @@ from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.face.video import video_info
 from specsync_lib.files import write_json
-from specsync_lib.judge.policy import FRAME_FEATURES, AcceptancePolicy, Logistic
 from specsync_lib.judge.rules import RUN_RULES
 from specsync_lib.paths import CLIPS_DIR
 from specsync_lib.pipeline import system as whole
@@ -31,23 +30,12 @@ from specsync_lib.speech import whisper_base
 from specsync_lib.speech.audio import load_audio, write_flac
 from specsync_lib.speech.ears import listen
 from specsync_lib.units import CHUNK_SAMPLES, ChunkSize
-from tests.pipeline.test_models import SPEECH, ToyReasoner, ToyStream
 from tests.toys.fronts import toy_draft, toy_ears
 from tests.toys.generation import toy_models, toy_reference
 from tests.toys.sounds import pink
+from tests.toys.systems import SPEECH, ToyHead, ToyReasoner, ToyStream, log_odds_policy
 
 FRAMES = units.frame_count(len(SPEECH))  # 3 chunks and 8 frames
-
-
-class ToyHead:
-    """A grey picture that brightens with every frame."""
-
-    def __init__(self):
-        self.drawn = 0
-
-    def render(self, weights, pose=None):
-        self.drawn += 1
-        return np.full((720, 1280, 3), self.drawn % 200, np.uint8)
 
 
 class BrokenReasoner(ToyReasoner):
@@ -57,12 +45,6 @@ class BrokenReasoner(ToyReasoner):
         stream = super().stream()
         stream.fail = True
         return stream
-
-
-def log_odds_policy() -> AcceptancePolicy:
-    """A frame is let stand with its own confidence."""
-    weights = tuple(float(name == "log_odds") for name in FRAME_FEATURES)
-    return AcceptancePolicy(Logistic(weights, 0.0), Logistic(weights, 0.0), Logistic((0.0,), 0.0))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.pipeline.test_run import cancelled_run, no_threads_left
+from tests.toys.streams import cancelled_run, no_threads_left
 from workbench.measure.trials.outcome import Outcome
 
 BATCHES, EACH, SHORT_EACH = 10, 100, 5

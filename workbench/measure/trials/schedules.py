@@ -11,7 +11,7 @@ import numpy as np
 
 from specsync_lib.pipeline.stages import Policy
 from specsync_lib.pipeline.synthetic import SyntheticTarget
-from tests.pipeline.test_properties import SCHEDULES_EACH, Played, Situation, check_commits, check_timing, play
+from tests.toys.schedules import SCHEDULES_EACH, Played, Situation, check_commits, check_timing, play
 from workbench.measure.trials.outcome import Outcome, require
 
 BATCHES, EACH, SHORT_EACH = 25, 400, 200
