@@ -75,7 +75,12 @@ def slot_count(frames: int) -> int:
 
 
 def clip_frames(slots: int) -> int:
-    """Video frames of a clip of ``slots`` slots: 1 + 4 (slots - 1)."""
+    """Video frames of a clip of ``slots`` slots: 1 + 4 (slots - 1).
+
+    Raises
+    ------
+    InputError: no slot.
+    """
     if slots < 1:
         raise InputError(f"Wan clip: {slots} slots, expected at least 1")
     return 1 + FRAMES_PER_SLOT * (slots - 1)
@@ -301,7 +306,7 @@ def normalise_latents(latents: Tensor, vae: "AutoencoderKLWan") -> Tensor:
 
 
 def denormalise_latents(latents: Tensor, vae: "AutoencoderKLWan") -> Tensor:
-    """The inverse of :func:`normalise_latents`."""
+    """The inverse of :func:`normalise_latents`, of the same shape."""
     mean, std = _statistics(latents, vae)
     return latents * std + mean
 
@@ -376,7 +381,12 @@ class ChunkDecoder:
 
     @torch.no_grad()
     def push(self, latents: Float[Tensor, "batch 16 slots h w"]) -> Float[Tensor, "batch 3 frames height width"]:
-        """Frames in [-1, 1] of the next slots: 1 for the clip's first slot, 4 for every other."""
+        """Frames in [-1, 1] of the next slots: 1 for the clip's first slot, 4 for every other.
+
+        Raises
+        ------
+        InputError: latents of another shape, or no slot.
+        """
         if latents.ndim != 5 or latents.shape[1] != LATENT_CHANNELS or latents.shape[2] < 1:
             raise InputError(f"Wan decoder: latents {tuple(latents.shape)}, expected [batch, 16, slots >= 1, h, w]")
         pieces = []

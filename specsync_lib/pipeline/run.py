@@ -169,7 +169,12 @@ class Pipeline:
         return self.report(kept)
 
     def commits(self) -> Iterator[Commit]:
-        """The commits in order, as they go out. Leaving the loop early cancels the run."""
+        """The commits in order, as they go out. Leaving the loop early cancels the run.
+
+        Raises
+        ------
+        InputError: it has run already.
+        """
         if self._started:
             raise InputError("pipeline: it has run already; make a new one, with new stages")
         self._started = True
