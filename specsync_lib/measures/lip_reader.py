@@ -1,7 +1,7 @@
 """Reads the mouth of a face crop: jaw, gap between the lips, width, rounding, press. A measuring instrument only.
 
     lips = load_lip_reader().read(frames)     # uint8 [n, px, px, 3], any square size from 64 px
-    lips.gap_mm, lips.gap_px, lips.jaw
+    lips.gap_mm, lips.width_mm, lips.jaw
 
 A small convolutional network, trained on renders (:mod:`workbench.train.lip_reader`). Nothing that is trained to
 make faces may import it: a generator that has seen its judge is no longer measured by it.
@@ -80,11 +80,6 @@ class LipTrack:
 
     def __len__(self) -> int:
         return len(self.gap_mm)
-
-    @property
-    def gap_px(self) -> np.ndarray:
-        """The gap in pixels of the pictures that were read."""
-        return self.gap_mm * (self.picture_px / PICTURE_MM)
 
     @property
     def units(self) -> np.ndarray:

@@ -133,7 +133,7 @@ def test_streams_arrays_and_batches_read_the_same(folder, monkeypatch):
     assert streamed.gap_mm == pytest.approx(whole.gap_mm, abs=1e-4)
     assert streamed.units == pytest.approx(whole.units, abs=1e-4)
     assert whole.units.shape == (11, len(UNITS))
-    assert whole.gap_px == pytest.approx(whole.gap_mm * 96 / lip_reader.PICTURE_MM)
+    assert whole.picture_px == 96
     assert (whole.gap_mm >= 0).all()
 
 
