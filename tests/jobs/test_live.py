@@ -20,9 +20,9 @@ from specsync_lib.jobs import collect, doctor, live, sweep
 from specsync_lib.paths import PROJECT_ROOT
 from specsync_lib.pipeline.live import LiveFrame
 from specsync_lib.speech.audio import write_flac
-from tests.pipeline.test_models import SPEECH
 from tests.pipeline.test_system import FRAMES, system  # noqa: F401 (a fixture)
 from tests.toys.interruptions import interrupted_at_its_start
+from tests.toys.systems import SPEECH
 from tests.toys.waiting import wait_for_end, wait_until
 
 
