@@ -13,12 +13,21 @@ from typing import BinaryIO
 
 import numpy as np
 
-from specsync_lib.speech.containers import MOST_ELEMENTS, SEGMENT, element, mp3_frame_bytes, read_at
+from specsync_lib.speech.containers import (
+    MOST_ELEMENTS,
+    RIFF_HEADER_BYTES,
+    SEGMENT,
+    box,
+    element,
+    mp3_frame_bytes,
+    read_at,
+)
 
 # The first page of an Ogg stream; those of one recording's streams stand together.
 OGG_FIRST_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]")
 OGG_HEADER_BYTES = 27
 FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+WAV_START = re.compile(rb"RIFF.{4}WAVE", re.DOTALL)
 MATROSKA_START = re.compile(rb"\x1aE\xdf\xa3.{1,60}?B\x82.(?:webm|matroska)", re.DOTALL)
 # A header, and what a segment consists of (RFC 9559, section 5), itself included.
 MATROSKA_PART = re.compile(
@@ -89,8 +98,8 @@ class Stretches(io.RawIOBase):
 
 
 def links(file: BinaryIO) -> list[BinaryIO]:
-    """The recordings of a file, in order: chained Ogg, joined FLAC, Matroska and WebM, MPEG-TS whose sound goes on in
-    other streams.
+    """The recordings of a file, in order: chained Ogg, joined FLAC, WAV, MP4, Matroska and WebM, MPEG-TS whose sound
+    goes on in other streams.
 
     Parameters
     ----------
@@ -110,6 +119,10 @@ def links(file: BinaryIO) -> list[BinaryIO]:
         found = _found(file, FLAC_START)
     elif MATROSKA_START.match(head):
         found = _matroska_links(file, size)
+    elif WAV_START.match(head):
+        found = _wav_links(file)
+    elif head[4:8] == b"ftyp":
+        found = _box_links(file, size)
     elif head.startswith(b"ID3") or mp3_frame_bytes(head[:4]):
         sound = _without_tags(file, size)
         return [file if len(sound) == 1 else Stretches(file, sound)]
@@ -128,6 +141,30 @@ def _found(file: BinaryIO, pattern: re.Pattern, at: int = 0) -> Iterator[int]:
             if found.start() < PIECE_BYTES:
                 yield at + found.start()
         at += PIECE_BYTES
+
+
+def _wav_links(file: BinaryIO) -> Iterator[int]:
+    """Where a WAV stands right behind the end that the one before it states."""
+    at = 0
+    while WAV_START.match(header := read_at(file, at, RIFF_HEADER_BYTES)):
+        yield at
+        length = int.from_bytes(header[4:8], "little")
+        at += 8 + length + length % 2
+
+
+def _box_links(file: BinaryIO, size: int) -> Iterator[int]:
+    """Where an MP4 or MOV begins again behind one with its index; fragments may repeat theirs, and go on."""
+    at, names = 0, set()
+    yield 0
+    for _ in range(MOST_ELEMENTS):
+        name, length = box(file, at)
+        if name == b"ftyp" and b"moov" in names and b"moof" not in names:
+            yield at
+            names = set()
+        names.add(name)
+        at += length
+        if not length or at >= size:
+            return
 
 
 def _ogg_links(file: BinaryIO) -> Iterator[int]:

@@ -119,6 +119,30 @@ def test_a_file_is_searched_in_pieces_and_no_border_hides_a_mark(tmp_path, monke
     assert len(expected) == (1 if suffix == "mp3" else 3)
 
 
+@pytest.mark.parametrize("other_hz", [16_000, 44_100])
+@pytest.mark.parametrize(("suffix", "kind"), [("wav", {"codec": "pcm_s16le", "sample_format": "s16"}), ("m4a", {})])
+def test_what_players_play_the_first_of_is_heard_whole(tmp_path, suffix, kind, other_hz):
+    parts = [written(tmp_path, suffix, x, hz, **kind) for x, hz in ((FIRST, 16_000), (SECOND, other_hz))]
+    path = tmp_path / f"joined.{suffix}"
+    path.write_bytes(b"".join(parts))
+    assert ("follow each other" in assert_both_are_heard(path).warning) == (suffix == "m4a")
+    path.write_bytes(parts[0] + parts[1][: int(0.6 * len(parts[1]))])  # the last one may be cut
+    if suffix == "wav":
+        assert "in the last of its 2 recordings" in load_audio(path).warning
+
+
+def test_fragments_that_repeat_their_index_go_on(tmp_path):
+    """Segments as a browser gets them: each with the header of the whole."""
+    options = {"movflags": "+frag_every_frame+empty_moov+default_base_moof"}
+    content = written(tmp_path, "mp4", FIRST, 16_000, options)
+    begin, first = content.index(b"moof") - 4, content.index(b"moof", len(content) // 2) - 4
+    path = tmp_path / "repeated.mp4"
+    path.write_bytes(content[:first] + content[:begin] + content[first:])
+    recording = load_audio(path)
+    whole = load_audio(tmp_path / "one.mp4")
+    assert recording.warning == "" and np.array_equal(recording.samples, whole.samples)
+
+
 def test_a_recording_of_which_nothing_decodes_is_told(tmp_path):
     one, other = (written(tmp_path, "opus", x, 48_000, **OPUS) for x in (FIRST, SECOND))
     path = tmp_path / "chain.opus"
