@@ -32,6 +32,8 @@ UNTIMED = {"mp3", "aac", "amr", "g722", "wav", "w64", "aiff", "au", "caf", "avi"
 STATED_START = {"avi"}
 # Between their frames lie tags and filling, which are no sound; elsewhere a packet is what the container says it is.
 BARE = {"mp3", "aac"}
+# Codecs whose frames carry a checksum that the decoder looks at when asked to.
+CHECKED = {"flac", "wavpack", "tta"}
 # Sound without a break: what its clock leaves out was damaged, never paused.
 UNBROKEN = {"flac"}
 # In these the header states the length exactly, so a shorter file has lost its end.
@@ -288,7 +290,7 @@ class _Decoder:
     def __init__(self, name: str, stream: av.AudioStream, clock: int) -> None:
         self._name, self._clock = name, clock
         self._exact = stream.codec_context.name.startswith("pcm_")
-        if stream.codec_context.name == "flac":
+        if stream.codec_context.name in CHECKED:
             # Without it a damaged frame comes out as full-scale noise.
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
         self._kind: tuple | None = None

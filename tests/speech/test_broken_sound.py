@@ -126,6 +126,16 @@ def test_damage_anywhere_leaves_what_follows_in_its_place(tmp_path_factory, at, 
     assert np.abs(recording.samples).max() < 1.5 * np.abs(whole).max()  # no burst of noise
 
 
+def test_a_damaged_block_of_wavpack_is_silence_and_no_noise(tmp_path):
+    path = write_sounds(tmp_path / "whole.wv", sound(44_100, codec="wavpack", sample_format="s16p"))
+    whole, content = load_audio(path), path.read_bytes()
+    recording = loaded(tmp_path, "damaged.wv", spoilt(content, len(content) // 2, 40))
+    assert len(recording.samples) == len(whole.samples)
+    assert np.abs(recording.samples).max() < 1.1 * np.abs(whole.samples).max()
+    assert np.array_equal(recording.samples[-16_000:], whole.samples[-16_000:])
+    assert "do not decode and are silent" in recording.warning
+
+
 @pytest.mark.parametrize(
     ("suffix", "rate_hz", "kind"),
     [("m4a", 44_100, {}), ("mkv", 44_100, {}), ("webm", 48_000, OPUS), ("ts", 44_100, {}), ("mov", 16_000, {})],
