@@ -32,9 +32,9 @@ LEAST_SHARE = 0.5
 MOST_CUT = 0.25
 # A track that never exceeds the last bit but one of 16 is silent.
 SILENT_PEAK = 2**-14
-# Of several tracks one gives way that is no louder (-54 dB: the hiss of an input with nothing plugged in) or is shorter
+# Of several tracks one gives way that is no louder (-60 dB: the hiss of an input with nothing plugged in) or is shorter
 # (a recorder's first packet).
-FAINT_PEAK, SHORTEST_TRACK_S = 2**-9, 1
+FAINT_PEAK, SHORTEST_TRACK_S = 2**-10, 1
 # Raw G.722 has no header to recognise: it is taken by its suffix, unless the file begins like a container.
 CONTAINER_STARTS = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM", b"\x1aE\xdf\xa3")
 # What a text begins with, in small letters, without a byte order mark and blank lines before it.
@@ -269,7 +269,9 @@ def _decode(
             break
     if missing is None and tally.end_s < tally.promised_s - Fraction(TRUNCATION_TOLERANCE_S):
         reason = f"its header promises {float(tally.promised_s):.2f} s, it holds {float(tally.end_s):.2f} s"
-        missing = Cut(reason, float(tally.end_s / tally.promised_s))
+        # A FLAC that ends with a whole frame was cut without encoding it, which leaves the length in its header.
+        trimmed = track.codec == "flac" and not tally.failed
+        missing = Cut(reason, None if trimmed else float(tally.end_s / tally.promised_s))
     if not tally.heard_s and (tally.failed or missing):
         if protected:
             raise InputError(f"{name} is copy-protected: give a file without protection")

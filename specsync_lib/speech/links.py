@@ -14,9 +14,11 @@ from typing import BinaryIO
 import numpy as np
 
 from specsync_lib.speech.containers import (
+    ASF_HEADER,
     MOST_ELEMENTS,
     RIFF_HEADER_BYTES,
     SEGMENT,
+    W64_RIFF,
     box,
     element,
     mp3_frame_bytes,
@@ -26,7 +28,15 @@ from specsync_lib.speech.containers import (
 # The first page of an Ogg stream; those of one recording's streams stand together.
 OGG_FIRST_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]")
 OGG_HEADER_BYTES = 27
-FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+# What FLAC, FLV, ASF (WMA), W64, CAF and AIFF begin with, and nothing else holds.
+STARTS = (
+    re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
+    re.compile(rb"FLV\x01[\x00-\x05]\x00{3}\x09\x00{4}"),
+    re.compile(re.escape(ASF_HEADER)),
+    re.compile(re.escape(W64_RIFF)),
+    re.compile(rb"caff\x00\x01\x00\x00desc"),
+    re.compile(rb"FORM.{4}AIF[CF](?:COMM|FVER)", re.DOTALL),
+)
 WAV_START = re.compile(rb"RIFF.{4}WAVE", re.DOTALL)
 MATROSKA_START = re.compile(rb"\x1aE\xdf\xa3.{1,60}?B\x82.(?:webm|matroska)", re.DOTALL)
 # A header, and what a segment consists of (RFC 9559, section 5), itself included.
@@ -98,8 +108,8 @@ class Stretches(io.RawIOBase):
 
 
 def links(file: BinaryIO) -> list[BinaryIO]:
-    """The recordings of a file, in order: chained Ogg, joined FLAC, WAV, MP4, Matroska and WebM, MPEG-TS whose sound
-    goes on in other streams.
+    """The recordings of a file, in order: chained Ogg, joined FLAC, WAV, W64, AIFF, CAF, MP4, Matroska and WebM, FLV,
+    ASF, MPEG-TS whose sound goes on in other streams.
 
     Parameters
     ----------
@@ -115,8 +125,8 @@ def links(file: BinaryIO) -> list[BinaryIO]:
     head = read_at(file, 0, TS_PROBED_PACKETS * max(TS_PACKET_BYTES))
     if head.startswith(b"OggS"):
         found = _ogg_links(file)
-    elif FLAC_START.match(head):
-        found = _found(file, FLAC_START)
+    elif start := next((one for one in STARTS if one.match(head)), None):
+        found = _found(file, start)
     elif MATROSKA_START.match(head):
         found = _matroska_links(file, size)
     elif WAV_START.match(head):

@@ -443,6 +443,20 @@ def test_the_64_bit_sizes_of_a_wav_are_read(tmp_path, name):
         loaded(tmp_path, "off.wav", rf64(0, 0, pcm, name))
 
 
+def test_a_flac_that_was_cut_without_encoding_it_is_taken_however_short(tmp_path):
+    """It ends with a whole frame, and its header still has the old length."""
+    path = write_sounds(tmp_path / "whole.flac", sound(codec="flac", sample_format="s16"))
+    content = path.read_bytes()
+    with av.open(str(path)) as container:
+        frames = [packet.pos for packet in container.demux() if packet.pts is not None]
+    third = frames[len(frames) // 3]
+    recording = loaded(tmp_path, "cut.flac", content[:third])
+    assert float(recording.duration) == pytest.approx(SECONDS / 3, abs=0.3)
+    assert "its header promises 6.92 s" in recording.warning
+    with pytest.raises(InputError, match="less than half of its sound is left"):
+        loaded(tmp_path, "truncated.flac", content[: third + 200])
+
+
 def test_a_cut_film_of_fragments_names_no_size_of_the_whole(tmp_path):
     options = {"movflags": "+frag_keyframe+empty_moov", "frag_duration": "500000"}
     content = write_sounds(tmp_path / "whole.mp4", sound(), options=options).read_bytes()

@@ -443,6 +443,17 @@ def _cut_and_joined() -> dict[str, Case]:
     found["joined: wav twice, of which players play the first"] = Case(
         content("b.wav", 2 * wav(PCM)), Heard(2 * SECONDS)
     )
+    found |= {
+        f"joined: {suffix} twice": Case(
+            changed(f"b.{suffix}", written(f"a.{suffix}", kinds[suffix]), lambda data: data + data),
+            Heard(2 * SECONDS, warns="", slack_s=0.25, slack_db=2.5, late_s=0.06),
+        )
+        for suffix in ("w64", "aiff", "caf", "wma")
+    }
+    found["cut: wv, 40 bytes damaged in its middle"] = Case(
+        changed("b.wv", written("a.wv", kinds["wv"]), _wounded),
+        Heard(part=(5.3, 6.5), warns="do not decode and are silent"),
+    )
     found["cut: webm, its last third zeros"] = Case(
         changed(
             "b.webm",
@@ -488,6 +499,12 @@ def _with_hole(data: bytes) -> bytes:
     """Zeros instead of a part of the middle."""
     first, last = (int(share * len(data)) for share in (0.45, 0.6))
     return data[:first] + bytes(last - first) + data[last:]
+
+
+def _wounded(data: bytes) -> bytes:
+    """Noise instead of 40 bytes of the middle."""
+    middle = len(data) // 2
+    return data[:middle] + np.random.default_rng(1).bytes(40) + data[middle + 40 :]
 
 
 def _chains() -> list[tuple]:
