@@ -283,9 +283,12 @@ def test_a_run_stopped_at_any_moment_leaves_whole_files_and_goes_on(project, how
 
 OWN = """
 import time
+from pathlib import Path
 from specsync_lib import paths
 paths.PLOTS_DIR.mkdir(parents=True, exist_ok=True)
-for k in range(20):
+going = False
+while not going:  # once more after it may go, however late it began
+    going = Path('../go').exists()
     (paths.RUN_DIR / 'threshold.txt').write_text(str(threshold))
     time.sleep(0.02)
     assert (paths.RUN_DIR / 'threshold.txt').read_text() == str(threshold)
@@ -312,6 +315,7 @@ def test_eight_runs_side_by_side_keep_to_their_own_folders_and_a_second_of_a_nam
     assert line == (
         f"specsync: a run named run-8 is already under way here (process {eight[-1].pid}); wait for it or stop it\n"
     )
+    (project.root / "go").touch()
     for k, process in enumerate(eight, start=1):
         out, error = process.communicate(timeout=240)
         assert (process.returncode, out) == (0, "02_second ran\n"), error

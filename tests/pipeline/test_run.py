@@ -93,8 +93,8 @@ def test_each_station_computes_on_its_own_threads():
 
 
 def test_overruling_commits_the_draft_and_says_so():
-    slow_judge = StageTimes(verify_s=0.02)
-    report = run_speculative(fast(), stages(slow_judge), Policy(late="overrule"))
+    clock = VirtualClock()
+    report = run_speculative(fast(), stages(StageTimes(verify_s=0.02), clock), Policy(late="overrule"), clock=clock)
     assert report.ended == "complete"
     assert all(commit.tokens == commit.drafted for commit in report.commits)
     assert not Policy(late="overrule").exact and "overruled" in report.guarantee
@@ -472,7 +472,7 @@ def test_or_ends_with_one_clear_line(name):
 def test_a_judge_that_hangs_for_good_does_not_hold_the_caller():
     release = threading.Event()
     judge = Bad(lambda request, deliver: release.wait())
-    report = Pipeline(fast(), stages(judge=judge), GO_ON, grace_s=0.05).run()
+    report = Pipeline(fast(), stages(judge=judge), GO_ON, grace_s=1.0).run()
     assert report.ended == "complete"
     assert report.notes == ("the judge is still inside a call; its thread ends when that returns",)
     release.set()

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,7 +23,7 @@ REQUEST_KEYS = {
 
 class ToyServer:
     """What the server knows. ``fault`` changes an answer before it is sent; ``failures`` of the next requests end with
-    status 500; ``cuts`` of them in the middle of the answer; ``hang_s`` passes before an answer."""
+    status 500; ``cuts`` of them in the middle of the answer; while ``answers`` is not set, none comes."""
 
     def __init__(self) -> None:
         self.model, tokenizer = tiny_llama(), byte_tokenizer()
@@ -32,7 +31,8 @@ class ToyServer:
         self.texts = [tokenizer.decode([token]) for token in range(self.model.config.vocab_size)]
         self.fault: Callable[[object], object] = lambda answer: answer
         self.failures = self.cuts = 0
-        self.hang_s = 0.0
+        self.answers = threading.Event()
+        self.answers.set()
         self.knows_tokens = True  # whether vLLM is new enough for logprob_token_ids
         self.requests: list[tuple[str, dict]] = []
 
@@ -109,7 +109,7 @@ def _handler(toy: ToyServer) -> type[BaseHTTPRequestHandler]:
         def reply(self, body: dict | None) -> None:
             if body is not None:
                 toy.requests.append((self.path, body))
-                time.sleep(toy.hang_s)
+                toy.answers.wait()
             try:
                 status, answer = 200, toy.answer(self.path, body)
             except KeyError:
