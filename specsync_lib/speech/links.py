@@ -168,13 +168,20 @@ def _box_links(file: BinaryIO, size: int) -> Iterator[int]:
     yield 0
     for _ in range(MOST_ELEMENTS):
         name, length = box(file, at)
-        if name == b"ftyp" and b"moov" in names and b"moof" not in names:
+        if name == b"ftyp" and b"moov" in names and (b"moof" not in names or _from_time_0(file, at)):
             yield at
             names = set()
         names.add(name)
         at += length
         if not length or at >= size:
             return
+
+
+def _from_time_0(file: BinaryIO, at: int) -> bool:
+    """Whether the first fragment behind a position begins at time 0 (tfdt: a version, flags and 4 or 8 bytes)."""
+    head = read_at(file, at, PIECE_BYTES)
+    found = head.find(b"tfdt")
+    return found >= 0 and not any(head[found + 8 : found + (16 if head[found + 4] else 12)])
 
 
 def _ogg_links(file: BinaryIO) -> Iterator[int]:

@@ -146,13 +146,15 @@ def test_the_last_of_joined_wavs_may_be_cut(tmp_path):
 def test_fragments_that_repeat_their_index_go_on(tmp_path):
     """Segments as a browser gets them: each with the header of the whole."""
     options = {"movflags": "+frag_every_frame+empty_moov+default_base_moof"}
-    content = written(tmp_path, "mp4", FIRST, 16_000, options)
+    content = written(tmp_path, "mp4", FIRST, 48_000, options)
     begin, first = content.index(b"moof") - 4, content.index(b"moof", len(content) // 2) - 4
     path = tmp_path / "repeated.mp4"
     path.write_bytes(content[:first] + content[:begin] + content[first:])
     recording = load_audio(path)
     whole = load_audio(tmp_path / "one.mp4")
     assert recording.warning == "" and np.array_equal(recording.samples, whole.samples)
+    path.write_bytes(content + written(tmp_path, "mp4", SECOND, 44_100, options))
+    assert "follow each other" in assert_both_are_heard(path, 0.1).warning
 
 
 def test_a_recording_of_which_nothing_decodes_is_told(tmp_path):
