@@ -44,6 +44,7 @@ MATROSKA_PART = re.compile(
     rb"\x1aE\xdf\xa3|\x18S\x80g|\x11M\x9bt|\x15I\xa9f|\x16T\xaek|\x1fC\xb6u|\x1cS\xbbk|\x19A\xa4i|\x10C\xa7p|\x12T\xc3g"
 )
 FILLING, MOST_FILLINGS = b"\xec", 8
+FRAGMENT_HEAD_BYTES = 16_384  # more than an index without samples and the first fragment's own
 ID3_TAG = re.compile(rb"ID3[\x02-\x04]\x00[\x00-\xff][\x00-\x7f]{4}")
 ID3_HEADER_BYTES = 10
 MP3_TABLE = re.compile(rb"Xing|Info")
@@ -179,7 +180,7 @@ def _box_links(file: BinaryIO, size: int) -> Iterator[int]:
 
 def _from_time_0(file: BinaryIO, at: int) -> bool:
     """Whether the first fragment behind a position begins at time 0 (tfdt: a version, flags and 4 or 8 bytes)."""
-    head = read_at(file, at, PIECE_BYTES)
+    head = read_at(file, at, FRAGMENT_HEAD_BYTES)
     found = head.find(b"tfdt")
     return found >= 0 and not any(head[found + 8 : found + (16 if head[found + 4] else 12)])
 
