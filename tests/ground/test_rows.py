@@ -169,6 +169,7 @@ BROKEN = {
     "a checkpoint that is not there": ('[video]\nsource = "./none"\nweights = "random"', "none is not there"),
     "an adapter that is not there": ('[judge]\nadapter = "/none/at/all"', "/none/at/all is not there"),
     "a Whisper that is not there": ('[hearing]\nwhisper = "~/no-such-whisper"', "is not there; check the path"),
+    "a home of nobody's": ('corpus = "~nobody-of-that-name/c.jsonl"', "c.jsonl is not there; check the path"),
     "deep nesting": (f"judge = {'[' * 5000}{']' * 5000}", "is no TOML"),
 }  # fmt: skip
 
@@ -188,6 +189,8 @@ def test_a_broken_row_is_one_line_and_exit_code_2(what, tmp_path, capsys):
     [
         (["--row", "embeded"], "row 'embeded' is unknown; did you mean embedded?"),
         (["--row", "no/such/row.toml"], "there is no such file"),
+        (["--row", "~nobody-of-that-name/row.toml"], "there is no such file"),
+        (["--corpus", "~nobody-of-that-name/c.jsonl"], "c.jsonl is not there"),
         (["--row", "."], "is unknown"),
         (["--row", "/"], "is no file"),
         (["--row", ""], "parameter row: got ''"),
