@@ -25,6 +25,8 @@ STAMP_NAME = "specsync-install"
 UNFINISHED = "being made"
 PROBE_TIMEOUT_S = 60
 TORCH_INDEX_VARIABLE = "SPECSYNC_TORCH_INDEX"
+# What a person may have set for pip elsewhere, and what would keep its packages out of .venv.
+OTHER_PLACES = frozenset({"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_PYTHON"})
 ELSEWHERE = "another place: a checkout in a folder of your own"
 
 
@@ -41,9 +43,9 @@ class Probe(NamedTuple):
     why: str = ""
 
 
-def probe(python: Path) -> Probe:
-    """Ask an environment's Python, and its pip, whether they start."""
-    command = [str(python), "-I", "-c", "import pip, platform; print(platform.python_version())"]
+def probe(python: Path, module: str = "pip") -> Probe:
+    """Ask an environment's Python, and its pip or another module, whether they start."""
+    command = [str(python), "-I", "-c", f"import {module}, platform; print(platform.python_version())"]
     try:
         answer = subprocess.run(command, capture_output=True, check=False, timeout=PROBE_TIMEOUT_S)
     except (OSError, subprocess.SubprocessError) as error:
@@ -100,7 +102,8 @@ def make(folder: Path) -> None:
 def run_pip(command: Sequence[str]) -> int:
     """Call pip and pass on what it says; returns its exit code. A reader who leaves does not stop it."""
     # A package that is built here may import itself from where it lies: the safe path is pip's own (-P), not theirs.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONSAFEPATH", *OTHER_PLACES}}
+    environment = kept | {"PIP_USER": "0"}  # in a configuration file it may be set, too
     if sys.stdout.isatty():
         return subprocess.run(command, env=environment, check=False).returncode
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as pip:
@@ -114,7 +117,7 @@ def ensure(project: Path = PROJECT_ROOT, torch_index: str | None = None) -> bool
 
     Raises
     ------
-    InputError: the environment could not be made, or pip failed.
+    InputError: the environment could not be made, or pip failed or installed elsewhere.
     """
     folder = project / ".venv"
     python, stamp_path = folder / "bin" / "python", folder / STAMP_NAME
@@ -133,6 +136,11 @@ def ensure(project: Path = PROJECT_ROOT, torch_index: str | None = None) -> bool
         for command in install_commands(project, python, torch_index):
             if code := run_pip(command):
                 raise InputError(f"pip ended with code {code}; its last lines above say why; run again to go on")
+        if (found := probe(python, "specsync_lib")).version is None:
+            raise InputError(
+                f"pip ended well and {folder} does not hold the project ({found.why}); take target, prefix and root "
+                "out of pip's configuration (pip config list) and run again"
+            )
         stamp_path.write_text(stamp(project, version), encoding="utf-8")
     return True
 

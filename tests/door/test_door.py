@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -195,7 +196,7 @@ def bare_project(tmp_path, monkeypatch):
     shutil.copy2(PROJECT_ROOT / "pyproject.toml", tmp_path)
     calls = []
     monkeypatch.setattr(install, "run_pip", lambda command: calls.append(command[command.index("install") + 1 :]))
-    monkeypatch.setattr(install, "probe", lambda python: install.Probe("3.12.1" if python.exists() else None))
+    monkeypatch.setattr(install, "probe", lambda python, *_: install.Probe("3.12.1" if python.exists() else None))
 
     def create(folder, **options):
         (folder / "bin").mkdir(parents=True, exist_ok=True)
@@ -239,8 +240,8 @@ def test_only_an_environment_that_was_never_whole_is_removed(bare_project, monke
     (folder / "mine").write_text("")
     if stamp:
         (folder / install.STAMP_NAME).write_text(stamp)
-    answers = iter([None, None, "3.12.1" if stamp == "being made" else None])
-    monkeypatch.setattr(install, "probe", lambda python: install.Probe(next(answers), "timed out"))
+    answers = itertools.chain([None, None], itertools.repeat("3.12.1" if stamp == "being made" else None))
+    monkeypatch.setattr(install, "probe", lambda *_: install.Probe(next(answers), "timed out"))
     if stamp == "being made":
         assert install.ensure(project)
         assert not (folder / "mine").exists()
@@ -278,6 +279,34 @@ def test_what_pip_says_is_passed_on_and_a_reader_who_leaves_does_not_stop_it(tmp
         process.stdout.close()
         assert process.wait(60) == 0
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("variable", ["PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_USER"])
+def test_what_sends_other_packages_elsewhere_does_not_reach_this_pip(tmp_path, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://example.com/mine")  # where a person fetches from counts here, too
+    say = f"import os; open({str(tmp_path / 'pip')!r}, 'w').write(repr(dict(os.environ)))"
+    assert install.run_pip([sys.executable, "-c", say]) == 0
+    found = ast.literal_eval((tmp_path / "pip").read_text())
+    assert (found.get(variable), found["PIP_INDEX_URL"]) == (
+        "0" if variable == "PIP_USER" else None,
+        "https://example.com/mine",
+    )
+
+
+def test_a_pip_that_installed_elsewhere_is_one_line_and_leaves_no_stamp(bare_project, monkeypatch):
+    project, _calls = bare_project
+    install.venv.create(project / ".venv")
+    why = "ModuleNotFoundError: No module named 'specsync_lib'"
+    answers = {"pip": install.Probe("3.12.1"), "specsync_lib": install.Probe(None, why)}
+    monkeypatch.setattr(install, "probe", lambda python, module="pip": answers[module])
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"pip ended well and .*No module named") as refusal:
+            install.ensure(project)
+        assert "\n" not in str(refusal.value)
+    answers["specsync_lib"] = answers["pip"]
+    assert install.ensure(project)
+    assert not install.ensure(project)
 
 
 def test_a_package_that_is_built_may_import_itself_and_the_users_folder_shadows_no_module_of_pips(
