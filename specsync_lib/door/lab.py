@@ -59,7 +59,8 @@ def command(arguments: Sequence[str], root: Path = PROJECT_ROOT) -> list[str]:
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
     """The variables of the server and its kernels."""
-    return dict(given) | {
+    kept = {name: value for name, value in given.items() if name != "JUPYTER_PATH"}  # it counts before what follows
+    return kept | {
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, whatever the user's own folder holds
         "PYTHONSAFEPATH": "1",
         "PYTHONUTF8": "1",
