@@ -74,7 +74,8 @@ def install_commands(project: Path, python: Path, torch_index: str | None) -> li
 
 
 def make(folder: Path) -> None:
-    """A new environment; one that is half made says so in its stamp, and is the only kind that is ever removed.
+    """A new environment. Of what is there only one of ours is ever removed: it is half made, as its stamp says, or its
+    Python is gone.
 
     Raises
     ------
@@ -85,12 +86,17 @@ def make(folder: Path) -> None:
         raise InputError(
             f"{python} does not start ({probe(python).why}); run again, or remove {folder} to have it made anew"
         )
+    if folder.is_symlink() or (folder.is_dir() and any(folder.iterdir()) and not stamp_path.is_file()):
+        raise InputError(f"{folder} holds no environment that ./run_all.sh made; move it away and run again")
     print(f"specsync: making {folder} with Python {platform.python_version()}", flush=True)
     try:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir()
-        stamp_path.write_text(UNFINISHED, encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        stamp_path.write_text(UNFINISHED, encoding="utf-8")  # who is stopped from here on finds it there
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != stamp_path:
+                path.unlink()
         venv.create(folder, with_pip=True)
     except (OSError, subprocess.SubprocessError) as error:
         what = (

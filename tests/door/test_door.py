@@ -252,6 +252,58 @@ def test_only_an_environment_that_was_never_whole_is_removed(bare_project, monke
         assert (folder / "mine").exists()
 
 
+@pytest.mark.parametrize("what", ["another system's", "its Python gone", "elsewhere", "to nowhere", "a file"])
+def test_what_another_made_in_the_environments_place_stays(bare_project, what):
+    project, calls = bare_project
+    folder, elsewhere = project / ".venv", project / "elsewhere"
+    mine = (elsewhere if what == "elsewhere" else folder) / "mine"
+    match what:
+        case "elsewhere":
+            elsewhere.mkdir()
+            (elsewhere / install.STAMP_NAME).write_text(install.UNFINISHED)
+            folder.symlink_to(elsewhere)
+        case "to nowhere":
+            folder.symlink_to("nowhere")
+        case "a file":
+            folder.touch()
+        case _:
+            (folder / ("Scripts" if "system" in what else "bin")).mkdir(parents=True)
+            if "Python" in what:
+                (folder / "bin" / "python").symlink_to("/nowhere/python")
+    if what not in ("to nowhere", "a file"):
+        mine.write_text("")
+    before = sorted(project.rglob("*"))
+    with pytest.raises(InputError, match=r"\.venv.*; (move it away|something else lies there)"):
+        install.ensure(project)
+    assert {path for path in project.rglob("*") if "data" not in path.parts} == set(before)
+    assert not calls
+
+
+def test_one_of_ours_whose_python_went_with_the_systems_is_made_anew_and_may_be_stopped_at_that(
+    bare_project, monkeypatch
+):
+    project, calls = bare_project
+    assert install.ensure(project)
+    python = project / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/nowhere/python3.11")
+    (project / ".venv" / "lib").mkdir()
+    removed, whole = [], shutil.rmtree
+
+    def stopped(path):
+        removed.append(path)
+        whole(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(install.shutil, "rmtree", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        install.ensure(project)
+    assert len(removed) == 1 and len(calls) == 1
+    monkeypatch.setattr(install.shutil, "rmtree", whole)
+    assert install.ensure(project)
+    assert not install.ensure(project)
+
+
 @pytest.mark.parametrize(
     ("script", "why"),
     [
