@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from specsync_lib import streams
-from specsync_lib.errors import InputError, advice
+from specsync_lib.errors import INTERRUPTED_EXIT_CODE, InputError, advice
 from specsync_lib.locks import exclusive
 from specsync_lib.paths import PROJECT_ROOT
 
@@ -113,8 +113,12 @@ def run_pip(command: Sequence[str]) -> int:
     if sys.stdout.isatty():
         return subprocess.run(command, env=environment, check=False).returncode
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as pip:
-        for line in pip.stdout:
-            print(line.decode(errors="replace"), end="", flush=True)
+        try:
+            for line in pip.stdout:
+                print(line.decode(errors="replace"), end="", flush=True)
+        except KeyboardInterrupt:  # perhaps this process alone was asked to stop
+            pip.terminate()
+            raise
     return pip.returncode
 
 
@@ -162,6 +166,9 @@ def main() -> int:
     try:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # run_all.sh held it back until here
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler)
         ensure(torch_index=os.environ.get(TORCH_INDEX_VARIABLE))
     except InputError as error:
         print(f"specsync: {error}", file=sys.stderr)
@@ -171,7 +178,7 @@ def main() -> int:
         return InputError.EXIT_CODE
     except KeyboardInterrupt:
         print("specsync: interrupted; run again to go on", file=sys.stderr)
-        return 130
+        return INTERRUPTED_EXIT_CODE
     return 0
 
 

@@ -5,11 +5,14 @@ left out when it is saved, as it is committed: looking and running change no tra
 copies with their outputs are those of ``./run_all.sh``.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from jupyter_core.paths import jupyter_runtime_dir
 
 from specsync_lib.errors import InputError, advice
 from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
@@ -69,11 +72,16 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Become JupyterLab."""
+    folders = {"JUPYTER_RUNTIME_DIR": Path(jupyter_runtime_dir())}
     if folder := os.environ.get("IPYTHONDIR"):  # IPython makes the folder, not those above it
+        folders["IPYTHONDIR"] = Path(folder).parent
+    for variable, path in folders.items():
         try:
-            Path(folder).parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         except OSError as error:
-            print(f"specsync: {error}; {advice(error, 'another folder in IPYTHONDIR')}", file=sys.stderr)
+            print(f"specsync: {error}; {advice(error, f'another folder in {variable}')}", file=sys.stderr)
             sys.exit(InputError.EXIT_CODE)
     os.execve(sys.executable, command(arguments), environment(os.environ))
 

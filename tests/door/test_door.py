@@ -15,6 +15,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import yaml
 
@@ -331,6 +332,22 @@ def test_what_pip_says_is_passed_on_and_a_reader_who_leaves_does_not_stop_it(tmp
         process.stdout.close()
         assert process.wait(60) == 0
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_installation_that_is_stopped_leaves_no_pip_behind(tmp_path, number):
+    """As where the signal comes to this process alone, and not from a terminal to all."""
+    talk = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
+    code = "import signal, sys\nfrom specsync_lib import streams\nfrom specsync_lib.door import install\n"
+    code += "streams.settle()\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # it may be ignored
+    code += f"install.ensure = lambda **_: install.run_pip([sys.executable, '-c', {talk!r}])\nsys.exit(install.main())"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        pip = psutil.Process(int(process.stdout.readline()))
+        process.send_signal(number)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == b"specsync: interrupted; run again to go on\n"
+    assert not pip.is_running()
 
 
 @pytest.mark.parametrize("variable", ["PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_USER"])

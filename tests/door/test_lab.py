@@ -34,13 +34,21 @@ def test_the_kernel_is_this_environments_whatever_other_folders_hold(tmp_path):
     assert Path(found["resource_dir"]).is_relative_to(sys.prefix)
 
 
-def test_where_ipython_may_not_write_it_is_one_line(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("variable", ["IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"])
+def test_where_jupyter_or_ipython_may_not_write_it_is_one_line(tmp_path, monkeypatch, capsys, variable):
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    if variable == "JUPYTER_DATA_DIR":  # the other lies in it unless a person says otherwise
+        monkeypatch.delenv("JUPYTER_RUNTIME_DIR")
     (tmp_path / "file").touch()
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "file" / "below" / "ipython"))
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "below" / "folder"))
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("begun"))
     with pytest.raises(SystemExit) as ended:
         lab.main([])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.rstrip().endswith(f"in {variable.replace('DATA', 'RUNTIME')}")
 
 
 def test_a_notebook_is_saved_as_git_has_it_and_an_edit_stays():
