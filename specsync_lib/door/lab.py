@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jupyter_core.paths import jupyter_runtime_dir
+from jupyter_core.paths import jupyter_config_dir, jupyter_runtime_dir
 
 from specsync_lib.errors import InputError, advice
 from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
@@ -72,13 +72,17 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Become JupyterLab."""
-    folders = {"JUPYTER_RUNTIME_DIR": Path(jupyter_runtime_dir())}
+    read, write = os.R_OK | os.X_OK, os.W_OK | os.X_OK
+    folders = {
+        "JUPYTER_CONFIG_DIR": (Path(jupyter_config_dir()), read),
+        "JUPYTER_RUNTIME_DIR": (Path(jupyter_runtime_dir()), write),
+    }
     if folder := os.environ.get("IPYTHONDIR"):  # IPython makes the folder, not those above it
-        folders["IPYTHONDIR"] = Path(folder).parent
-    for variable, path in folders.items():
+        folders["IPYTHONDIR"] = Path(folder).parent, read
+    for variable, (path, needed) in folders.items():
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not os.access(path, os.W_OK | os.X_OK):
+            if not os.access(path, needed):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         except OSError as error:
             print(f"specsync: {error}; {advice(error, f'another folder in {variable}')}", file=sys.stderr)

@@ -34,9 +34,9 @@ def test_the_kernel_is_this_environments_whatever_other_folders_hold(tmp_path):
     assert Path(found["resource_dir"]).is_relative_to(sys.prefix)
 
 
-@pytest.mark.parametrize("variable", ["IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"])
+@pytest.mark.parametrize("variable", ["IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"])
 def test_where_jupyter_or_ipython_may_not_write_it_is_one_line(tmp_path, monkeypatch, capsys, variable):
-    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"):
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     if variable == "JUPYTER_DATA_DIR":  # the other lies in it unless a person says otherwise
         monkeypatch.delenv("JUPYTER_RUNTIME_DIR")
