@@ -109,11 +109,6 @@ class ReasonerStream:
         """The tokens that went through the model so far."""
         return self._session.tokens_read
 
-    @property
-    def open_frames(self) -> int:
-        """Frames read but not committed."""
-        return len(self._lines)
-
     def read(self, evidence: ChunkEvidence) -> None:
         """Take a chunk's evidence. It goes through the model with the next pass, so reading alone costs none.
 

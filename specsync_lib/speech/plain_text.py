@@ -142,6 +142,7 @@ def fold(transcript: str) -> str:
 
 @cache
 def fold_character(character: str) -> str:
+    """A character as the readings know it: Latin letters without marks, a blank or nothing for what says nothing."""
     if character.isascii():
         return character if character.isprintable() or character == "\n" else " "
     category = unicodedata.category(character)
