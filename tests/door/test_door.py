@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import yaml
 
@@ -198,7 +200,7 @@ def bare_project(tmp_path, monkeypatch):
     shutil.copy2(PROJECT_ROOT / "pyproject.toml", tmp_path)
     calls = []
     monkeypatch.setattr(install, "run_pip", lambda command: calls.append(command[command.index("install") + 1 :]))
-    monkeypatch.setattr(install, "probe", lambda python: install.Probe("3.12.1" if python.exists() else None))
+    monkeypatch.setattr(install, "probe", lambda python, *_: install.Probe("3.12.1" if python.exists() else None))
 
     def create(folder, **options):
         (folder / "bin").mkdir(parents=True, exist_ok=True)
@@ -242,8 +244,8 @@ def test_only_an_environment_that_was_never_whole_is_removed(bare_project, monke
     (folder / "mine").write_text("")
     if stamp:
         (folder / install.STAMP_NAME).write_text(stamp)
-    answers = iter([None, None, "3.12.1" if stamp == "being made" else None])
-    monkeypatch.setattr(install, "probe", lambda python: install.Probe(next(answers), "timed out"))
+    answers = itertools.chain([None, None], itertools.repeat("3.12.1" if stamp == "being made" else None))
+    monkeypatch.setattr(install, "probe", lambda *_: install.Probe(next(answers), "timed out"))
     if stamp == "being made":
         assert install.ensure(project)
         assert not (folder / "mine").exists()
@@ -252,6 +254,58 @@ def test_only_an_environment_that_was_never_whole_is_removed(bare_project, monke
             install.ensure(project)
         assert "\n" not in str(refusal.value)
         assert (folder / "mine").exists()
+
+
+@pytest.mark.parametrize("what", ["another system's", "its Python gone", "elsewhere", "to nowhere", "a file"])
+def test_what_another_made_in_the_environments_place_stays(bare_project, what):
+    project, calls = bare_project
+    folder, elsewhere = project / ".venv", project / "elsewhere"
+    mine = (elsewhere if what == "elsewhere" else folder) / "mine"
+    match what:
+        case "elsewhere":
+            elsewhere.mkdir()
+            (elsewhere / install.STAMP_NAME).write_text(install.UNFINISHED)
+            folder.symlink_to(elsewhere)
+        case "to nowhere":
+            folder.symlink_to("nowhere")
+        case "a file":
+            folder.touch()
+        case _:
+            (folder / ("Scripts" if "system" in what else "bin")).mkdir(parents=True)
+            if "Python" in what:
+                (folder / "bin" / "python").symlink_to("/nowhere/python")
+    if what not in ("to nowhere", "a file"):
+        mine.write_text("")
+    before = sorted(project.rglob("*"))
+    with pytest.raises(InputError, match=r"\.venv.*; (move it away|something else lies there)"):
+        install.ensure(project)
+    assert {path for path in project.rglob("*") if "data" not in path.parts} == set(before)
+    assert not calls
+
+
+def test_one_of_ours_whose_python_went_with_the_systems_is_made_anew_and_may_be_stopped_at_that(
+    bare_project, monkeypatch
+):
+    project, calls = bare_project
+    assert install.ensure(project)
+    python = project / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/nowhere/python3.11")
+    (project / ".venv" / "lib").mkdir()
+    removed, whole = [], shutil.rmtree
+
+    def stopped(path):
+        removed.append(path)
+        whole(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(install.shutil, "rmtree", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        install.ensure(project)
+    assert len(removed) == 1 and len(calls) == 1
+    monkeypatch.setattr(install.shutil, "rmtree", whole)
+    assert install.ensure(project)
+    assert not install.ensure(project)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +335,50 @@ def test_what_pip_says_is_passed_on_and_a_reader_who_leaves_does_not_stop_it(tmp
         process.stdout.close()
         assert process.wait(60) == 0
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_installation_that_is_stopped_leaves_no_pip_behind(tmp_path, number):
+    """As where the signal comes to this process alone, and not from a terminal to all."""
+    talk = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
+    code = "import signal, sys\nfrom specsync_lib import streams\nfrom specsync_lib.door import install\n"
+    code += "streams.settle()\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # it may be ignored
+    code += f"install.ensure = lambda **_: install.run_pip([sys.executable, '-c', {talk!r}])\nsys.exit(install.main())"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        pip = psutil.Process(int(process.stdout.readline()))
+        process.send_signal(number)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == b"specsync: interrupted; run again to go on\n"
+    assert not pip.is_running()
+
+
+@pytest.mark.parametrize("variable", ["PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_USER"])
+def test_what_sends_other_packages_elsewhere_does_not_reach_this_pip(tmp_path, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://example.com/mine")  # where a person fetches from counts here, too
+    say = f"import os; open({str(tmp_path / 'pip')!r}, 'w').write(repr(dict(os.environ)))"
+    assert install.run_pip([sys.executable, "-c", say]) == 0
+    found = ast.literal_eval((tmp_path / "pip").read_text())
+    assert (found.get(variable), found["PIP_INDEX_URL"]) == (
+        "0" if variable == "PIP_USER" else None,
+        "https://example.com/mine",
+    )
+
+
+def test_a_pip_that_installed_elsewhere_is_one_line_and_leaves_no_stamp(bare_project, monkeypatch):
+    project, _calls = bare_project
+    install.venv.create(project / ".venv")
+    why = "ModuleNotFoundError: No module named 'specsync_lib'"
+    answers = {"pip": install.Probe("3.12.1"), "specsync_lib": install.Probe(None, why)}
+    monkeypatch.setattr(install, "probe", lambda python, module="pip": answers[module])
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"pip ended well and .*No module named") as refusal:
+            install.ensure(project)
+        assert "\n" not in str(refusal.value)
+    answers["specsync_lib"] = answers["pip"]
+    assert install.ensure(project)
+    assert not install.ensure(project)
 
 
 def test_a_package_that_is_built_may_import_itself_and_the_users_folder_shadows_no_module_of_pips(

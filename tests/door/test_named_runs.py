@@ -471,6 +471,11 @@ def test_a_transcript_file_that_holds_no_text_is_one_line(tmp_path, content, say
     assert "\n" not in str(refusal.value)
 
 
+def test_a_transcript_file_in_the_home_of_nobody_is_one_line():
+    with pytest.raises(InputError, match=r"'~nobody-of-that-name/words\.txt' is not a file"):
+        read_transcript("~nobody-of-that-name/words.txt")
+
+
 def test_a_transcript_file_gives_its_text(tmp_path):
     path = tmp_path / "words.txt"
     path.write_bytes("\ufeffHello,\r\nworld.\n".encode())

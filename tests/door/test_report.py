@@ -555,6 +555,23 @@ def test_notebook_pages_need_no_network(folders):
     assert {path: path.read_text(encoding="utf-8") for path in foreign} == foreign, "what others laid there stays"
 
 
+def test_the_pages_come_from_this_environments_templates_alone(folders, tmp_path, monkeypatch):
+    run, plots = folders
+    nbformat.write(executed_notebook(), run / "executed" / "01_features.ipynb")
+    report.build(run, plots)
+    page = (plots / "report" / "01_features.html").read_text(encoding="utf-8")
+    for name in ("offline", "lab", "base"):  # a person's own, as for another nbconvert
+        theirs = tmp_path / "theirs" / "nbconvert" / "templates" / name
+        theirs.mkdir(parents=True)
+        (theirs / "conf.json").write_text("{ no JSON")
+        (theirs / "index.html.j2").write_text("<p>theirs</p>")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "theirs"))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "theirs"))
+    monkeypatch.chdir(tmp_path / "theirs" / "nbconvert" / "templates" / "lab")
+    report.build(run, plots)
+    assert (plots / "report" / "01_features.html").read_text(encoding="utf-8") == page
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node to parse JavaScript")
 def test_the_slider_is_javascript_that_parses(folders, tmp_path):
     run, plots = folders

@@ -316,12 +316,6 @@ def test_a_recordings_chunks_hold_its_frames_and_then_silence(frames):
     assert all(len(part) == len(rows) == (16 if k + 1 < len(parts) else 12) for k, (part, rows) in enumerate(parts))
 
 
-def test_a_clip_has_its_plans_length(generator):
-    frames = list(generation.generate_clip(generator, toy_plan(13), steps=1, noise=noise()))
-    assert len(frames) == 13
-    assert generator.chunks == 2
-
-
 def test_seams_are_found_and_smooth_motion_has_none():
     n, side = 36, 8
     smooth = np.stack([np.full((side, side, 3), 40 + 3 * k, np.uint8) for k in range(n)])

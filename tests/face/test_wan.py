@@ -209,14 +209,12 @@ def test_chunks_equal_the_whole_clip(vae, cuts, first):
     signal = (
         torch.rand(1, 3, frames, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(frames)) * 2 - 1
     )
-    encoder, decoder = wan.ChunkEncoder(vae), wan.ChunkDecoder(vae)
-    lengths = [wan.clip_frames(first)] + [4 * cut for cut in cuts]
-    latents = [encoder.push(piece) for piece in signal.split(lengths, dim=2)]
-    decoded = [decoder.push(piece) for piece in latents]
-    assert [piece.shape[2] for piece in decoded] == lengths
+    decoder = wan.ChunkDecoder(vae)
     with torch.no_grad():
-        torch.testing.assert_close(torch.cat(latents, 2), vae.encode(signal).latent_dist.mean, atol=1e-12, rtol=1e-9)
-        whole = vae.decode(torch.cat(latents, 2)).sample
+        latents = vae.encode(signal).latent_dist.mean
+        whole = vae.decode(latents).sample
+    decoded = [decoder.push(piece) for piece in latents.split(slots, dim=2)]
+    assert [piece.shape[2] for piece in decoded] == [wan.clip_frames(first)] + [4 * cut for cut in cuts]
     torch.testing.assert_close(torch.cat(decoded, 2), whole, atol=1e-12, rtol=1e-9)
 
 
@@ -277,10 +275,7 @@ def test_a_lean_decoder_gives_the_same_frames_and_leaves_the_latents_alone(check
     assert (grey[1] - grey[2]).abs().mean() < 0.5
 
 
-def test_pieces_off_the_grid_are_refused(vae):
-    encoder = wan.ChunkEncoder(vae)
-    with pytest.raises(InputError, match=r"4k \+ 1"):
-        encoder.push(torch.zeros(1, 3, 4, 8, 8, dtype=torch.float64))
+def test_latents_of_another_kind_are_refused(vae):
     with pytest.raises(InputError, match="expected \\[batch, 16"):
         wan.ChunkDecoder(vae).push(torch.zeros(1, 4, 1, 2, 2, dtype=torch.float64))
 

@@ -57,7 +57,7 @@ def test_basis_and_adapter_of_the_checkpoint_itself_are_found_to_fit_and_others_
         ({"draft.basis": "latent_basis"}, "draft.basis", "made for 32x32 latents"),
         ({"draft.front": "./tiny/none.safetensors"}, "draft.front", "no such file"),
         ({"video.adapter": "./tiny"}, "video.adapter", "adapter.json: absent"),
-        ({"video.device": "cuda:7"}, "video.source", "cuda:7"),
+        ({"video.device": "cuda:99"}, "video.source", "cuda:99"),
     ],
 )
 def test_what_is_missing_is_told_apart(changes, key, says, parts):

@@ -20,9 +20,10 @@ from specsync_lib.jobs import collect, doctor, live, sweep
 from specsync_lib.paths import PROJECT_ROOT
 from specsync_lib.pipeline.live import LiveFrame
 from specsync_lib.speech.audio import write_flac
-from tests.pipeline.test_models import SPEECH
+from tests.jobs.test_sweep import may_not_be_written
 from tests.pipeline.test_system import FRAMES, system  # noqa: F401 (a fixture)
 from tests.toys.interruptions import interrupted_at_its_start
+from tests.toys.systems import SPEECH
 from tests.toys.waiting import wait_for_end, wait_until
 
 
@@ -68,6 +69,21 @@ def test_bad_input_is_one_line_and_nothing_is_left(at_the_door, tmp_path, monkey
     said = capsys.readouterr().err
     assert named in said and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["a folder.mp4", "video", "file/talk.mp4", "read-only/talk.mp4"])
+def test_where_no_video_can_lie_is_told_before_models_load(tmp_path, monkeypatch, capsys, where):
+    (tmp_path / "a folder.mp4").mkdir()
+    (tmp_path / "read-only").mkdir()
+    (tmp_path / "file").touch()
+    may_not_be_written(monkeypatch, tmp_path / "read-only")
+    monkeypatch.setattr(live, "load_system", lambda *_, **__: pytest.fail("loaded"))
+    write_flac(tmp_path / "talk.flac", SPEECH)
+    before = sorted(tmp_path.rglob("*"))
+    assert live.main(["--audio", str(tmp_path / "talk.flac"), "--out", str(tmp_path / where)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("specsync: --out: ") and "give a" in line
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_help_needs_no_docstrings():

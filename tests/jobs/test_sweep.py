@@ -14,7 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from specsync_lib import rows
+from specsync_lib import files, rows
 from specsync_lib.errors import InputError
 from specsync_lib.jobs import collect, result, spread, sweep
 from specsync_lib.jobs.arguments import parse
@@ -181,6 +181,54 @@ def test_what_can_not_become_a_sweeps_folder_is_refused_before_models_load(tmp_p
     assert line.startswith(f"specsync: --out: {out}") and line.endswith(
         "give another folder" if "json" in where else "give another"
     )
+
+
+def may_not_be_written(monkeypatch, folder):
+    """As on a read-only file system, which root may not write either."""
+    real = os.access
+    monkeypatch.setattr(files.os, "access", lambda path, mode: path != folder and real(path, mode))
+
+
+def test_a_read_only_folder_is_told_before_anything_is_judged_and_a_whole_sweep_needs_none(
+    toys, tmp_path, monkeypatch, capsys
+):
+    corpus, out = write_corpus(tmp_path, 2), tmp_path / "out"
+    given = ["--corpus", str(corpus), "--out", str(out)]
+    assert sweep.main(given) == 0
+    capsys.readouterr()
+    may_not_be_written(monkeypatch, out)
+    monkeypatch.setattr(sweep, "load_listeners", lambda *_: pytest.fail("loaded"))
+    assert sweep.main(given) == 0
+    assert capsys.readouterr().err == ""
+    (out / result.RESULTS).rename(tmp_path / "results")
+    told = f"specsync: --out: nothing can be written into {out}; give another\n"
+    assert sweep.main(given) == InputError.EXIT_CODE
+    assert capsys.readouterr().err == told
+    (tmp_path / "results").rename(out / result.RESULTS)
+    assert collect.main(given[2:]) == InputError.EXIT_CODE
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "x" * 300, "x/" * 3000])
+def test_what_a_folder_is_called_never_breaks_the_line(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    assert collect.main(["--out", name]) == InputError.EXIT_CODE
+    if "x" in name:
+        monkeypatch.setattr(sweep, "load_listeners", lambda *_: pytest.fail("loaded"))
+        assert sweep.main(["--corpus", str(write_corpus(tmp_path, 1)), "--out", name]) == InputError.EXIT_CODE
+    for line in (said := capsys.readouterr().err.split("\n"))[:-1]:
+        assert line.startswith("specsync: ") and line.isprintable() and len(line) < 500
+    assert len(said) == 2 + ("x" in name) and not said[-1]
+
+
+def test_a_folder_may_lie_in_ones_home(toys, tmp_path, monkeypatch):
+    """A shell leaves the ~ of --out=~/results as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(["--corpus", str(write_corpus(tmp_path, 1)), "--out=~/results"]) == 0
+    assert collect.main(["--out=~/results"]) == 0
+    assert (tmp_path / "home" / "results" / "report.html").is_file()
+    assert not (tmp_path / "~").exists()
 
 
 KILLED = """

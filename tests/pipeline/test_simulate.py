@@ -291,6 +291,20 @@ def test_bad_arguments_are_one_line_and_exit_code_2(arguments, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["file", "file/below", "a\nfile/below", "x" * 300, "loop"])
+def test_a_folder_that_can_not_be_one_is_told_before_anything_is_simulated(tmp_path, monkeypatch, capsys, name):
+    from specsync_lib.figures import simulated
+
+    monkeypatch.setattr(simulated, "run", lambda *_: pytest.fail("simulated"))
+    monkeypatch.chdir(tmp_path)
+    for file in ("file", "a\nfile"):
+        (tmp_path / file).touch()
+    (tmp_path / "loop").symlink_to("loop")
+    assert simulated.main(["--out", name]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("simulate_research: --out: ") and line.endswith("; give another")
+
+
 # --- numbers of runs --------------------------------------------------------------------------------------------------
 
 

@@ -17,9 +17,10 @@ from specsync_lib.pipeline import system as whole
 from specsync_lib.pipeline.models import Models
 from specsync_lib.pipeline.run import Pipeline
 from specsync_lib.pipeline.stages import Policy, Request, Verdict
-from tests.pipeline.test_properties import MALFORMED
-from tests.pipeline.test_run import BAD_JUDGES, TARGET_PLAN, Bad, fast, no_threads_left, stages
 from tests.toys.judges import FAULTS
+from tests.toys.schedules import MALFORMED
+from tests.toys.streams import BAD_JUDGES, TARGET_PLAN, Bad, fast, no_threads_left, stages
+from tests.toys.systems import SPEECH, ToyHead, ToyReasoner, ToyStream, log_odds_policy
 from tests.toys.waiting import HeldClock
 from workbench.measure.trials.outcome import Outcome, one_line, require, survived
 
@@ -179,8 +180,6 @@ def system() -> whole.System:
     """The shipped draft; a toy judge, ears and face."""
     from specsync_lib.draft.front import load_draft_front
     from specsync_lib.face.generation import FaceGenerator
-    from tests.pipeline.test_models import ToyReasoner
-    from tests.pipeline.test_system import ToyHead, log_odds_policy
     from tests.toys.fronts import toy_ears
     from tests.toys.generation import toy_models, toy_reference
 
@@ -191,7 +190,6 @@ def system() -> whole.System:
 
 def faulty_rows(fault: str, rule: str) -> Outcome:
     """The whole system with a judge whose rows are spoilt."""
-    from tests.pipeline.test_models import SPEECH, ToyReasoner, ToyStream
 
     class Spoilt(ToyStream):
         def score(self, draft: np.ndarray) -> np.ndarray:
