@@ -86,7 +86,10 @@ def made_dir() -> Path:
 def temporary_dir() -> Path:
     """This user's own folder below the temporary one; another's of that name is not taken."""
     user = os.getuid() if hasattr(os, "getuid") else 0
-    folder = Path(tempfile.gettempdir(), f"specsync-{user}")
+    try:
+        folder = Path(tempfile.gettempdir(), f"specsync-{user}")
+    except FileNotFoundError:  # nothing can be written on this machine: who has to is told
+        return Path("/tmp", f"specsync-{user}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         facts = folder.lstat()

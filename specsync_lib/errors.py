@@ -44,6 +44,8 @@ def advice(error: OSError, elsewhere: str) -> str:
             return "a link leads to itself: remove it"
         case errno.ENAMETOOLONG:
             return f"the path is too long: name {elsewhere}"
+        case errno.ENOENT if error.filename is None:  # as tempfile says it
+            return "name a folder that can be written in TMPDIR"
         case errno.ENOENT:
             return "it went while the run worked, or a link leads nowhere: run again"
         case errno.ENOMEM | errno.EAGAIN:

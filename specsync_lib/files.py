@@ -10,12 +10,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from specsync_lib.errors import InputError
+
 # As json.dumps breaks it; no string can hold such a line break.
 NUMBERS = re.compile(r"\[\n((?:\s+[-\d.e+]+,?\n)+)\s*\]")
 ITEM = re.compile(r"^( +)\{\n([^{}]*)\n\1\}", re.MULTILINE)  # of a list; holds no object
 # What `temporary_name` gives, and nobody else: a process that was killed leaves it behind.
 LEFT_BEHIND = re.compile(r"\.specsync-[0-9a-f]{16}(\.[^.]*)?")
 MADE_VARIABLE = "SPECSYNC_MADE"  # names the file in which `atomic_path` lists what it made
+
+
+def require_place(folder: Path, option: str) -> None:
+    """Check that files can be made in a folder that is there or will be, before what is to lie there is computed.
+
+    Raises
+    ------
+    InputError: they can not; ``option`` names it.
+    """
+    there = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
+    if not there.is_dir():
+        raise InputError(f"{option}: {there} is no folder; give another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{option}: nothing can be written into {there}; give another")
+    try:
+        folder.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:  # a name that is too long
+        raise InputError(f"{option}: can not be a folder ({error.strerror}); give another") from error
 
 
 def temporary_name(suffix: str = "") -> str:

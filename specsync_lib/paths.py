@@ -16,10 +16,14 @@ MEASUREMENTS_DIR = DATA_DIR / "measurements"
 TINY_DECODER = MODELS_DIR / "decoder" / "decoder.safetensors"
 
 
+def expanded(path: str | Path) -> Path:
+    """A path as a person writes it, ``~`` and ``~name`` their homes; that of nobody stays, and is not there."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises for an unknown user
+
+
 def _folder(variable: str, usual: str) -> Path:
     """What a variable names, below the checkout unless it is absolute; the usual folder where it names nothing."""
-    named = os.path.expanduser(os.environ.get(variable) or usual)  # noqa: PTH111 - pathlib raises for an unknown user
-    return Path(os.path.normpath(PROJECT_ROOT / named))
+    return Path(os.path.normpath(PROJECT_ROOT / expanded(os.environ.get(variable) or usual)))
 
 
 # The two folders a run writes to; the variables let a test or a second checkout of the data redirect a whole run.

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from specsync_lib.errors import InputError
-from specsync_lib.paths import MEASUREMENTS_DIR, ROWS_DIR, display_path
+from specsync_lib.paths import MEASUREMENTS_DIR, ROWS_DIR, display_path, expanded
 from specsync_lib.values import (
     LANGUAGES,
     FolderName,
@@ -320,7 +320,7 @@ def _path(given: str) -> Path:
     if not given.endswith(".toml") and "/" not in given:
         hint = did_you_mean(given, known_rows())
         raise InputError(f"row {shown(given)} is unknown; {hint}give a TOML file, or one of {', '.join(known_rows())}")
-    return Path(given).expanduser()
+    return expanded(given)
 
 
 def _text(path: Path) -> str:
@@ -385,7 +385,7 @@ def _known(key: str) -> Parameter:
 
 
 def _absolute(key: str, value: Value, folder: Path) -> Value:
-    return str(Path(folder, Path(value).expanduser()).absolute()) if _is_path(key, value) else value
+    return str(Path(folder, expanded(value)).absolute()) if _is_path(key, value) else value
 
 
 def _built(values: Mapping[str, Value], name: str) -> Row:

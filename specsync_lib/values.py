@@ -158,10 +158,10 @@ def shown(text: object) -> str:
     return quoted if len(quoted) <= SHOWN_CHARACTERS else f"{quoted[: SHOWN_CHARACTERS - 4]}...'"
 
 
-def on_one_line(message: str) -> str:
+def on_one_line(message: str, longest: int = LONGEST_MESSAGE) -> str:
     """A message that may quote anything: what cannot be printed is escaped, what is longer than two lines is cut."""
     line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
-    return line if len(line) <= LONGEST_MESSAGE else f"{line[: LONGEST_MESSAGE - 3]}..."
+    return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
 def did_you_mean(text: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from specsync_lib import streams
-from specsync_lib.errors import InputError, advice
+from specsync_lib.errors import INTERRUPTED_EXIT_CODE, InputError, advice
 from specsync_lib.locks import exclusive
 from specsync_lib.paths import PROJECT_ROOT
 
@@ -25,6 +25,8 @@ STAMP_NAME = "specsync-install"
 UNFINISHED = "being made"
 PROBE_TIMEOUT_S = 60
 TORCH_INDEX_VARIABLE = "SPECSYNC_TORCH_INDEX"
+# What a person may have set for pip elsewhere, and what would keep its packages out of .venv.
+OTHER_PLACES = frozenset({"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_PYTHON"})
 ELSEWHERE = "another place: a checkout in a folder of your own"
 
 
@@ -41,9 +43,9 @@ class Probe(NamedTuple):
     why: str = ""
 
 
-def probe(python: Path) -> Probe:
-    """Ask an environment's Python, and its pip, whether they start."""
-    command = [str(python), "-I", "-c", "import pip, platform; print(platform.python_version())"]
+def probe(python: Path, module: str = "pip") -> Probe:
+    """Ask an environment's Python, and its pip or another module, whether they start."""
+    command = [str(python), "-I", "-c", f"import {module}, platform; print(platform.python_version())"]
     try:
         answer = subprocess.run(command, capture_output=True, check=False, timeout=PROBE_TIMEOUT_S)
     except (OSError, subprocess.SubprocessError) as error:
@@ -72,7 +74,8 @@ def install_commands(project: Path, python: Path, torch_index: str | None) -> li
 
 
 def make(folder: Path) -> None:
-    """A new environment; one that is half made says so in its stamp, and is the only kind that is ever removed.
+    """A new environment. Of what is there only one of ours is ever removed: it is half made, as its stamp says, or its
+    Python is gone.
 
     Raises
     ------
@@ -83,12 +86,17 @@ def make(folder: Path) -> None:
         raise InputError(
             f"{python} does not start ({probe(python).why}); run again, or remove {folder} to have it made anew"
         )
+    if folder.is_symlink() or (folder.is_dir() and any(folder.iterdir()) and not stamp_path.is_file()):
+        raise InputError(f"{folder} holds no environment that ./run_all.sh made; move it away and run again")
     print(f"specsync: making {folder} with Python {platform.python_version()}", flush=True)
     try:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir()
-        stamp_path.write_text(UNFINISHED, encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        stamp_path.write_text(UNFINISHED, encoding="utf-8")  # who is stopped from here on finds it there
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != stamp_path:
+                path.unlink()
         venv.create(folder, with_pip=True)
     except (OSError, subprocess.SubprocessError) as error:
         what = (
@@ -100,12 +108,17 @@ def make(folder: Path) -> None:
 def run_pip(command: Sequence[str]) -> int:
     """Call pip and pass on what it says; returns its exit code. A reader who leaves does not stop it."""
     # A package that is built here may import itself from where it lies: the safe path is pip's own (-P), not theirs.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONSAFEPATH", *OTHER_PLACES}}
+    environment = kept | {"PIP_USER": "0"}  # in a configuration file it may be set, too
     if sys.stdout.isatty():
         return subprocess.run(command, env=environment, check=False).returncode
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as pip:
-        for line in pip.stdout:
-            print(line.decode(errors="replace"), end="", flush=True)
+        try:
+            for line in pip.stdout:
+                print(line.decode(errors="replace"), end="", flush=True)
+        except KeyboardInterrupt:  # perhaps this process alone was asked to stop
+            pip.terminate()
+            raise
     return pip.returncode
 
 
@@ -114,7 +127,7 @@ def ensure(project: Path = PROJECT_ROOT, torch_index: str | None = None) -> bool
 
     Raises
     ------
-    InputError: the environment could not be made, or pip failed.
+    InputError: the environment could not be made, or pip failed or installed elsewhere.
     """
     folder = project / ".venv"
     python, stamp_path = folder / "bin" / "python", folder / STAMP_NAME
@@ -133,6 +146,11 @@ def ensure(project: Path = PROJECT_ROOT, torch_index: str | None = None) -> bool
         for command in install_commands(project, python, torch_index):
             if code := run_pip(command):
                 raise InputError(f"pip ended with code {code}; its last lines above say why; run again to go on")
+        if (found := probe(python, "specsync_lib")).version is None:
+            raise InputError(
+                f"pip ended well and {folder} does not hold the project ({found.why}); take target, prefix and root "
+                "out of pip's configuration (pip config list) and run again"
+            )
         stamp_path.write_text(stamp(project, version), encoding="utf-8")
     return True
 
@@ -148,6 +166,9 @@ def main() -> int:
     try:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # run_all.sh held it back until here
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler)
         ensure(torch_index=os.environ.get(TORCH_INDEX_VARIABLE))
     except InputError as error:
         print(f"specsync: {error}", file=sys.stderr)
@@ -157,7 +178,7 @@ def main() -> int:
         return InputError.EXIT_CODE
     except KeyboardInterrupt:
         print("specsync: interrupted; run again to go on", file=sys.stderr)
-        return 130
+        return INTERRUPTED_EXIT_CODE
     return 0
 
 

@@ -5,11 +5,14 @@ left out when it is saved, as it is committed: looking and running change no tra
 copies with their outputs are those of ``./run_all.sh``.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from jupyter_core.paths import jupyter_config_dir, jupyter_runtime_dir
 
 from specsync_lib.errors import InputError, advice
 from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
@@ -59,7 +62,8 @@ def command(arguments: Sequence[str], root: Path = PROJECT_ROOT) -> list[str]:
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
     """The variables of the server and its kernels."""
-    return dict(given) | {
+    kept = {name: value for name, value in given.items() if name != "JUPYTER_PATH"}  # it counts before what follows
+    return kept | {
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, whatever the user's own folder holds
         "PYTHONSAFEPATH": "1",
         "PYTHONUTF8": "1",
@@ -68,11 +72,20 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Become JupyterLab."""
+    read, write = os.R_OK | os.X_OK, os.W_OK | os.X_OK
+    folders = {
+        "JUPYTER_CONFIG_DIR": (Path(jupyter_config_dir()), read),
+        "JUPYTER_RUNTIME_DIR": (Path(jupyter_runtime_dir()), write),
+    }
     if folder := os.environ.get("IPYTHONDIR"):  # IPython makes the folder, not those above it
+        folders["IPYTHONDIR"] = Path(folder).parent, read
+    for variable, (path, needed) in folders.items():
         try:
-            Path(folder).parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(path, needed):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         except OSError as error:
-            print(f"specsync: {error}; {advice(error, 'another folder in IPYTHONDIR')}", file=sys.stderr)
+            print(f"specsync: {error}; {advice(error, f'another folder in {variable}')}", file=sys.stderr)
             sys.exit(InputError.EXIT_CODE)
     os.execve(sys.executable, command(arguments), environment(os.environ))
 

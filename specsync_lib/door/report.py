@@ -19,6 +19,7 @@ import jinja2
 import latex2mathml.converter
 import nbformat
 import pandas as pd
+from jupyter_core.paths import ENV_JUPYTER_PATH
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
@@ -290,7 +291,14 @@ class OfflineExporter(HTMLExporter):
     """nbconvert's page without its scripts from content networks."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(template_name="offline", extra_template_basedirs=[str(TEMPLATES)], **options)
+        own = [str(Path(folder, "nbconvert", "templates")) for folder in self.get_prefix_root_dirs()]
+        super().__init__(
+            template_name="offline", extra_template_basedirs=[str(TEMPLATES)], template_data_paths=own, **options
+        )
+
+    def get_prefix_root_dirs(self) -> list[str]:
+        """Where nbconvert's templates lie: in this environment alone, whatever a user's own folders hold."""
+        return ENV_JUPYTER_PATH
 
     def default_filters(self):
         yield from super().default_filters()

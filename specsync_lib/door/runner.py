@@ -42,7 +42,7 @@ from specsync_lib.door.project import Project
 from specsync_lib.errors import INTERRUPTED_EXIT_CODE, InputError, advice
 from specsync_lib.files import LEFT_BEHIND, atomic_path, made_meanwhile, write_json
 from specsync_lib.locks import exclusive
-from specsync_lib.paths import TINY_DECODER, display_path
+from specsync_lib.paths import TINY_DECODER, display_path, expanded
 from specsync_lib.rows import Row
 
 # A cell's time: for what does not depend on the recording, and for each second of it. (The longest cell takes about 5 s
@@ -752,7 +752,7 @@ def read_transcript(given: str) -> str:
     InputError: it can not be read, is no text in UTF-8, is empty or far too long.
     """
     name = repr(given)
-    path = Path(given).expanduser()
+    path = expanded(given)
     try:
         if not path.is_file():
             raise InputError(f"transcript_file {name} is not a file: give a text file with the words")

@@ -17,11 +17,13 @@ import pandas as pd
 from specsync_lib.errors import INTERRUPTED_EXIT_CODE, InputError
 from specsync_lib.figures import latency as latency_figures
 from specsync_lib.figures import style
+from specsync_lib.files import require_place
 from specsync_lib.measures import claims, latency_tables
-from specsync_lib.paths import PLOTS_DIR, display_path
+from specsync_lib.paths import PLOTS_DIR, display_path, expanded
 from specsync_lib.pipeline import simulate, stage_times
 from specsync_lib.pipeline.answers import measured_answers
 from specsync_lib.pipeline.chips import chip_table
+from specsync_lib.values import on_one_line
 
 SUBFOLDER = "simulated"
 MOST_CHUNKS = 5_000
@@ -45,7 +47,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _OneLineParser(
         prog="simulate_research.py", description="Simulate both pipelines on stage times measured on an H200."
     )
-    parser.add_argument("--out", type=Path, default=PLOTS_DIR / SUBFOLDER, help="folder; default: plots/simulated")
+    parser.add_argument("--out", type=expanded, default=PLOTS_DIR / SUBFOLDER, help="folder; default: plots/simulated")
     parser.add_argument("--chunks", type=int, default=200, help=f"chunks of a run, 1 to {MOST_CHUNKS}; default: 200")
     parser.add_argument("--seed", type=int, default=0, help="start of the random generator; default: 0")
     options = parser.parse_args(list(arguments))
@@ -53,8 +55,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise InputError(f"--chunks {options.chunks}: expected 1 to {MOST_CHUNKS}")
     if options.seed < 0:
         raise InputError(f"--seed {options.seed}: expected 0 or more")
-    if options.out.exists() and not options.out.is_dir():
-        raise InputError(f"--out {options.out}: is a file; name a folder")
+    require_place(options.out, "--out")
     return options
 
 
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         pictures = run(parse(arguments))
     except InputError as error:
-        print(f"simulate_research: {error}", file=sys.stderr)
+        print(f"simulate_research: {on_one_line(str(error))}", file=sys.stderr)
         return InputError.EXIT_CODE
     except OSError as error:
         print(f"simulate_research: {error}; is the folder writable?", file=sys.stderr)

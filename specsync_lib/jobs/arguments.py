@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from specsync_lib import rows, streams
 from specsync_lib.errors import InputError
+from specsync_lib.paths import expanded
 from specsync_lib.speech.manifest import Utterance, read_manifest
 from specsync_lib.values import DECIMAL_PATTERN, INTEGER_PATTERN, Pattern, did_you_mean, on_one_line, shown
 
@@ -37,7 +38,7 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 def _sweep(parser: argparse.ArgumentParser) -> None:
     parser.description = "Judge every recording of a corpus with a row, without video. Run it again to go on."
     parser.add_argument("--corpus", help="a corpus.jsonl, one recording a line; without it the row's")
-    parser.add_argument("--out", required=True, help="the folder of the results")
+    parser.add_argument("--out", type=expanded, required=True, help="the folder of the results")
     parser.add_argument("--shard", default="1/1", help="i/n: only every n-th recording, from the i-th on")
     parser.add_argument("--ray", metavar="WHERE", help=f"spread over Ray's workers (the extra sweep): {RAY.words}")
     parser.add_argument("--cpus-each", default="1", help="cores of each of Ray's workers")
@@ -46,7 +47,7 @@ def _sweep(parser: argparse.ArgumentParser) -> None:
 
 def _collect(parser: argparse.ArgumentParser) -> None:
     parser.description = "Tables and one page from a sweep's results, finished or not."
-    parser.add_argument("--out", required=True, help="the folder that sweep was given")
+    parser.add_argument("--out", type=expanded, required=True, help="the folder that sweep was given")
 
 
 JOBS = {"doctor": _doctor, "sweep": _sweep, "collect": _collect}

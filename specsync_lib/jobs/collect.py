@@ -8,6 +8,7 @@ and nowhere else: ``recordings.csv``, ``groups.csv``, ``acceptance.csv`` with it
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from specsync_lib import rows
 from specsync_lib.errors import InputError
 from specsync_lib.figures import style
 from specsync_lib.figures.acceptance import draw_acceptance
-from specsync_lib.files import atomic_path, write_text
+from specsync_lib.files import atomic_path, require_place, write_text
 from specsync_lib.jobs.arguments import parse
 from specsync_lib.jobs.ending import ended
 from specsync_lib.jobs.result import RESULTS
@@ -72,7 +73,7 @@ def read_results(out: Path) -> tuple[dict, list[dict]]:
     InputError : it holds no sweep, or one of which a file is damaged or older.
     """
     path = out / SWEEP_FILE
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - raises for no name
         raise InputError(f"--out: {out} holds no sweep that can be read (no {SWEEP_FILE}); run ./run_all.sh sweep")
     about = _loaded(path)
     _check(about, ABOUT, path)
@@ -166,9 +167,10 @@ def collect(out: Path) -> tuple[Path, list[str]]:
 
     Raises
     ------
-    InputError : there is no result yet, or the sweep is damaged or older.
+    InputError : there is no result yet, the sweep is damaged or older, or nothing can be written there.
     """
     about, found = read_results(out)
+    require_place(out, "--out")
     try:
         row = rows.read(about["row"], present=False)
     except InputError as error:
@@ -225,7 +227,7 @@ def main(arguments: Sequence[str]) -> int:
     """Collect, and say where the page lies."""
 
     def work() -> int:
-        page, lines = collect(Path(parse("collect", arguments).options.out))
+        page, lines = collect(parse("collect", arguments).options.out)
         for line in lines:
             print(f"specsync: {line}", file=sys.stderr)
         print(f"report: {page}")

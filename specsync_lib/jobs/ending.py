@@ -5,6 +5,9 @@ import sys
 from collections.abc import Callable
 
 from specsync_lib.errors import INTERRUPTED_EXIT_CODE, InputError, advice
+from specsync_lib.values import on_one_line
+
+LONGEST_LINE = 400  # of what ended a job
 
 
 def ended(work: Callable[[], int], go_on: str = "") -> int:
@@ -20,10 +23,10 @@ def ended(work: Callable[[], int], go_on: str = "") -> int:
     try:
         return work()
     except InputError as error:
-        print(f"specsync: {error}", file=sys.stderr)
+        print(f"specsync: {on_one_line(str(error), LONGEST_LINE)}", file=sys.stderr)
         return InputError.EXIT_CODE
     except OSError as error:
-        print(f"specsync: {error}; {advice(error, 'another folder')}", file=sys.stderr)
+        print(f"specsync: {on_one_line(str(error), LONGEST_LINE)}; {advice(error, 'another folder')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nspecsync: interrupted{go_on and f'; {go_on}'}", file=sys.stderr)

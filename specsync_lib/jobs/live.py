@@ -14,7 +14,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -22,11 +21,11 @@ from specsync_lib import units
 from specsync_lib.errors import InputError
 from specsync_lib.face.video import GrowingVideo
 from specsync_lib.figures.live import stamped
-from specsync_lib.files import atomic_path
+from specsync_lib.files import atomic_path, require_place
 from specsync_lib.jobs.arguments import OneLineParser
 from specsync_lib.jobs.ending import ended
 from specsync_lib.judge.rules import RUN_RULES
-from specsync_lib.paths import PLOTS_DIR, display_path
+from specsync_lib.paths import PLOTS_DIR, display_path, expanded
 from specsync_lib.pipeline.live import LiveFrame, run_live
 from specsync_lib.pipeline.sound import AudioPiece, pieces
 from specsync_lib.pipeline.system import checked_rule, load_system
@@ -37,6 +36,7 @@ from specsync_lib.speech.level import StreamingLevel, at_level
 from specsync_lib.values import LARGEST_SEED, Parameter, Range
 
 MICROPHONE = "mic"
+VIDEO_SUFFIX = ".mp4"
 BLOCK_SAMPLES = units.SAMPLE_RATE_HZ // 25  # 40 ms
 QUEUED_BLOCKS = 100  # 4 s; what a stream that stands does not take is missing sound
 LINE_EVERY_S = 1.0
@@ -116,6 +116,10 @@ def play(options: argparse.Namespace) -> int:
     rule, threshold, line = checked_rule(options.rule, options.threshold)
     if line:
         print(line)
+    out = options.out
+    require_place(out.parent, "--out")
+    if out.suffix.lower() != VIDEO_SUFFIX or out.is_dir():
+        raise InputError(f"--out: {out} can not be a video's file; give a name that ends in {VIDEO_SUFFIX}")
     chunk, seed = units.ChunkSize(options.chunk_slots), SEED.parse(options.seed)
     stop = threading.Event()
     microphone = options.audio == MICROPHONE
@@ -135,7 +139,7 @@ def play(options: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     source = Microphone(stop) if microphone else None
     heard = source.pieces() if microphone else pieces(at_level(samples))
-    video, console = GrowingVideo(options.out, preset="ultrafast"), Console()
+    video, console = GrowingVideo(out, preset="ultrafast"), Console()
 
     def show(frame: LiveFrame) -> None:
         video.push(stamped(frame))
@@ -153,10 +157,10 @@ def play(options: argparse.Namespace) -> int:
     shown = round(video.frame_count * units.SAMPLE_RATE_HZ / units.VIDEO_FPS)
     video.finish(np.pad(sound[:shown], (0, max(0, shown - len(sound)))))
     if failure:
-        print(f"what was shown until then: {display_path(options.out)}")
+        print(f"what was shown until then: {display_path(out)}")
         raise failure
     frames = live.frames()
-    with atomic_path(options.out.with_suffix(".csv")) as path:
+    with atomic_path(out.with_suffix(".csv")) as path:
         frames.round(3).to_csv(path, index=False)
     age_ms, by = frames["age_ms"], frames["kept_up"].value_counts()
     whose = "the rule's own plan" if live.same_plan else "not all of it the rule's own plan"
@@ -164,7 +168,7 @@ def play(options: argparse.Namespace) -> int:
         f"{len(frames)} frames, age p50 {age_ms.quantile(0.5):.0f} ms, p99 {age_ms.quantile(0.99):.0f} ms (measured, "
         f"this machine); {by.get('fewer', 0)} with fewer steps, {by.get('held', 0)} with the mouth held; {whose}"
     )
-    print(f"video: {display_path(options.out)}")
+    print(f"video: {display_path(out)}")
     return 0
 
 
@@ -176,7 +180,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--track", type=int, default=0, help="of a file, from 1; 0 takes the best that decodes")
     parser.add_argument("--rule", choices=[rule for rule in RUN_RULES if rule != "judge"], help="as for a run")
     parser.add_argument("--threshold", type=float, help="of the gate; given without a rule it selects the gate")
-    parser.add_argument("--out", type=Path, default=PLOTS_DIR / "live.mp4", help="the video [plots/live.mp4]")
+    parser.add_argument("--out", type=expanded, default=PLOTS_DIR / "live.mp4", help="the video [plots/live.mp4]")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--row", default=DEFAULT_ROW, help="which models: a name in data/rows, or a TOML file")
     parser.add_argument(

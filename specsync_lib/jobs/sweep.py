@@ -11,7 +11,6 @@ again.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from tqdm.auto import tqdm
 from specsync_lib import rows
 from specsync_lib.devices import resolve
 from specsync_lib.errors import InputError
-from specsync_lib.files import write_json
+from specsync_lib.files import require_place, write_json
 from specsync_lib.jobs.arguments import Asked, parse
 from specsync_lib.jobs.ending import ended
 from specsync_lib.jobs.result import NO_VERDICT, RESULTS, RULE, NoVerdict, finished, result_key, result_path
@@ -43,7 +42,7 @@ def sweep(asked: Asked, device: str) -> tuple[int, int]:
     InputError : the folder can not be one, or holds another row's sweep; the judge gave several recordings in a row no
         verdict.
     """
-    out, row = Path(asked.options.out), asked.row
+    out, row = asked.options.out, asked.row
     digests = {key: digest for key, digest in row.digests().items() if key != "corpus"}  # a line's own is in its key
     about = {"row": row.text(), "digests": digests, "rule": RULE}
     _check_claim(out, about)
@@ -55,6 +54,8 @@ def sweep(asked: Asked, device: str) -> tuple[int, int]:
         if done and not (out / SWEEP_FILE).exists():
             write_json(out / SWEEP_FILE, about)  # it was lost, and collect reads it
         return done, 0
+    for folder in (out / RESULTS, out):
+        require_place(folder, "--out")
     made, silent, in_a_row, sound_s, began = 0, 0, 0, 0.0, time.monotonic()
     with tqdm(total=len(recordings), initial=done, desc="sweep", unit="recording") as bar:
         for one, result in _results(missing, asked, device):
@@ -85,10 +86,6 @@ def _results(missing: Sequence[Utterance], asked: Asked, device: str) -> Results
 
 def _check_claim(out: Path, about: dict) -> None:
     """Refuse a folder that is a sweep of something else, and what can not become one."""
-    for folder in (out / RESULTS, out):
-        there = next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
-        if not there.is_dir():
-            raise InputError(f"--out: {there} is no folder; give another")
     path = out / SWEEP_FILE
     try:
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else about

@@ -18,6 +18,7 @@ from specsync_lib.door import install
 from specsync_lib.door.project import Project
 from specsync_lib.paths import PROJECT_ROOT
 from tests.door.test_runner import write_notebook
+from tests.toys.programs import may_be_run
 
 STRANGER = 54_321  # no user of that number
 BARE = {"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT_ROOT)}
@@ -137,6 +138,25 @@ def test_a_temporary_folder_that_another_may_write_is_not_taken(account, tmp_pat
     assert base.stat().st_mode & 0o777 == 0o700
 
 
+def test_where_nothing_can_be_written_at_all_only_who_writes_is_told(tmp_path):
+    """As in a container whose whole file system is read-only."""
+    nowhere = "import tempfile, sys\ntempfile._candidate_tempdir_list = lambda: ['/nowhere']\n"
+    code = nowhere + "from specsync_lib.door import parameters\nsys.exit(parameters.main(['-p', 'seed=x']))"
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, env=BARE | {"HOME": "/"}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    clip = PROJECT_ROOT / "data" / "clips" / "closures.flac"
+    arguments = ["-p", f"audio={clip}", "-p", "device=cpu"]
+    code = nowhere + "from specsync_lib import assets\nassets.fetch = lambda: None\n"
+    code += f"from specsync_lib.door import runner\nsys.exit(runner.main({arguments}))"
+    folders = {"SPECSYNC_RUN_DIR": str(tmp_path / "run"), "SPECSYNC_PLOTS_DIR": str(tmp_path / "plots")}
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(command, env=BARE | folders | {"HOME": "/"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("; name a folder that can be written in TMPDIR")
+    assert "Traceback" not in done.stderr
+
+
 USES = """
 import getpass, json, os, sys, tempfile
 from pathlib import Path
@@ -242,7 +262,7 @@ def checkout(tmp_path):
         (root / name).symlink_to(PROJECT_ROOT / name)
     python = root / ".venv" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(root))} exec {shlex.quote(sys.executable)} "$@"\n')
-    python.chmod(0o755)
+    may_be_run(python)
     version = install.probe(python).version
     (root / ".venv" / install.STAMP_NAME).write_text(install.stamp(root, version))
     return root
@@ -272,12 +292,12 @@ def other_pythons():
     """Other Pythons that this machine has: of each major version the oldest and the newest."""
     names = ("python2", "python3", *(f"python3.{minor}" for minor in range(6, 16)))
     found = {Path(path).resolve() for name in names if (path := shutil.which(name))}
-    found |= {path.resolve() for path in Path.home().glob(".pyenv/versions/*/bin/python")}
+    found |= {path.resolve() for path in Path(os.environ.get("HOME", "/")).glob(".pyenv/versions/*/bin/python")}
     versions = {}
     for path in found:
         code = "import sys; print('%d.%02d' % sys.version_info[:2])"
-        answer = subprocess.run([path, "-c", code], check=False, capture_output=True, text=True)
-        if not answer.returncode:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # one that does not run or answer is none
+            answer = subprocess.run([path, "-c", code], check=True, capture_output=True, text=True, timeout=60)
             versions[answer.stdout.strip()] = path
     chosen = {choose(group) for major in "23" if (group := [one for one in versions if one[0] == major])
               for choose in (min, max)}  # fmt: skip

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import yaml
 
@@ -21,6 +23,9 @@ from specsync_lib.door import install
 from specsync_lib.door.parameters import RULES
 from specsync_lib.errors import InputError
 from specsync_lib.paths import PROJECT_ROOT
+from tests.toys.checkout import committed_notebooks
+from tests.toys.programs import may_be_run
+from workbench.measure.trials.kills import HELD
 
 DOOR = PROJECT_ROOT / "run_all.sh"
 
@@ -94,7 +99,7 @@ def test_tests_run_a_worker_a_core_and_take_a_persons_own_arguments(tmp_path):
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text("""#!/bin/sh\n[ "$3" = pytest ] && printf '%s\\n' "$@"\nexit 0\n""")
-    python.chmod(0o755)
+    may_be_run(python)
     shutil.copy2(DOOR, tmp_path)
     answer = subprocess.run([tmp_path / DOOR.name, "test", "-k", "a word", "-n0"], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
@@ -166,7 +171,7 @@ def test_a_folder_that_is_gone_under_a_persons_feet_is_one_line(tmp_path):
 def test_a_checkout_that_pythons_path_cannot_hold_is_one_line(tmp_path, name):
     (tmp_path / name).mkdir()
     shutil.copy2(DOOR, tmp_path / name)
-    answer = subprocess.run([tmp_path / name / DOOR.name], capture_output=True, text=True, check=False)
+    answer = subprocess.run([may_be_run(tmp_path / name / DOOR.name)], capture_output=True, text=True, check=False)
     assert answer.returncode == 2
     (line,) = answer.stderr.splitlines()
     assert line.startswith("specsync: the checkout's path has a colon or a line break in it")
@@ -195,7 +200,7 @@ def bare_project(tmp_path, monkeypatch):
     shutil.copy2(PROJECT_ROOT / "pyproject.toml", tmp_path)
     calls = []
     monkeypatch.setattr(install, "run_pip", lambda command: calls.append(command[command.index("install") + 1 :]))
-    monkeypatch.setattr(install, "probe", lambda python: install.Probe("3.12.1" if python.exists() else None))
+    monkeypatch.setattr(install, "probe", lambda python, *_: install.Probe("3.12.1" if python.exists() else None))
 
     def create(folder, **options):
         (folder / "bin").mkdir(parents=True, exist_ok=True)
@@ -239,8 +244,8 @@ def test_only_an_environment_that_was_never_whole_is_removed(bare_project, monke
     (folder / "mine").write_text("")
     if stamp:
         (folder / install.STAMP_NAME).write_text(stamp)
-    answers = iter([None, None, "3.12.1" if stamp == "being made" else None])
-    monkeypatch.setattr(install, "probe", lambda python: install.Probe(next(answers), "timed out"))
+    answers = itertools.chain([None, None], itertools.repeat("3.12.1" if stamp == "being made" else None))
+    monkeypatch.setattr(install, "probe", lambda *_: install.Probe(next(answers), "timed out"))
     if stamp == "being made":
         assert install.ensure(project)
         assert not (folder / "mine").exists()
@@ -249,6 +254,58 @@ def test_only_an_environment_that_was_never_whole_is_removed(bare_project, monke
             install.ensure(project)
         assert "\n" not in str(refusal.value)
         assert (folder / "mine").exists()
+
+
+@pytest.mark.parametrize("what", ["another system's", "its Python gone", "elsewhere", "to nowhere", "a file"])
+def test_what_another_made_in_the_environments_place_stays(bare_project, what):
+    project, calls = bare_project
+    folder, elsewhere = project / ".venv", project / "elsewhere"
+    mine = (elsewhere if what == "elsewhere" else folder) / "mine"
+    match what:
+        case "elsewhere":
+            elsewhere.mkdir()
+            (elsewhere / install.STAMP_NAME).write_text(install.UNFINISHED)
+            folder.symlink_to(elsewhere)
+        case "to nowhere":
+            folder.symlink_to("nowhere")
+        case "a file":
+            folder.touch()
+        case _:
+            (folder / ("Scripts" if "system" in what else "bin")).mkdir(parents=True)
+            if "Python" in what:
+                (folder / "bin" / "python").symlink_to("/nowhere/python")
+    if what not in ("to nowhere", "a file"):
+        mine.write_text("")
+    before = sorted(project.rglob("*"))
+    with pytest.raises(InputError, match=r"\.venv.*; (move it away|something else lies there)"):
+        install.ensure(project)
+    assert {path for path in project.rglob("*") if "data" not in path.parts} == set(before)
+    assert not calls
+
+
+def test_one_of_ours_whose_python_went_with_the_systems_is_made_anew_and_may_be_stopped_at_that(
+    bare_project, monkeypatch
+):
+    project, calls = bare_project
+    assert install.ensure(project)
+    python = project / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/nowhere/python3.11")
+    (project / ".venv" / "lib").mkdir()
+    removed, whole = [], shutil.rmtree
+
+    def stopped(path):
+        removed.append(path)
+        whole(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(install.shutil, "rmtree", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        install.ensure(project)
+    assert len(removed) == 1 and len(calls) == 1
+    monkeypatch.setattr(install.shutil, "rmtree", whole)
+    assert install.ensure(project)
+    assert not install.ensure(project)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +320,7 @@ def test_only_an_environment_that_was_never_whole_is_removed(bare_project, monke
 def test_a_python_that_fails_its_probe_says_why(tmp_path, script, why):
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{script}\n")
-    python.chmod(0o755)
+    may_be_run(python)
     assert install.probe(python) == (None, why)
     assert install.probe(tmp_path / "absent").version is None
     assert re.fullmatch(r"3\.\d+\.\d+", install.probe(Path(sys.executable)).version)
@@ -278,6 +335,50 @@ def test_what_pip_says_is_passed_on_and_a_reader_who_leaves_does_not_stop_it(tmp
         process.stdout.close()
         assert process.wait(60) == 0
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_installation_that_is_stopped_leaves_no_pip_behind(tmp_path, number):
+    """As where the signal comes to this process alone, and not from a terminal to all."""
+    talk = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
+    code = "import signal, sys\nfrom specsync_lib import streams\nfrom specsync_lib.door import install\n"
+    code += "streams.settle()\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # it may be ignored
+    code += f"install.ensure = lambda **_: install.run_pip([sys.executable, '-c', {talk!r}])\nsys.exit(install.main())"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        pip = psutil.Process(int(process.stdout.readline()))
+        process.send_signal(number)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == b"specsync: interrupted; run again to go on\n"
+    assert not pip.is_running()
+
+
+@pytest.mark.parametrize("variable", ["PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_USER"])
+def test_what_sends_other_packages_elsewhere_does_not_reach_this_pip(tmp_path, monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://example.com/mine")  # where a person fetches from counts here, too
+    say = f"import os; open({str(tmp_path / 'pip')!r}, 'w').write(repr(dict(os.environ)))"
+    assert install.run_pip([sys.executable, "-c", say]) == 0
+    found = ast.literal_eval((tmp_path / "pip").read_text())
+    assert (found.get(variable), found["PIP_INDEX_URL"]) == (
+        "0" if variable == "PIP_USER" else None,
+        "https://example.com/mine",
+    )
+
+
+def test_a_pip_that_installed_elsewhere_is_one_line_and_leaves_no_stamp(bare_project, monkeypatch):
+    project, _calls = bare_project
+    install.venv.create(project / ".venv")
+    why = "ModuleNotFoundError: No module named 'specsync_lib'"
+    answers = {"pip": install.Probe("3.12.1"), "specsync_lib": install.Probe(None, why)}
+    monkeypatch.setattr(install, "probe", lambda python, module="pip": answers[module])
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"pip ended well and .*No module named") as refusal:
+            install.ensure(project)
+        assert "\n" not in str(refusal.value)
+    answers["specsync_lib"] = answers["pip"]
+    assert install.ensure(project)
+    assert not install.ensure(project)
 
 
 def test_a_package_that_is_built_may_import_itself_and_the_users_folder_shadows_no_module_of_pips(
@@ -335,9 +436,7 @@ print(kernels.__file__)
     assert Path(answer.stdout.strip().splitlines()[-1]) == PROJECT_ROOT / "kernels" / "__init__.py"
 
 
-NOTEBOOKS = [
-    path for path in sorted((PROJECT_ROOT / "notebooks").rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts
-]
+NOTEBOOKS = committed_notebooks()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -361,17 +460,21 @@ def test_what_a_notebook_checks_holds_under_python_o_too(path):
 def linked(text: str) -> set[str]:
     """The files that a page of Markdown names: link targets, and paths in backticks under the project's folders."""
     named = set(re.findall(r"\]\((?!#|https?:)([^)#]+)\)", text))
-    named |= set(re.findall(r"`((?:data|docs|notebooks|kernels|workbench)/[\w./*-]+)`", text))
-    rooms = "speech|draft|judge|face|pipeline|measures|figures|door"
+    named |= set(re.findall(r"`((?:data|docs|notebooks|kernels|workbench|specsync_lib|tests)/[\w./*-]+)`", text))
+    rooms = "speech|draft|judge|face|pipeline|measures|figures|jobs|door"
     return named | {f"specsync_lib/{path}" for path in re.findall(rf"`((?:{rooms})/[\w.]*)`", text)}
 
 
-def test_every_file_that_the_readme_and_the_limits_name_is_there():
-    for page in ("README.md", "docs/limits.md"):
-        named = linked((PROJECT_ROOT / page).read_text(encoding="utf-8"))
-        assert len(named) > 10
-        missing = [name for name in named if not name.startswith("data/run") and not list(PROJECT_ROOT.glob(name))]
-        assert [name for name in missing if not (PROJECT_ROOT / page).parent.joinpath(name).exists()] == []
+def test_every_file_that_the_readme_the_limits_and_the_cards_name_is_there():
+    named = {
+        page: linked(page.read_text(encoding="utf-8"))
+        for pages in ("README.md", "docs/*.md", "data/models/*/*.md", "data/clips/*.md", "kernels/*/*.md")
+        for page in PROJECT_ROOT.glob(pages)
+    }
+    assert len(named) > 10 and all(len(named[PROJECT_ROOT / page]) > 10 for page in ("README.md", "docs/limits.md"))
+    for page, names in named.items():
+        missing = [name for name in names if not name.startswith("data/run") and not list(PROJECT_ROOT.glob(name))]
+        assert [name for name in missing if not page.parent.joinpath(name).exists()] == [], page
 
 
 def test_the_readme_shows_how_to_run_ones_own_recording_on_its_first_screens():
@@ -399,7 +502,7 @@ def test_the_numbers_of_the_readme_are_those_of_its_files():
     assert f"r = {claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]" in text
 
 
-@pytest.mark.skipif(os.name != "posix", reason="run_all.sh is for a POSIX shell")
+@pytest.mark.skipif(not HELD, reason="env has no --block-signal here: Ctrl-C while Python starts is not held back")
 @pytest.mark.parametrize("after_s", [0.05, 0.2, 0.4])
 def test_ctrl_c_at_the_door_is_heeded_without_a_traceback(after_s):
     command = [str(DOOR), "-p", "threshold=x"]

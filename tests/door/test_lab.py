@@ -1,10 +1,17 @@
 """The lab mode's command, and what it keeps out of git; tests/notebooks/test_lab.py looks at it in a browser."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import nbformat
 import pytest
 
 from specsync_lib.door import lab
 from specsync_lib.paths import NOTEBOOKS_DIR
+from tests.toys.checkout import committed_notebooks
 
 
 def test_what_a_person_sets_takes_the_place_of_what_the_door_sets():
@@ -15,19 +22,38 @@ def test_what_a_person_sets_takes_the_place_of_what_the_door_sets():
     assert [word for word in mine if word.startswith("--ServerApp.root_dir")] == ["--ServerApp.root_dir=/elsewhere"]
 
 
-def test_where_ipython_may_not_write_it_is_one_line(tmp_path, monkeypatch, capsys):
+def test_the_kernel_is_this_environments_whatever_other_folders_hold(tmp_path):
+    for folder in ("path", "data"):
+        (tmp_path / folder / "kernels" / "python3").mkdir(parents=True)
+        spec = {"argv": ["/bin/false"], "display_name": "theirs", "language": "python"}
+        (tmp_path / folder / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
+    theirs = {"JUPYTER_PATH": str(tmp_path / "path"), "JUPYTER_DATA_DIR": str(tmp_path / "data")}
+    command = [sys.executable, "-m", "jupyter_client.kernelspecapp", "list", "--json"]
+    done = subprocess.run(command, env=lab.environment(os.environ | theirs), capture_output=True, check=True)
+    found = json.loads(done.stdout)["kernelspecs"]["python3"]
+    assert found["spec"]["argv"][1:3] == ["-m", "ipykernel_launcher"]
+    assert Path(found["resource_dir"]).is_relative_to(sys.prefix)
+
+
+@pytest.mark.parametrize("variable", ["IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"])
+def test_where_jupyter_or_ipython_may_not_write_it_is_one_line(tmp_path, monkeypatch, capsys, variable):
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    if variable == "JUPYTER_DATA_DIR":  # the other lies in it unless a person says otherwise
+        monkeypatch.delenv("JUPYTER_RUNTIME_DIR")
     (tmp_path / "file").touch()
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "file" / "below" / "ipython"))
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "below" / "folder"))
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("begun"))
     with pytest.raises(SystemExit) as ended:
         lab.main([])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.rstrip().endswith(f"in {variable.replace('DATA', 'RUNTIME')}")
 
 
 def test_a_notebook_is_saved_as_git_has_it_and_an_edit_stays():
-    for path in sorted(NOTEBOOKS_DIR.rglob("*.ipynb")):
-        if ".ipynb_checkpoints" in path.parts:
-            continue
+    for path in committed_notebooks():
         whole = nbformat.read(path, as_version=4)
         ran = nbformat.from_dict(whole)
         ran.metadata["widgets"] = {"state": {}}

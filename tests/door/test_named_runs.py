@@ -211,6 +211,8 @@ for k in range(40):
                 file.write('x' * 1000)
                 file.flush()
                 time.sleep(0.0015)
+while not Path('../go').exists():  # however late it is stopped, it is not at its end
+    time.sleep(0.02)
 """
 DRIVER = """
 import sys
@@ -235,7 +237,7 @@ def kernels_of(folder):
     found = []
     for process in psutil.process_iter():
         try:
-            if "ipykernel" in " ".join(process.cmdline()) and process.cwd() == str(folder):
+            if "ipykernel" in " ".join(process.cmdline()) and process.cwd() == str(folder.resolve()):
                 found.append(process)
         except psutil.Error:
             continue
@@ -274,6 +276,7 @@ def test_a_run_stopped_at_any_moment_leaves_whole_files_and_goes_on(project, how
     assert parts
     assert {path.stat().st_size for path in parts} == {20_000}
     assert not project.stamp("02_second").exists()
+    (project.root / "go").touch()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert again.stdout.splitlines()[-2:] == ["01_first kept", "02_second ran"], again.stderr
     files = [path for path in project.run.rglob("*") if path.is_file()]
@@ -466,6 +469,11 @@ def test_a_transcript_file_that_holds_no_text_is_one_line(tmp_path, content, say
     with pytest.raises(InputError, match=says) as refusal:
         read_transcript(str(path))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_transcript_file_in_the_home_of_nobody_is_one_line():
+    with pytest.raises(InputError, match=r"'~nobody-of-that-name/words\.txt' is not a file"):
+        read_transcript("~nobody-of-that-name/words.txt")
 
 
 def test_a_transcript_file_gives_its_text(tmp_path):

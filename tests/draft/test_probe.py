@@ -51,6 +51,7 @@ def test_batch_features_are_those_of_the_stream():
 
 
 def test_encoder_features_join_neighbouring_positions(encoder):
+    torch.manual_seed(0)
     samples = torch.randn(2, 16_000) * 0.1
     found = teacher.encode(encoder, samples)
     assert found.shape == (2, 50, FEATURES)
@@ -81,6 +82,7 @@ def test_a_probe_needs_labelled_speech():
 
 @pytest.mark.parametrize("seconds", [0.01, 0.5, 31.0, 46.0])
 def test_the_teacher_answers_every_frame_of_any_length(encoder, seconds):
+    torch.manual_seed(0)
     probe = teacher.Probe(
         torch.zeros(FEATURES), torch.ones(FEATURES), torch.randn(FEATURES, 15), torch.zeros(15),
         torch.ones(()),

@@ -41,7 +41,7 @@ def test_a_variable_names_a_folder_as_a_person_writes_it(monkeypatch, named, fol
         (errno.EEXIST, "something else lies there"),
         (errno.ELOOP, "leads to itself"),
         (errno.ENAMETOOLONG, "too long"),
-        (errno.ENOENT, "leads nowhere"),
+        (errno.ENOENT, "TMPDIR"),
         (errno.EIO, "check the disk"),
     ],
 )
@@ -49,4 +49,6 @@ def test_advice_fits_what_the_system_said(number, words):
     line = advice(OSError(number, os.strerror(number)), "a folder of your own")
     assert words in line
     assert ("disk" in line) == (number == errno.EIO)
+    if number == errno.ENOENT:
+        assert "leads nowhere" in advice(FileNotFoundError(number, os.strerror(number), "a"), "a folder of your own")
     assert ("space" in line) == (number == errno.ENOSPC)

@@ -126,6 +126,8 @@ def test_a_broken_row_is_one_line_and_exit_code_2(what, tmp_path, capsys):
     [
         (["--row", "embeded"], "row 'embeded' is unknown; did you mean embedded?"),
         (["--row", "no/such/row.toml"], "there is no such file"),
+        (["--row", "~nobody-of-that-name/row.toml"], "there is no such file"),
+        (["--corpus", "~nobody-of-that-name/c.jsonl"], "c.jsonl is not there"),
         (["--row", "."], "is unknown"),
         (["--row", "/"], "is no file"),
         (["--row", ""], "parameter row: got ''"),

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import types
 from unittest.mock import Mock
 
@@ -21,9 +20,11 @@ from specsync_lib.jobs import collect, doctor, live, sweep
 from specsync_lib.paths import PROJECT_ROOT
 from specsync_lib.pipeline.live import LiveFrame
 from specsync_lib.speech.audio import write_flac
+from tests.jobs.test_sweep import may_not_be_written
 from tests.pipeline.test_system import FRAMES, system  # noqa: F401 (a fixture)
 from tests.toys.interruptions import interrupted_at_its_start
 from tests.toys.systems import SPEECH
+from tests.toys.waiting import wait_for_end, wait_until
 
 
 def heeds_ctrl_c():
@@ -68,6 +69,21 @@ def test_bad_input_is_one_line_and_nothing_is_left(at_the_door, tmp_path, monkey
     said = capsys.readouterr().err
     assert named in said and said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["a folder.mp4", "video", "file/talk.mp4", "read-only/talk.mp4"])
+def test_where_no_video_can_lie_is_told_before_models_load(tmp_path, monkeypatch, capsys, where):
+    (tmp_path / "a folder.mp4").mkdir()
+    (tmp_path / "read-only").mkdir()
+    (tmp_path / "file").touch()
+    may_not_be_written(monkeypatch, tmp_path / "read-only")
+    monkeypatch.setattr(live, "load_system", lambda *_, **__: pytest.fail("loaded"))
+    write_flac(tmp_path / "talk.flac", SPEECH)
+    before = sorted(tmp_path.rglob("*"))
+    assert live.main(["--audio", str(tmp_path / "talk.flac"), "--out", str(tmp_path / where)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("specsync: --out: ") and "give a" in line
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_help_needs_no_docstrings():
@@ -173,8 +189,7 @@ def test_a_cell_plays_shows_and_comes_to_rest(system):  # noqa: F811
     view = LiveView(lambda: system, SPEECH, SPEECH, lambda: ("draft", None))
     view.press()
     assert view.play.disabled
-    for thread in view.threads:
-        thread.join(60)
+    wait_for_end(*view.threads)
     assert view.line.value.startswith(f"{FRAMES} frames, age p50") and view.picture.value[:2] == b"\xff\xd8"
     assert not view.play.disabled and view.stop.disabled
 
@@ -182,9 +197,7 @@ def test_a_cell_plays_shows_and_comes_to_rest(system):  # noqa: F811
 def test_a_cell_stops_when_it_is_told(system):  # noqa: F811
     view = LiveView(lambda: system, np.tile(SPEECH, 40), np.tile(SPEECH, 40), lambda: ("draft", None))
     view.press()
-    while not view.picture.value:
-        time.sleep(0.05)
+    wait_until(lambda: view.picture.value)
     view.stop.click()
-    for thread in view.threads:
-        thread.join(60)
+    wait_for_end(*view.threads)
     assert not view.play.disabled

@@ -1,5 +1,6 @@
 """Sweeps: one result a recording, resumable at any moment, and what is collected is that of an undisturbed one."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from specsync_lib import rows
+from specsync_lib import files, rows
 from specsync_lib.errors import InputError
 from specsync_lib.jobs import collect, result, spread, sweep
 from specsync_lib.jobs.arguments import parse
@@ -25,6 +26,7 @@ from specsync_lib.speech.manifest import read_manifest
 from specsync_lib.units import SAMPLE_RATE_HZ
 from tests.toys.fronts import toy_draft, toy_ears
 from tests.toys.own_parts import write_parts, write_row
+from tests.toys.programs import may_be_run
 from tests.toys.reasoner import tiny_reasoner
 from tests.toys.servers import ToyServer, serving
 
@@ -181,6 +183,54 @@ def test_what_can_not_become_a_sweeps_folder_is_refused_before_models_load(tmp_p
     )
 
 
+def may_not_be_written(monkeypatch, folder):
+    """As on a read-only file system, which root may not write either."""
+    real = os.access
+    monkeypatch.setattr(files.os, "access", lambda path, mode: path != folder and real(path, mode))
+
+
+def test_a_read_only_folder_is_told_before_anything_is_judged_and_a_whole_sweep_needs_none(
+    toys, tmp_path, monkeypatch, capsys
+):
+    corpus, out = write_corpus(tmp_path, 2), tmp_path / "out"
+    given = ["--corpus", str(corpus), "--out", str(out)]
+    assert sweep.main(given) == 0
+    capsys.readouterr()
+    may_not_be_written(monkeypatch, out)
+    monkeypatch.setattr(sweep, "load_listeners", lambda *_: pytest.fail("loaded"))
+    assert sweep.main(given) == 0
+    assert capsys.readouterr().err == ""
+    (out / result.RESULTS).rename(tmp_path / "results")
+    told = f"specsync: --out: nothing can be written into {out}; give another\n"
+    assert sweep.main(given) == InputError.EXIT_CODE
+    assert capsys.readouterr().err == told
+    (tmp_path / "results").rename(out / result.RESULTS)
+    assert collect.main(given[2:]) == InputError.EXIT_CODE
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "x" * 300, "x/" * 3000])
+def test_what_a_folder_is_called_never_breaks_the_line(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    assert collect.main(["--out", name]) == InputError.EXIT_CODE
+    if "x" in name:
+        monkeypatch.setattr(sweep, "load_listeners", lambda *_: pytest.fail("loaded"))
+        assert sweep.main(["--corpus", str(write_corpus(tmp_path, 1)), "--out", name]) == InputError.EXIT_CODE
+    for line in (said := capsys.readouterr().err.split("\n"))[:-1]:
+        assert line.startswith("specsync: ") and line.isprintable() and len(line) < 500
+    assert len(said) == 2 + ("x" in name) and not said[-1]
+
+
+def test_a_folder_may_lie_in_ones_home(toys, tmp_path, monkeypatch):
+    """A shell leaves the ~ of --out=~/results as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(["--corpus", str(write_corpus(tmp_path, 1)), "--out=~/results"]) == 0
+    assert collect.main(["--out=~/results"]) == 0
+    assert (tmp_path / "home" / "results" / "report.html").is_file()
+    assert not (tmp_path / "~").exists()
+
+
 KILLED = """
 import sys, time
 from specsync_lib.jobs import sweep
@@ -245,12 +295,18 @@ def test_an_array_job_gives_each_task_its_shard(tmp_path):
     script = Path(sweep.__file__).with_name("sweep.slurm")
     door = tmp_path / "run_all.sh"
     door.write_text('#!/bin/bash\nprintf "%s|" "$OMP_NUM_THREADS" "$@"\n')
-    door.chmod(0o755)
+    may_be_run(door)
     task = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_TASK_MIN": "2",
             "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_CPUS_PER_TASK": "3"}  # fmt: skip
     given = ["--corpus", "c d.jsonl", "--out", "x"]
     said = subprocess.run([str(script), *given], env=os.environ | task, capture_output=True, text=True, check=True)
     assert said.stdout == "3|sweep|--corpus|c d.jsonl|--out|x|--shard|3/8|"
+
+
+def name_of(process):
+    with contextlib.suppress(psutil.Error):  # it ends just now
+        return process.name()
+    return ""
 
 
 def test_rays_workers_make_the_same_results_and_one_that_dies_costs_none(tmp_path):
@@ -267,7 +323,7 @@ def test_rays_workers_make_the_same_results_and_one_that_dies_costs_none(tmp_pat
             made[one.id] = answer
             if not killed:
                 found = psutil.Process().children(recursive=True)
-                killed = [child for child in found if child.name().startswith("ray::Worker")][:1]
+                killed = [child for child in found if name_of(child).startswith("ray::Worker")][:1]
                 killed[0].kill()
     assert killed and made.keys() == alone.keys()
     for name, found in made.items():

@@ -25,7 +25,7 @@ from specsync_lib.judge.script import Script
 from specsync_lib.judge.verify import ChunkContext, verify_chunk
 from specsync_lib.rows import Judge
 from tests.toys.reasoner import CLASSES, byte_tokenizer, recording, tiny_llama, tiny_reasoner
-from tests.toys.servers import FAULTS, KINDS, ToyServer, serving, spoiled, without_a_letter
+from tests.toys.servers import FAULTS, KINDS, ToyServer, nobody_listening, serving, spoiled, without_a_letter
 
 QUICK = {"weights": "random", "timeout_s": 20.0, "retries": 2, "in_flight": 2}
 
@@ -221,13 +221,12 @@ def test_a_server_that_hangs_costs_its_time_once_and_no_verdict(kind, toy, url, 
 
 
 def test_nobody_there_is_one_line(tokenizer, adapter):
-    with serving(ToyServer()) as gone:
-        pass
-    for kind in KINDS:
-        for address in (gone, "http://127.0.0.1:99999", "http://a..b"):
-            with pytest.raises(InputError, match=r"does a server listen there|is no address") as caught:
-                served(kind, address, tokenizer, adapter, retries=0)
-            assert "\n" not in str(caught.value)
+    with nobody_listening() as gone:
+        for kind in KINDS:
+            for address in (gone, "http://127.0.0.1:99999", "http://a..b"):
+                with pytest.raises(InputError, match=r"does a server listen there|is no address") as caught:
+                    served(kind, address, tokenizer, adapter, retries=0)
+                assert "\n" not in str(caught.value)
 
 
 def test_a_key_comes_from_the_environment_alone(url, tokenizer, adapter, monkeypatch):

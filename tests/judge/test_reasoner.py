@@ -397,6 +397,7 @@ def write_adapter(path, change: dict[str, torch.Tensor], rank: int = 2) -> None:
 
 
 def test_an_adapter_is_merged_with_its_settings(folder, tmp_path):
+    torch.manual_seed(0)
     name = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
     down, up = torch.randn(2, 32), torch.randn(32, 2)
     write_adapter(tmp_path / "adapter", {name.format("A"): down, name.format("B"): up})

@@ -30,6 +30,7 @@ from specsync_lib.pipeline.synthetic import (
 )
 from specsync_lib.units import CHUNK_SAMPLES
 from tests.toys.streams import BAD_JUDGES, QUICK, SPEECH, TARGET_PLAN, Bad, cancelled_run, fast, no_threads_left, stages
+from tests.toys.waiting import LONG_S, HeldClock, wait_for_end
 
 RATE_HZ = units.SAMPLE_RATE_HZ
 GO_ON = Policy(on_silence="draft", deadline_s=0.05)
@@ -194,8 +195,7 @@ def test_cancelling_the_task_cancels_the_run():
 
     async def cell():
         task = asyncio.ensure_future(run_speculative_async(fast(), stages(judge=judge)))
-        while not judge.entered.is_set():
-            await asyncio.sleep(0.001)
+        assert await asyncio.to_thread(judge.entered.wait, LONG_S)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -292,9 +292,8 @@ def test_a_stop_is_taken_after_the_call_in_hand(run, at):
 
 def test_nothing_is_left_of_a_thousand_cancelled_runs():
     rng = np.random.default_rng(1)
-    before = threading.active_count()
     assert [cancelled_run(rng) for _ in range(1000)].count("cancelled") > 500
-    assert threading.active_count() == before and no_threads_left()
+    assert no_threads_left()
 
 
 @pytest.mark.gpu
@@ -355,12 +354,13 @@ def test_with_a_bad_judge_the_stream_goes_on_under_the_draft(name):
 def test_or_ends_with_one_clear_line(name):
     def good_once(request, deliver):
         if request.audio.index:
+            clock.let_go()
             BAD_JUDGES[name](request, deliver)
         else:
             deliver(Verdict(0, TARGET_PLAN[:12]))
 
-    policy = Policy(deadline_s=1.5 if name in SILENT else 600)
-    report = run_speculative(fast(), stages(judge=Bad(good_once)), policy)
+    clock, policy = HeldClock(), Policy(deadline_s=0.2 if name in SILENT else 600)
+    report = run_speculative(fast(), stages(judge=Bad(good_once)), policy, clock=clock)
     assert report.ended == "failed"
     assert report.plan.tolist() == TARGET_PLAN[:12]
     assert report.error.startswith("chunk 1: ") and report.error.endswith("the policy is to stop")
@@ -374,9 +374,7 @@ def test_a_judge_that_hangs_for_good_does_not_hold_the_caller():
     assert report.ended == "complete"
     assert report.notes == ("the judge is still inside a call; its thread ends when that returns",)
     release.set()
-    for thread in threading.enumerate():
-        if thread.name == "specsync-judge":
-            thread.join()
+    wait_for_end(*(thread for thread in threading.enumerate() if thread.name == "specsync-judge"))
     assert no_threads_left()
 
 

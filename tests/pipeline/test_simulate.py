@@ -291,6 +291,20 @@ def test_bad_arguments_are_one_line_and_exit_code_2(arguments, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["file", "file/below", "a\nfile/below", "x" * 300, "loop"])
+def test_a_folder_that_can_not_be_one_is_told_before_anything_is_simulated(tmp_path, monkeypatch, capsys, name):
+    from specsync_lib.figures import simulated
+
+    monkeypatch.setattr(simulated, "run", lambda *_: pytest.fail("simulated"))
+    monkeypatch.chdir(tmp_path)
+    for file in ("file", "a\nfile"):
+        (tmp_path / file).touch()
+    (tmp_path / "loop").symlink_to("loop")
+    assert simulated.main(["--out", name]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("simulate_research: --out: ") and line.endswith("; give another")
+
+
 # --- numbers of runs --------------------------------------------------------------------------------------------------
 
 
@@ -356,10 +370,8 @@ def test_the_last_of_a_chunks_steps_and_renders_takes_its_own_time():
     assert report.chunks()["latency_ms"].iloc[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_model_is_within_its_tolerance_of_nearly_every_measured_pipeline():
-    """Of one or two (docs/limits.md) the median lies on the edge: which, depends on the model's own draws."""
+def test_the_model_is_within_its_tolerance_of_every_measured_pipeline():
+    """As docs/limits.md says; which median lies nearest to the edge depends on the model's own draws."""
     table = simulate.check_measured(np.random.default_rng(0))
     assert {"cpu", "h200", "h200x2", "h200x2_fp8"} <= set(table["setup"])
-    error = table["relative_error"]
-    assert (error > simulate.TOLERANCE).sum() <= 2, table.to_string()
-    assert error.max() < 1.1 * simulate.TOLERANCE, table.to_string()
+    assert table["relative_error"].max() <= simulate.TOLERANCE, table.to_string()

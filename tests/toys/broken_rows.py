@@ -59,5 +59,6 @@ BROKEN = {
     "a checkpoint that is not there": ('[video]\nsource = "./none"\nweights = "random"', "none is not there"),
     "an adapter that is not there": ('[judge]\nadapter = "/none/at/all"', "/none/at/all is not there"),
     "a Whisper that is not there": ('[hearing]\nwhisper = "~/no-such-whisper"', "is not there; check the path"),
+    "a home of nobody's": ('corpus = "~nobody-of-that-name/c.jsonl"', "c.jsonl is not there; check the path"),
     "deep nesting": (f"judge = {'[' * 5000}{']' * 5000}", "is no TOML"),
 }  # fmt: skip
