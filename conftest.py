@@ -1,10 +1,13 @@
-"""For every test: a property may take as long as a busy machine needs; benchmarks are never timed tests."""
+"""For every test: a property may take as long as a busy machine needs; benchmarks are never timed tests.
+
+Properties meet the same examples everywhere; SPECSYNC_LONG_TESTS=1, the campaign and the fuzzers look for new ones.
+"""
 
 import os
 
 from hypothesis import settings
 
-settings.register_profile("specsync", deadline=None)
+settings.register_profile("specsync", deadline=None, derandomize="SPECSYNC_LONG_TESTS" not in os.environ)
 settings.load_profile("specsync")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: it, and what it starts, computes on its share of the cores

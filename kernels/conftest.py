@@ -1,15 +1,21 @@
 """Kernel tests run compiled on a GPU and in Triton's interpreter without one.
 
-Triton decides at import, so the variable is set here, before any test module is read.
+Triton decides at import, its own functions and the kernels alike, so it is told here, before any test module is read;
+in this process alone, so that what other tests start is as it would be without the kernels' tests.
 """
 
-import os
+import contextlib
 
 import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
+    with contextlib.suppress(ImportError), pytest.MonkeyPatch.context() as patch:  # no Triton off Linux
+        patch.setenv("TRITON_INTERPRET", "1")
+        from triton import knobs
+
+        patch.setattr(knobs, "propagate_env", False)
+        knobs.runtime.interpret = True
 
 
 @pytest.fixture(scope="session")

@@ -186,5 +186,4 @@ def provenance(commit: str) -> dict:
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit,
         "command": " ".join(["python", "-m", "kernels.bench_all", *sys.argv[1:]]),
-        "label": "measured",
     }

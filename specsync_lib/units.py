@@ -85,9 +85,9 @@ class ChunkSize:
 CHUNK = ChunkSize()
 
 
-def frame_count(num_samples: int, sample_rate_hz: int = SAMPLE_RATE_HZ) -> int:
-    """Video frames for a recording: round(duration x 30), halves up, exact."""
-    return (2 * num_samples * VIDEO_FPS + sample_rate_hz) // (2 * sample_rate_hz)
+def frame_count(num_samples: int) -> int:
+    """Video frames for a recording at 16 kHz: round(duration x 30), halves up, exact."""
+    return (2 * num_samples * VIDEO_FPS + SAMPLE_RATE_HZ) // (2 * SAMPLE_RATE_HZ)
 
 
 def centre_mel_frame(frame: int) -> int:

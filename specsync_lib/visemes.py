@@ -228,7 +228,7 @@ class SyncPlan:
 
 
 def viseme_codes(names: "pd.Series") -> np.ndarray:
-    """Indices into ``units.VISEMES``; -1 for a name outside the set or a missing one."""
+    """Indices [n] into ``units.VISEMES`` of n names; -1 for a name outside the set or a missing one."""
     import pandas as pd
 
     return pd.Categorical(names, categories=VISEMES).codes

@@ -23,6 +23,7 @@ from kernels.project_latents.random_case import random_inputs, random_weights
 from kernels.project_latents.reference import FRAMES_PER_SLOT, MEL_BANDS, WINDOW_MEL_FRAMES, ProjectionWeights
 from kernels.project_latents.triton_impl import CONFIGS, HEADS, VERSIONS, Config, ProjectionPlan
 
+LABEL = "real-shape"  # weights and buffers are random: times alone mean anything
 HIDDEN, COEFFICIENTS = 1024, 64
 SLOTS = (1, 3, 8, 32)
 LATENTS = {"256px": 16 * 32 * 32, "384px": 16 * 48 * 48, "512px": 16 * 64 * 64, "720p": 16 * 90 * 160}

@@ -10,6 +10,7 @@ from kernels import timing
 from kernels.verify_prefix import reference
 from kernels.verify_prefix.triton_impl import VerifyPlan
 
+LABEL = "real-shape"  # the distributions are made up
 SHAPES = ((1, 12, 15), (8, 12, 15), (64, 12, 15), (1024, 12, 15), (1, 12, 32_000))  # batch, drafts, vocabulary
 
 

@@ -6,7 +6,16 @@ from scipy import stats
 
 from kernels.verify_prefix import NO_TOKEN, verify_greedy, verify_grouped_greedy, verify_grouped_sampled, verify_sampled
 from kernels.verify_prefix.grouped import by_group, group_of
-from kernels.verify_prefix.test_verify_prefix import BACKENDS, CUDA, drafts_of, generated_call, generated_cases, tensors
+from kernels.verify_prefix.test_verify_prefix import (
+    BACKENDS,
+    CUDA,
+    DRAFTS,
+    VOCABULARY,
+    generated_call,
+    generated_cases,
+    many_draws,
+    tensors,
+)
 
 GROUPS = torch.tensor([0, 0, 1, 2])
 
@@ -94,24 +103,13 @@ def test_groups_of_one_token_are_the_rules_on_tokens(generator):
 @pytest.mark.parametrize("kind", ["perfect", "good", "random", "adversarial"])
 def test_groups_are_distributed_as_the_targets_and_tokens_within_them_too(kind, device):
     """100,000 draws: groups committed at every position follow P; recovered tokens follow p within their group."""
-    draws, drafts, vocabulary = 100_000, 3, 5
-    generator, groups = torch.Generator().manual_seed(11), torch.tensor([0, 1, 0, 2, 1])
-    target = torch.randn(drafts + 1, vocabulary, generator=generator).softmax(dim=1)
-    draft = drafts_of(kind, target[:drafts], generator)
-    tokens = torch.stack([torch.multinomial(row, draws, replacement=True, generator=generator) for row in draft], dim=1)
-    call = tensors(
-        device,
-        target=target.expand(draws, -1, -1).contiguous(),
-        draft=draft.expand(draws, -1, -1).contiguous(),
-        draft_tokens=tokens.int(),
-        groups=groups,
-        uniforms=torch.rand(draws, drafts + 2, generator=generator),
-    )
-    verdict = verify_grouped_sampled(**call, backend="triton" if CUDA else "torch")
+    target, draft, tokens, call = many_draws(kind, device, uniforms=DRAFTS + 2)
+    groups = torch.tensor([0, 1, 0, 2, 1])
+    verdict = verify_grouped_sampled(**call, groups=groups.to(device), backend="triton" if CUDA else "torch")
     accepted, token = verdict.accepted.cpu(), verdict.token.cpu().long()
     wanted = by_group(target.double(), groups)
-    for position in range(drafts + 1):
-        kept = groups[tokens[accepted > position, position]] if position < drafts else tokens[:0, 0]
+    for position in range(DRAFTS + 1):
+        kept = groups[tokens[accepted > position, position]] if position < DRAFTS else tokens[:0, 0]
         committed = torch.cat([kept, groups[token[accepted == position]]])
         if len(committed) >= 1000:
             expected = wanted[position] / wanted[position].sum() * len(committed)
@@ -121,10 +119,10 @@ def test_groups_are_distributed_as_the_targets_and_tokens_within_them_too(kind, 
             members = torch.where(groups == group, target[position].double(), 0)
             expected = (members / members.sum() * len(inside))[groups == group].numpy()
             if len(inside) >= 1000 and len(expected) > 1:
-                counts = torch.bincount(inside, minlength=vocabulary)[groups == group].numpy()
+                counts = torch.bincount(inside, minlength=VOCABULARY)[groups == group].numpy()
                 assert stats.chisquare(counts, expected).pvalue > 0.001
     if kind == "perfect":
-        assert (accepted == drafts).all()
+        assert (accepted == DRAFTS).all()
     first_kept = torch.minimum(by_group(target[0], groups), by_group(draft[0], groups)).sum().item()
     assert (accepted > 0).float().mean().item() == pytest.approx(first_kept, abs=0.006)  # 3.8 standard errors
 

@@ -149,35 +149,43 @@ def drafts_of(kind: str, target: torch.Tensor, generator: torch.Generator) -> to
     return (-3 * target.log()).softmax(dim=1)  # adversarial: likes best what the target likes least
 
 
+DRAWS, DRAFTS, VOCABULARY = 100_000, 3, 5
+
+
+def many_draws(kind: str, device: torch.device, uniforms: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict]:
+    """p [T + 1, V], q [T, V], what was drawn from q [draws, T], and the call that judges it, so many uniforms each."""
+    generator = torch.Generator().manual_seed(11)
+    target = torch.randn(DRAFTS + 1, VOCABULARY, generator=generator).softmax(dim=1)
+    draft = drafts_of(kind, target[:DRAFTS], generator)
+    tokens = torch.stack([torch.multinomial(row, DRAWS, replacement=True, generator=generator) for row in draft], dim=1)
+    call = tensors(
+        device,
+        target=target.expand(DRAWS, -1, -1).contiguous(),
+        draft=draft.expand(DRAWS, -1, -1).contiguous(),
+        draft_tokens=tokens.int(),
+        uniforms=torch.rand(DRAWS, uniforms, generator=generator),
+    )
+    return target, draft, tokens, call
+
+
 @pytest.mark.parametrize("kind", ["perfect", "good", "random", "adversarial"])
 @pytest.mark.parametrize("gated", [False, True], ids=["open", "gated"])
 def test_output_is_distributed_as_the_target(kind, gated, device):
     """100,000 draws: at every position, the tokens committed there follow p (chi-square, p > 0.001, fixed seed)."""
-    draws, drafts, vocabulary = 100_000, 3, 5
-    generator = torch.Generator().manual_seed(11)
-    target = torch.randn(drafts + 1, vocabulary, generator=generator).softmax(dim=1)
-    draft = drafts_of(kind, target[:drafts], generator)
-    tokens = torch.stack([torch.multinomial(row, draws, replacement=True, generator=generator) for row in draft], dim=1)
-    call = tensors(
-        device,
-        target=target.expand(draws, -1, -1).contiguous(),
-        draft=draft.expand(draws, -1, -1).contiguous(),
-        draft_tokens=tokens.int(),
-        uniforms=torch.rand(draws, drafts + 1, generator=generator),
-    )
+    target, draft, tokens, call = many_draws(kind, device, uniforms=DRAFTS + 1)
     if gated:
-        call["gate"] = torch.tensor([True, False, True], device=device).expand(draws, -1).contiguous()
+        call["gate"] = torch.tensor([True, False, True], device=device).expand(DRAWS, -1).contiguous()
     verdict = verify_sampled(**call, backend="triton" if CUDA else "torch")
     few = {name: value[:200].contiguous() for name, value in call.items()}
     assert torch.equal(verify_sampled(**few, backend="triton").token.cpu(), verdict.token[:200].cpu())
     accepted, token = verdict.accepted.cpu(), verdict.token.cpu()
-    for position in range(drafts + 1):
+    for position in range(DRAFTS + 1):
         committed = torch.cat(
-            [tokens[accepted > position, position] if position < drafts else tokens[:0, 0], token[accepted == position]]
+            [tokens[accepted > position, position] if position < DRAFTS else tokens[:0, 0], token[accepted == position]]
         )
         if len(committed) < 1000:
             continue
-        counts = torch.bincount(committed, minlength=vocabulary).numpy()
+        counts = torch.bincount(committed, minlength=VOCABULARY).numpy()
         assert (
             stats.chisquare(
                 counts, target[position].double().numpy() / target[position].double().sum().item() * counts.sum()
@@ -185,7 +193,7 @@ def test_output_is_distributed_as_the_target(kind, gated, device):
             > 0.001
         )
     if kind == "perfect":
-        assert (accepted == (1 if gated else drafts)).all()
+        assert (accepted == (1 if gated else DRAFTS)).all()
     first_kept = torch.minimum(target[0], draft[0]).sum().item()  # the overlap of p and q
     assert (accepted > 0).float().mean().item() == pytest.approx(first_kept, abs=0.006)  # 3.8 standard errors
 

@@ -91,8 +91,8 @@ def _packed(whole: Int8[Tensor, "rows columns"]) -> UInt8[Tensor, "rows half"]:
     return low | high << 4
 
 
-def restored(stored: Tensor, step: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of :func:`quantise`, up to rounding."""
+def restored(stored: Tensor, step: Float[Tensor, " rows"], shape: torch.Size) -> Tensor:
+    """The inverse of :func:`quantise`, up to rounding: ``stored`` is [rows, ...] int8 or [rows, half] uint8."""
     if stored.dtype == torch.uint8:
         stored = torch.stack([stored & 15, stored >> 4], dim=2).flatten(1).to(torch.int8) - 8
     return (stored.float() * step.float()[:, None]).reshape(shape)

@@ -54,7 +54,12 @@ class CausalNormaliser:
         self._state = (FORGETTING_FACTOR * weighted_sums)[None]  # [1, 81], scipy's form
 
     def push(self, mel: Float[np.ndarray, "rows 80"]) -> Float32[np.ndarray, "rows 80"]:
-        """The next rows of log-mel, normalised: 0 = the running mean, 1 = SPREAD above it."""
+        """The next rows of log-mel, normalised: 0 = the running mean, 1 = SPREAD above it.
+
+        Raises
+        ------
+        InputError: rows of another width.
+        """
         mel = np.ascontiguousarray(mel, dtype=np.float64)
         if mel.ndim != 2 or mel.shape[1] != units.MEL_BANDS:
             raise InputError(f"log-mel: expected shape [rows, {units.MEL_BANDS}], got {list(mel.shape)}")

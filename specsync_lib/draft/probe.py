@@ -34,26 +34,11 @@ if TYPE_CHECKING:
 LAYER = 4  # of Whisper base's 6; the best of 2, 3 and 4 for the same and for unseen speakers (model card)
 CONTEXT_POSITIONS = 2
 NEIGHBOURHOOD = 2 * CONTEXT_POSITIONS + 1
-WIDTH, HEADS, POSITIONS = 512, 8, 1500
+WIDTH, POSITIONS = 512, 1500
 POSITION_SAMPLES = units.ENCODER_POSITION_MEL_FRAMES * units.HOP_SAMPLES
-FEATURES = WIDTH * NEIGHBOURHOOD
 WINDOW_SAMPLES = POSITIONS * POSITION_SAMPLES  # 30 s; longer recordings are encoded piece by piece
 MAIN = "teacher"  # the probe of Whisper base
 POSITION_TIME_S = 0.005  # the probe learns the 10 ms that begin at its position: their middle is this far behind it
-
-
-def load_encoder(path: Path | None = None) -> AudioEncoder:
-    """The first LAYER blocks of Whisper base's encoder, from the asset, or from a file that ``save_encoder`` wrote."""
-    encoder = AudioEncoder(units.MEL_BANDS, POSITIONS, WIDTH, HEADS, LAYER)
-    if path is None:
-        from specsync_lib.speech.whisper_base import load_whisper
-
-        state = load_whisper().encoder.state_dict()
-        state = {name: tensor for name, tensor in state.items() if name in encoder.state_dict()}
-    else:
-        state = {name: tensor.float() for name, tensor in load_file(path).items()}
-    encoder.load_state_dict(state, strict=True)
-    return encoder.eval().requires_grad_(False)
 
 
 def first_blocks(whisper: "Whisper", layer: int) -> AudioEncoder:
@@ -70,6 +55,18 @@ def first_blocks(whisper: "Whisper", layer: int) -> AudioEncoder:
     state = whisper.encoder.state_dict()
     encoder.load_state_dict({name: state[name] for name in encoder.state_dict()}, strict=True)
     return encoder.eval().requires_grad_(False)
+
+
+def load_encoder() -> AudioEncoder:
+    """The first LAYER blocks of Whisper base's encoder, which the committed probes read.
+
+    Raises
+    ------
+    InputError: the weights are absent.
+    """
+    from specsync_lib.speech.whisper_base import load_whisper
+
+    return first_blocks(load_whisper(), LAYER)
 
 
 def encoder_sha256(encoder: AudioEncoder) -> str:

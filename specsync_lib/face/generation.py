@@ -10,7 +10,7 @@
 *draft* d instead of z, x = (1 - t) d + t eps (SDEdit), and goes to 0 in equal steps. The model predicts the clean
 latents z' (as its difference from the resting face's latents, which is small), hence the velocity (x - z') / t, and a
 step to t' < t is x' = z' + (t'/t)(x - z'). The last step ends on the prediction itself, so every step, also the last
-one, can still repair a wrong draft; :func:`repair_table` measures how much.
+one, can still repair a wrong draft; ``measures/pictures.py`` measures how much.
 
 **Conditions**, all that wan-mini's ``WanTransformer3DModel`` sees of a chunk beside x and t:
 
@@ -35,7 +35,7 @@ let denoising generative models denoise", 2025 (predict the clean data); Lugmayr
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -178,7 +178,9 @@ def step_times(noise_level: float, steps: int) -> list[float]:
     return [noise_level * (1 - k / steps) for k in range(steps + 1)] if steps else [0.0]
 
 
-def toward_clean(noisy: Tensor, clean: Tensor, t: float, t_next: float) -> Tensor:
+def toward_clean(
+    noisy: Float[Tensor, "... 16 slots h w"], clean: Float[Tensor, "... 16 slots h w"], t: float, t_next: float
+) -> Float[Tensor, "... 16 slots h w"]:
     """One step along the straight line from ``noisy`` at t to the predicted clean latents: the state at ``t_next``."""
     return clean + (t_next / t) * (noisy - clean)
 
@@ -389,7 +391,12 @@ class FaceGenerator:
         return ChunkInProgress(self.chunks, state, plan, idle, times, past_noise, self)
 
     def check_plan(self, plan: SyncPlan) -> SyncPlan:
-        """The plan of a chunk, if it has its frames or up to :data:`PLAN_AHEAD_FRAMES` more."""
+        """The plan of a chunk, if it has its frames or up to :data:`PLAN_AHEAD_FRAMES` more.
+
+        Raises
+        ------
+        InputError: it has fewer or more.
+        """
         if not 0 <= len(plan) - self.size.frames <= PLAN_AHEAD_FRAMES:
             raise InputError(
                 f"face generator: a plan of {len(plan)} frames for a chunk; give {self.size.frames}, padded with "
@@ -514,7 +521,7 @@ class FaceGenerator:
 def still_latents(
     vae: "AutoencoderKLWan", reference: np.ndarray, device: torch.device
 ) -> tuple[Float[Tensor, "16 h w"], Float[Tensor, "16 h w"]]:
-    """Of a picture that stands still: its later slot and its slot 0, normalised."""
+    """Of a picture [px, px, 3] uint8 that stands still: its later slot and its slot 0, normalised."""
     clip = torch.tensor(reference, device=device).expand(1, STILL_FRAMES, -1, -1, -1)
     latents = wan.encode_clip(vae, wan.to_signal(clip).to(vae.quant_conv.weight.dtype)).chunk(2, dim=1)[0].float()
     normalised = wan.normalise_latents(latents, vae)[0]
@@ -539,23 +546,3 @@ def chunk_plans(
     for start in range(0, frames, size.frames):
         part = slice(start, start + size.frames + ahead)
         yield SyncPlan(whole.visemes[part], whole.openness[part]), rows[part]
-
-
-def generate_clip(
-    generator: FaceGenerator,
-    plan: SyncPlan,
-    *,
-    idle: np.ndarray | None = None,
-    draft: Callable[[int], Tensor | None] = lambda number: None,
-    noise_level: float = 1.0,
-    steps: int = 2,
-    noise: torch.Generator,
-) -> Iterator[np.ndarray]:
-    """Frames [px, px, 3] of a whole recording, one at a time; ``draft`` gives each chunk's drafted latents."""
-    left = len(plan)
-    for number, (part, rows) in enumerate(chunk_plans(plan, idle, size=generator.size)):
-        chunk = generator.begin(part, draft(number), noise_level, steps, noise, rows)
-        while chunk.steps_left:
-            chunk.step()
-        yield from generator.commit(chunk)[:left]
-        left -= generator.size.frames

@@ -15,6 +15,7 @@ from specsync_lib.files import atomic_path
 
 # Of a part file: every frame a fragment of its own, on the disk as soon as the next one comes.
 PART_OPTIONS = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
+CRF = 18  # libx264's quality; lower is better
 AUDIO_BLOCK_SAMPLES = 1024  # one AAC frame; anything else would make the encoder re-block and lose the exact end
 
 
@@ -66,8 +67,8 @@ class GrowingVideo:
     ----------
     path : path
         Ends in ``.mp4``.
-    crf, preset
-        libx264's quality (lower is better) and effort.
+    preset
+        libx264's effort.
 
     Raises
     ------
@@ -75,10 +76,8 @@ class GrowingVideo:
         A wrong suffix, or a file that cannot be written.
     """
 
-    def __init__(
-        self, path: str | Path, *, fps: int = units.VIDEO_FPS, crf: int = 18, preset: str = "veryfast"
-    ) -> None:
-        self.path, self.fps, self.frame_count = Path(path), fps, 0
+    def __init__(self, path: str | Path, *, preset: str = "veryfast") -> None:
+        self.path, self.frame_count = Path(path), 0
         if self.path.suffix.lower() != ".mp4":
             raise InputError(f"{path}: videos are MP4 files; give a name that ends in .mp4")
         self.part = self.path.with_name(f"{self.path.stem}.part.mp4")
@@ -86,10 +85,10 @@ class GrowingVideo:
         with self._disk():
             self._container = av.open(str(self.part), "w", options=PART_OPTIONS)
         # no frame waits for a later one inside the encoder
-        options = {"crf": str(crf), "preset": preset, "tune": "zerolatency"}
-        self._picture = self._container.add_stream("libx264", rate=fps, options=options)
+        options = {"crf": str(CRF), "preset": preset, "tune": "zerolatency"}
+        self._picture = self._container.add_stream("libx264", rate=units.VIDEO_FPS, options=options)
         self._picture.pix_fmt = "yuv420p"
-        self._picture.codec_context.time_base = Fraction(1, fps)
+        self._picture.codec_context.time_base = Fraction(1, units.VIDEO_FPS)
         self._picture.codec_context.color_range = 1  # limited ("mpeg") range, what every player assumes for yuv420p
         self._size: tuple[int, int] | None = None
 
@@ -109,7 +108,7 @@ class GrowingVideo:
                 f"{(*self._size, 3)}; keep one size"
             )
         image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        image.pts, image.time_base = self.frame_count, Fraction(1, self.fps)
+        image.pts, image.time_base = self.frame_count, Fraction(1, units.VIDEO_FPS)
         with self._disk():
             self._container.mux(self._picture.encode(image))
         self.frame_count += 1
@@ -126,15 +125,15 @@ class GrowingVideo:
             self.part.unlink(missing_ok=True)
         return self.part if self.frame_count else None
 
-    def finish(self, samples: np.ndarray, sample_rate_hz: int = units.SAMPLE_RATE_HZ) -> VideoInfo:
-        """Give the frames their sound, mono in [-1, 1], and the file its name; the part file goes.
+    def finish(self, samples: np.ndarray) -> VideoInfo:
+        """Give the frames their sound [n], 16 kHz mono in [-1, 1], and the file its name; the part file goes.
 
         Raises
         ------
         InputError
-            Another number of frames than ``round(duration x fps)``, sound that is not finite, or a full disk.
+            Another number of frames than ``round(duration x 30)``, sound that is not finite, or a full disk.
         """
-        expected = _frames_of(samples, self.fps, sample_rate_hz, self.path)
+        expected = _frames_of(samples, self.path)
         if self.frame_count != expected:
             raise InputError(f"{self.path}: {self.frame_count} frames for sound of {expected}; render the whole plan")
         if self.stop() is None:
@@ -145,7 +144,7 @@ class GrowingVideo:
             av.open(str(self.part)) as made,
             av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container,
         ):
-            _with_sound(made, container, samples, sample_rate_hz)
+            _with_sound(made, container, samples)
         self.part.unlink()
         return video_info(self.path)
 
@@ -158,12 +157,12 @@ class GrowingVideo:
             raise InputError(f"{self.path}: cannot be written ({why}); {advice(error, 'another folder')}") from error
 
 
-def _with_sound(made, container, samples: np.ndarray, sample_rate_hz: int) -> None:
+def _with_sound(made, container, samples: np.ndarray) -> None:
     """Copy the pictures of one container into another, and encode sound beside them."""
     picture = container.add_stream_from_template(made.streams.video[0])
-    sound = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
+    sound = container.add_stream("aac", rate=units.SAMPLE_RATE_HZ, layout="mono")
     sound.bit_rate = 128_000
-    blocks = _audio_frames(np.asarray(samples, np.float32), sample_rate_hz)
+    blocks = _audio_frames(np.asarray(samples, np.float32))
     block = next(blocks, None)
     for packet in made.demux(video=0):
         if packet.dts is None:  # the end
@@ -172,7 +171,7 @@ def _with_sound(made, container, samples: np.ndarray, sample_rate_hz: int) -> No
         packet.stream = picture
         container.mux(packet)
         # sound follows the picture closely, so the muxer never has to hold much of either
-        while block is not None and block.pts < end_s * sample_rate_hz:
+        while block is not None and block.pts < end_s * units.SAMPLE_RATE_HZ:
             container.mux(sound.encode(block))
             block = next(blocks, None)
     while block is not None:
@@ -182,14 +181,7 @@ def _with_sound(made, container, samples: np.ndarray, sample_rate_hz: int) -> No
 
 
 def write_video(
-    path: str | Path,
-    frames: Iterable[np.ndarray],
-    samples: np.ndarray,
-    *,
-    fps: int = units.VIDEO_FPS,
-    sample_rate_hz: int = units.SAMPLE_RATE_HZ,
-    crf: int = 18,
-    preset: str = "veryfast",
+    path: str | Path, frames: Iterable[np.ndarray], samples: np.ndarray, *, preset: str = "veryfast"
 ) -> VideoInfo:
     """Encode frames and sound into an MP4 (H.264 yuv420p, AAC, index first), holding one frame at a time.
 
@@ -198,19 +190,19 @@ def write_video(
     path : path
         Ends in ``.mp4``; replaced as a whole or not at all.
     frames : iterable of ndarray [height, width, 3] uint8
-        Exactly ``round(duration x fps)`` of them, all of one even size.
+        Exactly ``round(duration x 30)`` of them, all of one even size.
     samples : ndarray [n] float
-        Mono, in [-1, 1].
-    crf, preset
-        libx264's quality (lower is better) and effort.
+        16 kHz mono, in [-1, 1].
+    preset
+        libx264's effort.
 
     Raises
     ------
     InputError
         No samples, NaN, frames too few, too many or of changing or odd size, a wrong suffix. Nothing is left behind.
     """
-    expected = _frames_of(samples, fps, sample_rate_hz, path)
-    video = GrowingVideo(path, fps=fps, crf=crf, preset=preset)
+    expected = _frames_of(samples, path)
+    video = GrowingVideo(path, preset=preset)
     try:
         for frame in frames:
             if video.frame_count == expected:
@@ -218,18 +210,18 @@ def write_video(
             video.push(frame)
         if video.frame_count < expected:
             raise InputError(f"{path}: frames ran out after {video.frame_count} of {expected}; render the whole plan")
-        return video.finish(samples, sample_rate_hz)
+        return video.finish(samples)
     finally:
         video.stop()
         video.part.unlink(missing_ok=True)
 
 
-def _frames_of(samples: np.ndarray, fps: int, sample_rate_hz: int, path: str | Path) -> int:
+def _frames_of(samples: np.ndarray, path: str | Path) -> int:
     """How many frames a sound lasts."""
     samples = np.asarray(samples)
     if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():
         raise InputError(f"{path}: sound must be a finite mono signal, got shape {samples.shape}; check the recording")
-    return (2 * len(samples) * fps + sample_rate_hz) // (2 * sample_rate_hz)
+    return units.frame_count(len(samples))
 
 
 def _even_size(frame: np.ndarray, path: Path) -> tuple[int, int]:
@@ -240,11 +232,12 @@ def _even_size(frame: np.ndarray, path: Path) -> tuple[int, int]:
     return frame.shape[0], frame.shape[1]
 
 
-def _audio_frames(samples: np.ndarray, sample_rate_hz: int) -> Iterator[av.AudioFrame]:
+def _audio_frames(samples: np.ndarray) -> Iterator[av.AudioFrame]:
     for start in range(0, len(samples), AUDIO_BLOCK_SAMPLES):
         block = np.ascontiguousarray(np.clip(samples[None, start : start + AUDIO_BLOCK_SAMPLES], -1, 1))
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = sample_rate_hz, start, Fraction(1, sample_rate_hz)
+        frame.sample_rate, frame.pts = units.SAMPLE_RATE_HZ, start
+        frame.time_base = Fraction(1, units.SAMPLE_RATE_HZ)
         yield frame
 
 
@@ -288,14 +281,12 @@ def video_info(path: str | Path) -> VideoInfo:
     return VideoInfo(path, count, *size, fps, rising, last_end, audio_start or Fraction(0), audio_end, codec)
 
 
-def make_beep_flash_clip(
-    path: str | Path, *, seconds: int = 4, size_px: tuple[int, int] = (320, 180), shift_ms: float = 0.0
-) -> VideoInfo:
-    """A test clip: at every half second past the full one, a white picture of 3 frames and a 1 kHz tone of 100 ms.
+def make_beep_flash_clip(path: str | Path, *, shift_ms: float = 0.0) -> VideoInfo:
+    """Four seconds to test by: at every half second past the full one a white picture of 3 frames and a tone of 100 ms.
 
     ``shift_ms`` delays the sound on purpose, to show that :func:`beep_flash_offset_ms` of measures sees it.
     """
-    rate, fps = units.SAMPLE_RATE_HZ, units.VIDEO_FPS
+    rate, fps, seconds = units.SAMPLE_RATE_HZ, units.VIDEO_FPS, 4
     samples = np.zeros(seconds * rate, np.float32)
     flash = np.zeros(seconds * fps, bool)
     tone = 0.8 * np.sin(2 * np.pi * 1000 * np.arange(rate // 10) / rate + np.pi / 2)
@@ -303,5 +294,4 @@ def make_beep_flash_clip(
         start = second * rate + rate // 2 + round(shift_ms * rate / 1000)
         samples[start : start + len(tone)] = tone[: len(samples) - start]
         flash[second * fps + fps // 2 :][:3] = True
-    width, height = size_px
-    return write_video(path, (np.full((height, width, 3), 255 if lit else 0, np.uint8) for lit in flash), samples)
+    return write_video(path, (np.full((180, 320, 3), 255 if lit else 0, np.uint8) for lit in flash), samples)

@@ -75,7 +75,12 @@ def slot_count(frames: int) -> int:
 
 
 def clip_frames(slots: int) -> int:
-    """Video frames of a clip of ``slots`` slots: 1 + 4 (slots - 1)."""
+    """Video frames of a clip of ``slots`` slots: 1 + 4 (slots - 1).
+
+    Raises
+    ------
+    InputError: no slot.
+    """
     if slots < 1:
         raise InputError(f"Wan clip: {slots} slots, expected at least 1")
     return 1 + FRAMES_PER_SLOT * (slots - 1)
@@ -301,7 +306,7 @@ def normalise_latents(latents: Tensor, vae: "AutoencoderKLWan") -> Tensor:
 
 
 def denormalise_latents(latents: Tensor, vae: "AutoencoderKLWan") -> Tensor:
-    """The inverse of :func:`normalise_latents`."""
+    """The inverse of :func:`normalise_latents`, of the same shape."""
     mean, std = _statistics(latents, vae)
     return latents * std + mean
 
@@ -363,39 +368,6 @@ def _resample_clip(layer: nn.Module, x: Tensor) -> Tensor:
     return x
 
 
-class ChunkEncoder:
-    """Encodes a clip piece by piece with the causal cache; the latents equal those of the whole clip.
-
-    The first piece holds 4k + 1 frames, every later one 4k.
-    """
-
-    def __init__(self, vae: "AutoencoderKLWan") -> None:
-        self.vae = vae
-        self._cache: list[Tensor | None] = [None] * vae._cached_conv_counts["encoder"]
-        self._started = False
-
-    @torch.no_grad()
-    def push(self, signal: Float[Tensor, "batch 3 frames height width"]) -> Float[Tensor, "batch 16 slots h w"]:
-        """Posterior means of the slots that these frames fill.
-
-        Raises
-        ------
-        InputError: the piece does not end a slot.
-        """
-        frames = signal.shape[2]
-        first = 0 if self._started else 1
-        if frames <= 0 or (frames - first) % FRAMES_PER_SLOT:
-            raise InputError(
-                f"Wan encoder: a piece of {frames} frames; give {'4k' if self._started else '4k + 1'} frames"
-            )
-        lengths = [1] * first + [FRAMES_PER_SLOT] * ((frames - first) // FRAMES_PER_SLOT)
-        outputs = [
-            self.vae.encoder(piece, feat_cache=self._cache, feat_idx=[0]) for piece in signal.split(lengths, dim=2)
-        ]
-        self._started = True
-        return self.vae.quant_conv(torch.cat(outputs, dim=2)).chunk(2, dim=1)[0]
-
-
 class ChunkDecoder:
     """Decodes latents slot by slot with the causal cache, so that a chunk never changes when the next one comes.
 
@@ -409,7 +381,12 @@ class ChunkDecoder:
 
     @torch.no_grad()
     def push(self, latents: Float[Tensor, "batch 16 slots h w"]) -> Float[Tensor, "batch 3 frames height width"]:
-        """Frames in [-1, 1] of the next slots: 1 for the clip's first slot, 4 for every other."""
+        """Frames in [-1, 1] of the next slots: 1 for the clip's first slot, 4 for every other.
+
+        Raises
+        ------
+        InputError: latents of another shape, or no slot.
+        """
         if latents.ndim != 5 or latents.shape[1] != LATENT_CHANNELS or latents.shape[2] < 1:
             raise InputError(f"Wan decoder: latents {tuple(latents.shape)}, expected [batch, 16, slots >= 1, h, w]")
         pieces = []

@@ -1,4 +1,4 @@
-"""wan-mini: the suite's own small Wan, made anew or loaded as the face in use, with its draft and its step counts."""
+"""wan-mini: the suite's own small Wan, made anew, with its draft and its step counts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from specsync_lib import units
-from specsync_lib.face.decoders.rows import DEFAULT, load_decoder
 from specsync_lib.face.vae import PAST_TAPS
 from specsync_lib.rows import Drafting
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
     from specsync_lib.face.generation import FaceGenerator
-    from specsync_lib.face.head.head import Head
 
 
 def new_vae(base_dim: int, seed: int, num_res_blocks: int = 2) -> "AutoencoderKLWan":
@@ -98,24 +96,6 @@ METHODS = (
     Method("2 steps from noise", 2, 1.0, False),
     Method("4 steps from noise", 4, 1.0, False),
 )
-
-
-def load_face(head: "Head", source: str = "wan-mini", decoder: str = DEFAULT) -> "FaceGenerator":
-    """The generator of a row of :data:`wan.MODELS` for the person that a head shows at rest.
-
-    ``decoder``: a row of :data:`decoders.rows.ROWS`.
-
-    Raises
-    ------
-    InputError: the checkpoint or the decoder is absent or unfit.
-    """
-    from specsync_lib.face import wan
-    from specsync_lib.face.compositing import FACE_BOX, cut
-    from specsync_lib.face.generation import FaceGenerator
-
-    reference = cut(head.render(np.zeros(52, np.float32)), FACE_BOX, wan.MODELS[source].region_px)
-    vae = wan.lean_decoder(wan.load_vae(source))
-    return FaceGenerator(vae, wan.load_transformer(source), reference, load_decoder(decoder, vae))
 
 
 def kernel_drafts(samples: np.ndarray, face: "FaceGenerator", part: Drafting | None = None) -> Drafts:

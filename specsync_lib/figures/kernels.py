@@ -28,7 +28,8 @@ def draw_latency(table: pd.DataFrame, region: str, ax: Axes) -> None:
         if line.empty:
             continue
         style = {"color": ROLE_COLOURS[role], "marker": ROLE_MARKERS[role]}
-        ax.plot(line["slots"], line["median_us"], label=labelled(IMPLEMENTATION_NAMES[name], "measured"), **style)
+        label = labelled(IMPLEMENTATION_NAMES[name], line["label"].iloc[0])
+        ax.plot(line["slots"], line["median_us"], label=label, **style)
         ax.fill_between(line["slots"], line["p20_us"], line["p80_us"], color=ROLE_COLOURS[role], alpha=0.2, lw=0)
     ax.set(
         xscale="log",
@@ -52,7 +53,7 @@ def draw_roofline(table: pd.DataFrame, copy: list[dict], ax: Axes) -> None:
     for name, role in IMPLEMENTATION_ROLES.items():
         dots = select(rows, implementation=name).sort_values("bytes")
         ax.plot(dots["bytes"] / 1e6, dots["gb_per_s"], ls="", color=ROLE_COLOURS[role], marker=ROLE_MARKERS[role],
-                label=labelled(IMPLEMENTATION_NAMES[name], "measured"))  # fmt: skip
+                label=labelled(IMPLEMENTATION_NAMES[name], dots["label"].iloc[0]))  # fmt: skip
     ax.set(xscale="log", xlabel="fewest bytes a call must move (MB)", ylabel="achieved bandwidth (GB/s)")
     ax.set_ylim(bottom=0)
     ax.legend(loc="center right", fontsize="small")
@@ -62,9 +63,10 @@ def draw_versions(versions: pd.DataFrame, floor_us: float, ax: Axes) -> None:
     """Time of each version at one number of slots as a bar, the byte floor as a line."""
     if versions.empty:
         return draw_not_measured(ax)
+    label = labelled(f"720p, {versions['slots'].iloc[0]} slots, cold cache", versions["label"].iloc[0])
     ax.barh(versions["name"], versions["median_us"], color=ROLE_COLOURS["accepted"],
             xerr=[versions["median_us"] - versions["p20_us"], versions["p80_us"] - versions["median_us"]],
-            label=labelled(f"720p, {versions['slots'].iloc[0]} slots, cold cache", "measured"))  # fmt: skip
+            label=label)  # fmt: skip
     ax.axvline(floor_us, color=ROLE_COLOURS["target"], ls="--", label="bytes over the copy bandwidth")
     ax.invert_yaxis()
     ax.set(xlabel="device time per call (µs)")
@@ -72,20 +74,21 @@ def draw_versions(versions: pd.DataFrame, floor_us: float, ax: Axes) -> None:
 
 
 def draw_claim(measured: dict | None, ax: Axes) -> None:
-    """The claimed kernel overhead beside the measured time from the host's call until the latents are ready."""
+    """The claimed kernel overhead beside the time from the host's call until the latents are ready."""
     if measured is None:
         return draw_not_measured(ax)
     here = select(results_table(measured), region="720p", slots=8, implementation="kernel")
     host = select(here, method="host call to ready")["median_us"].item() / 1e3
     graph = select(here, method="rotating graph", cache="cold")["median_us"].item() / 1e3
+    label = here["label"].iloc[0]
     rows = [
         ("kernel overhead, at most", CLAIMED_KERNEL_MS, "claimed", "claimed"),
-        ("host call to result", host, "accepted", "measured"),
-        ("device time", graph, "coverage", "measured"),
+        ("host call to result", host, "accepted", label),
+        ("device time", graph, "coverage", label),
     ]
-    for name, value, role, label in rows:
-        ax.barh(labelled(name, label), value, color=ROLE_COLOURS[role])
-        ax.annotate(f" {value:.3g} ms", (value, labelled(name, label)), va="center")
+    for name, value, role, origin in rows:
+        ax.barh(labelled(name, origin), value, color=ROLE_COLOURS[role])
+        ax.annotate(f" {value:.3g} ms", (value, labelled(name, origin)), va="center")
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel="milliseconds, 720p, 8 slots")
     ax.margins(x=0.2)

@@ -109,6 +109,7 @@ class Norm(nn.Module):
 
 
 def power_of_two_below(value: float) -> float:
+    """The largest power of two that is not above a positive number."""
     return 2.0 ** math.floor(math.log2(value))
 
 

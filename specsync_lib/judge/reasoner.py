@@ -7,12 +7,12 @@ Everything it is told is text, so that any causal language model can take the pl
 
 A *word* stands where it is about to begin, with how many frames it lasts and the visemes that a dictionary gives it.
 *Energy* is a digit of loudness. *Best* and *second* are the two likeliest visemes of the judge's ears, a causal front
-of four blocks that hears what was said and 52.5 ms past the chunk; *tenths* is the probability of the best. Ears that
-are sure say the best alone, those that know nothing say nothing: fewer tokens, the same text for any model. PLAN is the
-one token of the frame's viseme: the model's answer, or the draft's proposal. Because a frame's evidence stands right
-before its answer, one forward pass over the text with all draft tokens in place yields the model's distribution for
-every frame: row i is p(frame i | evidence up to i, fixed tokens, draft[:i]), exactly what writing token by token would
-have computed.
+of four blocks that hears what was said and some 50 ms past the chunk; *tenths* is the probability of the best. Ears
+that are sure say the best alone, those that know nothing say nothing: fewer tokens, the same text for any model. PLAN
+is the one token of the frame's viseme: the model's answer, or the draft's proposal. Because a frame's evidence stands
+right before its answer, one forward pass over the text with all draft tokens in place yields the model's distribution
+for every frame: row i is p(frame i | evidence up to i, fixed tokens, draft[:i]), exactly what writing token by token
+would have computed.
 
 The answer's distribution is the model's logits over the alphabet's 15 tokens alone, renormalised in float32.
 
@@ -108,11 +108,6 @@ class ReasonerStream:
     def tokens_read(self) -> int:
         """The tokens that went through the model so far."""
         return self._session.tokens_read
-
-    @property
-    def open_frames(self) -> int:
-        """Frames read but not committed."""
-        return len(self._lines)
 
     def read(self, evidence: ChunkEvidence) -> None:
         """Take a chunk's evidence. It goes through the model with the next pass, so reading alone costs none.

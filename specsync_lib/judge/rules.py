@@ -152,7 +152,12 @@ def gate(recalibrated: Float[np.ndarray, " t"], threshold: float) -> Bool[np.nda
 
 
 def same_viseme(draft: Shaped[np.ndarray, " n"], best: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Where two plans name the same viseme; NaN, or an index outside ``units.VISEMES``, is no viseme."""
+    """Where two plans name the same viseme; NaN, or an index outside ``units.VISEMES``, is no viseme.
+
+    Raises
+    ------
+    InputError : plans that are not one value a frame, or differ in length.
+    """
     draft, best = np.asarray(draft), np.asarray(best)
     if draft.shape != best.shape or draft.ndim != 1:
         raise InputError(f"frames: expected one value a frame in each plan, got {draft.shape} and {best.shape}")
@@ -409,7 +414,7 @@ def decide_branches(
     return Decision(*tensors, *counts, torch.from_numpy(judged)[None])
 
 
-def distributions(rows: Tensor) -> tuple[Tensor, Tensor]:
+def distributions(rows: Float[Tensor, "... v"]) -> tuple[Float[Tensor, "... v"], Bool[Tensor, "..."]]:
     """Rows that sum to 1, and which of them were distributions; the others become uniform, so that one can draw."""
     total = rows.sum(dim=-1)
     usable = rows.isfinite().all(dim=-1) & (rows >= 0).all(dim=-1) & (total > 0)

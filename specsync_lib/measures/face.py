@@ -218,7 +218,7 @@ class Scene:
     def repair(self, seed: int, steps: int = 4) -> pd.DataFrame:
         """How much of a wrong draft the remaining steps repair, in the whole chunk with the widest mouth.
 
-        The wrong draft is silence: its plan, and the resting face as latents. See :func:`generation.repair_table`.
+        The wrong draft is silence: its plan, and the resting face as latents. See :func:`pictures.repair_table`.
         """
         size = self.face.size
         parts = [*generation.chunk_plans(self.plan, self.idle, size=size)]
@@ -245,7 +245,7 @@ class Scene:
 
 
 def lips_over_time(report: SyncReport, plan_mm: np.ndarray) -> pd.DataFrame:
-    """Columns time_s, generated_mm, truth_mm, plan_mm of a report on squares; ``plan_mm``: the plan, a mesh."""
+    """Columns time_s, generated_mm, truth_mm, plan_mm of a report on squares; ``plan_mm``: [n] the plan, a mesh."""
     tracks, mm_per_px = report.tracks, PICTURE_MM / report.lips.picture_px
     columns = {"generated_mm": "gap_px", "truth_mm": "reference_gap_px"}
     read = {name: tracks[column] * mm_per_px for name, column in columns.items()}
@@ -253,7 +253,7 @@ def lips_over_time(report: SyncReport, plan_mm: np.ndarray) -> pd.DataFrame:
 
 
 def seams(shown: list[np.ndarray], truth: list[np.ndarray], chunk_frames: int = FRAMES_PER_CHUNK) -> pd.DataFrame:
-    """Jumps at chunk borders of generated squares and of truth's; see :func:`generation.seam_table`."""
+    """Jumps at chunk borders of generated squares and of truth's; see :func:`pictures.seam_table`."""
     rows, columns = inside(FACE_BOX, reader_box()).slices
     tables = [seam_table(np.stack([one[rows, columns] for one in some]), chunk_frames) for some in (shown, truth)]
     return tables[0].assign(truth_ratio=tables[1]["ratio"])

@@ -26,12 +26,14 @@ def where_from(measured: dict | None) -> str:
     if measured is None:
         return "not measured yet"
     facts = measured["provenance"]
-    return f"measured on {facts['gpu']}, {facts['date']}, torch {facts['torch']}, triton {facts['triton']}"
+    return f"{facts['label']} on {facts['gpu']}, {facts['date']}, torch {facts['torch']}, triton {facts['triton']}"
 
 
 def results_table(measured: dict | None) -> pd.DataFrame:
-    """One row per implementation, shape, method and cache state; empty without a measurement."""
-    return pd.DataFrame(measured["results"] if measured else [])
+    """One row per implementation, shape, method and cache state, with its label; empty without a measurement."""
+    if measured is None:
+        return pd.DataFrame()
+    return pd.DataFrame(measured["results"]).assign(label=measured["provenance"]["label"])
 
 
 def front_table(measured: dict | None) -> pd.DataFrame:
@@ -83,7 +85,8 @@ def versions_table(measured: dict | None) -> pd.DataFrame:
     if measured is None:
         return pd.DataFrame(columns=["name", "slots", "median_us", "again_median_us", "moved_us"])
     versions = pd.DataFrame(measured["versions"])
-    return versions.assign(moved_us=versions.groupby("slots")["median_us"].diff())
+    moved = versions.groupby("slots")["median_us"].diff()
+    return versions.assign(moved_us=moved, label=measured["provenance"]["label"])
 
 
 def profile_table(measured: dict | None) -> pd.DataFrame:

@@ -203,7 +203,7 @@ def delivery_table(runs: Mapping[str, Sequence[float]], size: ChunkSize = CHUNK)
     return pd.DataFrame(rows)
 
 
-def paced_runs(directory: Path | None = None) -> list[tuple[str, str, list[float]]]:
+def paced_runs() -> list[tuple[str, str, list[float]]]:
     """Measured runs at the pace of speech, in chunks of three slots, of the headline's face and of the whole frame.
 
     Returns
@@ -211,7 +211,7 @@ def paced_runs(directory: Path | None = None) -> list[tuple[str, str, list[float
     Name, label and committed_s of each; the last chunk is left out, because it waits for no sound.
     """
     found = []
-    for path in measured_files(directory, CHUNK):
+    for path in measured_files(size=CHUNK):
         content = json.loads(path.read_text(encoding="utf-8"))
         for region, result in content["regions"].items():
             if "paced" in result and region in PACED_REGIONS:
@@ -221,7 +221,7 @@ def paced_runs(directory: Path | None = None) -> list[tuple[str, str, list[float
     return found
 
 
-def headline(directory: Path | None) -> tuple[dict, str, dict, Path] | None:
+def headline(directory: Path | None = None) -> tuple[dict, str, dict, Path] | None:
     """The full-scale measurement that the headline rests on: two GPUs before one, 384 px before others, three slots."""
     for path in sorted(measured_files(directory, CHUNK), key=two_gpus_first):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -232,10 +232,10 @@ def headline(directory: Path | None) -> tuple[dict, str, dict, Path] | None:
     return None
 
 
-def headline_setup(directory: Path | None = None) -> Setup | None:
+def headline_setup() -> Setup | None:
     """The stage times of the headline's measurement, None where there is none: those of the speculative run, with the
     serial run's plan."""
-    measured = headline(directory)
+    measured = headline()
     if measured is None:
         return None
     _, region, _, path = measured
@@ -248,10 +248,10 @@ def headline_setup(directory: Path | None = None) -> Setup | None:
     return replace(setups["speculative"], plan=plan, token=token)
 
 
-def measured_policies(directory: Path | None = None) -> pd.DataFrame:
+def measured_policies() -> pd.DataFrame:
     """Measured runs of the policies for late verdicts: setup, label, policy, rate, mean_ms, plan_error, n."""
     rows = []
-    for path in measured_files(directory):
+    for path in measured_files():
         content = json.loads(path.read_text(encoding="utf-8"))
         for region, result in content["regions"].items():
             shared = {"setup": f"{content['setup']} {region}", "label": content["label"]}
@@ -260,13 +260,13 @@ def measured_policies(directory: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def measured_break_even(directory: Path | None = None) -> pd.DataFrame:
+def measured_break_even() -> pd.DataFrame:
     """Where serial would win, out of measured latencies: chunks that were accepted, that were rejected, and serial's.
 
     break_even: share of rejected chunks at which the means meet; inf where even a rejected chunk is faster than serial.
     """
     rows = []
-    for path in measured_files(directory):
+    for path in measured_files():
         content = json.loads(path.read_text(encoding="utf-8"))
         answers = [bool(one["rejected"]) for one in content["replayed"]]
         for region, result in content["regions"].items():

@@ -1,7 +1,7 @@
 """Reads the mouth of a face crop: jaw, gap between the lips, width, rounding, press. A measuring instrument only.
 
-    lips = read_lips(frames)          # uint8 [n, px, px, 3], any square size from 64 px
-    lips.gap_mm, lips.gap_px, lips.jaw
+    lips = load_lip_reader().read(frames)     # uint8 [n, px, px, 3], any square size from 64 px
+    lips.gap_mm, lips.width_mm, lips.jaw
 
 A small convolutional network, trained on renders (:mod:`workbench.train.lip_reader`). Nothing that is trained to
 make faces may import it: a generator that has seen its judge is no longer measured by it.
@@ -13,7 +13,6 @@ Lengths are read as shares of the picture's side, so a picture of another size g
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -81,11 +80,6 @@ class LipTrack:
 
     def __len__(self) -> int:
         return len(self.gap_mm)
-
-    @property
-    def gap_px(self) -> np.ndarray:
-        """The gap in pixels of the pictures that were read."""
-        return self.gap_mm * (self.picture_px / PICTURE_MM)
 
     @property
     def units(self) -> np.ndarray:
@@ -272,13 +266,3 @@ def load_lip_reader(folder: str | Path = MODEL_DIR, device: str | torch.device =
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / METRICS}: rmse of every unit not readable ({error}); restore the file") from error
     return LipReader(net.requires_grad_(False), device, spread)
-
-
-@cache
-def _default_reader() -> LipReader:
-    return load_lip_reader()
-
-
-def read_lips(frames: np.ndarray | Iterable[np.ndarray], reader: LipReader | None = None) -> LipTrack:
-    """Read face crops with a given reader, or with the committed one; see :meth:`LipReader.read`."""
-    return (reader or _default_reader()).read(frames)

@@ -2,8 +2,8 @@
 
 The models are loaded once and shared; each run makes new stages of one stream: ``stages = Models(...).stages()``.
 
-What the judge hears is only what has been said, up to 52.5 ms after the chunk: the ears, a causal front of more blocks
-and a longer past than the draft's, one call a chunk with a cache.
+What the judge hears is only what has been said, some 50 ms past the chunk (``pipeline.sound``): the ears, a causal
+front of more blocks and a longer past than the draft's, one call a chunk with a cache.
 Whisper's *words* come a second or more after they sound, too late for a chunk that goes out after 120 ms, so a live
 judge has none; ``words`` is for speech whose text and times are known beforehand (a script, or a synthetic voice).
 """

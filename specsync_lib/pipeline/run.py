@@ -50,7 +50,6 @@ class _Feeder:
         self._source, self._conductor, self._start_s = iter(source), conductor, start_s
         self._assembler = ChunkAssembler(conductor.stages.chunk)
         self._piece: AudioPiece | None = None
-        self._pulled_s = start_s
         self.ended = False
 
     def wants(self) -> bool:
@@ -170,7 +169,12 @@ class Pipeline:
         return self.report(kept)
 
     def commits(self) -> Iterator[Commit]:
-        """The commits in order, as they go out. Leaving the loop early cancels the run."""
+        """The commits in order, as they go out. Leaving the loop early cancels the run.
+
+        Raises
+        ------
+        InputError: it has run already.
+        """
         if self._started:
             raise InputError("pipeline: it has run already; make a new one, with new stages")
         self._started = True
@@ -363,14 +367,13 @@ def run_speculative(
     *,
     clock: Clock | None = None,
     ahead: int = AHEAD_CHUNKS,
-    history: int | None = None,
     on_commit: Callable[[Commit], None] | None = None,
     keep_commits: bool = True,
     stop: threading.Event | None = None,
     threads: Mapping[Station, int] | None = None,
 ) -> PipelineReport:
     """Run a speculative :class:`Pipeline` to its end; its parameters."""
-    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=ahead, history=history, stop=stop, threads=threads)
+    pipeline = Pipeline(source, stages, policy, clock=clock, ahead=ahead, stop=stop, threads=threads)
     return pipeline.run(on_commit, keep_commits=keep_commits)
 
 

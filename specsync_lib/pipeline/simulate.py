@@ -313,20 +313,13 @@ def simulated_break_even(setup: Setup, rng: np.random.Generator, *, policy: str 
     return _crossing(serial, *ends)
 
 
-def late_verdicts(
-    setup: Setup,
-    rates: Sequence[float],
-    rng: np.random.Generator,
-    *,
-    policies: Sequence[str] = tuple(LATE_POLICIES),
-    chunks: int = 200,
-) -> pd.DataFrame:
+def late_verdicts(setup: Setup, rates: Sequence[float], rng: np.random.Generator, *, chunks: int = 200) -> pd.DataFrame:
     """What each policy costs over rejection rates: latency, and frames whose committed viseme is not the judge's."""
     rows = []
     for rate in rates:
         pattern = random_pattern(rate, chunks, rng, frames=setup.chunk.frames)
-        for policy in policies:
-            report = simulate(setup, "speculative", pattern, rng, chunks=chunks, policy=LATE_POLICIES[policy])
+        for policy, late in LATE_POLICIES.items():
+            report = simulate(setup, "speculative", pattern, rng, chunks=chunks, policy=late)
             by_hand = {"expected_ms": expected_ms(setup, rejection_rate(pattern), "speculative", policy)}
             rows.append({"setup": setup.name, "policy": policy, "rate": rate} | summary_row(report) | by_hand)
     return pd.DataFrame(rows).assign(label=LABEL)

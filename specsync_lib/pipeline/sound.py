@@ -60,9 +60,6 @@ def samples_for_chunk(index: int, size: units.ChunkSize = units.CHUNK) -> int:
     return last_mel_frame * units.HOP_SAMPLES + units.STFT_SAMPLES // 2
 
 
-LOOK_AHEAD_S = samples_for_chunk(0) / units.SAMPLE_RATE_HZ - units.FRAMES_PER_CHUNK / units.VIDEO_FPS
-
-
 def pieces(
     samples: Float[np.ndarray, " n"],
     *,

@@ -147,14 +147,13 @@ class Setup:
         return self.verify[nearest].plus((passes - nearest) * slope)
 
 
-def stages_path(directory: Path | None = None) -> Path:
+def stages_path() -> Path:
     """The file of single stage times: the suite's own measurement, or, where it is missing, the exploratory medians."""
-    directory = directory or MEASUREMENTS_DIR
-    measured = directory / STAGES_NAME
-    return measured if measured.is_file() else directory / REFERENCE_NAME
+    measured = MEASUREMENTS_DIR / STAGES_NAME
+    return measured if measured.is_file() else MEASUREMENTS_DIR / REFERENCE_NAME
 
 
-def reference_setup(region: str = "384px", *, steps: int = 2, path: Path | None = None) -> Setup:
+def reference_setup(region: str = "384px", *, steps: int = 2) -> Setup:
     """Two H200s from medians of single stages (label real-shape): the reasoner in bf16 alone on the second.
 
     Every pass reads a chunk's evidence with the plan that it verifies.
@@ -163,7 +162,7 @@ def reference_setup(region: str = "384px", *, steps: int = 2, path: Path | None 
     ------
     InputError: the region has not been measured.
     """
-    path = path or stages_path()
+    path = stages_path()
     rows = pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))["stages"])
 
     def median(stage: str, **facts: object) -> float:

@@ -166,7 +166,7 @@ def _decoder(search: str) -> pocketsphinx.Decoder:
 
 
 def align(samples: np.ndarray, transcript: str) -> list[Phone]:
-    """Phones of a transcript with their times in a recording: ``align_words`` without its reading and its scores."""
+    """Phones of a transcript with their times in a recording, those of :func:`align_words`; so are its errors."""
     return align_words(samples, transcript).phones
 
 

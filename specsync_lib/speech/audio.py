@@ -5,6 +5,7 @@ command; the demuxers are an allow-list of plain containers, so a playlist can n
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,9 +32,14 @@ LEAST_SHARE = 0.5
 MOST_CUT = 0.25
 # A track that never exceeds the last bit but one of 16 is silent.
 SILENT_PEAK = 2**-14
+# Of several tracks one gives way that is no louder (-60 dB: the hiss of an input with nothing plugged in) or is shorter
+# (a recorder's first packet).
+FAINT_PEAK, SHORTEST_TRACK_S = 2**-10, 1
 # Raw G.722 has no header to recognise: it is taken by its suffix, unless the file begins like a container.
 CONTAINER_STARTS = (b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM", b"\x1aE\xdf\xa3")
-PLAYLIST_STARTS = (b"#EXT", b"ffconcat", b"[playlist]", b"<?xml", b"<asx")
+# What a text begins with, in small letters, without a byte order mark and blank lines before it.
+PLAYLIST_STARTS = (b"#ext", b"ffconcat", b"[playlist]", b"<asx", b"<?wpl")
+XML_START = b"<?xml"
 BIG_ENDIAN_WAV = b"RIFX"  # FFmpeg 8 reads its header and takes its samples for little-endian: noise
 PAGE_STARTS = (b"<!doctype", b"<html")
 PROTECTED_TAGS = ("drms", "enca", "aavd")
@@ -41,6 +47,8 @@ LONGEST_SHOWN_NAME = 200
 FLAC_BLOCK_SAMPLES = 4096
 # Less silence than this in all is not worth a line: an encoder's delay, a rounded timestamp.
 SHOWN_SILENCE_S = 0.1
+# Codecs overshoot a little where speech was loud; above this share it was recorded beyond full scale.
+SHOWN_CLIPPED = 0.001
 
 
 @dataclass(frozen=True)
@@ -103,10 +111,13 @@ def load_audio(path: str | Path, *, max_seconds: float = LONGEST_S, track: int =
     """
     path, name = local_file(path)
     with _open(path, name) as file:
-        start = file.read(16)
-        if start.startswith(PLAYLIST_STARTS):
+        start = file.read(64)
+        text = start.removeprefix(BOM_UTF8).lstrip().lower()
+        if text.startswith(PLAYLIST_STARTS):
             raise InputError(f"{name} is a playlist: give the sound file itself ({READABLE})")
-        if start.lower().startswith(PAGE_STARTS):
+        if text.startswith(XML_START):
+            raise InputError(f"{name} is XML (a playlist, or what a failed download left): give the sound file itself")
+        if text.startswith(PAGE_STARTS):
             raise InputError(f"{name} is a web page, not the sound it should be: download it again")
         if start.startswith(BIG_ENDIAN_WAV):
             raise InputError(
@@ -134,7 +145,7 @@ def load_audio(path: str | Path, *, max_seconds: float = LONGEST_S, track: int =
                 raise
             detail = getattr(error, "strerror", None) or str(error)
             hint = "it is damaged, or no sound; " if missing is None else f"it is truncated: {missing.reason}; "
-            if not start.strip(b"\0"):
+            if not start[:16].strip(b"\0"):
                 hint = "it begins with zeros only, as an unfinished copy or download does; "
             raise InputError(f"{name} cannot be decoded ({detail}): {hint}give {READABLE}") from error
     recording = Recording(samples, shown_name(path.name), warning)
@@ -213,29 +224,34 @@ def _cut_last(file: BinaryIO, files: list[BinaryIO]) -> Cut | None:
 def _first_heard(
     found: list[Track], name: str, decode: Callable[[Track], tuple[np.ndarray, list[str]]]
 ) -> tuple[np.ndarray, str]:
-    """The first track that decodes to sound, [n] float32 in [-1, 1], or else to silence; and the warning line.
+    """The first track that decodes to sound, [n] float32 in [-1, 1], or else what lacks least; and the warning line.
 
     Raises
     ------
     InputError
         None decodes: what is wrong with the first.
     """
-    refusal = silent = None
+    refusal = best = first = None
     for track in found:
         try:
             samples, said = decode(track)
         except InputError as error:
             refusal = refusal or error
             continue
-        if max(samples.max(initial=0), -samples.min(initial=0)) >= SILENT_PEAK:  # without a copy of an hour
-            if silent:
-                said = [f"its track {silent[2].number} is silent, track {track.number} is taken", *said]
+        seconds = len(samples) / units.SAMPLE_RATE_HZ
+        peak = max(samples.max(initial=0), -samples.min(initial=0))  # without a copy of an hour
+        lacks = peak < SILENT_PEAK, peak < FAINT_PEAK, seconds < SHORTEST_TRACK_S
+        lack = next((3 - at for at, one in enumerate(lacks) if one), 0)
+        what = (f"{seconds:.2f} s long", "all but silent", "silent")[lack - 1]
+        first = first or f"its track {track.number} is {what}"
+        if best is None or lack < best[0]:
+            said = [f"{first}, track {track.number} is taken", *said] if best else said
+            best = lack, samples, said
+        if not lack:
             break
-        silent = silent or (samples, said, track)
-    else:
-        if not silent:
-            raise refusal
-        samples, said, _ = silent
+    if best is None:
+        raise refusal
+    _, samples, said = best
     return samples, f"{name}: {'; '.join(said)}" if said else ""
 
 
@@ -253,7 +269,9 @@ def _decode(
             break
     if missing is None and tally.end_s < tally.promised_s - Fraction(TRUNCATION_TOLERANCE_S):
         reason = f"its header promises {float(tally.promised_s):.2f} s, it holds {float(tally.end_s):.2f} s"
-        missing = Cut(reason, float(tally.end_s / tally.promised_s))
+        # A FLAC that ends with a whole frame was cut without encoding it, which leaves the length in its header.
+        trimmed = track.codec == "flac" and not tally.failed
+        missing = Cut(reason, None if trimmed else float(tally.end_s / tally.promised_s))
     if not tally.heard_s and (tally.failed or missing):
         if protected:
             raise InputError(f"{name} is copy-protected: give a file without protection")
@@ -311,6 +329,9 @@ def _said(tally: Tally, missing: Cut | None, timed: bool) -> list[str]:
             f"its channels would cancel (opposite in phase, or one late) for {tally.opposed_s:.2f} s, one of them is "
             "heard alone"
         )
+    if tally.over_s > SHOWN_CLIPPED * tally.heard_s:
+        share = float(tally.over_s / tally.heard_s)
+        said.append(f"{share:.1%} of its samples lie beyond full scale and are clipped: export it at a lower level")
     return said
 
 

@@ -3,6 +3,7 @@
 A decoder hides a missing end or guesses a length; the sizes that a container states about itself do neither.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -14,6 +15,9 @@ RIFF_PLACEHOLDER_BYTES = 0x7FFF0000
 # Metadata at the end may be miscounted by this much without any sound being lost.
 TOLERANCE_BYTES = 4_096
 LARGEST_POSITION = 2**62
+# Bytes behind the stated sound that are no chunk: from this share of the file on they are worth a line.
+RIFF_HEADER_BYTES, LEAST_BEHIND = 12, 0.1
+CHUNK_NAME = re.compile(rb"(?!RIFF)[A-Za-z0-9_ ]{4}")
 RF64_STARTS = (b"RF64", b"BW64")  # RIFF whose sizes are 64 bits, in a chunk of their own
 W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 AU_PLACEHOLDER_BYTES = 0xFFFFFFFF
@@ -69,7 +73,9 @@ def cut(file: BinaryIO) -> Cut | None:
     try:
         if start.startswith(b"RIFF"):
             promised = 8 + int.from_bytes(start[4:8], "little")
-            return _shorter(size, promised) if promised < RIFF_PLACEHOLDER_BYTES else None
+            if promised >= RIFF_PLACEHOLDER_BYTES:
+                return None
+            return _shorter(size, promised) or (_behind_data(file, size) if start[8:12] == b"WAVE" else None)
         if start.startswith(RF64_STARTS):
             return _cut_rf64(file, size)
         if start.startswith(ASF_HEADER):
@@ -114,6 +120,27 @@ def _shorter(size: int, promised: int, tolerance: int = TOLERANCE_BYTES) -> Cut 
     return Cut(f"its header promises {promised} bytes, it holds {size}", size / promised)
 
 
+def _behind_data(file: BinaryIO, size: int) -> Cut | None:
+    """WAV: sound goes on behind the length that a recorder stated before it was switched off."""
+    at = RIFF_HEADER_BYTES
+    for _ in range(MOST_ELEMENTS):
+        header = read_at(file, at, 8)
+        length = int.from_bytes(header[4:], "little")
+        at += 8 + length
+        if len(header) < 8 or at > size:
+            break
+        if header.startswith(b"data"):
+            following = read_at(file, at, 5)[at % 2 :]
+            behind = size - at
+            if length and behind > LEAST_BEHIND * size and not CHUNK_NAME.match(following):
+                return Cut(
+                    f"its header states {length} bytes of sound, behind which lie {behind} more that are not read"
+                )
+            break
+        at += at % 2
+    return None
+
+
 def _cut_rf64(file: BinaryIO, size: int) -> Cut | None:
     """RF64: the first chunk (ds64) states the bytes of the whole and of the sound; both are written last."""
     if read_at(file, 12, 4) != b"ds64":
@@ -128,13 +155,8 @@ def _cut_boxes(file: BinaryIO, size: int) -> Cut | None:
     """MP4 and MOV: the boxes of the top level follow each other up to the file's end, the index (moov) among them."""
     position, names = 0, set()
     for _ in range(MOST_ELEMENTS):
-        header = read_at(file, position, 16)
-        if len(header) < 8:
-            break
-        length, name = int.from_bytes(header[:4], "big"), header[4:8]
-        if length == 1:
-            length = int.from_bytes(header[8:16], "big")
-        if length < 8:  # 0: up to the file's end; less than a header: not a box
+        name, length = box(file, position)
+        if not length:
             names.add(name)
             break
         position += length
@@ -146,26 +168,40 @@ def _cut_boxes(file: BinaryIO, size: int) -> Cut | None:
     return None if names & {b"moov", b"moof"} else _no_index()
 
 
+def box(file: BinaryIO, position: int) -> tuple[bytes, int]:
+    """Name and length of an MP4's box; 0: it goes up to the file's end, or is none."""
+    header = read_at(file, position, 16)
+    length = int.from_bytes(header[:4], "big")
+    if length == 1:
+        length = int.from_bytes(header[8:16], "big")
+    return header[4:8], length if length >= 8 else 0
+
+
 def _no_index() -> Cut:
     return Cut("its index (moov), which is written last, is missing", 0.0)
 
 
 def _cut_segment(file: BinaryIO, size: int) -> Cut | None:
-    """Matroska and WebM: the segment's size or, where a live recorder left it open, the last element's."""
+    """Matroska and WebM: the segment's size, filled to its end, or, where a live recorder left it open, the last
+    element's.
+    """
     head = read_at(file, 0, LARGEST_EBML_HEADER_BYTES)
     found = head.find(SEGMENT)
     if found < 0:
         return None
     position, length = element(file, found)
-    if length is not None:
-        return _shorter(size, position + length, 0)
+    promised = None if length is None else position + length
+    if promised is not None and (missing := _shorter(size, promised, 0)):
+        return missing
     for _ in range(MOST_ELEMENTS):
         start = position
-        position, length = element(file, start)
-        if position > size or (length is not None and position + length > size):
-            return Cut("it ends in the middle of a block") if start < size else None
-        if position == start or start >= size:
+        if start >= (size if promised is None else promised):
             return None
+        position, length = element(file, start)
+        if position == start:  # no element: what follows was never written, or something else is appended
+            return None if promised is None else _unfilled(file, promised)
+        if position > size or (length is not None and position + length > size):
+            return Cut("it ends in the middle of a block") if promised is None else None
         # What is left open (a cluster) is walked into.
         position += length or 0
     return None

@@ -117,6 +117,7 @@ def _aligns(prompt: Prompt) -> bool:
 
 @cache
 def read_splits() -> dict:
+    """What ``data/splits.json`` holds."""
     return json.loads(SPLITS_FILE.read_text(encoding="utf-8"))
 
 

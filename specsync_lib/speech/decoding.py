@@ -28,13 +28,20 @@ from specsync_lib.values import LONGEST_S
 DEMUXERS = "wav,w64,aiff,au,caf,flac,mp3,aac,ogg,mov,matroska,avi,mpegts,mpeg,asf,flv,amr,wv"
 # These count packets instead of telling their time, so a damaged stretch would be left out of the clock.
 UNTIMED = {"mp3", "aac", "amr", "g722", "wav", "w64", "aiff", "au", "caf", "avi"}
+# Of these the first packet counts from the start that the header states beside the picture's (a skew of the sound).
+STATED_START = {"avi"}
+# Between their frames lie tags and filling, which are no sound; elsewhere a packet is what the container says it is.
+BARE = {"mp3", "aac"}
+# Codecs whose frames carry a checksum that the decoder looks at when asked to.
+CHECKED = {"flac", "wavpack", "tta"}
 # Sound without a break: what its clock leaves out was damaged, never paused.
 UNBROKEN = {"flac"}
 # In these the header states the length exactly, so a shorter file has lost its end.
-EXACT_LENGTH = {"w64", "aiff", "flac", "caf"}
+EXACT_LENGTH = {"w64", "aiff", "flac"}
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 768_000
 # Float files may overshoot full scale a little (that is clipped); beyond this they are not scaled to [-1, 1] at all.
 HIGHEST_PEAK = 8.0
+OVER_FULL_SCALE = 10 ** (1 / 20)
 # Timestamps of some containers are whole milliseconds; half a video frame is left to them. Those of live recorders
 # jitter by more: a step counts as far as this many blocks after it confirm it.
 CLOCK_TOLERANCE_S = Fraction(1, 60)
@@ -82,6 +89,8 @@ class Tally:
         Length that the header states exactly, 0: none.
     opposed_s
         Sound of which one channel is heard alone because a mix would have cancelled.
+    over_s
+        Sound that clipping changes by more than a decibel.
     end_s
         Length of the whole, silence included.
     """
@@ -105,6 +114,7 @@ class Tally:
     stuck: bool = False
     promised_s: Fraction = Fraction(0)
     opposed_s: float = 0.0
+    over_s: Fraction = Fraction(0)
     end_s: Fraction = Fraction(0)
 
 
@@ -280,7 +290,7 @@ class _Decoder:
     def __init__(self, name: str, stream: av.AudioStream, clock: int) -> None:
         self._name, self._clock = name, clock
         self._exact = stream.codec_context.name.startswith("pcm_")
-        if stream.codec_context.name == "flac":
+        if stream.codec_context.name in CHECKED:
             # Without it a damaged frame comes out as full-scale noise.
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
         self._kind: tuple | None = None
@@ -343,6 +353,8 @@ class _Clock:
     ) -> None:
         self._timed = timed and container.format.name not in UNTIMED
         self._unbroken = container.format.name in UNBROKEN
+        self._bare = container.format.name in BARE
+        self._stated = container.format.name in STATED_START
         self._zero_s = _presentation_start(container, stream) if self._timed else Fraction(0)
         self._tally = tally
         if self._timed and self._zero_s and container.format.name.startswith("mov") and not container.streams.video:
@@ -363,8 +375,8 @@ class _Clock:
             self._tally.failed += 1
             return
         content = bytes(packet)
-        if content.startswith(TAGS) or not content.strip(content[:1]):
-            return  # a tag or filling: never sound
+        if self._bare and (content.startswith(TAGS) or not content.strip(content[:1])):
+            return
         self._failed = True
         self._tally.failed += 1
         frame_s = (packet.duration or 0) * packet.time_base
@@ -377,7 +389,8 @@ class _Clock:
         """When the sound has reached ``now_s``: silence in s before a block, and what to cut off its start."""
         silent_s = cut_s = Fraction(0)
         if not self._timed:
-            silent_s = self._skipped_s
+            late_s = block.time_s if self._stated and not self._started else None
+            silent_s = max(self._skipped_s, late_s if late_s and late_s <= LATEST_START_S else 0)
             self._good_bytes = (7 * (self._good_bytes or block.packet.size) + block.packet.size) / 8
         elif block.time_s is not None:
             if self._zero_s is None:
@@ -399,7 +412,8 @@ class _Clock:
         if self._started and cut_s:
             self._count_cut(cut_s, now_s)
         self._cutting = bool(cut_s)
-        self._started, self._failed, self._skipped_s, self._failed_end_s = True, False, Fraction(0), None
+        self._started = self._started or cut_s < block.seconds  # what lies before time 0 is no overlap
+        self._failed, self._skipped_s, self._failed_end_s = False, Fraction(0), None
         return silent_s, cut_s
 
     def _lead_s(self, block: _Block, following: Iterable, now_s: Fraction) -> Fraction:
@@ -528,6 +542,7 @@ class _Resampled:
     def _resample(self, mono: np.ndarray) -> np.ndarray:
         block = self._resampler.resample_chunk(mono)
         self._given += len(block)
+        self._tally.over_s += Fraction(int(np.count_nonzero(np.abs(mono) > OVER_FULL_SCALE)), self.rate_hz)
         return block
 
     def _check_length(self) -> None:

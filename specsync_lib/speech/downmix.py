@@ -100,7 +100,8 @@ class Downmix:
 
     def _choose(self, block: np.ndarray) -> np.ndarray:
         """The weights of one block, from its channels' covariance and the running one."""
-        covariance = block.T @ block / len(block)
+        varying = block - block.mean(axis=0)  # a constant offset, the same in both channels, hides that they cancel
+        covariance = varying.T @ varying / len(block)
         energies = np.diag(covariance)
         if energies.max() < INAUDIBLE:
             return self._weights * self._scale() if self._now is None else self._now

@@ -13,18 +13,38 @@ from typing import BinaryIO
 
 import numpy as np
 
-from specsync_lib.speech.containers import MOST_ELEMENTS, SEGMENT, element, mp3_frame_bytes, read_at
+from specsync_lib.speech.containers import (
+    ASF_HEADER,
+    MOST_ELEMENTS,
+    RIFF_HEADER_BYTES,
+    SEGMENT,
+    W64_RIFF,
+    box,
+    element,
+    mp3_frame_bytes,
+    read_at,
+)
 
 # The first page of an Ogg stream; those of one recording's streams stand together.
 OGG_FIRST_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]")
 OGG_HEADER_BYTES = 27
-FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+# What FLAC, FLV, ASF (WMA), W64, CAF and AIFF begin with, and nothing else holds.
+STARTS = (
+    re.compile(rb"fLaC[\x00\x80]\x00\x00\x22"),
+    re.compile(rb"FLV\x01[\x00-\x05]\x00{3}\x09\x00{4}"),
+    re.compile(re.escape(ASF_HEADER)),
+    re.compile(re.escape(W64_RIFF)),
+    re.compile(rb"caff\x00\x01\x00\x00desc"),
+    re.compile(rb"FORM.{4}AIF[CF](?:COMM|FVER)", re.DOTALL),
+)
+WAV_START = re.compile(rb"RIFF.{4}WAVE", re.DOTALL)
 MATROSKA_START = re.compile(rb"\x1aE\xdf\xa3.{1,60}?B\x82.(?:webm|matroska)", re.DOTALL)
 # A header, and what a segment consists of (RFC 9559, section 5), itself included.
 MATROSKA_PART = re.compile(
     rb"\x1aE\xdf\xa3|\x18S\x80g|\x11M\x9bt|\x15I\xa9f|\x16T\xaek|\x1fC\xb6u|\x1cS\xbbk|\x19A\xa4i|\x10C\xa7p|\x12T\xc3g"
 )
 FILLING, MOST_FILLINGS = b"\xec", 8
+FRAGMENT_HEAD_BYTES = 16_384  # more than an index without samples and the first fragment's own
 ID3_TAG = re.compile(rb"ID3[\x02-\x04]\x00[\x00-\xff][\x00-\x7f]{4}")
 ID3_HEADER_BYTES = 10
 MP3_TABLE = re.compile(rb"Xing|Info")
@@ -89,8 +109,8 @@ class Stretches(io.RawIOBase):
 
 
 def links(file: BinaryIO) -> list[BinaryIO]:
-    """The recordings of a file, in order: chained Ogg, joined FLAC, Matroska and WebM, MPEG-TS whose sound goes on in
-    other streams.
+    """The recordings of a file, in order: chained Ogg, joined FLAC, WAV, W64, AIFF, CAF, MP4, Matroska and WebM, FLV,
+    ASF, MPEG-TS whose sound goes on in other streams.
 
     Parameters
     ----------
@@ -106,10 +126,14 @@ def links(file: BinaryIO) -> list[BinaryIO]:
     head = read_at(file, 0, TS_PROBED_PACKETS * max(TS_PACKET_BYTES))
     if head.startswith(b"OggS"):
         found = _ogg_links(file)
-    elif FLAC_START.match(head):
-        found = _found(file, FLAC_START)
+    elif start := next((one for one in STARTS if one.match(head)), None):
+        found = _found(file, start)
     elif MATROSKA_START.match(head):
         found = _matroska_links(file, size)
+    elif WAV_START.match(head):
+        found = _wav_links(file)
+    elif head[4:8] == b"ftyp":
+        found = _box_links(file, size)
     elif head.startswith(b"ID3") or mp3_frame_bytes(head[:4]):
         sound = _without_tags(file, size)
         return [file if len(sound) == 1 else Stretches(file, sound)]
@@ -128,6 +152,37 @@ def _found(file: BinaryIO, pattern: re.Pattern, at: int = 0) -> Iterator[int]:
             if found.start() < PIECE_BYTES:
                 yield at + found.start()
         at += PIECE_BYTES
+
+
+def _wav_links(file: BinaryIO) -> Iterator[int]:
+    """Where a WAV stands right behind the end that the one before it states."""
+    at = 0
+    while WAV_START.match(header := read_at(file, at, RIFF_HEADER_BYTES)):
+        yield at
+        length = int.from_bytes(header[4:8], "little")
+        at += 8 + length + length % 2
+
+
+def _box_links(file: BinaryIO, size: int) -> Iterator[int]:
+    """Where an MP4 or MOV begins again behind one with its index; fragments may repeat theirs, and go on."""
+    at, names = 0, set()
+    yield 0
+    for _ in range(MOST_ELEMENTS):
+        name, length = box(file, at)
+        if name == b"ftyp" and b"moov" in names and (b"moof" not in names or _from_time_0(file, at)):
+            yield at
+            names = set()
+        names.add(name)
+        at += length
+        if not length or at >= size:
+            return
+
+
+def _from_time_0(file: BinaryIO, at: int) -> bool:
+    """Whether the first fragment behind a position begins at time 0 (tfdt: a version, flags and 4 or 8 bytes)."""
+    head = read_at(file, at, FRAGMENT_HEAD_BYTES)
+    found = head.find(b"tfdt")
+    return found >= 0 and not any(head[found + 8 : found + (16 if head[found + 4] else 12)])
 
 
 def _ogg_links(file: BinaryIO) -> Iterator[int]:

@@ -168,6 +168,10 @@ def energy_envelopes(
     Returns
     -------
     [mel_frames, bands] in dB: 10 log10 of the mean mel power in the band (0 dB: mean mel power 1).
+
+    Raises
+    ------
+    InputError: fewer than 1 band or more than 80.
     """
     if not 1 <= bands <= units.MEL_BANDS:
         raise InputError(f"bands is {bands}: give 1 to {units.MEL_BANDS}")

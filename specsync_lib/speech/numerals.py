@@ -51,12 +51,15 @@ def cardinals_of(digits: str) -> list[str]:
     options = [plain, with_and]
     if plain.startswith("one ") and len(digits) > 2:
         options += [f"a{option[3:]}" for option in (with_and, plain)]
+        options += [plain[4:]] if digits.strip("0") == "1" else []  # "a 100", "the 1000"
     return distinct(options)
 
 
 def number_readings(digits: str) -> list[str]:
     """A run of digits as a quantity, a year, in pairs, or digit by digit."""
     spelt = [digit_words(digits), digit_words(digits, "oh")]
+    if re.fullmatch("0[1-9]..", digits):  # 0700
+        spelt += [f"{zero} {digit_words(digits[1])} {pair_words(digits[2:])}" for zero in ("oh", "zero")]
     if len(digits) > LONGEST_NUMBER or (len(digits) > 1 and digits[0] == "0"):
         return distinct(spelt)
     cardinals = cardinals_of(digits)
@@ -77,9 +80,10 @@ def amounts_of(written: str) -> list[str]:
     if not decimals:
         if "," not in written:
             return number_readings(whole)
-        lakhs = re.fullmatch(LAKHS, written) and num2words(int(whole), lang="en_IN")
+        lakhs = re.findall("[a-z]+", num2words(int(whole), lang="en_IN")) if re.fullmatch(LAKHS, written) else []
+        grouped = [" ".join(lakhs), " ".join(word for word in lakhs if word != "and")] if lakhs else []
         pairs = [f"{pair_words(whole[:2])} {pair_words(whole[2:])}"] if len(whole) == 4 and whole[1] != "0" else []
-        return distinct([*([" ".join(re.findall("[a-z]+", lakhs))] if lakhs else []), *cardinals_of(whole), *pairs])
+        return distinct([*grouped, *cardinals_of(whole), *pairs])
     wholes = cardinals_of(whole)[:3] if whole.strip("0") else ["zero", "", "oh"]
     tails = [digit_words(decimals), digit_words(decimals, "oh")]
     if len(decimals) <= 2 and decimals != "00":
@@ -91,7 +95,7 @@ def amounts_of(written: str) -> list[str]:
         options.append(f"{wholes[0]} {pair_words(decimals)}")
     options.append(f"{wholes[0]} dot {tails[-1]}")
     if written.startswith(".") or re.fullmatch(r"[1-9]\d{0,2}\.000", written):  # a .22; 1.000 as the Continent writes
-        options += cardinals_of(written.replace(".", "").lstrip("0") or "0")
+        options += number_readings(written.replace(".", "").lstrip("0") or "0")
     return distinct(options)
 
 

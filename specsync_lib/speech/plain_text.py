@@ -6,6 +6,7 @@ Source: ftfy (mojibake, entities, quotes, ligatures, widths), markdown-it-py (Co
 beyond a to z), the Unicode database of Python.
 """
 
+import json
 import re
 import unicodedata
 from functools import cache
@@ -17,7 +18,7 @@ from markdown_it import MarkdownIt
 _BLANKS = dict.fromkeys(map(ord, "\v\f\x1c\x1d\x1e\x1f"), "\n")  # which would join the words beside them
 _APOSTROPHES = dict.fromkeys(map(ord, "’‘‛ʼʹʻʽ`´′＇"), "'") | dict.fromkeys(map(ord, "‐‑"), "-") | {ord("″"): '"'}
 _LOOKALIKES = {ord("‒"): "–", ord("―"): "—", ord("˚"): "°", ord("【"): "[", ord("】"): "]"}
-_MARKS = dict.fromkeys(map(ord, "™℠©®℗"), None) | {ord("№"): " number "}
+_MARKS = dict.fromkeys(map(ord, "™℠©®℗"), None) | {ord("№"): " number ", ord("♭"): " flat ", ord("♯"): "#"}
 _SWAPPED = str.maketrans(".,", ",.")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
@@ -36,16 +37,17 @@ _SIGN_BEHIND = re.compile(r"([$€£])[-−](?=\d)")  # $-5
 _DEGREE = re.compile("(?<=\\d)( ?)º")
 # Digits in groups of three as they are not written in English: narrow blanks, 1'000, 1.234,56.
 _GROUPS = re.compile("(?<![\\d.,])[1-9]\\d{0,2}([\u00a0\u2007\u2009\u202f'’])\\d{3}(?:\\1\\d{3}){0,4}(?![\\d'’])")
-_DECIMAL_COMMA = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+,\d{1,2}(?!\d|[.,]\d)")
-_STAMP = r"(?:\d+:)?\d+:\d\d[.,]\d+"
+_DECIMAL_COMMA = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\.\d{3})+,\d{1,2}|(?:\.\d{3}){2})(?!\d|[.,]\d)")
+_STAMP = r"\d+:\d[\d:.,]*"
 _SUBTITLE_CUE = re.compile(
     rf"(?m)^(?:\d+[ \t]*\n)?[ \t]*{_STAMP}[ \t]*-->.*$"  # SubRip, and WebVTT
     rf"|<{_STAMP}>|\{{\\[^{{}}\n]{{0,100}}\}}"  # the time of a word; {{\an8}}
     r"|^Dialogue: (?:[^,\n]{0,80},){9}"  # Advanced SubStation
+    r"|^\d+:\d\d:\d\d\.\d+,\d+:\d\d:\d\d\.\d+$"  # YouTube's SubViewer
 )
 # WebVTT: what stands at its head, its comments and styles up to the next empty line, the names of its cues.
 _WEBVTT_REST = re.compile(
-    r"(?m)\AWEBVTT\b.*(?:\n[A-Za-z-]+:.*)*|(?<=\n\n)(?:NOTE|STYLE|REGION)\b.*(?:\n.+)*"
+    r"(?m)\AWEBVTT\b.*(?:\n[A-Za-z-]+[:=].*)*|(?<=\n\n)(?:NOTE|STYLE|REGION)\b.*(?:\n.+)*"
     rf"|(?<=\n\n)[^\n]{{1,80}}\n(?=[ \t]*{_STAMP}[ \t]*-->)"
 )
 # What someone does and nobody says: *laughs*.
@@ -94,7 +96,25 @@ def _without_cues(text: str) -> str:
     """The text of a subtitle file: its times, numbers, styles and comments go."""
     if text.startswith("WEBVTT"):
         text = _WEBVTT_REST.sub("", text)
-    return _SUBTITLE_CUE.sub(" ", text)
+    elif text.startswith("[Script Info]"):  # Advanced SubStation
+        text = "\n".join(line for line in text.split("\n") if line.startswith("Dialogue: "))
+    elif text.startswith(("<?xml", "<tt", "<html", "<!DOCTYPE")):  # TTML
+        text = text.partition("</head>")[2] or text
+    elif text.startswith("start\tend\ttext\n"):  # Whisper's table
+        text = re.sub(r"(?m)^(?:\d+\t\d+|start\tend\ttext$)", "", text)
+    text, cues = _SUBTITLE_CUE.subn(" ", text)
+    return re.sub(r"\\[Nn]", "\n", text) if cues else text
+
+
+def _of_json(text: str) -> str:
+    """The words of a recogniser's JSON, as Whisper writes it; any other text as it is."""
+    try:
+        found = json.loads(text) if text.lstrip().startswith(("{", "[")) else None
+    except (ValueError, RecursionError):
+        return text
+    segments = found.get("segments") if isinstance(found, dict) else found
+    said = [one.get("text") for one in (segments if isinstance(segments, list) else [found]) if isinstance(one, dict)]
+    return "\n".join(said) if said and all(isinstance(words, str) for words in said) else text
 
 
 def _with_commas(number: re.Match[str]) -> str:
@@ -109,7 +129,9 @@ def fold(transcript: str) -> str:
     dashes and spaces to plain ones; numbers in groups to 1,234.56. Invisible characters, emoji and trade marks vanish.
     Letters of other scripts stay for ``words.spoken`` to refuse.
     """
-    text = ftfy.fix_text(transcript.translate(_BLANKS), unescape_html=True).translate(_MARKS | _LOOKALIKES)
+    text = ftfy.fix_text(_of_json(transcript).translate(_BLANKS), unescape_html=True).translate(_MARKS | _LOOKALIKES)
+    text = re.sub(r"(?<!\w)\[([A-Za-z])\](?=[a-z])", r"\1", text)  # [H]e said
+    text = re.sub(r"([$€£]\d*)½", r"\1.5", text)
     text = _SIGN_BEHIND.sub(r"-\1", _LOST_APOSTROPHE.sub("'", text))
     text = _without_markdown(_STAGE_DIRECTION.sub(r"(\1)", _without_cues(text)))
     text = _RAISED.sub(lambda run: unicodedata.normalize("NFKC", run[0]), _DEGREE.sub(r"\1°", text))
@@ -120,6 +142,7 @@ def fold(transcript: str) -> str:
 
 @cache
 def fold_character(character: str) -> str:
+    """A character as the readings know it: Latin letters without marks, a blank or nothing for what says nothing."""
     if character.isascii():
         return character if character.isprintable() or character == "\n" else " "
     category = unicodedata.category(character)
@@ -136,6 +159,6 @@ def fold_character(character: str) -> str:
         return plain
     if category[0] == "L" and unicodedata.name(character, "").startswith("LATIN"):
         return re.sub("[^A-Za-z']", "", anyascii.anyascii(character))
-    if category in ("Sc", "Sm") or category[0] in "LNP" or character == "°":
+    if category in ("Sc", "Sm") or category[0] in "LNP" or "°" in plain:  # ℃
         return plain
     return " "

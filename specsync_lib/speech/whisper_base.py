@@ -151,6 +151,10 @@ def encoder_features(
     -------
     [ceil(n / 320), state] float32; position ``p`` stands for [p/50, (p+1)/50) s. Up to 30 s this is Whisper's own
     window; longer recordings take overlapping windows and hand over in the middle of the overlap.
+
+    Raises
+    ------
+    InputError: the encoder has no such block.
     """
     blocks = len(model.encoder.blocks)
     if layer is not None and not 0 <= layer <= blocks:

@@ -25,6 +25,7 @@ import pocketsphinx
 from roman_numerals import InvalidRomanNumeralError, OutOfRangeError, RomanNumeral
 
 from specsync_lib.errors import InputError
+from specsync_lib.speech import word_tables as tables
 from specsync_lib.speech.numerals import (
     LAKHS,
     LONGEST_NUMBER,
@@ -40,29 +41,6 @@ from specsync_lib.speech.numerals import (
     pair_words,
 )
 from specsync_lib.speech.plain_text import fold
-from specsync_lib.speech.word_tables import (
-    ABBREVIATIONS,
-    BEFORE_NUMBERS,
-    COINS,
-    COUNTED_SECTIONS,
-    CURRENCY_CODES,
-    CURRENCY_SIGNS,
-    DIRECTIONS,
-    LOCALE,
-    MAGNITUDES,
-    MANY,
-    MONTHS,
-    MORE_NAMES,
-    RANGE,
-    SHORT_NAMES,
-    STATES,
-    SYMBOLS,
-    UNITS_AND_WORDS,
-    WITHOUT_DOT,
-    currency_names,
-    plural,
-    units_by_sign,
-)
 
 Reading = tuple[str, ...]  # the words of one reading of a place; none where nothing is said
 Place = tuple[Reading, ...]  # the readings of one place in a transcript, the likeliest first
@@ -71,7 +49,7 @@ LONGEST_TRANSCRIPT = 400_000  # characters: eight hours of speech
 LONGEST_LINE = 400  # characters in which what a line begins with, or a quote, is looked for
 LONGEST_WORD = 45  # letters; a longer run of them is no word and is cut
 LONGEST_INITIALS = 4  # letters of an abbreviation that are spelled one by one: OSCE, but NORAD
-MOST_PLACE_READINGS = 24
+MOST_PLACE_READINGS = 32
 MOST_READINGS, MOST_TRIES = 64, 8
 
 
@@ -147,22 +125,23 @@ _IN_BLANKS = r"(?<!\d[ ,.])[1-9]\d{0,2}(?: \d{3}){1,4}(?:\.\d+)?(?![\d:/]|[ ,]\d
 _NUMBER = rf"(?:\d{{1,3}}(?:,\d{{3}}){{1,4}}(?!\d)(?:\.\d+)?|{LAKHS}|{_IN_BLANKS}|\d+(?:\.\d+)?|(?<!\w)\.\d+)"
 # A sign of a number, not a dash between two: none behind a word or an amount; "5 - 3" is none, "5 -3" is one.
 _SIGN = r"(?:(?<![\w)\]%°¢])(?<!\d['\"])[-−–](?=[\d.$€£])|(?<![\w)\]])(?:(?<![\d%°¢€£$] )-|−) (?=[\d.$€£]))?"
-_CURRENCY = "|".join(rf"\b{sign}\b\.?" if sign.isalpha() else re.escape(sign) for sign in CURRENCY_SIGNS)
+_CURRENCY = "|".join(rf"\b{sign}\b\.?" if sign.isalpha() else re.escape(sign) for sign in tables.CURRENCY_SIGNS)
 _CURRENCY = f"(?:{_CURRENCY})"
 _AMOUNT = rf"(?:\d+,\d\d(?![\d,])|{_NUMBER})"  # €5,50
-_CODE = "|".join(CURRENCY_CODES)
-_MAGNITUDE = "|".join(sorted(MAGNITUDES, key=len, reverse=True))
+_CODE = "|".join(tables.CURRENCY_CODES)
+_MAGNITUDE = "|".join(sorted(tables.MAGNITUDES, key=len, reverse=True))
 _UNIT = "|".join(
-    re.escape(unit) + r"(?!\d)" * unit[-1].isdigit() for unit in sorted(units_by_sign(), key=len, reverse=True)
+    re.escape(unit) + r"(?!\d)" * unit[-1].isdigit() for unit in sorted(tables.units_by_sign(), key=len, reverse=True)
 )
-_MONTH = "|".join([*MONTHS, *(f"{short}\\.?" for short, wide in SHORT_NAMES.items() if wide in MONTHS)])
+_SHORT_MONTHS = (f"{short}\\.?" for short, wide in tables.SHORT_NAMES.items() if wide in tables.MONTHS)
+_MONTH = "|".join([*tables.MONTHS, *_SHORT_MONTHS])
 _MONTH = f"{_MONTH}|{_MONTH.upper()}"
 _NAMES_AND_WORDS = r"(?:Mar|May|Sat|Sun|Jan|June|July)\b"  # which mean themselves as well
-_NAME_OF_DAY_OR_MONTH = "|".join(sorted(SHORT_NAMES, key=len, reverse=True))
+_NAME_OF_DAY_OR_MONTH = "|".join(sorted(tables.SHORT_NAMES, key=len, reverse=True))
 
 _ABBREVIATION = "|".join(
     "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else re.escape(letter) for letter in name)
-    for name in sorted(ABBREVIATIONS, key=len, reverse=True)
+    for name in sorted(tables.ABBREVIATIONS, key=len, reverse=True)
 )
 
 Kind = tuple[re.Pattern[str], Callable[[re.Match[str]], list[str]]]
@@ -188,63 +167,83 @@ def _quote_is_open(match: re.Match[str], mark: str = '"') -> bool:
 def _phone(match: re.Match[str]) -> list[str]:
     groups = re.findall(r"\d+", match[0])
 
-    def say(zero: str, hundreds: bool, pairs: bool) -> str:
+    def say(groups: list[str], zero: str, hundreds: bool, pairs: str) -> str:
         words = []
         for index, group in enumerate(groups):
-            if hundreds and len(group) == 3 and group[1:] == "00" and group[0] != "0":
-                words.append(f"{digit_words(group[0])} hundred")
+            if hundreds and re.fullmatch("[1-9]00|0[1-9]00", group):
+                words.append(f"{digit_words(group[:-2], zero)} hundred")
             elif pairs and index == len(groups) - 1 and len(group) == 4:
                 words.append(f"{pair_words(group[:2])} {pair_words(group[2:])}")
+            elif pairs == "all" and re.fullmatch("[1-9][0-9]", group):
+                words.append(pair_words(group))
             else:
                 words.append(digit_words(group, zero))
         return " ".join(words)
 
-    choices = itertools.product(("zero", "oh"), (False, True), (False, True))
-    options = [say(zero, hundreds, pairs) for zero, hundreds, pairs in choices]
+    dialled = [groups, re.findall(r"\d+", match[0].replace("(0)", ""))]  # +44 (0)20
+    choices = itertools.product(dialled, ("zero", "oh"), (False, True), ("", "last", "all"))
+    options = distinct(itertools.starmap(say, choices))
     if re.fullmatch(r"\d{3}-\d{4}", match[0]):
         options.append(f"{cardinals_of(groups[0])[0]} to {cardinals_of(groups[1])[0]}")
     return [*(f"plus {option}" for option in options), *options] if match[0].startswith("+") else options
 
 
 def _money(match: re.Match[str]) -> list[str]:
-    sign, written, magnitude = match["sign"] or match["sign_after"], match["amount"], match["magnitude"]
+    sign = match["sign"] or match["sign_after"]
+    code = tables.CURRENCY_SIGNS.get(sign.rstrip("."), sign)
+    options, land = _amount_of_money(match, code), tables.currency_land(code)
+    if len(sign) > 1 and land:  # US$5, 5 CHF
+        options[3:3] = [
+            re.sub("|".join(tables.currency_names(code)[::-1]), rf"{land} \g<0>", said, count=1) for said in options[:3]
+        ]
+    return _signed(match["minus"], options)
+
+
+def _amount_of_money(match: re.Match[str], code: str) -> list[str]:
+    written, magnitude = match["amount"], match["magnitude"]
     if re.fullmatch(r"\d+,\d\d", written):  # €5,50
         written = written.replace(",", ".")
-    code = CURRENCY_SIGNS.get(sign.rstrip("."), sign)
-    one, more = currency_names(code)
+    one, more = tables.currency_names(code)
     if match["range"] or magnitude:
         amounts = [*amounts_of(written)[:3], *(["a"] if written == "1" else [])]
         if match["range"]:
-            amounts = cross(amounts, ["to", f"{more} to", "", f"{more} minus"], amounts_of(match["range"])[:3])
+            scale = tables.MAGNITUDES.get(match["scale"], "")  # $5m-$10m
+            links = ["to", f"{scale} {more} to", "", f"{more} minus", *([f"{scale} to", scale] if scale else [])]
+            amounts = cross(amounts, links, amounts_of(match["range"])[:3])
         endings = [more]
         if magnitude:
-            scale = MAGNITUDES[magnitude]
+            scale = tables.MAGNITUDES[magnitude]
             endings = [f"{scale} {more}", f"{scale} {one}", scale, f"{' '.join(magnitude.lower())} {more}"]
             endings += ["k"] if scale == "thousand" else []
-        return _signed(match["minus"], cross(amounts, endings))
+        return cross(amounts, endings)
     whole, _, decimals = written.replace(",", "").partition(".")
     is_one = whole.lstrip("0") == "1"
     unit = one if is_one else more
     wholes = amounts_of(written.partition(".")[0] or "0")
     if not decimals.strip("0"):
         options = [*cross(wholes, [unit]), f"{unit} {wholes[0]}", *([f"a {one}", one] if is_one else []), *wholes]
-        return _signed(match["minus"], options)
+        return [*options, *cross(wholes[:3], [one])]  # a $20 bill
     if len(decimals) != 2:
-        return _signed(match["minus"], cross(amounts_of(written), [more]))
+        return cross(amounts_of(written), [more])
     small = " ".join(number_words(int(decimals)))
-    coin = COINS.get(code, ("cent", "cents"))[decimals != "01"]
+    coin = tables.COINS.get(code, ("cent", "cents"))[decimals != "01"]
     pair = pair_words(decimals)
     short = [f"{unit} and {small} {coin}", f"{unit} {small} {coin}", pair, f"{unit} {small}", small]
-    options = cross(wholes[:3], [*short, f"{unit} and {small}", f"point {digit_words(decimals)} {more}"])
+    rare = [f"{unit} and {small}", f"{unit} {pair}", f"point {digit_words(decimals)} {more}"]
+    options = cross(wholes[:3], [*short, *rare])
     if is_one:
         options.insert(5, f"a {one} {small}")
-    return _signed(match["minus"], options if whole.strip("0") else [f"{small} {coin}", *options])
+    return options if whole.strip("0") else [f"{small} {coin}", *options]
 
 
 def _clock(match: re.Match[str]) -> list[str]:
     hour, minute, second = int(match["hour"]), match["minute"], match["second"]
     said, following = " ".join(number_words(hour)), " ".join(number_words(hour % 12 + 1))
     twelve = " ".join(number_words(hour % 12 or 12))
+    if match["fraction"]:  # 3:59.4
+        tenths = [f"point {digit_words(match['fraction'])}", *cross(["point", ""], cardinals_of(match["fraction"])), ""]
+        minutes = [pair_words(pair) for pair in (minute, second) if pair]
+        return cross([" ".join([said, *minutes])], tenths)
     if second:
         tail = f"{pair_words(minute)} {pair_words(second)}"
         minutes, seconds = (" ".join(number_words(int(pair))) for pair in (minute, second))
@@ -252,7 +251,7 @@ def _clock(match: re.Match[str]) -> list[str]:
         return [f"{said} {tail}", *full, f"{said} {minutes} {seconds}"]
     if minute == "00":
         hundreds = [f"{said} hundred", f"{said} hundred hours", f"oh {said} hundred", f"zero {said} hundred"]
-        named = {12: ["noon"], 0: ["midnight"], 24: ["midnight"]}.get(hour, [])
+        named = {12: ["noon"], 0: ["midnight"], 24: ["midnight"]}.get(hour, [f"{twelve} o'clock"])
         return [*([f"{twelve} o'clock"] if hour <= 12 else hundreds[:1]), twelve, said, *named, *hundreds]
     spoken_minute = " ".join(number_words(int(minute)))
     options = [f"{said} {pair_words(minute)}", f"{twelve} {pair_words(minute)}"]
@@ -266,7 +265,8 @@ def _clock(match: re.Match[str]) -> list[str]:
         left = " ".join(number_words(60 - int(minute)))
         names = ["quarter to", "a quarter to", "quarter of"] if minute == "45" else [f"{left} to", f"{left} minutes to"]
         options += [f"{name} {following}" for name in names]
-    return [*options, f"{said} {spoken_minute}"]
+    options += [f"{said} {spoken_minute}"]
+    return [*options, *cross([f"{said} hours", f"{said} hour"], [spoken_minute])] if "h" in match[0] else options
 
 
 def _stamp(match: re.Match[str]) -> list[str]:
@@ -291,23 +291,25 @@ def _day(day: int) -> list[str]:
 
 def _wide(written: str) -> str:
     written = written.rstrip(".").title()
-    return SHORT_NAMES.get(written, written).lower()
-
-
-def _month(number: int) -> str:
-    return LOCALE.months["format"]["wide"][number].lower()
+    return tables.SHORT_NAMES.get(written, written).lower()
 
 
 def _month_day(match: re.Match[str]) -> list[str]:
-    return [f"{_wide(match['month'])} {day}" for day in _day(int(match["day"]))]
+    days = _day(int(match["day"]))
+    if match["upto"]:  # June 3-5, June 3 and 5
+        links = {",": [""], "and": ["and"]}.get(match["link"].strip(), ["to", "", "through"])
+        days = cross(days, links, _day(int(match["upto"])))
+    return [f"{_wide(match['month'])} {day}" for day in days]
 
 
 def _day_month(match: re.Match[str]) -> list[str]:
     day, month = int(match["day"]), _wide(match["month"])
     first = [f"the {ordinal_of(day)} of {month}", f"{ordinal_of(day)} of {month}"]
-    if match["ordinal"] is None:
-        return [*first, f"{' '.join(number_words(day))} {month}", f"{ordinal_of(day)} {month}"]
-    return [f"{ordinal_of(day)} of {month}", f"{ordinal_of(day)} {month}", *first]
+    cardinal, ordinal = f"{' '.join(number_words(day))} {month}", f"{ordinal_of(day)} {month}"
+    options = [*first, cardinal, ordinal]
+    if match["ordinal"]:
+        options = [cardinal, *first, ordinal] if match["ordinal"] == "." else [first[1], ordinal, *first]
+    return cross(_day(int(match["since"])), ["to", "", "through"], options) if match["since"] else options
 
 
 def _numeric_date(match: re.Match[str]) -> list[str]:
@@ -320,13 +322,13 @@ def _numeric_date(match: re.Match[str]) -> list[str]:
     for month, day in orders:
         if not (1 <= month <= 12 and 1 <= day <= 31):
             continue
-        name = _month(month)
+        name = tables.MONTHS[month - 1].lower()
         for said in years:
             options += [f"{name} {ordinal_of(day)} {said}", f"the {ordinal_of(day)} of {name} {said}"]
         options.append(f"{name} {' '.join(number_words(day))} {years[0]}")
     digits = [" ".join(number_words(number)) for number in numbers]
     plain = [" ".join([*digits[:2], years[0]]) if not match["iso"] else " ".join(digits)]
-    return [*options[:8], *plain, " slash ".join(digits)]
+    return [*options[:10], *plain, " slash ".join(digits)]
 
 
 def _fraction(match: re.Match[str]) -> list[str]:
@@ -339,21 +341,24 @@ def _fraction(match: re.Match[str]) -> list[str]:
             if upper == 1:
                 options += [f"one {part}", f"a {part}", f"an {part}" if part[0] == "e" else part]
             else:
-                options.append(f"{top} {'halves' if part == 'half' else plural(part)}")
+                options.append(f"{top} {'halves' if part == 'half' else tables.plural(part)}")
     if match["whole"]:
         whole = cardinals_of(match["whole"])[0]
         options = [
             f"{whole} and {option}" for option in sorted(options, key=lambda option: not option.startswith("a "))
         ]
+        options += [f"{whole} and {top} {part}" for part in parts] if options and upper > 1 else []
         return _in_inches(match, [*options, f"{whole} {top} {bottom}", f"{whole} {top} over {bottom}"])
-    if options and re.match(r" +[a-z]", match.string[match.end() : match.end() + 3]):  # 1/2 cup
+    if options and re.match(r"[ -]+[a-z]| *%", match.string[match.end() : match.end() + 3]):  # 1/2 cup
         shortest = parts[0] if upper == 1 else options[0]
         options += [f"{shortest} {article}" for article in ("a", "an", "of a")]
         options += [f"{top} {parts[0]}"] if upper > 1 else []
     options += [f"{top} {link} {bottom}" for link in ("", "over", "out of", "slash", "of", "divided by")]
+    if upper > 100 and upper % 100:  # 120/80
+        options.append(f"{digit_words(match['upper'][0])} {pair_words(match['upper'][1:])} over {bottom}")
     if 1 <= upper <= 12 and 1 <= lower <= 31:
         is_date = lower not in (2, 3, 4, 5, 6, 8, 10, 16)
-        options.insert(0 if is_date else len(options), f"{_month(upper)} {ordinal_of(lower)}")
+        options.insert(0 if is_date else len(options), f"{tables.MONTHS[upper - 1].lower()} {ordinal_of(lower)}")
     return _in_inches(match, options)
 
 
@@ -366,25 +371,29 @@ def _in_inches(match: re.Match[str], options: list[str]) -> list[str]:
 
 
 def _quantity(match: re.Match[str]) -> list[str]:
-    written, unit = match["number"], match["unit"]
-    is_one = written == "1"
-    names = [name for pair in units_by_sign()[unit] for name in (pair if is_one else pair[::-1])]
+    names, amounts = _unit_names(match), amounts_of(match["number"])[:5]
+    if match["upto"]:
+        links = [f"{names[0]} to", "to", "", f"{names[0]} minus"]
+        amounts = cross(amounts[:2], links, amounts_of(match["upto"])[:2])
+    return _signed(match["sign"], cross(amounts, names))
+
+
+def _unit_names(match: re.Match[str]) -> list[str]:
+    unit = match["unit"]
+    names = [name for pair in tables.units_by_sign()[unit] for name in (pair if match["number"] == "1" else pair[::-1])]
     letters = " ".join(unit) if unit.isascii() and unit.isalpha() else ""
-    if unit in MAGNITUDES:
-        names.append(MAGNITUDES[unit])
-    if match["gap"] and unit in UNITS_AND_WORDS:
+    if unit in tables.MAGNITUDES:
+        names.append(tables.MAGNITUDES[unit])
+    if (match["gap"] or not match["number"]) and unit in tables.UNITS_AND_WORDS:
         names.insert(0, unit)
     elif letters and len(unit) == 1 and unit.isupper():  # 4K, 5G, 10 A
         names.insert(0, letters.lower())
     elif letters:
         names.append(letters.lower())
-    names[2:2] = MORE_NAMES[unit].split("|") if unit in MORE_NAMES else []
-    names += [re.sub(r"per (?=([a-z]))", _article, name) for name in names if " per " in name]
-    amounts = amounts_of(written)[:4]
-    if match["upto"]:
-        links = [f"{names[0]} to", "to", "", f"{names[0]} minus"]
-        amounts = cross(amounts[:2], links, amounts_of(match["upto"])[:2])
-    return _signed(match["sign"], cross(amounts, names))
+    if not match["number"] and in_dictionary(unit):  # 1/3 part
+        names.append(unit)
+    names[1:1] = tables.MORE_NAMES[unit].split("|") if unit in tables.MORE_NAMES else []
+    return names + [re.sub(r"per (?=([a-z]))", _article, name) for name in names if " per " in name]
 
 
 def _article(per: re.Match[str]) -> str:
@@ -392,14 +401,15 @@ def _article(per: re.Match[str]) -> str:
 
 
 def _per(match: re.Match[str]) -> list[str]:
-    whole = [f"per {one}" for one, _ in units_by_sign()[match["unit"]]]
+    whole = [f"per {one}" for one, _ in tables.units_by_sign()[match["unit"]]]
     articles = [re.sub(r"per (?=([a-z]))", _article, name) for name in whole]
     return [*whole, *articles, f"slash {match['unit'].lower()}"]
 
 
 def _scaled(match: re.Match[str]) -> list[str]:
     amounts, letter = amounts_of(match["number"])[:3], match["letter"]
-    return cross(amounts, [MAGNITUDES[letter], " ".join(letter.lower())])
+    is_range = re.match(r"[-–]\d", match.string[match.end() :][:2])  # 20k-30k
+    return cross(amounts, [tables.MAGNITUDES[letter], " ".join(letter.lower()), *([""] if is_range else [])])
 
 
 def _power(match: re.Match[str]) -> list[str]:
@@ -419,7 +429,9 @@ def _version(match: re.Match[str]) -> list[str]:
     parts = match[0].split(".")
     digits = [digit_words(part) for part in parts]
     numbers = [number_readings(part)[0] for part in parts]
-    return [f" {link} ".join(said) for link in ("point", "dot") for said in (numbers, digits)] + [" ".join(numbers)]
+    short = [re.sub("^(\\w+) hundred (?=[a-z])", r"\1 ", number) for number in numbers]  # one ninety two
+    ways = (numbers, digits, short)
+    return [f" {link} ".join(said) for link in ("point", "dot") for said in ways] + [" ".join(numbers)]
 
 
 def _decade(match: re.Match[str]) -> list[str]:
@@ -430,21 +442,22 @@ def _decade(match: re.Match[str]) -> list[str]:
         return [f"{' '.join(number_words(int(century[0])))} thousands", *hundreds] if is_thousand else hundreds
     said = " ".join(number_words(int(tens)))
     if century:
-        return [f"{' '.join(number_words(int(century)))} {plural(said)}"]
-    return [plural(said), *([] if "'" in match[0] else [f"{said} seconds"])]
+        return [f"{' '.join(number_words(int(century)))} {tables.plural(said)}"]
+    return [tables.plural(said), *([] if "'" in match[0] else [f"{said} seconds"])]
 
 
 def _many(match: re.Match[str]) -> list[str]:
     """100s, 1,000s: hundreds, thousands."""
     digits = match["number"].replace(",", "")
     cardinals = cardinals_of(digits)
-    return [MANY[len(digits) - 1], plural(cardinals[0]), *(f"{cardinal} seconds" for cardinal in cardinals)]
+    seconds = [f"{cardinal} seconds" for cardinal in cardinals]
+    return [tables.MANY[len(digits) - 1], tables.plural(cardinals[0]), *seconds]
 
 
 def _plural_number(match: re.Match[str]) -> list[str]:
     """737s, MP3s, B-52s: more than one of a number; or seconds, where it stands by itself and is small."""
     digits = match["number"]
-    plurals = [plural(option) for option in number_readings(digits)]
+    plurals = [tables.plural(option) for option in number_readings(digits)]
     if "'" in match[0] or re.match("[A-Za-z-]", match.string[max(0, match.start() - 1) : match.start()]):
         return plurals
     seconds = [f"{option} second{'s' if int(digits) != 1 else ''}" for option in cardinals_of(digits)]
@@ -466,7 +479,7 @@ def _roman(match: re.Match[str]) -> list[str]:
     except (InvalidRomanNumeralError, OutOfRangeError):
         return []
     before = re.search(r"([A-Za-z]*)\s?$", match.string[max(0, match.start() - LONGEST_WORD) : match.start()])[1]
-    is_counted = before.lower() in COUNTED_SECTIONS
+    is_counted = before.lower() in tables.COUNTED_SECTIONS
     is_lone_letter = len(numeral) == 1 or not set(numeral) & set("IVX")  # vitamin D, a CD
     if is_lone_letter and not (is_counted or (numeral in "VX" and before[:1].isupper())):
         return []
@@ -482,25 +495,24 @@ def _roman(match: re.Match[str]) -> list[str]:
 
 
 def _address(match: re.Match[str]) -> list[str]:
-    body = re.sub(r"^[a-z]+://", "", match[0])
+    scheme, body = re.fullmatch(r"(?:([a-z]+)://)?(.*)", match[0]).groups()
     spoken_marks = {".": " dot ", "/": " slash ", "@": " at ", "_": " underscore ", "-": " dash ", ":": " colon "}
     pieces = re.findall(r"[A-Za-z']+|\d+|[./@_:-]", body.rstrip("/.-_:"))
 
     def say(marks: dict[str, str]) -> str:
-        said = []
-        for piece in pieces:
-            if piece.isdigit():
-                said.append(number_readings(piece)[0])
-            else:
-                said.append(marks[piece] if piece in marks else " ".join(_token_words(piece)[0]))
-        return " ".join(said)
+        return " ".join(
+            number_readings(piece)[0] if piece.isdigit() else marks.get(piece) or " ".join(_token_words(piece)[0])
+            for piece in pieces
+        )
 
-    return [say(spoken_marks), say(spoken_marks | {"-": " "}), say(spoken_marks | {"-": " hyphen "})]
+    said = distinct(say(spoken_marks | {"-": dash}) for dash in (" dash ", " ", " hyphen "))
+    starts = ["", *([f"{' '.join(scheme)} colon slash slash"] if scheme else [])]
+    return cross(starts, [*said, *(address.removeprefix("w w w dot ") for address in said)])
 
 
 def _abbreviation(match: re.Match[str]) -> list[str]:
     written = match["short"].lower()
-    options = ABBREVIATIONS[written].split("|")
+    options = tables.ABBREVIATIONS[written].split("|")
     before_name = re.match(r"\.? [A-Z]", match.string[match.end("short") : match.end("short") + 3])
     if written in ("st", "dr", "mt", "ft") and not before_name:  # Main St., 5 ft.
         options.reverse()
@@ -528,12 +540,12 @@ def _minutes_of_arc(match: re.Match[str]) -> list[str]:
 
 def _short_name(match: re.Match[str]) -> list[str]:
     written = match[0].rstrip(".")
-    return [SHORT_NAMES[written].lower(), written.lower()]
+    return [tables.SHORT_NAMES[written].lower(), written.lower()]
 
 
 def _span_of_days(match: re.Match[str]) -> list[str]:
     """Mon-Fri."""
-    first, last = ([SHORT_NAMES[match[end]].lower(), match[end].lower()] for end in ("first", "last"))
+    first, last = ([tables.SHORT_NAMES[match[end]].lower(), match[end].lower()] for end in ("first", "last"))
     return cross(first, ["to", "", "through"], last)
 
 
@@ -548,13 +560,15 @@ def _letters_of_many(match: re.Match[str]) -> list[str]:
 
 def _aside(match: re.Match[str]) -> list[str]:
     """Words in round brackets: a stage direction that nobody says, or an aside that somebody does."""
-    return ["", " ".join(normalise_text(match["inside"]))]
+    inside = match["inside"]
+    return ["", *readings(inside, min(MOST_PLACE_READINGS // 2, 1 + LONGEST_LINE // (1 + len(inside))))]
 
 
 def _label(match: re.Match[str]) -> list[str]:
     """Who speaks, at the head of a line: in capitals seldom said, else perhaps what the line is about (Remember:)."""
-    words = " ".join(normalise_text(match["who"]))
-    return ["", words] if match["who"].isupper() or match["who"].startswith("Speaker") else [words, ""]
+    who, words = match["who"], readings(match["who"], MOST_PLACE_READINGS // 4)
+    is_name = who.startswith(("Speaker", "SPEAKER")) or (who.isupper() and not re.search(r"\d", who))
+    return ["", *words] if is_name else [*words, ""]
 
 
 def _label_line(match: re.Match[str]) -> list[str]:
@@ -575,74 +589,64 @@ def _greek(match: re.Match[str]) -> list[str]:
 
 def _lone_unit(match: re.Match[str]) -> list[str]:
     """Micrometers, written as a unit without a number."""
-    return [name for names in units_by_sign().get(match[0], []) for name in names[::-1]]
+    return [name for names in tables.units_by_sign().get(match[0], []) for name in names[::-1]]
 
 
 def _state(match: re.Match[str]) -> list[str]:
     code = match[0].lower()
-    return distinct([code if in_dictionary(code) else " ".join(code), STATES[match[0]], " ".join(code)])
+    return distinct([code if in_dictionary(code) else " ".join(code), tables.STATES[match[0]], " ".join(code)])
 
 
 _SPEAKER = r"(?:Speaker|SPEAKER)[ _]?\w{1,3}"
-_WHO = r"[\w.'-]{0,20}(?: [A-Z][\w.'-]{0,20}){0,3}"  # behind the capital of a name
+_WHO = r"[\w.'-]{0,20}(?: [A-Z\d#&][\w.'-]{0,20}){0,3}"  # behind the capital of a name
 _KINDS: tuple[Kind, ...] = tuple(
     (re.compile(pattern, re.MULTILINE), read)
     for pattern, read in (
-        (r"\[[^\][]{0,300}\]|</?[A-Za-z!][^<>]{0,300}>", lambda match: [""]),
-        (
-            r"(?:^[>–—-]{0,3} ?|(?<=:\d\d )|(?<=[\])] ))"
-            rf"(?P<who>[A-Z][A-Z .'-]{{0,30}}|{_SPEAKER}|[A-Z]{_WHO})"
-            r"(?: ?\([^()\n]{1,40}\))?:(?=\s)",
-            _label,
-        ),
-        (r"(?<=[.?!] )(?P<who>[A-Z]):(?=\s)", _label),
+        # Behind a word only what has no blank, or an attribute, is a tag: "if x<y then z>1".
+        (r"\[[^\][]{0,300}\]|(?:(?<!\w)<[/?]?[A-Za-z!][^<>]{0,300}"
+         r"|<[/!]?[A-Za-z](?:[^<>=\s]{0,60}|[^<>=]{0,300}=[^<>]{0,300}))>", lambda match: [""]),
+        (r"(?:^[>–—-]{0,3} ?|(?<=:\d\d )|(?<=[\])] ))"
+         rf"(?P<who>[A-Z][A-Z .'-]{{0,30}}|{_SPEAKER}|[A-Z]{_WHO})"
+         r"(?: ?[(\[][^()\[\]\n]{1,40}[)\]])?:(?=\s)", _label),
+        (r"(?<=[.?!] )(?P<who>[A-Z](?:[A-Z.'-]{0,15} ){0,2}[A-Z]{0,15}):(?=\s)", _label),
+        (r"^(?:[QA]\.|[a-z]\))(?= \S)", lambda match: [match[0][0], ""] if _has_lines(match) else []),
         (r"^[A-Z][A-Z .'-]{2,30}(?: ?\([^()\n]{1,40}\))?$(?=\n[^\n]{0,80}[a-z])", _label_line),
         (rf"^(?:{_SPEAKER}|[A-Z]{_WHO}) +(?:\d{{1,2}}:)?\d{{1,2}}:\d\d(?=[ \t]*\n)", _label_line),
-        (r"^>{1,3}(?= ?[A-Za-z])", lambda match: ["", *SYMBOLS[">"].split("|")]),
-        (r"^(?P<number>\d{1,3})[.)] (?=\S)", _item),
-        (r"^(?P<hour>\d{1,2}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?:[.,]\d{1,3})?(?![\w:.,])", _stamp),
-        (
-            r"(?<![\w.])(?:[a-z]{2,10}://[^\s<>\"')\]]{1,300}|www\.[^\s<>\"')\]]{1,300}"
-            r"|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,5}|[A-Za-z][\w-]{0,63}(?:\.[\w-]{1,64}){0,4}"
-            r"\.(?:com|org|net|edu|gov|io|ai|info|co|uk|de|eu)(?:/[\w./-]{0,200})?)(?!\w)",
-            _address,
-        ),
-        (
-            r"(?<![\d.])(?:\+\d{1,3}(?:[ .-]?(?:\(\d{1,4}\)|\d{2,4})){2,5}"
-            r"|(?:\+?1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}|\d{3}[-.]\d{4}|\d{3}-\d{2}-\d{4}"
-            r"|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4}|(?:\d{4}[ -]){3}\d{4}|\d{1,6}(?:-\d{1,7}){3,6})(?![\d-])",
-            _phone,
-        ),
+        (r"^>{1,3}(?= ?[A-Za-z])", lambda match: ["", *tables.SYMBOLS[">"].split("|")]),
+        (rf"^(?P<number>\d{{1,3}})[.)] (?=\S)(?!(?!May|Mar)(?:{_MONTH})\b)", _item),
+        (r"^(?P<hour>\d{1,2}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?:[.,](?P<fraction>\d{1,3}))?(?![\w:.,])",
+         _stamp),
+        (r"(?<![\w.])(?:[a-z]{2,10}://[^\s<>\"')\]]{1,300}|www\.[^\s<>\"')\]]{1,300}"
+         r"|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,5}|[A-Za-z][\w-]{0,63}(?:\.[\w-]{1,64}){0,4}"
+         r"\.(?:com|org|net|edu|gov|io|ai|info|co|uk|de|eu)(?:/[\w./-]{0,200}|'s)?)(?!\w)", _address),
+        (r"(?<![\d.])(?:\+\d{1,3}(?:[ .-]\d(?=[ .-]))?(?:[ .-]?(?:\(\d{1,4}\)|\d{2,4})){2,5}|0\d(?:[ .]\d\d){4}"
+         r"|(?:\+?1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}|\d{3}[-.]\d{4}|\d{3}-\d{2}-\d{4}"
+         r"|0\d{2,4}[ -]\d{3,4}[ -]?\d{3,4}|(?:\d{4}[ -]){3}\d{4}|\d{1,6}(?:-\d{1,7}){3,6})(?![\d-])", _phone),
         (r"\((?P<inside>[^()]{0,400}(?:\([^()]{0,100}\)[^()]{0,400}){0,3})\)", _aside),
-        (r"\{(?P<inside>[^{}]{0,300})\}", lambda match: _aside(match)[::-1]),
-        (r"(?<![\d./-])(?P<iso>\d{4}-\d{1,2}-\d{1,2})(?![\d-])|"
+        (r"\{(?P<inside>[^{}]{0,300})\}", lambda match: [*_aside(match)[1:], ""]),
+        (r"(?<![\d./-])(?P<iso>\d{4}(?P<between>[/-])\d{1,2}(?P=between)\d{1,2})(?![\d/-])|"
          r"(?<![\d./-])\d{1,2}(?P<mark>[/.-])\d{1,2}(?P=mark)(?:\d{4}|\d{2})(?![\d./-]\d|\d)", _numeric_date),
-        (
-            rf"(?P<minus>{_SIGN})(?:(?:US|CA|NZ|HK|A)?(?P<sign>{_CURRENCY}|(?:{_CODE})(?= ?\d)) ?"
-            rf"(?P<amount>{_AMOUNT})(?:(?:[-–](?:{_CURRENCY})?| [-–] {_CURRENCY})(?P<range>{_NUMBER}))?"
-            rf"(?: ?(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?)(?P<sign_after>)",
-            _money,
-        ),
-        (
-            rf"(?P<minus>{_SIGN})(?P<sign>)(?P<amount>{_AMOUNT})(?P<range>)"
-            rf"(?: ?(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?"
-            rf" ?(?P<sign_after>{_CURRENCY}|(?:{_CODE})(?![A-Za-z]))(?!\d)",
-            _money,
-        ),
-        (r"(?<![\d:.])(?P<hour>[01]?\d|2[0-4]):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:])", _clock),
+        (rf"(?P<minus>{_SIGN})(?P<sign>{_CURRENCY}|(?:{_CODE})(?= ?\d)) ?(?P<amount>{_AMOUNT})"
+         rf"(?:(?: ?(?P<scale>{_MAGNITUDE}))?(?:[-–](?:{_CURRENCY})?| [-–] {_CURRENCY})(?P<range>{_NUMBER}))?"
+         rf"(?:(?: ?|-(?=[a-z]{{5}}))(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?(?P<sign_after>)", _money),
+        (rf"(?P<minus>{_SIGN})(?P<sign>)(?P<amount>{_AMOUNT})(?P<range>)(?P<scale>)"
+         rf"(?: ?(?P<magnitude>{_MAGNITUDE})(?![A-Za-z]))?"
+         rf" ?(?P<sign_after>{_CURRENCY}|(?:{_CODE})(?![A-Za-z]))(?!\d)", _money),
+        (rf"(?<=\d )(?:{_CODE})\b", lambda match: [" ".join(match[0].lower()), ""]),  # $5 USD
+        (r"(?<![\d:.])(?P<hour>[01]?\d|2[0-4])(?::|h(?=\d\d(?!\w))|\.(?=\d\d ?[aApP]\.?[mM]\b))(?P<minute>[0-5]\d)"
+         r"(?::(?P<second>[0-5]\d))?(?:\.(?P<fraction>\d{1,3})(?!\w))?(?![\d:])", _clock),
+        (r"(?:(?<=:\d\d)|(?<=:\d\d ))(?:h|hrs)\b", lambda match: ["hours", "h", ""]),
         (r"(?:(?<=\d)|(?<=\d )|(?<=o'clock ))[aApP]\.?[mM](?!\w)(?:\.(?!\w))?", _letters),
-        (rf"\b(?P<month>{_MONTH}) (?P<day>[0-2]?\d|3[01])(?:st|nd|rd|th)?(?![\w:%/,.]{{0,40}}\d|[%:/])", _month_day),
-        (
-            rf"(?<![\d.,/-])(?P<day>[0-2]?\d|3[01])(?P<ordinal>st|nd|rd|th)? (?:of )?(?P<month>{_MONTH})(?!\w)",
-            _day_month,
-        ),
-        (
-            r"(?<![\w.,/-])(?:(?P<whole>\d{1,6})[ -]+)?(?P<upper>\d{1,3}) ?/ ?(?P<lower>1000|\d{1,3})"
-            r"(?![\w/.,]{0,40}\d|/)(?P<inch>\")?",
-            _fraction,
-        ),
+        (rf"\b(?P<month>{_MONTH}) (?P<day>[0-2]?\d|3[01])(?:st|nd|rd|th)?"
+         r"(?:(?P<link>[-–]|(?: [-–] |, | and )(?=\d+\w{0,2}(?:[,.;]|$| and\b)))"
+         r"(?P<upto>[0-2]?\d|3[01])(?:st|nd|rd|th)?)?(?![\w:%/,.]{0,40}\d|[%:/])",
+         _month_day),
+        (r"(?<![\d.,/-])(?:(?P<since>[0-2]?\d|3[01])(?:st|nd|rd|th)? ?[-–] ?)?"
+         rf"(?P<day>[0-2]?\d|3[01])(?P<ordinal>st|nd|rd|th|\.)?[ -](?:of )?(?P<month>{_MONTH})(?!\w)", _day_month),
+        (r"(?<![\w.,/-])(?:(?P<whole>\d{1,6})[ -]+)?(?P<upper>\d{1,3}) ?/ ?(?P<lower>1000|\d{1,3})"
+         r"(?:nds?|rds?|ths?)?(?![\w/.,]{0,40}\d|/)(?: ?(?P<inch>\"))?", _fraction),
         (r"(?<![\d.])(?P<base>\d{1,15}|[A-Za-z]{1,40})?\^(?P<exponent>-?\d{1,6})(?!\d)", _power),
-        (r"(?<!\w)(?P<number>\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:st|nd|rd|th)(?![A-Za-z])",
+        (r"(?<!\w)(?P<number>\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:(?<=1)st|nd|rd|th)(?![A-Za-z])",
          lambda match: ordinals_of(int(match["number"].replace(",", "")))),
         (r"(?<![\w.,])(?P<number>10{1,6}|10{0,2}(?:,000){1,2})s(?![A-Za-z])", _many),
         (r"'?(?<![\d.])(?P<century>\d\d)?(?P<tens>\d0)'?s(?![A-Za-z])", _decade),
@@ -650,50 +654,57 @@ _KINDS: tuple[Kind, ...] = tuple(
         (r"(?<![\w.])(?P<hour>[01]\d|2[0-3])(?P<minute>[0-5]\d) ?(?:hours|hrs)\b", _hours),
         (r"(?<=°)(?P<minutes>\d{1,2})'(?:(?P<seconds>\d{1,2})\")?", _minutes_of_arc),
         (r"(?<![\w.'])(?P<feet>\d{1,2})'(?P<inches>1[01]|\d)(?![\w.'\"])", _feet_and_inches),
-        (
-            r"(?P<feet>\d)(?:'| ?(?:ft\.?|feet)) ?(?P<inches>1[01]|\d)(?:\"|''| ?in(?:ches|\.)?(?!\w))",
-            _feet_and_inches,
-        ),
+        (r"(?P<feet>\d)(?:'| ?(?:ft\.?|feet)) ?(?P<inches>1[01]|\d)(?:\"|''| ?in(?:ches|\.)?(?!\w))", _feet_and_inches),
         (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})(?P<gap>[ -]?)(?P<unit>{_UNIT})(?![A-Za-z^]|\.[A-Za-z])"
          rf"(?: ?[-–] ?(?P<upto>{_NUMBER}) ?(?P=unit)(?![A-Za-z^]|\.[A-Za-z]))?", _quantity),
+        (rf"(?:(?<=/\d)|(?<=/\d )|(?<=/\d  )|(?<=/\d\d )|(?<=/\d\d  ))(?P<unit>{_UNIT})(?![A-Za-z^]|\.[A-Za-z])"
+         "(?P<number>)(?P<gap>)", _unit_names),  # 1/2 lb
         (rf"(?P<number>{_NUMBER}) ?(?P<letter>k|K|M|bn|mn|B)(?![A-Za-z]|\.[A-Za-z])", _scaled),
         (r"\d{1,9}(?:\.\d{1,9}){2,6}(?!\.?\d)", _version),
-        (
-            r"(?:(?<=[\d%°¢'\"])|(?<=\ds)|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–—] ?(?=[\d$€£])"
-            r"|(?:(?<=[\d%°¢'\"€£] )|(?<=[ap]m )|(?<=[ap]\.m\. ))[–—] (?=[\d$€£])",
-            lambda match: RANGE.split("|"),
-        ),
+        (r"(?:(?<=[\d%°¢'\"])|(?<=\d[snrt][tdh])|(?<=\d[skKM])|(?<=[ap]m)|(?<=[ap]\.m\.)) ?[-–—] ?(?='?[\d$€£])"
+         rf"|(?:(?<=\d)|(?<=\d ))[-–—] ?(?=(?:{_MONTH}) \d)"
+         r"|(?:(?<=[\d%°¢'\"€£] )|(?<=[ap]m )|(?<=[ap]\.m\. ))[–—] (?=[\d$€£])", lambda match: tables.RANGE.split("|")),
         (r"(?<=[\d%°¢€£] )- (?=[\d$€£])", lambda match: ["minus", "to", "", "through"]),
-        (r"(?<=[A-Za-z] )[–—] (?=[\d$€£])", lambda match: ["", "to", "through", "minus"]),
+        (r"(?<=[A-Za-z] )[–—] (?=[\d$€£])|(?<=[A-Za-z])–(?=\d)|(?<=[A-Z])–(?=[A-Z])",
+         lambda match: ["", "to", "through", "minus"]),
         (r"(?<=\d):(?=\d)", lambda match: ["to", "", "colon", "by"]),
-        (r"(?<=\d[-–])0(?![\d.,])", lambda match: ["zero", "oh", "nil", "nothing"]),
+        (r"(?<=\d[-–])0(?![\d.,])|(?<![\w.,$-])0(?=[-–]\d)", lambda match: ["zero", "oh", "nil", "nothing", "love"]),
+        (r"(?:(?<=\b(\d)[-–])\1|(?<=\b(\d\d)[-–])\2)(?![\d.,-])", lambda match: [*cardinals_of(match[0]), "all"]),
+        (r"(?:(?<=GMT)|(?<=UTC)|(?<=\bT))[-−–](?=\d)", lambda match: ["minus", ""]),
         (r"(?<=[a-z.])–(?=[A-Z])", lambda match: ["to", ""]),
         (r"(?<=\d)x(?=\d)", lambda match: ["by", "x", "times"]),
-        (r"(?<=\d)[xX](?!\w)|(?<!\w)x(?=\d)", lambda match: ["x", "times"]),
-        (r"(?:(?<=°)|(?<=° )|(?<=\d['\"])) ?[NSEW]\b", lambda match: [DIRECTIONS[match[0].strip()], match[0].lower()]),
-        (r"(?<=[\w°%])/(?P<unit>s|sec|h|hr|min|d|kg|g|l|L|m|km|yr|mo)(?![A-Za-z])", _per),
-        (r"(?<=\d)/(?=[a-z]{3})", lambda match: ["per", "a", "an", "", "slash", "or"]),
-        (r"(?<![\w.])(?P<number>\d\d?)p(?!\w)", lambda match: cross(amounts_of(match["number"]), ["p", "pence"])),
-        (rf"(?<![\w.,'])(?P<number>{_NUMBER})(?P<mark>['\"])(?![\w'\"])", _length),
+        (r"(?<=\d)[xX](?!\w)|(?<!\w)x(?= ?\d)", lambda match: ["x", "times", "by", "extension"]),
+        (r"(?:(?<=°)|(?<=° )|(?<=\d['\"])) ?[NSEW]\b",
+         lambda match: [tables.DIRECTIONS[match[0].strip()], match[0].lower()]),
+        (r"(?<=[\w°%])/(?P<unit>s|sec|h|hr|min|d|kg|g|l|L|m|km|yr|mo|lb|oz|gal|ft|mi|wk)(?![A-Za-z])", _per),
+        (r"(?:(?<=\d)|(?<=\d[kKMx]))/(?=[a-z]{3})", lambda match: ["per", "a", "an", "", "slash", "or"]),
+        (r"(?<![\w.])(?P<number>\d\d?)p(?!\w)",
+         lambda match: cross(amounts_of(match["number"]), ["p", "pence", "penny"])),
+        (rf"(?<![\w.,'])(?P<number>{_NUMBER})(?P<mark>['\"])(?!(?!x\d)[\w'\"])", _length),
         (rf"(?P<sign>{_SIGN})(?P<number>{_NUMBER})", _number),
         (r"#(?=\d)", lambda match: ["number", "pound", "hashtag", "hash", ""]),
-        (rf"(?<=[a-z], )(?:{'|'.join(STATES)})\b(?!')", _state),
+        (rf"(?<=[a-z], )(?:{'|'.join(tables.STATES)})\b(?!')", _state),
         (r"\b(?P<numeral>[IVXLCDM]{1,15}|[ivx]{2,8})\b(?:(?P<owns>'s)\b|(?!'))", _roman),
-        (
-            rf"(?<![\w.])(?![Nn]os?\.(?! ?\d))(?P<short>{_ABBREVIATION})(?:\.(?!\w)|(?<=w/)|(?<=/[oca])(?!\w))",
-            _abbreviation,
-        ),
+        (rf"(?<![\w.])(?![Nn]os?\.(?! ?\d))(?P<short>{_ABBREVIATION})(?:\.(?!\w)|(?<=w/)|(?<=/[oca])(?!\w))",
+         _abbreviation),
         (r"(?<![\w.])(?P<short>St)(?= [A-Z])", _abbreviation),
-        (r"(?<![\w.])(?P<short>[pc])\. ?(?=\d)", lambda match: [BEFORE_NUMBERS[match["short"]], match["short"]]),
+        (r"(?<![\w.])(?P<short>St|Mt|Ft|Ste|Apt|Ave|Blvd|Rd|Ln|Hwy|Rte|Pkwy|Lt|Sgt|Capt|Gov|Sen|Rep|Rev)(?![\w.'])",
+         lambda match: [*map(" ".join, _token_words(match[0])), *_abbreviation(match)]),
+        (r"(?:(?<=\d )[NSEW]\b(?=\.? [A-Z\d])|\b[NSEW]\b(?=\.? \d+(?:st|nd|rd|th)\b))",
+         lambda match: [match[0].lower(), tables.DIRECTIONS[match[0]]]),
+        (r"\b[NS][EW]\b", lambda match: [*map(" ".join, _token_words(match[0], letters_too=True)),
+                                        "".join(tables.DIRECTIONS[letter] for letter in match[0])]),
+        (r"\bv(?=\d)", lambda match: ["v", "version"]),
+        (r"\bWW(?P<which>II?|1|2)\b", lambda match: [
+            f"{war} {'one' if match['which'] in ('I', '1') else 'two'}" for war in ("world war", "w w")]),
+        (r"(?<![\w.])(?P<short>[pc])\. ?(?=\d)", lambda match: [tables.BEFORE_NUMBERS[match["short"]], match["short"]]),
         (r"(?<=[A-Za-z.] )v\.(?= [A-Z])", lambda match: ["versus", "v"]),
         (r"\bpH\b", lambda match: ["p h"]),
         (r"\b(?:(?<=\d )(?:AD|BCE?|CE)|AD(?= \d))\b", lambda match: [" ".join(match[0].lower()), match[0].lower()]),
         (r"(?<!\w)[Nn]o\.(?=\d)", lambda match: ["number", "no"]),
         (r"(?<![\w.])(?:Ph\.D|(?:[A-Z]\.){1,4}[A-Z])\.?'?s\b", _letters_of_many),
-        (
-            rf"\b(?P<first>{_NAME_OF_DAY_OR_MONTH})\.?[-–](?P<last>{_NAME_OF_DAY_OR_MONTH})(?:\.(?!\w)|\b)",
-            _span_of_days,
-        ),
+        (rf"\b(?P<first>{_NAME_OF_DAY_OR_MONTH})\.?[-–](?P<last>{_NAME_OF_DAY_OR_MONTH})(?:\.(?!\w)|\b)",
+         _span_of_days),
         (rf"\b(?:{_NAME_OF_DAY_OR_MONTH})\.(?!\w)", _short_name),
         (rf"\b(?!{_NAMES_AND_WORDS})(?:{_NAME_OF_DAY_OR_MONTH})\b", lambda match: _short_name(match)[::-1]),
         (r"(?<![\w.])(?:[A-Za-z]\.){1,8}[A-Za-z](?:\.(?!\w)|(?![\w.]))", _letters),
@@ -705,7 +716,7 @@ _KINDS: tuple[Kind, ...] = tuple(
         (r"(?<=[A-Za-z])\*+|\*+(?=[A-Za-z])|__+", lambda match: [""]),
         (r"(?<=\b[A-Ga-g])#(?!\w)", lambda match: ["sharp", "pound"]),
         (r"#(?=[A-Za-z])", lambda match: ["hashtag", "", "pound", "hash"]),
-        (rf"[{''.join(map(re.escape, SYMBOLS))}]", lambda match: SYMBOLS[match[0]].split("|")),
+        (rf"[{''.join(map(re.escape, tables.SYMBOLS))}]", lambda match: tables.SYMBOLS[match[0]].split("|")),
     )
 )  # fmt: skip
 _WORD = re.compile(r"'?[A-Za-z]+(?:'[A-Za-z]+)*'?")
@@ -715,8 +726,8 @@ _SILENT = re.compile(r"[\s,;!?\"]+")
 def _token_words(token: str, letters_too: bool = False) -> list[Reading]:
     """The readings of a run of letters: a word of the dictionary, letters one by one, or a spelling to pronounce."""
     lower = token.lower()
-    if lower.strip("'") in WITHOUT_DOT:
-        return [tuple(option.split()) for option in ABBREVIATIONS[lower.strip("'")].split("|")]
+    if lower.strip("'") in tables.WITHOUT_DOT:
+        return [tuple(option.split()) for option in tables.ABBREVIATIONS[lower.strip("'")].split("|")]
     known = [word for word in (lower, lower.rstrip("'"), lower.strip("'")) if in_dictionary(word)][:1]
     spelling = lower.replace("'", "")
     letters = tuple(spelling)

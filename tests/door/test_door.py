@@ -23,6 +23,9 @@ from specsync_lib.door import install
 from specsync_lib.door.parameters import RULES
 from specsync_lib.errors import InputError
 from specsync_lib.paths import PROJECT_ROOT
+from tests.toys.checkout import committed_notebooks
+from tests.toys.programs import may_be_run
+from workbench.measure.trials.kills import HELD
 
 DOOR = PROJECT_ROOT / "run_all.sh"
 
@@ -96,7 +99,7 @@ def test_tests_run_a_worker_a_core_and_take_a_persons_own_arguments(tmp_path):
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text("""#!/bin/sh\n[ "$3" = pytest ] && printf '%s\\n' "$@"\nexit 0\n""")
-    python.chmod(0o755)
+    may_be_run(python)
     shutil.copy2(DOOR, tmp_path)
     answer = subprocess.run([tmp_path / DOOR.name, "test", "-k", "a word", "-n0"], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
@@ -168,7 +171,7 @@ def test_a_folder_that_is_gone_under_a_persons_feet_is_one_line(tmp_path):
 def test_a_checkout_that_pythons_path_cannot_hold_is_one_line(tmp_path, name):
     (tmp_path / name).mkdir()
     shutil.copy2(DOOR, tmp_path / name)
-    answer = subprocess.run([tmp_path / name / DOOR.name], capture_output=True, text=True, check=False)
+    answer = subprocess.run([may_be_run(tmp_path / name / DOOR.name)], capture_output=True, text=True, check=False)
     assert answer.returncode == 2
     (line,) = answer.stderr.splitlines()
     assert line.startswith("specsync: the checkout's path has a colon or a line break in it")
@@ -317,7 +320,7 @@ def test_one_of_ours_whose_python_went_with_the_systems_is_made_anew_and_may_be_
 def test_a_python_that_fails_its_probe_says_why(tmp_path, script, why):
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{script}\n")
-    python.chmod(0o755)
+    may_be_run(python)
     assert install.probe(python) == (None, why)
     assert install.probe(tmp_path / "absent").version is None
     assert re.fullmatch(r"3\.\d+\.\d+", install.probe(Path(sys.executable)).version)
@@ -433,9 +436,7 @@ print(kernels.__file__)
     assert Path(answer.stdout.strip().splitlines()[-1]) == PROJECT_ROOT / "kernels" / "__init__.py"
 
 
-NOTEBOOKS = [
-    path for path in sorted((PROJECT_ROOT / "notebooks").rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts
-]
+NOTEBOOKS = committed_notebooks()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -459,17 +460,21 @@ def test_what_a_notebook_checks_holds_under_python_o_too(path):
 def linked(text: str) -> set[str]:
     """The files that a page of Markdown names: link targets, and paths in backticks under the project's folders."""
     named = set(re.findall(r"\]\((?!#|https?:)([^)#]+)\)", text))
-    named |= set(re.findall(r"`((?:data|docs|notebooks|kernels|workbench)/[\w./*-]+)`", text))
-    rooms = "speech|draft|judge|face|pipeline|measures|figures|door"
+    named |= set(re.findall(r"`((?:data|docs|notebooks|kernels|workbench|specsync_lib|tests)/[\w./*-]+)`", text))
+    rooms = "speech|draft|judge|face|pipeline|measures|figures|jobs|door"
     return named | {f"specsync_lib/{path}" for path in re.findall(rf"`((?:{rooms})/[\w.]*)`", text)}
 
 
-def test_every_file_that_the_readme_and_the_limits_name_is_there():
-    for page in ("README.md", "docs/limits.md"):
-        named = linked((PROJECT_ROOT / page).read_text(encoding="utf-8"))
-        assert len(named) > 10
-        missing = [name for name in named if not name.startswith("data/run") and not list(PROJECT_ROOT.glob(name))]
-        assert [name for name in missing if not (PROJECT_ROOT / page).parent.joinpath(name).exists()] == []
+def test_every_file_that_the_readme_the_limits_and_the_cards_name_is_there():
+    named = {
+        page: linked(page.read_text(encoding="utf-8"))
+        for pages in ("README.md", "docs/*.md", "data/models/*/*.md", "data/clips/*.md", "kernels/*/*.md")
+        for page in PROJECT_ROOT.glob(pages)
+    }
+    assert len(named) > 10 and all(len(named[PROJECT_ROOT / page]) > 10 for page in ("README.md", "docs/limits.md"))
+    for page, names in named.items():
+        missing = [name for name in names if not name.startswith("data/run") and not list(PROJECT_ROOT.glob(name))]
+        assert [name for name in missing if not page.parent.joinpath(name).exists()] == [], page
 
 
 def test_the_readme_shows_how_to_run_ones_own_recording_on_its_first_screens():
@@ -497,7 +502,7 @@ def test_the_numbers_of_the_readme_are_those_of_its_files():
     assert f"r = {claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]" in text
 
 
-@pytest.mark.skipif(os.name != "posix", reason="run_all.sh is for a POSIX shell")
+@pytest.mark.skipif(not HELD, reason="env has no --block-signal here: Ctrl-C while Python starts is not held back")
 @pytest.mark.parametrize("after_s", [0.05, 0.2, 0.4])
 def test_ctrl_c_at_the_door_is_heeded_without_a_traceback(after_s):
     command = [str(DOOR), "-p", "threshold=x"]

@@ -11,6 +11,7 @@ import pytest
 
 from specsync_lib.door import lab
 from specsync_lib.paths import NOTEBOOKS_DIR
+from tests.toys.checkout import committed_notebooks
 
 
 def test_what_a_person_sets_takes_the_place_of_what_the_door_sets():
@@ -52,9 +53,7 @@ def test_where_jupyter_or_ipython_may_not_write_it_is_one_line(tmp_path, monkeyp
 
 
 def test_a_notebook_is_saved_as_git_has_it_and_an_edit_stays():
-    for path in sorted(NOTEBOOKS_DIR.rglob("*.ipynb")):
-        if ".ipynb_checkpoints" in path.parts:
-            continue
+    for path in committed_notebooks():
         whole = nbformat.read(path, as_version=4)
         ran = nbformat.from_dict(whole)
         ran.metadata["widgets"] = {"state": {}}

@@ -211,6 +211,8 @@ for k in range(40):
                 file.write('x' * 1000)
                 file.flush()
                 time.sleep(0.0015)
+while not Path('../go').exists():  # however late it is stopped, it is not at its end
+    time.sleep(0.02)
 """
 DRIVER = """
 import sys
@@ -235,7 +237,7 @@ def kernels_of(folder):
     found = []
     for process in psutil.process_iter():
         try:
-            if "ipykernel" in " ".join(process.cmdline()) and process.cwd() == str(folder):
+            if "ipykernel" in " ".join(process.cmdline()) and process.cwd() == str(folder.resolve()):
                 found.append(process)
         except psutil.Error:
             continue
@@ -274,6 +276,7 @@ def test_a_run_stopped_at_any_moment_leaves_whole_files_and_goes_on(project, how
     assert parts
     assert {path.stat().st_size for path in parts} == {20_000}
     assert not project.stamp("02_second").exists()
+    (project.root / "go").touch()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert again.stdout.splitlines()[-2:] == ["01_first kept", "02_second ran"], again.stderr
     files = [path for path in project.run.rglob("*") if path.is_file()]
@@ -283,9 +286,12 @@ def test_a_run_stopped_at_any_moment_leaves_whole_files_and_goes_on(project, how
 
 OWN = """
 import time
+from pathlib import Path
 from specsync_lib import paths
 paths.PLOTS_DIR.mkdir(parents=True, exist_ok=True)
-for k in range(20):
+going = False
+while not going:  # once more after it may go, however late it began
+    going = Path('../go').exists()
     (paths.RUN_DIR / 'threshold.txt').write_text(str(threshold))
     time.sleep(0.02)
     assert (paths.RUN_DIR / 'threshold.txt').read_text() == str(threshold)
@@ -312,6 +318,7 @@ def test_eight_runs_side_by_side_keep_to_their_own_folders_and_a_second_of_a_nam
     assert line == (
         f"specsync: a run named run-8 is already under way here (process {eight[-1].pid}); wait for it or stop it\n"
     )
+    (project.root / "go").touch()
     for k, process in enumerate(eight, start=1):
         out, error = process.communicate(timeout=240)
         assert (process.returncode, out) == (0, "02_second ran\n"), error

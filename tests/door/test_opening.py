@@ -187,7 +187,7 @@ def test_the_recordings_slider_holds_every_rule_and_threshold(folders):
     assert held == json.loads(json.dumps(points))
 
 
-@pytest.mark.parametrize(
+RUN_AND_START = pytest.mark.parametrize(
     ("made", "start"),
     [
         (None, ("gate", 0.85)),
@@ -198,15 +198,27 @@ def test_the_recordings_slider_holds_every_rule_and_threshold(folders):
         ({"rule": "draft", "threshold": None}, ("draft", 0.85)),
     ],
 )
-def test_the_recordings_slider_starts_at_the_runs_own_rule_and_threshold(folders, tmp_path, made, start):
-    run, plots = folders
+
+
+def points_of(run, made):
+    """A recording's, of a run that was made so."""
     write_sweep(run)
     if made is not None:
         (run / "run.json").write_text(json.dumps(made | {"models": {}}))
-    points = opening.recording_points(run)
+    return opening.recording_points(run)
+
+
+@RUN_AND_START
+def test_the_recordings_slider_starts_at_the_runs_own_rule_and_threshold(folders, made, start):
+    points = points_of(folders[0], made)
     assert (points["start"]["rule"], points["start"]["threshold"]) == start
-    if shutil.which("node") is None:
-        return
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node on the path, which runs the page's script")
+@RUN_AND_START
+def test_the_pages_script_starts_there_too(folders, tmp_path, made, start):
+    run, plots = folders
+    points = points_of(run, made)
     html = report.build(run, plots).read_text(encoding="utf-8")
     (script,) = (text for text in re.findall(r"<script>(.*?)</script>", html, re.DOTALL) if "data.start" in text)
     page = tmp_path / "page.js"

@@ -169,6 +169,15 @@ def test_a_word_of_the_summary_is_shown_as_it_is(folders):
 
 
 H200_KERNEL = "data/measurements/kernel_project_latents_h200.json"
+CLAIM, DRAFT = "data/measurements/claim.json", "data/models/draft/metrics.json"
+
+
+def day(source, *parts):
+    """The one that a committed file tells in this part."""
+    content = json.loads((PROJECT_ROOT / source).read_text(encoding="utf-8"))
+    for part in parts:
+        content = content[part]
+    return content["date"][: len("2026-01-31")]
 
 
 def test_a_committed_number_is_never_this_runs(folders):
@@ -183,7 +192,7 @@ def test_a_committed_number_is_never_this_runs(folders):
     kernel = rows["The kernel costs next to nothing"]
     ((made, readings),) = kernel["elsewhere"]
     assert [key for key, _, _ in readings] == ["kernel.graph_p99_ms"]
-    assert str(made) == "on 2026-11-22, on NVIDIA H200"
+    assert str(made) == f"on {day(H200_KERNEL, 'provenance')}, on NVIDIA H200"
     assert kernel["here"] == []
     tuned = rows["The kernel is tuned for sm_120 by Triton"]
     assert [key for key, _, _ in tuned["here"]] == ["kernel.sm120_max_shared_kib"]
@@ -207,9 +216,9 @@ def test_every_committed_measurement_tells_its_machine_and_day():
             assert made.machine, path.name
     for source, says in {
         "data/measurements/stages_h200_reference.json": "measured earlier, on NVIDIA H200",
-        "data/measurements/claim.json": "on 2026-11-30, on NVIDIA H200",
+        CLAIM: f"on {day(CLAIM, 'provenance')}, on NVIDIA H200",
         "data/models/wan_mini/metrics.json": "measured earlier, on a CPU",
-        "data/models/draft/metrics.json": "on 2026-11-22",
+        DRAFT: f"on {day(DRAFT)}",
         "data/measurements/claim_lips.csv": "measured earlier",
     }.items():
         assert str(origin(source)) == says

@@ -17,13 +17,12 @@ from specsync_lib.draft.front_weights import Kept, load_front, narrowed, quantis
 from specsync_lib.draft.plan import CausalNormaliser
 from specsync_lib.errors import InputError
 from specsync_lib.speech.log_mel import log_mel
+from tests.toys.fronts import toy_base
 
 
 @pytest.fixture(scope="module")
 def base() -> dict[str, torch.Tensor]:
-    """As `whisper_tensors(1)`, random."""
-    tensors = random_weights(1, torch.Generator().manual_seed(3)).tensors()
-    return {n: t for n, t in tensors.items() if n == "positions" or front_weights.BASE_NAME.fullmatch(n)}
+    return toy_base(1)
 
 
 @pytest.fixture(scope="module")

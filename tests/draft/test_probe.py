@@ -17,12 +17,14 @@ from workbench.train import draft as draft_training
 from workbench.train.probe import fit_probe
 from workbench.train.voices import UNKNOWN, Voices, label_track
 
+FEATURES = teacher.WIDTH * teacher.NEIGHBOURHOOD
+
 
 @pytest.fixture(scope="module")
 def encoder():
     """An encoder of the real shape with random weights: what is tested here does not hang on them."""
     torch.manual_seed(0)
-    blank = teacher.AudioEncoder(units.MEL_BANDS, teacher.POSITIONS, teacher.WIDTH, teacher.HEADS, 1)
+    blank = teacher.AudioEncoder(units.MEL_BANDS, teacher.POSITIONS, teacher.WIDTH, 8, 1)
     return blank.eval().requires_grad_(False)
 
 
@@ -49,9 +51,10 @@ def test_batch_features_are_those_of_the_stream():
 
 
 def test_encoder_features_join_neighbouring_positions(encoder):
+    torch.manual_seed(0)
     samples = torch.randn(2, 16_000) * 0.1
     found = teacher.encode(encoder, samples)
-    assert found.shape == (2, 50, teacher.FEATURES)
+    assert found.shape == (2, 50, FEATURES)
     centre, before = found[:, 1:, 2 * 512 : 3 * 512], found[:, 1:, 512 : 2 * 512]
     torch.testing.assert_close(before, found[:, :-1, 2 * 512 : 3 * 512])
     assert not torch.equal(centre, before)
@@ -79,8 +82,9 @@ def test_a_probe_needs_labelled_speech():
 
 @pytest.mark.parametrize("seconds", [0.01, 0.5, 31.0, 46.0])
 def test_the_teacher_answers_every_frame_of_any_length(encoder, seconds):
+    torch.manual_seed(0)
     probe = teacher.Probe(
-        torch.zeros(teacher.FEATURES), torch.ones(teacher.FEATURES), torch.randn(teacher.FEATURES, 15), torch.zeros(15),
+        torch.zeros(FEATURES), torch.ones(FEATURES), torch.randn(FEATURES, 15), torch.zeros(15),
         torch.ones(()),
     )  # fmt: skip
     samples = np.random.default_rng(0).standard_normal(round(seconds * 16_000)).astype(np.float32) * 0.1

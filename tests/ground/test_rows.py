@@ -12,6 +12,7 @@ from specsync_lib import rows
 from specsync_lib.door import parameters
 from specsync_lib.errors import InputError
 from specsync_lib.paths import MODELS_DIR, ROWS_DIR
+from tests.toys.broken_rows import BROKEN
 
 SHIPPED = ("embedded", "full", "remote-judge")
 
@@ -108,70 +109,6 @@ def test_what_lies_behind_a_path_has_a_digest_that_changes_with_it(tmp_path):
     before = row.digests()
     (tmp_path / "wan" / "a").write_bytes(b"2")
     assert before.keys() == {"video.source"} and row.digests() != before
-
-
-SERVED = 'kind = "sglang"\nurl = "http://localhost:30000"\n'
-BROKEN = {
-    "no TOML": ("judge = [", "is no TOML"),
-    "a key twice": ('[judge]\nkind = "local"\nkind = "local"', "is no TOML"),
-    "a part twice": ("[judge]\n[judge]", "is no TOML"),
-    "not UTF-8": (b'[judge]\nsource = "\xff"', "is not text in UTF-8"),
-    "binary": (b"\x00\x01\x02", "is no TOML"),
-    "too large": ("#" * 70_000, "is larger than 64 KiB"),
-    "an unknown part": ("[juge]\n", "key 'juge' is unknown; did you mean judge?"),
-    "an unknown key": ('[judge]\nsorce = "x"', "did you mean judge.source?"),
-    "a key of another part": ('[judge]\nwhisper = "x"', "unknown; did you mean hearing.whisper?"),
-    "an unknown word": ('speed = "fast"', "key 'speed' is unknown"),
-    "a part that is a word": ('judge = "smollm2"', "write [judge] and its keys below it"),
-    "a part that is a list": ("[[judge]]\n", "write [judge] and its keys below it"),
-    "a key that is a table": ('[judge.source]\nname = "x"', "judge.source: got"),
-    "a key that is a list": ('[judge]\nsource = ["x"]', "judge.source: got ['x']"),
-    "a key that is a date": ("[judge]\nsource = 2026-01-01", "judge.source: got"),
-    "a key that is true": ("[judge]\nretries = true", "judge.retries: got True; allowed: a whole number from 0 to 10"),
-    "a number as text": ('[judge]\ntimeout_s = "5"', "judge.timeout_s: got '5'; allowed: a number"),
-    "text as a number": ("[judge]\nsource = 5", "judge.source: got 5"),
-    "a fraction for a count": ("[video]\nsteps = 2.5", "video.steps: got 2.5; allowed: a whole number"),
-    "no number": ("[judge]\ntimeout_s = nan", "judge.timeout_s: got nan"),
-    "endless": ("[judge]\ntimeout_s = inf", "judge.timeout_s: got inf"),
-    "a huge number": (f"[judge]\ntimeout_s = {'9' * 400}", "judge.timeout_s: got 999"),
-    "below the least": ("[video]\nsteps = 0", "video.steps: got 0; allowed: a whole number from 1 to 50"),
-    "above the most": ("[judge]\nin_flight = 257", "judge.in_flight: got 257"),
-    "a negative temperature": ("[judge]\ntemperature = -1.0", "judge.temperature: got -1.0"),
-    "nothing": ('[judge]\nsource = ""', "judge.source: got ''"),
-    "blanks": ('[judge]\nsource = "  "', "judge.source: got '  '"),
-    "two lines": ('[judge]\nsource = "a\\nb"', r"judge.source: got 'a\nb'"),
-    "an unknown kind": ('[judge]\nkind = "vlm"', "did you mean vllm? allowed: one of local, sglang, vllm, openai"),
-    "an unknown dtype": (
-        '[judge]\ndtype = "fp8"',
-        "allowed: one of auto, float32, bfloat16, float16, int8, checkpoint",
-    ),
-    "an unknown device": ('[video]\ndevice = "gpu"', "video.device: got 'gpu'; allowed: auto, cpu, cuda"),
-    "a spread video": ('[video]\ndevice = "spread"', "video.device: got 'spread'"),
-    "an unknown decoder": ('[video]\ndecoder = "small"', "video.decoder: got 'small'"),
-    "an unknown language": ('language = "German"', "language: got 'German'"),
-    "an address without a scheme": ('[judge]\nkind = "vllm"\nurl = "localhost:8000"', "got 'localhost:8000'"),
-    "another scheme": ('[judge]\nkind = "vllm"\nurl = "file:///etc/passwd"', "judge.url: got 'file:///etc/passwd'"),
-    "a name in an address": ('[judge]\nkind = "vllm"\nurl = "http://me:word@host"', "got 'http://me:word@host'"),
-    "int8 on a GPU": ('[judge]\ndtype = "int8"\ndevice = "cuda"', "judge.device is cuda; int8 is for a CPU"),
-    "a server without an address": ('[judge]\nkind = "sglang"', "no judge.url is given"),
-    "an address without a server": ('[judge]\nurl = "http://localhost:1"', "judge.kind is local"),
-    "a key in the row": (f'[judge]\n{SERVED}key_variable = "sk-123"', "the name of an environment variable"),
-    "weights unsaid": ('[judge]\nsource = "some/model"', "judge.weights = 'trained' or 'random'"),
-    "video weights unsaid": ('[video]\nsource = "some/wan"', "video.weights = 'trained' or 'random'"),
-    "weights that are known": ('[judge]\nweights = "random"', "those of smollm2 are trained; leave it out"),
-    "pixels off the grid": ("[video]\npixels = 250", "give a multiple of 16"),
-    "a file for no decoder": ('[video]\ndecoder_file = "x"', "video.decoder is auto; write decoder = 'tiny'"),
-    "an adapter of wan-mini": ('[video]\nadapter = "x"', "wan-mini takes the plan itself"),
-    "a video adapter that is not there": (
-        '[video]\nsource = "a/b"\nweights = "random"\nadapter = "./none"', "none is not there"),
-    "a corpus that is no manifest": ('corpus = "speech"', "corpus: got 'speech'; allowed: prompts, or the path"),
-    "a corpus that is not there": ('corpus = "none.jsonl"', "none.jsonl is not there"),
-    "a checkpoint that is not there": ('[video]\nsource = "./none"\nweights = "random"', "none is not there"),
-    "an adapter that is not there": ('[judge]\nadapter = "/none/at/all"', "/none/at/all is not there"),
-    "a Whisper that is not there": ('[hearing]\nwhisper = "~/no-such-whisper"', "is not there; check the path"),
-    "a home of nobody's": ('corpus = "~nobody-of-that-name/c.jsonl"', "c.jsonl is not there; check the path"),
-    "deep nesting": (f"judge = {'[' * 5000}{']' * 5000}", "is no TOML"),
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("what", BROKEN)

@@ -8,7 +8,7 @@ from specsync_lib.errors import InputError
 from specsync_lib.jobs import arguments, doctor
 from tests.toys.generation import write_wan
 from tests.toys.own_parts import fit_basis, write_parts, write_row
-from tests.toys.servers import ToyServer, serving
+from tests.toys.servers import ToyServer, nobody_listening, serving
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_basis_and_adapter_of_the_checkpoint_itself_are_found_to_fit_and_others_
         ({"draft.basis": "latent_basis"}, "draft.basis", "made for 32x32 latents"),
         ({"draft.front": "./tiny/none.safetensors"}, "draft.front", "no such file"),
         ({"video.adapter": "./tiny"}, "video.adapter", "adapter.json: absent"),
-        ({"video.device": "cuda:7"}, "video.source", "cuda:7"),
+        ({"video.device": "cuda:99"}, "video.source", "cuda:99"),
     ],
 )
 def test_what_is_missing_is_told_apart(changes, key, says, parts):
@@ -73,12 +73,12 @@ def test_what_is_missing_is_told_apart(changes, key, says, parts):
 def test_a_server_that_is_down_or_cannot_score_is_missing(parts, capsys):
     toy = ToyServer()
     with serving(toy) as url:
-        path = write_row(parts, "vllm", url)
         toy.knows_tokens = False
-        row = arguments.parse("doctor", ["--row", path]).row
+        row = arguments.parse("doctor", ["--row", write_row(parts, "vllm", url)]).row
         (found,) = [one.found for one in doctor.examine(row, "cpu") if not one.good]
         assert "letters are missing" in found
-    assert doctor.main(["--row", path, "--dry-chunk", "no"]) == InputError.EXIT_CODE
+    with nobody_listening() as gone:
+        assert doctor.main(["--row", write_row(parts, "vllm", gone), "--dry-chunk", "no"]) == InputError.EXIT_CODE
     said = capsys.readouterr()
     assert "does a server listen there" in said.err and said.err.count("\n") == 1 and "missing" in said.out
 

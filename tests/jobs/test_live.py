@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import types
 from unittest.mock import Mock
 
@@ -22,9 +21,10 @@ from specsync_lib.paths import PROJECT_ROOT
 from specsync_lib.pipeline.live import LiveFrame
 from specsync_lib.speech.audio import write_flac
 from tests.jobs.test_sweep import may_not_be_written
-from tests.pipeline.test_models import SPEECH
 from tests.pipeline.test_system import FRAMES, system  # noqa: F401 (a fixture)
 from tests.toys.interruptions import interrupted_at_its_start
+from tests.toys.systems import SPEECH
+from tests.toys.waiting import wait_for_end, wait_until
 
 
 def heeds_ctrl_c():
@@ -189,8 +189,7 @@ def test_a_cell_plays_shows_and_comes_to_rest(system):  # noqa: F811
     view = LiveView(lambda: system, SPEECH, SPEECH, lambda: ("draft", None))
     view.press()
     assert view.play.disabled
-    for thread in view.threads:
-        thread.join(60)
+    wait_for_end(*view.threads)
     assert view.line.value.startswith(f"{FRAMES} frames, age p50") and view.picture.value[:2] == b"\xff\xd8"
     assert not view.play.disabled and view.stop.disabled
 
@@ -198,9 +197,7 @@ def test_a_cell_plays_shows_and_comes_to_rest(system):  # noqa: F811
 def test_a_cell_stops_when_it_is_told(system):  # noqa: F811
     view = LiveView(lambda: system, np.tile(SPEECH, 40), np.tile(SPEECH, 40), lambda: ("draft", None))
     view.press()
-    while not view.picture.value:
-        time.sleep(0.05)
+    wait_until(lambda: view.picture.value)
     view.stop.click()
-    for thread in view.threads:
-        thread.join(60)
+    wait_for_end(*view.threads)
     assert not view.play.disabled

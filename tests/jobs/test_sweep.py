@@ -1,5 +1,6 @@
 """Sweeps: one result a recording, resumable at any moment, and what is collected is that of an undisturbed one."""
 
+import contextlib
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from specsync_lib.speech.manifest import read_manifest
 from specsync_lib.units import SAMPLE_RATE_HZ
 from tests.toys.fronts import toy_draft, toy_ears
 from tests.toys.own_parts import write_parts, write_row
+from tests.toys.programs import may_be_run
 from tests.toys.reasoner import tiny_reasoner
 from tests.toys.servers import ToyServer, serving
 
@@ -234,6 +236,10 @@ import sys, time
 from specsync_lib.jobs import sweep
 from tests.jobs.test_sweep import toy_listeners
 sweep.load_listeners = toy_listeners
+def slowly(*given, write=sweep.write_json):  # however fast the machine, thirty last longer than it takes to see three
+    time.sleep(0.1)
+    write(*given)
+sweep.write_json = slowly
 sys.exit(sweep.main(sys.argv[1:]))
 """
 
@@ -289,12 +295,18 @@ def test_an_array_job_gives_each_task_its_shard(tmp_path):
     script = Path(sweep.__file__).with_name("sweep.slurm")
     door = tmp_path / "run_all.sh"
     door.write_text('#!/bin/bash\nprintf "%s|" "$OMP_NUM_THREADS" "$@"\n')
-    door.chmod(0o755)
+    may_be_run(door)
     task = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_TASK_MIN": "2",
             "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_CPUS_PER_TASK": "3"}  # fmt: skip
     given = ["--corpus", "c d.jsonl", "--out", "x"]
     said = subprocess.run([str(script), *given], env=os.environ | task, capture_output=True, text=True, check=True)
     assert said.stdout == "3|sweep|--corpus|c d.jsonl|--out|x|--shard|3/8|"
+
+
+def name_of(process):
+    with contextlib.suppress(psutil.Error):  # it ends just now
+        return process.name()
+    return ""
 
 
 def test_rays_workers_make_the_same_results_and_one_that_dies_costs_none(tmp_path):
@@ -311,7 +323,7 @@ def test_rays_workers_make_the_same_results_and_one_that_dies_costs_none(tmp_pat
             made[one.id] = answer
             if not killed:
                 found = psutil.Process().children(recursive=True)
-                killed = [child for child in found if child.name().startswith("ray::Worker")][:1]
+                killed = [child for child in found if name_of(child).startswith("ray::Worker")][:1]
                 killed[0].kill()
     assert killed and made.keys() == alone.keys()
     for name, found in made.items():

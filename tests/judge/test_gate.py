@@ -60,6 +60,7 @@ def test_a_wholly_sure_chunk_asks_nobody_and_becomes_context():
 
 
 def test_a_higher_threshold_leaves_more_to_the_judge():
+    torch.manual_seed(0)
     judges = ToyJudges.random(400, FRAMES_PER_CHUNK, len(VISEMES), seed=5)
     rows, sureness = judges.draft("good", 6), torch.rand(400, FRAMES_PER_CHUNK)
     plans = [decide(judges.score, rows, forced=sureness >= threshold) for threshold in (0.0, 0.5, 0.9, 1.1)]

@@ -22,15 +22,6 @@ SMALL = (0, 0, 1, 2)  # groups of four tokens
 GREEDY = options_of("mouth-greedy")
 
 
-@pytest.fixture(scope="module")
-def one_thread():
-    """Small tensors: a second thread costs more than it brings, on a busy machine much more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def shape_plan(judges: ToyJudges) -> torch.Tensor:
     """Plain writing by shapes: at every frame the likeliest token of the likeliest group."""
     tokens, groups = torch.zeros(judges.frame.shape[:2], dtype=torch.long), torch.tensor(GROUPS)

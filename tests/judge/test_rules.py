@@ -39,15 +39,6 @@ from tests.toys.judges import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def one_thread():
-    """Small tensors: a second thread costs more than it brings, on a busy machine much more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def toy():
     judges = ToyJudges.random(1, FRAMES_PER_CHUNK, len(VISEMES), seed=4)

@@ -12,8 +12,8 @@ from specsync_lib.errors import InputError
 from specsync_lib.pipeline.live import Pace, run_live
 from specsync_lib.pipeline.sound import LONGEST_GAP_S, AudioPiece, pieces
 from specsync_lib.pipeline.system import System
-from tests.pipeline.test_models import SPEECH
 from tests.pipeline.test_system import FRAMES, system  # noqa: F401 (a fixture)
+from tests.toys.systems import SPEECH
 
 PATIENT = Pace(fewer_steps_s=600, hold_s=600, deadline_s=600)
 

@@ -1,9 +1,7 @@
 """Real models as stages: a small face generator, the shipped draft, and a judge small enough to be exact at once."""
 
-import hashlib
 import json
 import threading
-from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -46,59 +44,11 @@ from specsync_lib.speech.whisper_base import Word
 from specsync_lib.units import CHUNK_SAMPLES
 from tests.toys.fronts import toy_draft, toy_ears
 from tests.toys.generation import toy_models, toy_reference
+from tests.toys.systems import SPEECH, ToyReasoner, ToyStream
 from workbench.measure import pipeline_cpu
 
 torch.set_num_threads(1)
-SPEECH = np.random.default_rng(0).normal(0, 0.1, 3 * CHUNK_SAMPLES + 4000).astype(np.float32)  # 3 chunks and 8 frames
 VAE, TRANSFORMER = toy_models()
-
-
-class ToyReasoner:
-    """A judge that agrees with the probe most of the time; its answer depends on everything committed before."""
-
-    name, label = "toy", "measured"
-
-    def stream(self):
-        return ToyStream()
-
-
-class ToyStream:
-    def __init__(self):
-        self.told, self.fixed, self.open = [], [], []
-        self.fail = False
-
-    def fork(self):
-        return deepcopy(self)
-
-    def read(self, evidence):
-        assert not self.open
-        self.told.append(evidence.first_frame)
-        self.open = list(evidence.probe.argmax(axis=1))
-
-    def _row(self, text, place):
-        digest = hashlib.sha256(bytes(text)).digest()
-        row = np.full(15, 0.01)
-        row[digest[0] % 15 if digest[1] < 60 else self.open[place]] += 0.85
-        return row / row.sum()
-
-    def score(self, draft):
-        if self.fail:
-            return np.full((len(draft), 15), np.nan)
-        return np.array([self._row([*self.fixed, *draft[:place]], place) for place in range(len(draft))], np.float32)
-
-    def score_branches(self, branches):
-        return [self.score(branch) for branch in branches]
-
-    def plan(self, frames, reasoning_tokens=0):
-        tokens, rows = [], []
-        for place in range(frames):
-            rows.append(self._row([*self.fixed, *tokens], place))
-            tokens.append(int(rows[-1].argmax()))
-        return np.array(tokens, dtype=int), np.array(rows, np.float32)
-
-    def commit(self, tokens):
-        self.fixed += [int(token) for token in tokens]
-        self.open = self.open[len(tokens) :]
 
 
 def toy_listener(**options) -> Listener:

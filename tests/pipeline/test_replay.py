@@ -9,10 +9,9 @@ from specsync_lib.pipeline import system as whole
 from specsync_lib.pipeline.models import Models
 from specsync_lib.pipeline.replay import hear, replay
 from specsync_lib.speech.level import at_level
-from tests.pipeline.test_models import SPEECH, ToyReasoner
-from tests.pipeline.test_system import ToyHead, log_odds_policy
 from tests.toys.fronts import toy_draft, toy_ears
 from tests.toys.generation import toy_models, toy_reference
+from tests.toys.systems import SPEECH, ToyHead, ToyReasoner, log_odds_policy
 
 FRAMES = units.frame_count(len(SPEECH))
 KINDS = {

@@ -19,7 +19,7 @@ from specsync_lib.pipeline.clock import RealClock, VirtualClock
 from specsync_lib.pipeline.commit_log import CommitLog, corrections, read_log, replay
 from specsync_lib.pipeline.run import Pipeline, run_speculative, run_speculative_async
 from specsync_lib.pipeline.serial import run_serial
-from specsync_lib.pipeline.sound import LOOK_AHEAD_S, AudioPiece, ChunkAssembler, pieces, samples_for_chunk
+from specsync_lib.pipeline.sound import AudioPiece, ChunkAssembler, pieces, samples_for_chunk
 from specsync_lib.pipeline.stages import Draft, Policy, Stages, Verdict
 from specsync_lib.pipeline.synthetic import (
     StageTimes,
@@ -28,30 +28,12 @@ from specsync_lib.pipeline.synthetic import (
     SyntheticTarget,
     synthetic_stages,
 )
+from specsync_lib.units import CHUNK_SAMPLES
+from tests.toys.streams import BAD_JUDGES, QUICK, SPEECH, TARGET_PLAN, Bad, cancelled_run, fast, no_threads_left, stages
+from tests.toys.waiting import LONG_S, HeldClock, wait_for_end
 
 RATE_HZ = units.SAMPLE_RATE_HZ
-CHUNK_SAMPLES = RATE_HZ * units.FRAMES_PER_CHUNK // units.VIDEO_FPS
-SPEECH = np.random.default_rng(0).normal(0, 0.1, 5 * CHUNK_SAMPLES).astype(np.float32)  # 5 chunks
-QUICK = StageTimes(verify_s=0.001, token_s=0.0001, step_s=0.0005, render_s=0.0005)
 GO_ON = Policy(on_silence="draft", deadline_s=0.05)
-TARGET_PLAN = [token for tokens in SyntheticTarget().plan([12] * 5) for token in tokens]
-
-
-def wrong_at_odd_chunks(index: int) -> tuple[int, ...]:
-    return (2, 7) if index % 2 else ()
-
-
-def stages(times: StageTimes = QUICK, clock=RealClock, **parts) -> Stages:
-    made = synthetic_stages(clock, times, rejected=wrong_at_odd_chunks, size_px=(16, 16))
-    return Stages(**(vars(made) | parts))
-
-
-def fast(samples=SPEECH):
-    return pieces(samples, pace="fast")
-
-
-def no_threads_left() -> bool:
-    return not [thread for thread in threading.enumerate() if thread.name.startswith("specsync-")]
 
 
 # --- both pipelines run ----------------------------------------------------------------------------------------------
@@ -93,8 +75,8 @@ def test_each_station_computes_on_its_own_threads():
 
 
 def test_overruling_commits_the_draft_and_says_so():
-    slow_judge = StageTimes(verify_s=0.02)
-    report = run_speculative(fast(), stages(slow_judge), Policy(late="overrule"))
+    clock = VirtualClock()
+    report = run_speculative(fast(), stages(StageTimes(verify_s=0.02), clock), Policy(late="overrule"), clock=clock)
     assert report.ended == "complete"
     assert all(commit.tokens == commit.drafted for commit in report.commits)
     assert not Policy(late="overrule").exact and "overruled" in report.guarantee
@@ -184,7 +166,7 @@ def test_real_time_sound_is_heard_when_it_is_spoken():
     # a chunk is heard with the piece that holds its last sample
     assert (table["heard_s"] >= due_s - 1e-9).all() and (table["heard_s"] < due_s + 0.02).all()
     assert (table["latency_ms"] > 0).all()
-    assert pytest.approx(0.0525) == LOOK_AHEAD_S
+    assert samples_for_chunk(0) / RATE_HZ - 12 / 30 == pytest.approx(0.0525)
 
 
 def test_a_running_event_loop_does_not_mind():
@@ -213,8 +195,7 @@ def test_cancelling_the_task_cancels_the_run():
 
     async def cell():
         task = asyncio.ensure_future(run_speculative_async(fast(), stages(judge=judge)))
-        while not judge.entered.is_set():
-            await asyncio.sleep(0.001)
+        assert await asyncio.to_thread(judge.entered.wait, LONG_S)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -276,31 +257,6 @@ class Hanging:
         request.stop.wait()
 
 
-def cancelled_run(rng: np.random.Generator) -> str:
-    """A stream ended at a random call of a random stage, from that stage's own thread, or by leaving the loop: how."""
-    countdown = iter(range(int(rng.integers(1, 60))))
-    running: list[Pipeline] = []
-
-    class Clock(RealClock):
-        @staticmethod
-        def sleep(seconds):
-            if next(countdown, None) is None:
-                running[0].cancel()
-
-    running.append(pipeline := Pipeline(fast(), stages(StageTimes(), Clock)))
-    leave_after = int(rng.integers(1, 8))
-    kept = []
-    for commit in pipeline.commits():
-        kept.append(commit)
-        if len(kept) == leave_after:
-            break
-    report = pipeline.report(kept)
-    assert report.ended in ("cancelled", "complete")
-    assert report.plan.tolist() == TARGET_PLAN[: report.frame_count]
-    assert replay(report.log.entries)[: len(kept)] == [commit.tokens for commit in kept]
-    return report.ended
-
-
 class StopsAt(SyntheticGenerator):
     """Sets an event in the so manieth call and says what is called afterwards."""
 
@@ -336,9 +292,8 @@ def test_a_stop_is_taken_after_the_call_in_hand(run, at):
 
 def test_nothing_is_left_of_a_thousand_cancelled_runs():
     rng = np.random.default_rng(1)
-    before = threading.active_count()
     assert [cancelled_run(rng) for _ in range(1000)].count("cancelled") > 500
-    assert threading.active_count() == before and no_threads_left()
+    assert no_threads_left()
 
 
 @pytest.mark.gpu
@@ -378,64 +333,6 @@ def test_a_long_run_keeps_a_bounded_memory():
 # --- bad stages ------------------------------------------------------------------------------------------------------
 
 
-class Bad(SyntheticJudge):
-    """A judge with an odd ``verify``."""
-
-    def __init__(self, how):
-        super().__init__(RealClock, StageTimes(), SyntheticTarget())
-        self._how = how
-
-    def verify(self, request, deliver):
-        self._how(request, deliver)
-
-
-def dies(request, deliver):
-    raise RuntimeError("connection lost\nTraceback …")
-
-
-def exits(request, deliver):
-    raise SystemExit(1)
-
-
-def drips(request, deliver):
-    for frame in range(1, request.audio.frames):
-        deliver(Verdict(request.audio.index, request.draft.tokens[:frame]))
-
-
-def lies(request, deliver):
-    deliver(Verdict(request.audio.index, (99,) * request.audio.frames))
-    deliver(Verdict(request.audio.index + 1, request.draft.tokens))
-    deliver("yes")
-
-
-def says_nothing(request, deliver):
-    pass
-
-
-def abstains(request, deliver):
-    deliver(Verdict(request.audio.index, ()))
-
-
-def spoils(request, deliver):
-    """Writes into what it reads; what goes out is not its to change."""
-    request.audio.samples[:] = np.nan
-
-
-def spoils_the_draft(request, deliver):
-    request.draft.openness[:] = np.nan
-
-
-BAD_JUDGES = {
-    "spoils the sound": spoils,
-    "spoils the draft": spoils_the_draft,
-    "hangs": lambda request, deliver: request.stop.wait(),
-    "dies": dies,
-    "exits": exits,
-    "drips": drips,
-    "lies": lies,
-    "says nothing": says_nothing,
-    "abstains": abstains,
-}
 SILENT = {"hangs", "drips", "lies", "says nothing"}  # only their deadline tells
 
 
@@ -457,12 +354,13 @@ def test_with_a_bad_judge_the_stream_goes_on_under_the_draft(name):
 def test_or_ends_with_one_clear_line(name):
     def good_once(request, deliver):
         if request.audio.index:
+            clock.let_go()
             BAD_JUDGES[name](request, deliver)
         else:
             deliver(Verdict(0, TARGET_PLAN[:12]))
 
-    policy = Policy(deadline_s=1.5 if name in SILENT else 600)
-    report = run_speculative(fast(), stages(judge=Bad(good_once)), policy)
+    clock, policy = HeldClock(), Policy(deadline_s=0.2 if name in SILENT else 600)
+    report = run_speculative(fast(), stages(judge=Bad(good_once)), policy, clock=clock)
     assert report.ended == "failed"
     assert report.plan.tolist() == TARGET_PLAN[:12]
     assert report.error.startswith("chunk 1: ") and report.error.endswith("the policy is to stop")
@@ -472,13 +370,11 @@ def test_or_ends_with_one_clear_line(name):
 def test_a_judge_that_hangs_for_good_does_not_hold_the_caller():
     release = threading.Event()
     judge = Bad(lambda request, deliver: release.wait())
-    report = Pipeline(fast(), stages(judge=judge), GO_ON, grace_s=0.05).run()
+    report = Pipeline(fast(), stages(judge=judge), GO_ON, grace_s=1.0).run()
     assert report.ended == "complete"
     assert report.notes == ("the judge is still inside a call; its thread ends when that returns",)
     release.set()
-    for thread in threading.enumerate():
-        if thread.name == "specsync-judge":
-            thread.join()
+    wait_for_end(*(thread for thread in threading.enumerate() if thread.name == "specsync-judge"))
     assert no_threads_left()
 
 

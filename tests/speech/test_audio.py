@@ -88,9 +88,17 @@ def test_a_container_named_g722_is_decoded_as_what_it_is(tmp_path):
 def test_slight_overshoot_is_clipped(tmp_path):
     path = tmp_path / "hot.wav"
     encode(path, 3 * tone(16_000)[None], 16_000, "pcm_f32le", "flt")
-    samples = load_audio(path).samples
-    assert samples.max() == 1
-    assert samples.min() == -1
+    recording = load_audio(path)
+    assert recording.samples.max() == 1
+    assert recording.samples.min() == -1
+    assert "of its samples lie beyond full scale and are clipped" in recording.warning
+
+
+@pytest.mark.parametrize(("peak", "codec", "sample_format"), [(1.02, "pcm_f32le", "flt"), (9.0, "pcm_s16le", "s16")])
+def test_what_overshoots_a_little_or_was_clipped_before_is_no_news(tmp_path, peak, codec, sample_format):
+    path = tmp_path / "hot.wav"
+    encode(path, 2 * peak * tone(44_100)[None], 44_100, codec, sample_format)
+    assert load_audio(path).warning == ""
 
 
 @settings(max_examples=20)

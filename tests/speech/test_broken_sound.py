@@ -2,6 +2,8 @@
 
 import struct
 import tracemalloc
+from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -124,6 +126,16 @@ def test_damage_anywhere_leaves_what_follows_in_its_place(tmp_path_factory, at, 
     assert np.abs(recording.samples).max() < 1.5 * np.abs(whole).max()  # no burst of noise
 
 
+def test_a_damaged_block_of_wavpack_is_silence_and_no_noise(tmp_path):
+    path = write_sounds(tmp_path / "whole.wv", sound(44_100, codec="wavpack", sample_format="s16p"))
+    whole, content = load_audio(path), path.read_bytes()
+    recording = loaded(tmp_path, "damaged.wv", spoilt(content, len(content) // 2, 40))
+    assert len(recording.samples) == len(whole.samples)
+    assert np.abs(recording.samples).max() < 1.1 * np.abs(whole.samples).max()
+    assert np.array_equal(recording.samples[-16_000:], whole.samples[-16_000:])
+    assert "do not decode and are silent" in recording.warning
+
+
 @pytest.mark.parametrize(
     ("suffix", "rate_hz", "kind"),
     [("m4a", 44_100, {}), ("mkv", 44_100, {}), ("webm", 48_000, OPUS), ("ts", 44_100, {}), ("mov", 16_000, {})],
@@ -140,6 +152,20 @@ def test_missing_packets_are_silence_of_their_length(tmp_path, suffix, rate_hz, 
     assert abs(lag(recording.samples[late], whole.samples[late])) <= 16  # 1 ms
     assert level_db(recording.samples[int(2.2 * 16_000) : int(2.4 * 16_000)]) < -60
     assert "do not decode" in recording.warning if fault == "spoil" else "timestamps leave out" in recording.warning
+
+
+def test_zeros_where_a_container_says_that_a_packet_is_are_lost_sound(tmp_path):
+    """Not filling, as between the frames of a bare stream: a download with a hole, in which packets count the time."""
+    path = write_sounds(tmp_path / "whole.caf", sound(codec="alac", sample_format="s16p"))
+    assert load_audio(path).warning == ""  # its last packet is not full
+    content = path.read_bytes()
+    hole = slice(int(0.45 * len(content)), int(0.6 * len(content)))
+    recording = loaded(
+        tmp_path, "hole.caf", content[: hole.start] + bytes(hole.stop - hole.start) + content[hole.stop :]
+    )
+    assert len(recording.samples) == len(SPEECH)
+    assert np.abs(recording.samples - SPEECH)[int(5.3 * 16_000) :].max() < 1e-3
+    assert "do not decode and are silent" in recording.warning and "truncated" not in recording.warning
 
 
 def test_lost_packets_at_the_end_keep_the_length(tmp_path):
@@ -280,6 +306,37 @@ def test_a_tape_without_a_picture_begins_with_its_first_sound(tmp_path):
     assert recording.warning == ""
 
 
+@pytest.mark.parametrize("skew_s", [0.0, 0.8, 3.0])
+def test_a_skew_that_an_avi_states_is_kept_as_silence(tmp_path, skew_s):
+    """VirtualDub's displacement of the sound: the start in the stream's header (dwStart)."""
+    pcm = sound(codec="pcm_s16le", sample_format="s16")
+    content = bytearray(write_sounds(tmp_path / "whole.avi", pcm, picture_s=8).read_bytes())
+    header = content.index(b"auds")
+    scale, rate = struct.unpack_from("<II", content, header + 20)
+    struct.pack_into("<I", content, header + 28, round(skew_s * rate / scale))
+    recording = loaded(tmp_path, "skew.avi", bytes(content))
+    assert len(recording.samples) == len(SPEECH) + round(16_000 * skew_s)
+    assert lag(recording.samples, SPEECH) == round(16_000 * skew_s)
+    assert (f"its sound begins at {skew_s:.2f} s, kept as silence" in recording.warning) == bool(skew_s)
+
+
+def test_sound_before_time_0_is_left_out_without_a_word():
+    """A song cut out of an Ogg file without encoding it: the packets before the cut come with it."""
+    stream = SimpleNamespace(start_time=0, time_base=Fraction(1, 16_000), disposition=0)
+    container = SimpleNamespace(format=SimpleNamespace(name="ogg"), streams=SimpleNamespace(video=[]))
+    tally = decoding.Tally()
+    clock = decoding._Clock(container, stream, tally, True)
+    now_s, cuts = Fraction(0), []
+    for number in range(6):
+        time_s = Fraction(number, 10) - Fraction(1, 4)
+        block = decoding._Block(np.zeros((1_600, 1), np.float32), ("FC",), 16_000, time_s, None, 0)
+        silent_s, cut_s = clock.place(block, [], now_s)
+        cuts.append(float(cut_s))
+        now_s += silent_s + block.seconds - cut_s
+    assert cuts == [0.1, 0.1, 0.05, 0, 0, 0]
+    assert tally.cut_s == tally.late_s == tally.hole_s == 0
+
+
 def test_a_start_that_is_not_kept_is_told(tmp_path):
     """An edit list that begins with 20 s of nothing: longer than a late start, so the sound begins at once."""
     recording = load_audio(write_sounds(tmp_path / "late.m4a", sound(start_s=20.0)))
@@ -386,6 +443,20 @@ def test_the_64_bit_sizes_of_a_wav_are_read(tmp_path, name):
         loaded(tmp_path, "off.wav", rf64(0, 0, pcm, name))
 
 
+def test_a_flac_that_was_cut_without_encoding_it_is_taken_however_short(tmp_path):
+    """It ends with a whole frame, and its header still has the old length."""
+    path = write_sounds(tmp_path / "whole.flac", sound(codec="flac", sample_format="s16"))
+    content = path.read_bytes()
+    with av.open(str(path)) as container:
+        frames = [packet.pos for packet in container.demux() if packet.pts is not None]
+    third = frames[len(frames) // 3]
+    recording = loaded(tmp_path, "cut.flac", content[:third])
+    assert float(recording.duration) == pytest.approx(SECONDS / 3, abs=0.3)
+    assert "its header promises 6.92 s" in recording.warning
+    with pytest.raises(InputError, match="less than half of its sound is left"):
+        loaded(tmp_path, "truncated.flac", content[: third + 200])
+
+
 def test_a_cut_film_of_fragments_names_no_size_of_the_whole(tmp_path):
     options = {"movflags": "+frag_keyframe+empty_moov", "frag_duration": "500000"}
     content = write_sounds(tmp_path / "whole.mp4", sound(), options=options).read_bytes()
@@ -406,6 +477,33 @@ def test_room_that_a_download_never_filled_is_missing(tmp_path, mp3):
         assert missing in recording.warning and float(recording.duration) == pytest.approx(share * SECONDS, abs=0.2)
     with pytest.raises(InputError, match="are zeros"):
         loaded(tmp_path, "stopped.mp3", mp3[: len(mp3) // 3].ljust(len(mp3), b"\0"))
+
+
+def test_a_segment_that_ends_in_zeros_is_missing_its_end(tmp_path, webm):
+    recording = loaded(tmp_path, "stopped.webm", webm[: int(0.7 * len(webm))].ljust(len(webm), b"\0"))
+    assert "are zeros" in recording.warning and float(recording.duration) == pytest.approx(0.7 * SECONDS, abs=0.3)
+    with pytest.raises(InputError, match="are zeros"):
+        loaded(tmp_path, "stopped.webm", webm[: len(webm) // 3].ljust(len(webm), b"\0"))
+    # Room that a tagger left is an element of its own; a hole in the middle is no missing end.
+    room = b"\xec" + (0x10000000 | 9_000).to_bytes(4, "big") + bytes(9_000)
+    at = webm.index(b"\x18S\x80g") + 4
+    size = int.from_bytes(webm[at : at + 8], "big") & ((1 << 56) - 1)
+    roomy = webm[:at] + ((1 << 56) | size + len(room)).to_bytes(8, "big") + webm[at + 8 :] + room
+    assert loaded(tmp_path, "roomy.webm", roomy).warning == ""
+    hole = webm[: len(webm) // 2] + bytes(len(webm) // 5) + webm[len(webm) // 2 + len(webm) // 5 :]
+    assert "truncated" not in loaded(tmp_path, "hole.webm", hole).warning
+
+
+def test_sound_behind_the_length_that_a_wav_states_is_told(tmp_path):
+    """A recorder that writes its header now and then, and was switched off."""
+    content = write_sounds(tmp_path / "whole.wav", sound(codec="pcm_s16le", sample_format="s16")).read_bytes()
+    at = content.index(b"data") + 4
+    half = content[:at] + (len(SPEECH) & ~1).to_bytes(4, "little") + content[at + 4 :]
+    behind = loaded(tmp_path, "half.wav", half)
+    assert float(behind.duration) == pytest.approx(SECONDS / 2, abs=0.001)
+    assert "behind which lie" in behind.warning and behind.warning.count("\n") == 0
+    for tail in (b"LIST" + (60_000).to_bytes(4, "little") + bytes(60_000), np.random.default_rng(0).bytes(9_000)):
+        assert loaded(tmp_path, "tail.wav", content + tail).warning == ""
 
 
 def test_a_film_without_its_index_says_so(tmp_path):

@@ -90,6 +90,16 @@ def test_an_inverted_channel_does_not_cancel_speech(tmp_path, share, inverted):
     assert recording.warning.count("opposite in phase") == 1
 
 
+@pytest.mark.parametrize("offset", [0.05, 0.3])
+def test_a_constant_offset_does_not_hide_that_channels_cancel(tmp_path, offset):
+    channels = np.stack([SPEECH + offset, offset - SPEECH])
+    recording = load_audio(write_sounds(tmp_path / "offset.wav", Sound(channels, layout="stereo", **WAV)))
+    heard = recording.samples - recording.samples.mean()
+    assert abs(np.corrcoef(heard, SPEECH)[0, 1]) > 0.999
+    assert level_db(heard) == pytest.approx(level_db(SPEECH), abs=0.1)
+    assert "opposite in phase" in recording.warning
+
+
 def test_speech_in_the_middle_of_opposite_music_is_kept():
     """A difference of the channels would be loud and hold no word."""
     rng = np.random.default_rng(0)

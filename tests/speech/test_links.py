@@ -17,6 +17,8 @@ FIRST, SECOND = speech(), speech("narrative")
 OPUS = {"codec": "libopus", "sample_format": "flt"}
 FLAC = {"codec": "flac", "sample_format": "s16"}
 MP3 = {"codec": "libmp3lame", "sample_format": "s16p"}
+PCM, PCM_BE = ({"codec": f"pcm_s16{order}", "sample_format": "s16"} for order in ("le", "be"))
+WMA = {"codec": "wmav2", "bit_rate": 64_000}
 
 
 def written(folder, suffix: str, samples, rate_hz: int, options=None, **kind) -> bytes:
@@ -117,6 +119,42 @@ def test_a_file_is_searched_in_pieces_and_no_border_hides_a_mark(tmp_path, monke
     monkeypatch.setattr("specsync_lib.speech.links.PIECE_BYTES", piece)
     assert stretches() == expected
     assert len(expected) == (1 if suffix == "mp3" else 3)
+
+
+@pytest.mark.parametrize("other_hz", [44_100, 22_050])
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [("wav", PCM), ("w64", PCM), ("aiff", PCM_BE), ("caf", PCM_BE), ("m4a", {}), ("flv", {}), ("wma", WMA)],
+)
+def test_what_players_play_the_first_of_is_heard_whole(tmp_path, suffix, kind, other_hz):
+    parts = [written(tmp_path, suffix, x, hz, **kind) for x, hz in ((FIRST, 44_100), (SECOND, other_hz))]
+    path = tmp_path / f"joined.{suffix}"
+    path.write_bytes(b"".join(parts))
+    # Where packets are counted there is no clock that could jump.
+    assert ("follow each other" in assert_both_are_heard(path, 0.12).warning) == (suffix in ("m4a", "flv", "wma"))
+
+
+def test_the_last_of_joined_wavs_may_be_cut(tmp_path):
+    one, other = (written(tmp_path, "wav", x, 16_000, **PCM) for x in (FIRST, SECOND))
+    path = tmp_path / "joined.wav"
+    path.write_bytes(one + other[: int(0.6 * len(other))])
+    recording = load_audio(path)
+    assert float(recording.duration) == pytest.approx((len(FIRST) + 0.6 * len(SECOND)) / 16_000, abs=0.01)
+    assert "truncated, in the last of its 2 recordings" in recording.warning
+
+
+def test_fragments_that_repeat_their_index_go_on(tmp_path):
+    """Segments as a browser gets them: each with the header of the whole."""
+    options = {"movflags": "+frag_every_frame+empty_moov+default_base_moof"}
+    content = written(tmp_path, "mp4", FIRST, 48_000, options)
+    begin, first = content.index(b"moof") - 4, content.index(b"moof", len(content) // 2) - 4
+    path = tmp_path / "repeated.mp4"
+    path.write_bytes(content[:first] + content[:begin] + content[first:])
+    recording = load_audio(path)
+    whole = load_audio(tmp_path / "one.mp4")
+    assert recording.warning == "" and np.array_equal(recording.samples, whole.samples)
+    path.write_bytes(content + written(tmp_path, "mp4", SECOND, 44_100, options))
+    assert "follow each other" in assert_both_are_heard(path, 0.1).warning
 
 
 def test_a_recording_of_which_nothing_decodes_is_told(tmp_path):

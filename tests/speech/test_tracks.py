@@ -1,5 +1,7 @@
 """Of several sound tracks the best one that decodes is taken; a number chooses, and a wrong one is one line."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,33 @@ def test_a_silent_track_gives_way_and_that_is_told(tmp_path, suffix, language):
     assert "its track 1 is silent, track 2 is taken" in recording.warning
     asked = load_audio(tmp_path / f"film.{suffix}", track=1)
     assert not asked.samples.any() and asked.warning == ""
+
+
+@pytest.mark.parametrize(
+    ("samples", "what"),
+    [
+        (0.1 * RNG.standard_normal(800), "0.[01][0-9] s long"),
+        (np.clip(2e-4 * RNG.standard_normal(len(SPEECH)), -1e-3, 1e-3), "all but silent"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_a_track_of_nothing_gives_way_and_that_is_told(tmp_path, suffix, samples, what):
+    """A recorder's first packet; the hiss of an input where nothing is plugged in."""
+    nothing = Sound(samples, language="eng", default=True)
+    recording = load_audio(write_sounds(tmp_path / f"film.{suffix}", nothing, Sound(SPEECH, language="fra")))
+    assert which(recording.samples) == "speech"
+    assert re.search(f"its track 1 is {what}, track 2 is taken", recording.warning)
+    asked = load_audio(tmp_path / f"film.{suffix}", track=1)
+    assert asked.samples.any() and asked.warning == ""
+
+
+def test_of_tracks_of_nothing_the_one_that_lacks_least_is_taken(tmp_path):
+    sounds = (Sound(SILENCE, default=True), Sound(5e-4 * SPEECH / np.abs(SPEECH).max()), Sound(SPEECH[:12_000]))
+    recording = load_audio(write_sounds(tmp_path / "three.mka", *sounds))
+    assert float(recording.duration) == pytest.approx(0.75, abs=0.1)
+    assert "its track 1 is silent, track 3 is taken" in recording.warning
+    faint = load_audio(write_sounds(tmp_path / "two.mka", *sounds[:2]))
+    assert faint.samples.any() and "its track 1 is silent, track 2 is taken" in faint.warning
 
 
 def test_silence_in_all_tracks_is_the_first_ones(tmp_path):

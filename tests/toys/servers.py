@@ -1,16 +1,18 @@
 """Servers that speak SGLang's, vLLM's and OpenAI's requests over the tiny language model, well or with a fault."""
 
 import json
+import math
+import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
 
-from tests.toys.reasoner import byte_tokenizer, tiny_llama
+from tests.toys.reasoner import CLASSES, byte_tokenizer, tiny_llama
 
+KINDS = ("sglang", "vllm", "openai")
 REQUEST_KEYS = {
     "/generate": {
         "input_ids", "sampling_params", "return_logprob", "logprob_start_len", "token_ids_logprob",
@@ -24,7 +26,7 @@ REQUEST_KEYS = {
 
 class ToyServer:
     """What the server knows. ``fault`` changes an answer before it is sent; ``failures`` of the next requests end with
-    status 500; ``cuts`` of them in the middle of the answer; ``hang_s`` passes before an answer."""
+    status 500; ``cuts`` of them in the middle of the answer; while ``answers`` is not set, none comes."""
 
     def __init__(self) -> None:
         self.model, tokenizer = tiny_llama(), byte_tokenizer()
@@ -32,7 +34,8 @@ class ToyServer:
         self.texts = [tokenizer.decode([token]) for token in range(self.model.config.vocab_size)]
         self.fault: Callable[[object], object] = lambda answer: answer
         self.failures = self.cuts = 0
-        self.hang_s = 0.0
+        self.answers = threading.Event()
+        self.answers.set()
         self.knows_tokens = True  # whether vLLM is new enough for logprob_token_ids
         self.requests: list[tuple[str, dict]] = []
 
@@ -109,7 +112,7 @@ def _handler(toy: ToyServer) -> type[BaseHTTPRequestHandler]:
         def reply(self, body: dict | None) -> None:
             if body is not None:
                 toy.requests.append((self.path, body))
-                time.sleep(toy.hang_s)
+                toy.answers.wait()
             try:
                 status, answer = 200, toy.answer(self.path, body)
             except KeyError:
@@ -147,3 +150,59 @@ def serving(toy: ToyServer) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def nobody_listening() -> Iterator[str]:
+    """An address where nobody listens and, while the block runs, nobody else can begin to."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
+def spoiled(answer, spoil):
+    """Every number of an answer that stands for a log-probability, spoiled."""
+    if isinstance(answer, list):
+        if len(answer) == 3 and isinstance(answer[0], float):
+            return [spoil(answer[0]), *answer[1:]]
+        return [spoiled(one, spoil) for one in answer]
+    if isinstance(answer, dict):
+        return {key: spoil(one) if isinstance(one, float) else spoiled(one, spoil) for key, one in answer.items()}
+    return answer
+
+
+def without_a_letter(answer):
+    """The letters' first is gone."""
+    (letter,) = byte_tokenizer().encode(" X")
+    if isinstance(answer, list):
+        entries = [one for one in answer if not (len(answer) == CLASSES and isinstance(one, list) and one[1] == letter)]
+        return [without_a_letter(one) for one in entries]
+    if isinstance(answer, dict):
+        return {key: without_a_letter(one) for key, one in answer.items() if key not in (" X", f"token_id:{letter}")}
+    return answer
+
+
+def shortened(answer):
+    """One entry too few, wherever entries are listed."""
+    if isinstance(answer, list):
+        return [shortened(one) for one in answer[:-1]] if len(answer) > 3 else [shortened(one) for one in answer]
+    return {key: shortened(one) for key, one in answer.items()} if isinstance(answer, dict) else answer
+
+
+FAULTS = {
+    "NaN": (lambda answer: spoiled(answer, lambda _: math.nan), "no finite number"),
+    "infinity": (lambda answer: spoiled(answer, lambda _: -math.inf), "no finite number"),
+    "words": (lambda answer: spoiled(answer, lambda _: "likely"), "no finite number"),
+    "zeros": (lambda answer: spoiled(answer, lambda _: 0.0), "add up to more than 1"),
+    "probabilities": (lambda answer: spoiled(answer, math.exp), "add up to more than 1"),
+    "a missing letter": (without_a_letter, "1 of 15 letters are missing"),
+    "a wrong length": (shortened, "expected"),
+    "no JSON": (lambda _: b"<html>", "no JSON"),
+    "deep JSON": (lambda _: b"[" * 100_000, "no JSON"),
+    "null": (lambda _: None, "expected|without"),
+    "a list": (lambda _: [], "expected|without"),
+    "an error as success": (lambda _: {"error": {"message": "no"}}, "expected|without"),
+    "null log-probabilities": (
+        lambda answer: spoiled(answer, lambda _: None), "no finite number"
+    ),
+}  # fmt: skip

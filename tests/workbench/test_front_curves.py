@@ -5,14 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
-from kernels.causal_front.random_case import random_weights
-from specsync_lib.draft import front_weights
 from specsync_lib.draft.front_weights import save_front
 from specsync_lib.figures.draft import CURVES, curves_table
 from specsync_lib.paths import MODELS_DIR
 from specsync_lib.visemes import SyncPlan
+from tests.toys.fronts import toy_base
 from workbench.train import front, front_card, front_curves
 from workbench.train.front_card import Recording
 
@@ -22,8 +20,7 @@ NAMES = ("look_000_ms", "look_060_ms", "curve@minutes_15", "curve@minutes_60", "
 
 @pytest.fixture(scope="module")
 def base():
-    tensors = random_weights(1, torch.Generator().manual_seed(3)).tensors()
-    return {n: t for n, t in tensors.items() if n == "positions" or front_weights.BASE_NAME.fullmatch(n)}
+    return toy_base(1)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from kernels.causal_front import reference
-from kernels.causal_front.random_case import random_weights
 from specsync_lib import units
-from specsync_lib.draft import front_weights
 from specsync_lib.draft.front import whisper_range
 from specsync_lib.speech.words import in_dictionary, normalise_text
 from specsync_lib.visemes import VISEME_INDEX
+from tests.toys.fronts import toy_base
 from workbench.train import front, kokoro, sentences
 from workbench.train.front_speech import (
     NOISE_KINDS,
@@ -27,8 +26,7 @@ from workbench.train.front_speech import (
 
 @pytest.fixture(scope="module")
 def base() -> dict[str, torch.Tensor]:
-    tensors = random_weights(4, torch.Generator().manual_seed(3)).tensors()
-    return {n: t for n, t in tensors.items() if n == "positions" or front_weights.BASE_NAME.fullmatch(n)}
+    return toy_base(4)
 
 
 def shard(path, kinds, seconds=3.0):
@@ -124,6 +122,7 @@ def test_training_moves_only_what_it_may_and_goes_on(base, tmp_path, monkeypatch
 
 
 def test_the_trained_speaker_teaches_no_unseen_fit(base):
+    torch.manual_seed(0)
     variant = front.Variant(1, "unseen")
     fit = front.Fit(front.fresh(base, variant, 0), variant)
     logits = torch.randn(2, 5, 15, requires_grad=True)

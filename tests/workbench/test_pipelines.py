@@ -82,6 +82,7 @@ def script(reasoner, draft):
 
 def test_a_pass_over_the_fixed_cache_equals_a_pass_over_everything(reasoner_model):
     """Prefix and chunk in two passes; transformers' own attention over the whole sequence at once."""
+    torch.manual_seed(0)
     reasoner = shape_reasoner.ShapeReasoner(reasoner_model, TINY)
     draft = torch.randint(32, 47, (FRAMES_PER_CHUNK,))
     prefix = torch.randint(0, 64, (1, TINY.prefix_tokens))
@@ -119,6 +120,7 @@ def test_several_drafts_in_one_pass_are_each_scored_as_if_alone(reasoner_model):
 
 def test_a_second_pass_after_a_longer_one_sees_nothing_of_it(reasoner_model):
     """Going back in the cache is a smaller position: what stood there later is masked."""
+    torch.manual_seed(0)
     reasoner = shape_reasoner.ShapeReasoner(reasoner_model, TINY)
     draft, other = torch.randint(32, 47, (2, FRAMES_PER_CHUNK))
     first = reasoner.score(draft)[0].clone()
@@ -137,6 +139,7 @@ def test_the_target_agrees_with_itself_when_its_own_plan_is_the_draft(reasoner_m
 
 @pytest.mark.parametrize("method", ["rowwise", "per-tensor"])
 def test_fp8_products_equal_the_dequantised_reference(method):
+    torch.manual_seed(0)
     layer = shape_reasoner.Fp8Linear.random(32, 64, CPU, torch.bfloat16, method)
     x = torch.randn(1, 3, 64, dtype=torch.bfloat16)
     try:
@@ -149,6 +152,7 @@ def test_fp8_products_equal_the_dequantised_reference(method):
 
 
 def test_fp8_weights_are_close_to_what_they_stand_for():
+    torch.manual_seed(0)
     values = torch.randn(16, 64)
     weight, scale = shape_reasoner.quantise_rows(values)
     assert (weight.float() * scale - values).norm() / values.norm() < 0.04
@@ -156,6 +160,7 @@ def test_fp8_weights_are_close_to_what_they_stand_for():
 
 @pytest.mark.parametrize("method", ["3d", "2d"])
 def test_three_slots_at_once_decode_as_slot_by_slot(vae, method):
+    torch.manual_seed(0)
     from specsync_lib.face.wan import ChunkDecoder
 
     latents = torch.randn(1, 16, 7, 4, 4)
@@ -181,6 +186,7 @@ def test_three_slots_at_once_decode_as_slot_by_slot(vae, method):
 
 
 def test_decoding_twice_without_a_commit_gives_the_same_frames(new_decoder):
+    torch.manual_seed(0)
     latents = torch.randn(1, 16, 3, 4, 4)
     decoder = new_decoder(latents)
     first, _ = decoder.run()
@@ -221,6 +227,7 @@ def test_the_rehearsal_measures_every_stage(tmp_path):
 
 
 def test_parts_decode_as_the_whole_and_leave_the_same_past(new_decoder):
+    torch.manual_seed(0)
     latents = torch.randn(1, 16, 3, 4, 4)
     whole, parts = (new_decoder(latents, parts=count) for count in (1, 3))
     for _ in range(2):  # the second chunk starts from the first one's cache

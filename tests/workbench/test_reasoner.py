@@ -254,6 +254,7 @@ def short() -> Settings:
 
 
 def test_training_learns_and_its_adapter_loads(script, short, tmp_path):
+    torch.manual_seed(0)
     lessons = [lesson(24, k, str(k)) for k in range(8)]
     model = tiny_llama()
     facts = fit(model, script, lessons, short, tmp_path / "adapter")

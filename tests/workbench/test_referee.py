@@ -117,7 +117,7 @@ def found(tmp_path_factory) -> tuple[referee.Findings, list[Recording]]:
 def test_a_recording_is_decided_as_the_judge_alone_writes_it(seed, frames):
     recording, model = toy_recording("one", frames, seed), ToyReasoner()
     judged, alone = judge(model, recording), write_alone(model, recording)
-    assert judged.tokens.tolist() == alone.tokens.tolist() and judged.seconds >= 0
+    assert judged.tokens.tolist() == alone.tokens.tolist()
     assert (judged.last_rows.argmax(1) == judged.tokens).all()
     assert len(judged.verdicts) == -(-frames // FRAMES_PER_CHUNK)
     chunk = recording.chunks[-1]  # its first pass: the draft, after what was committed

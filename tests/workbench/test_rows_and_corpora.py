@@ -186,9 +186,9 @@ def test_how_fast_a_sweep_is_is_measured_also_when_it_is_killed(tmp_path, monkey
     spoken = [Prompt(one.name, one.transcript, one.path, "test") for one in clips()[:2]]
     monkeypatch.setattr(sweep_cpu, "human_prompts", lambda: spoken)
     out = tmp_path / "sweep.json"
-    assert sweep_cpu.main(["--recordings", "5", "--killed", "1", "--out", str(out)]) == 0
+    assert sweep_cpu.main(["--recordings", "20", "--killed", "1", "--out", str(out)]) == 0
     facts = json.loads(out.read_text())
-    assert facts["recordings"] == 5 and facts["unread"] == 0 and facts["killed_at"] == 1
+    assert facts["recordings"] == 20 and facts["unread"] == 0 and 1 <= facts["killed_at"] < 20
     assert 0 < facts["sound_s_a_second"] == pytest.approx(facts["sound_s"] / facts["wall_s"], rel=0.01)
 
 

@@ -1,7 +1,5 @@
 """The report's page in a real browser: no error, usable by keyboard and on a phone, and the slider follows."""
 
-import time
-
 import nbformat
 import numpy as np
 import pandas as pd
@@ -16,7 +14,8 @@ pytestmark = pytest.mark.skipif(slider_browser.chromium() is None, reason="no ch
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def opened(tmp_path_factory):
+    """A browser and the page's address."""
     pytest.importorskip("selenium", reason="selenium is not installed (the extra 'test')")
     folder = tmp_path_factory.mktemp("browser")
     run, plots = folder / "run", folder / "plots"
@@ -34,8 +33,17 @@ def page(tmp_path_factory):
     nbformat.write(notebook, run / "executed" / "01_features.ipynb")
     index = report.build(run, plots)
     with slider_browser.page_server(plots) as address, slider_browser.browser() as driver:
-        driver.get(f"{address}report/{index.name}")
-        yield driver
+        yield driver, f"{address}report/{index.name}"
+
+
+@pytest.fixture
+def page(opened):
+    """The browser with the page as it opens, whatever another test did to it."""
+    driver, address = opened
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    driver.get("about:blank")
+    driver.get(address)
+    return driver
 
 
 def text(driver) -> str:
@@ -73,9 +81,9 @@ def test_rule_and_threshold_move_by_keyboard(page):
 def test_on_a_phone_nothing_sticks_out(page):
     size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    time.sleep(0.2)
+    narrow = "return document.documentElement.clientWidth === 390"
+    slider_browser.wait_for("the phone's width", lambda: page.execute_script(narrow))
     assert page.execute_script("return document.documentElement.scrollWidth") <= 390
-    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 # Every text that is seen, with its own colour and what lies under it, blended where something is translucent.
@@ -111,14 +119,11 @@ return found;
 @pytest.mark.parametrize("width_px", [1400, 390])
 @pytest.mark.parametrize("name", ["index.html", "01_features.html"])
 def test_every_text_has_the_contrast_of_wcag_aa(page, name, width_px):
-    here = page.current_url
     size = {"width": width_px, "height": 800, "deviceScaleFactor": 1, "mobile": width_px < 500}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    page.get(here.replace("index.html", name))
+    page.get(page.current_url.replace("index.html", name))
     found = page.execute_script(CONTRASTS)
     wide = page.execute_script("return document.documentElement.scrollWidth")
-    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    page.get(here)
     assert len(found) > 20
     assert [one for one in found if one[1] < one[2]] == []
     assert wide <= width_px

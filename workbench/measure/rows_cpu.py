@@ -179,9 +179,12 @@ def tree_of(name: str, folder: Path) -> Path:
     ------
     InputError : git does not know it.
     """
-    made = subprocess.run(["git", "-C", str(PROJECT_ROOT), "archive", name], capture_output=True, check=False)
-    if made.returncode:
-        raise InputError(f"--before {name}: git has no such commit here; give one without rows, or --before none")
+    try:
+        made = subprocess.run(["git", "-C", str(PROJECT_ROOT), "archive", name], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:  # no git at all, or no such commit
+        raise InputError(
+            f"--before {name}: git has no such commit here; give one without rows, or --before none"
+        ) from error
     with tarfile.open(fileobj=BytesIO(made.stdout)) as archive:
         archive.extractall(folder, filter="data")
     return folder

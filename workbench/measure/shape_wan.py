@@ -21,9 +21,6 @@ ConvMethod = Literal["3d", "2d"]
 DecoderName = Literal["wan", "tiny"]
 
 
-CACHED_FRAMES = 2  # of each causal convolution with three taps in time
-
-
 def build_transformer(
     shapes: Shapes, device: torch.device, dtype: torch.dtype = torch.bfloat16
 ) -> "WanTransformer3DModel":

@@ -57,30 +57,31 @@ def started(given: list[str], over: str, stack: ExitStack) -> list[subprocess.Po
     ]
 
 
-def run(given: list[str], out: Path, over: str, killed: int) -> float:
-    """The sweep to its end; returns how long that took in seconds, loading included.
+def run(given: list[str], out: Path, over: str, killed: int) -> tuple[float, int | None]:
+    """The sweep to its end; how long that took in seconds, loading included, and how many results a kill found there.
 
     Raises
     ------
     InputError : it did not end well.
     """
     began = told = time.monotonic()
+    killed_at = None
     with ExitStack() as stack:
         processes = started(given, over, stack)
         while any(process.poll() is None for process in processes):
             time.sleep(0.2)
             made = len(list((out / RESULTS).glob("[!.]*.json")))
-            if killed and made >= killed:
+            if killed and killed_at is None and made >= killed:
                 for process in processes:
                     process.send_signal(signal.SIGKILL)
                     process.wait()
-                processes, killed = started(given, over, stack), 0
+                processes, killed_at = started(given, over, stack), made
             if time.monotonic() - told > TOLD_EVERY_S:
                 told = time.monotonic()
                 print(f"{made} results after {told - began:.0f} s", flush=True)
     if any(process.returncode for process in processes):
         raise InputError(f"the sweep ended with exit codes {[process.returncode for process in processes]}")
-    return time.monotonic() - began
+    return time.monotonic() - began, killed_at
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,8 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
             corpus, out = Path(folder, "corpus.jsonl"), Path(folder, "out")
             write_corpus(corpus, options.recordings)
             given = ["--corpus", str(corpus), "--out", str(out)]
-            wall_s = run([*given, *(part for one in options.single for part in ("-p", one))], out, options.over,
-                         options.killed)  # fmt: skip
+            given += [part for one in options.single for part in ("-p", one)]
+            wall_s, killed_at = run(given, out, options.over, options.killed)
             _, found = read_results(out)
             collect(out)
             groups = pd.read_csv(out / "groups.csv").iloc[0]
@@ -121,8 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
         "chunks": int(table["chunks"].sum()),
         "passes": int(table["passes"].sum()),
         "stands": round(float(groups["stands"]), 4),
-        "killed_at": options.killed or None,
-        "wall_s": round(wall_s, 1),
+        "killed_at": killed_at,
+        "wall_s": round(wall_s, 3),
         "recordings_a_second": round(len(table) / wall_s, 3),
         "sound_s_a_second": round(float(table["seconds"].sum()) / wall_s, 3),
         "recording_s": {f"p{share}": round(float(table["wall_s"].quantile(share / 100)), 3) for share in (50, 99)},

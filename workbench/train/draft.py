@@ -535,7 +535,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workbench.train.draft", description=main.__doc__)
     parser.add_argument("voices", type=Path, help="folder written by python -m workbench.train.speech")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--encoder", type=Path, help="teacher.save_encoder's file; without it the Whisper asset")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=7.0, help="time budget; fewer steps are made if it is short")
     for name, value in asdict(Settings()).items():
@@ -543,7 +542,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     settings = Settings(**{name: options[name] for name in asdict(Settings())})
     try:
-        voices, encoder = Voices.load(options["voices"]), teacher.load_encoder(options["encoder"])
+        voices, encoder = Voices.load(options["voices"]), teacher.load_encoder()
         options["out"].mkdir(parents=True, exist_ok=True)
         result = run(voices, encoder, options["out"], settings, torch.device(options["device"]), options["minutes"])
     except InputError as error:

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 from whisper.model import AudioEncoder
@@ -39,7 +38,7 @@ from specsync_lib.draft.probe import (
     first_blocks,
 )
 from specsync_lib.errors import InputError
-from specsync_lib.files import atomic_path, write_json, write_text
+from specsync_lib.files import write_json, write_text
 from specsync_lib.measures.bounds import fit_temperature
 from specsync_lib.provenance import device_facts
 from specsync_lib.speech.audio import load_audio
@@ -51,12 +50,6 @@ from workbench.train.voices import label_track
 PROBE, METRICS, CARD = "probe.safetensors", "metrics.json", "README.md"
 STEPS, BATCH = 1500, 4096  # positions a step
 LAYERS_TRIED = 8  # evenly spread, where none are named
-
-
-def save_encoder(encoder: AudioEncoder, path: Path) -> None:
-    """The encoder as float16 safetensors (27 MB), to train where the package with all of Whisper cannot travel."""
-    with atomic_path(path) as temporary:
-        save_file({name: tensor.half().contiguous() for name, tensor in encoder.state_dict().items()}, temporary)
 
 
 def fit_probe(

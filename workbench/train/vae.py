@@ -317,6 +317,7 @@ class Trainer:
             self.curve, self.losses, self.rates = earlier["curve"], earlier["losses"], earlier["rates"]
             self.rates = [{"device": earlier["device"]["device"]} | row for row in self.rates]
             self.rng = np.random.default_rng([options.seed, self.steps])
+        torch.manual_seed(options.seed + self.steps)
         self.cuda = device.type == "cuda"
         self.vae.to(device)
         if options.decoder_only:

@@ -590,8 +590,8 @@ class Head:
     def _weights(self, units: np.ndarray | Mapping[str, float]) -> np.ndarray:
         return np.clip(weights_vector(units) + self._expression, 0, 1)
 
-    def lip_aperture(self, units: np.ndarray | Mapping[str, float], pose: np.ndarray | None = None) -> float:
-        """Gap between the lips in mm at the middle of the mouth; 0 when they touch, whatever the head's pose."""
+    def lip_aperture(self, units: np.ndarray | Mapping[str, float]) -> float:
+        """Gap between the lips in mm for ARKit weights [52], at the middle of the mouth; 0 when they touch."""
         return self._gap_mm(self._lip_points(self._weights(units)))
 
     def _lip_points(self, weights: np.ndarray) -> np.ndarray:

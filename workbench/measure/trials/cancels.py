@@ -6,20 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.pipeline.test_run import cancelled_run, no_threads_left
-from workbench.measure.trials.outcome import Outcome
+from tests.toys.streams import cancelled_run, no_threads_left
+from workbench.measure.trials.outcome import Outcome, batch_names, batch_of
 
 BATCHES, EACH, SHORT_EACH = 10, 100, 5
 
 
 def names(short: bool) -> list[str]:
     """Batches by their seed."""
-    return [f"seed 0: {SHORT_EACH}"] if short else [f"seed {seed}: {EACH}" for seed in range(BATCHES)]
+    return batch_names(short, BATCHES, EACH, SHORT_EACH)
 
 
 def attempt(name: str, folder: Path) -> Outcome:
     """A batch."""
-    seed, count = (int(word) for word in name.removeprefix("seed ").split(": "))
+    seed, count = batch_of(name)
     rng, outcome, before = np.random.default_rng(seed), Outcome(Counter()), set(threading.enumerate())
     number = complete = 0
     while outcome.tried < count:

@@ -25,10 +25,9 @@ from specsync_lib.pipeline import system as whole
 from specsync_lib.rows import LOCAL, Judge
 from specsync_lib.speech.audio import write_flac
 from specsync_lib.units import CHUNK_SLOTS, ChunkSize
-from tests.judge.test_engines import KINDS
-from tests.pipeline.test_models import SPEECH
 from tests.toys.reasoner import byte_tokenizer, tiny_llama
-from tests.toys.servers import ToyServer, serving
+from tests.toys.servers import KINDS, ToyServer, serving
+from tests.toys.systems import SPEECH
 from workbench.measure.trials.judges import RULES, system
 from workbench.measure.trials.outcome import RIGHT, Outcome, one_line, require, survived
 from workbench.measure.trials.rows import refused, said_of

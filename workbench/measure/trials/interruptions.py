@@ -21,7 +21,7 @@ from specsync_lib.pipeline.sound import pieces
 from specsync_lib.pipeline.stages import Policy
 from specsync_lib.units import CHUNK_SAMPLES
 from workbench.measure.trials.judges import system, threads_end
-from workbench.measure.trials.outcome import Outcome, require
+from workbench.measure.trials.outcome import Outcome, batch_names, batch_of, require
 from workbench.measure.trials.starts import bit_of, clips
 
 BATCHES, EACH, SHORT_EACH = 20, 50, 4
@@ -31,7 +31,7 @@ ALONE = Policy(late="rollback", deadline_s=600)  # frames of a generation under 
 
 def names(short: bool) -> list[str]:
     """Conversations by their seed."""
-    return [f"seed 0: {SHORT_EACH}"] if short else [f"seed {seed}: {EACH}" for seed in range(BATCHES)]
+    return batch_names(short, BATCHES, EACH, SHORT_EACH)
 
 
 def pipeline_of(samples: np.ndarray) -> Pipeline:
@@ -57,7 +57,7 @@ def alone() -> tuple[list[np.ndarray], list[list[bytes]], float]:
 
 def attempt(name: str, folder: Path) -> Outcome:
     """A conversation of so many interruptions."""
-    seed, count = (int(word) for word in name.removeprefix("seed ").split(": "))
+    seed, count = batch_of(name)
     utterances, expected, whole_s = alone()
     rng, outcome = np.random.default_rng(seed), Outcome(Counter(), facts={"stale frames": 0, "frames seen": 0})
     before: Pipeline | None = None

@@ -17,9 +17,11 @@ from specsync_lib.pipeline import system as whole
 from specsync_lib.pipeline.models import Models
 from specsync_lib.pipeline.run import Pipeline
 from specsync_lib.pipeline.stages import Policy, Request, Verdict
-from tests.pipeline.test_properties import MALFORMED
-from tests.pipeline.test_run import BAD_JUDGES, TARGET_PLAN, Bad, fast, no_threads_left, stages
 from tests.toys.judges import FAULTS
+from tests.toys.schedules import MALFORMED
+from tests.toys.streams import BAD_JUDGES, TARGET_PLAN, Bad, fast, no_threads_left, stages
+from tests.toys.systems import SPEECH, ToyHead, ToyReasoner, ToyStream, log_odds_policy
+from tests.toys.waiting import HeldClock
 from workbench.measure.trials.outcome import Outcome, one_line, require, survived
 
 SHORT_EVERY = 12
@@ -133,14 +135,16 @@ def faulty_verdicts(judge: Callable, shows: bool, on_silence: str) -> Outcome:
 
     def good_once(request: Request, deliver: Callable) -> None:
         if on_silence == "draft" or request.audio.index:
+            clock.let_go()
             judge(request, deliver)
         else:
             deliver(Verdict(0, TARGET_PLAN[:12]))
 
+    clock = HeldClock()
     policy = Policy(
         on_silence=on_silence, deadline_s=PATIENT_S if shows else DEADLINE_S if on_silence == "draft" else STRICT_S
     )
-    report = Pipeline(fast(), stages(judge=Bad(good_once)), policy, grace_s=GRACE_S).run()
+    report = Pipeline(fast(), stages(judge=Bad(good_once)), policy, clock=clock, grace_s=GRACE_S).run()
     for line in (*report.notes, *([report.error] if report.error else [])):
         require("\n" not in line and len(line) < 700, f"not one line: {line[:200]!r}")
     if on_silence == "stop":
@@ -176,8 +180,6 @@ def system() -> whole.System:
     """The shipped draft; a toy judge, ears and face."""
     from specsync_lib.draft.front import load_draft_front
     from specsync_lib.face.generation import FaceGenerator
-    from tests.pipeline.test_models import ToyReasoner
-    from tests.pipeline.test_system import ToyHead, log_odds_policy
     from tests.toys.fronts import toy_ears
     from tests.toys.generation import toy_models, toy_reference
 
@@ -188,7 +190,6 @@ def system() -> whole.System:
 
 def faulty_rows(fault: str, rule: str) -> Outcome:
     """The whole system with a judge whose rows are spoilt."""
-    from tests.pipeline.test_models import SPEECH, ToyReasoner, ToyStream
 
     class Spoilt(ToyStream):
         def score(self, draft: np.ndarray) -> np.ndarray:

@@ -50,3 +50,14 @@ def one_line(text: str) -> str:
     require(10 < len(text) < 700, f"{len(text)} characters: {text[:300]!r}")
     require("Traceback (most" not in text, f"a traceback: {text[:300]!r}")
     return text
+
+
+def batch_names(short: bool, batches: int, each: int, short_each: int) -> list[str]:
+    """A section's batches by their seed, each with how many tries it holds; the short form is one smaller batch."""
+    return [f"seed 0: {short_each}"] if short else [f"seed {seed}: {each}" for seed in range(batches)]
+
+
+def batch_of(name: str) -> tuple[int, int]:
+    """The seed and the tries of a name of :func:`batch_names`."""
+    seed, count = name.removeprefix("seed ").split(": ")
+    return int(seed), int(count)

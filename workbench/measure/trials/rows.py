@@ -19,12 +19,11 @@ from specsync_lib.judge.policy import load_policy
 from specsync_lib.pipeline.models import Listeners
 from specsync_lib.rows import Row
 from specsync_lib.speech.audio import write_flac
-from tests.ground.test_rows import BROKEN as BROKEN_ROWS
-from tests.judge.test_engines import FAULTS, KINDS
 from tests.speech.test_manifest import BROKEN as BROKEN_MANIFESTS
+from tests.toys.broken_rows import BROKEN as BROKEN_ROWS
 from tests.toys.fronts import toy_draft, toy_ears
 from tests.toys.reasoner import byte_tokenizer
-from tests.toys.servers import ToyServer, serving
+from tests.toys.servers import FAULTS, KINDS, ToyServer, serving
 from workbench.measure.trials.outcome import REFUSED, Outcome, one_line, require, survived
 
 SHORT_EVERY = 24

@@ -11,15 +11,15 @@ import numpy as np
 
 from specsync_lib.pipeline.stages import Policy
 from specsync_lib.pipeline.synthetic import SyntheticTarget
-from tests.pipeline.test_properties import SCHEDULES_EACH, Played, Situation, check_commits, check_timing, play
-from workbench.measure.trials.outcome import Outcome, require
+from tests.toys.schedules import SCHEDULES_EACH, Played, Situation, check_commits, check_timing, play
+from workbench.measure.trials.outcome import Outcome, batch_names, batch_of, require
 
 BATCHES, EACH, SHORT_EACH = 25, 400, 200
 
 
 def names(short: bool) -> list[str]:
     """Batches by their seed."""
-    return [f"seed 0: {SHORT_EACH}"] if short else [f"seed {seed}: {EACH}" for seed in range(BATCHES)]
+    return batch_names(short, BATCHES, EACH, SHORT_EACH)
 
 
 def situation_of(rng: np.random.Generator, strict: bool) -> Situation:
@@ -70,7 +70,7 @@ def check(played: Played, situation: Situation, seed: int, strict: bool) -> str:
 
 def attempt(name: str, folder: Path) -> Outcome:
     """A batch: several schedules of each situation."""
-    first, count = (int(word) for word in name.removeprefix("seed ").split(": "))
+    first, count = batch_of(name)
     rng, outcome = np.random.default_rng(first), Outcome(Counter())
     for number in range(count):
         if number % SCHEDULES_EACH == 0:

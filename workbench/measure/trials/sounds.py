@@ -316,7 +316,9 @@ def _rates_and_levels() -> dict[str, Case]:
         "level: -60 dB": Case(scaled(-60), Heard(gain_db=-60)),
         "level: -90 dB in float": Case(scaled(-90), Heard(gain_db=-90)),
         "level: +30 dB, clipped": Case(scaled(30, **S16), Heard(gain_db=None, likeness=0.7)),
-        "level: float above full scale": Case(scaled(20 * np.log10(4)), Heard(gain_db=None, likeness=0.8)),
+        "level: float above full scale": Case(
+            scaled(20 * np.log10(4)), Heard(gain_db=None, likeness=0.8, warns="lie beyond full scale and are clipped")
+        ),
         "level: float unscaled": Case(scaled(80), Refused("full scale is 1")),
         "level: constant offset": Case(
             written("a.wav", Sound(0.5 * SPEECH + 0.5, **F32)), Heard(gain_db=None, likeness=-1)
@@ -352,6 +354,10 @@ def _layouts() -> dict[str, Case]:
         "layout: right only": Case(channels("stereo", 0, 1), Heard(gain_db=half)),
         "layout: both": Case(channels("stereo", 1, 1), Heard()),
         "layout: inverted": Case(channels("stereo", 1, -1), Heard(warns="opposite in phase")),
+        "layout: inverted beside a constant offset": Case(
+            written("a.wav", Sound(np.stack([SPEECH, -SPEECH]) + 0.3, layout="stereo", **F32)),
+            Heard(gain_db=None, likeness=-1, warns="opposite in phase"),
+        ),
         "layout: inverted, 70 %": Case(channels("stereo", 1, -0.7), Heard(warns="opposite in phase")),
         "layout: inverted and late": Case(opposite, Heard(warns="", slack_db=3)),
         "layout: late by a millisecond": Case(
@@ -430,10 +436,40 @@ def _cut_and_joined() -> dict[str, Case]:
         )
         for name, suffix, warns, *parts in _chains()
     }
-    found["joined: m4a twice, players play the first"] = Case(
-        changed("b.m4a", written("a.m4a"), lambda data: data + data), Heard(slack_db=2.5)
+    found["joined: m4a twice, of which players play the first"] = Case(
+        changed("b.m4a", written("a.m4a"), lambda data: data + data),
+        Heard(2 * SECONDS, warns="follow each other", slack_s=0.25, slack_db=2.5),
     )
-    found["joined: wav twice, players play the first"] = Case(content("b.wav", 2 * wav(PCM)), Heard())
+    found["joined: wav twice, of which players play the first"] = Case(
+        content("b.wav", 2 * wav(PCM)), Heard(2 * SECONDS)
+    )
+    found |= {
+        f"joined: {suffix} twice": Case(
+            changed(f"b.{suffix}", written(f"a.{suffix}", kinds[suffix]), lambda data: data + data),
+            Heard(2 * SECONDS, warns="", slack_s=0.25, slack_db=2.5, late_s=0.06),
+        )
+        for suffix in ("w64", "aiff", "caf", "wma")
+    }
+    found["cut: wv, 40 bytes damaged in its middle"] = Case(
+        changed("b.wv", written("a.wv", kinds["wv"]), _wounded),
+        Heard(part=(5.3, 6.5), warns="do not decode and are silent"),
+    )
+    found["cut: webm, its last third zeros"] = Case(
+        changed(
+            "b.webm",
+            written("a.webm", kinds["webm"]),
+            lambda data: data[: int(0.7 * len(data))].ljust(len(data), b"\0"),
+        ),
+        Heard(0.7 * SECONDS, part=(0.3, 3.0), warns="are zeros", slack_s=0.3),
+    )
+    found["cut: wav, of which the header states a half"] = Case(
+        content("b.wav", wav(PCM, data_bytes=len(PCM) // 4 * 2)),
+        Heard(SECONDS / 2, part=(0.3, 3.0), warns="behind which lie"),
+    )
+    found["cut: caf, a hole of zeros in ALAC"] = Case(
+        changed("b.caf", written("a.caf", sound(codec="alac", sample_format="s16p")), _with_hole),
+        Heard(part=(5.3, 6.5), warns="do not decode and are silent"),
+    )
     found["cut: m4a with its index at the end"] = Case(
         changed("b.m4a", written("a.m4a"), lambda data: data[: int(0.9 * len(data))]), Refused("its index")
     )
@@ -457,6 +493,18 @@ def _cut_and_joined() -> dict[str, Case]:
         Heard(warns="", slack_s=0.3, slack_db=2.5, part=(0.3, 3.0)),
     )
     return found
+
+
+def _with_hole(data: bytes) -> bytes:
+    """Zeros instead of a part of the middle."""
+    first, last = (int(share * len(data)) for share in (0.45, 0.6))
+    return data[:first] + bytes(last - first) + data[last:]
+
+
+def _wounded(data: bytes) -> bytes:
+    """Noise instead of 40 bytes of the middle."""
+    middle = len(data) // 2
+    return data[:middle] + np.random.default_rng(1).bytes(40) + data[middle + 40 :]
 
 
 def _chains() -> list[tuple]:
@@ -656,6 +704,14 @@ def _clocks() -> dict[str, Case]:
         "tracks: a silent default": Case(
             written("a.mkv", Sound(np.zeros(len(SPEECH)), default=True), sound()),
             Heard(warns="its track 1 is silent, track 2 is taken", slack_db=2.5, slack_s=0.15),
+        ),
+        "tracks: a default of one packet": Case(
+            written("a.mkv", Sound(SPEECH[20_000:20_800], default=True), sound()),
+            Heard(warns="s long, track 2 is taken", slack_db=2.5, slack_s=0.15),
+        ),
+        "tracks: a default of hiss": Case(
+            written("a.mkv", Sound(2e-4 * np.sin(np.arange(len(SPEECH))), default=True), sound()),
+            Heard(warns="its track 1 is all but silent, track 2 is taken", slack_db=2.5, slack_s=0.15),
         ),
         "tracks: the first one damaged": Case(
             written("a.mkv", sound(spoil=between(-1, 99), default=True), sound()), Heard(slack_db=2.5)

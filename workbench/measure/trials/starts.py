@@ -22,7 +22,7 @@ from specsync_lib.pipeline.sound import pieces
 from specsync_lib.pipeline.stages import Policy, Stages, Verdict
 from specsync_lib.pipeline.synthetic import StageTimes, SyntheticGenerator
 from specsync_lib.speech.audio import load_audio
-from workbench.measure.trials.outcome import Outcome, require
+from workbench.measure.trials.outcome import Outcome, batch_names, batch_of, require
 
 STREAMS, EACH, SHORT_EACH = 100, 100, 10
 RATE_HZ, CHUNK_S = units.SAMPLE_RATE_HZ, units.FRAMES_PER_CHUNK / units.VIDEO_FPS
@@ -34,7 +34,7 @@ SETTLED_S = 0.3  # after the end of speech a mouth should rest
 
 def names(short: bool) -> list[str]:
     """Streams by their seed."""
-    return [f"seed 0: {SHORT_EACH}"] if short else [f"seed {seed}: {EACH}" for seed in range(STREAMS)]
+    return batch_names(short, STREAMS, EACH, SHORT_EACH)
 
 
 def clips() -> list[np.ndarray]:
@@ -83,7 +83,7 @@ def stream(samples: np.ndarray, weights) -> list:
 def attempt(name: str, folder: Path) -> Outcome:
     """One stream."""
     torch.set_num_threads(1)
-    seed, count = (int(word) for word in name.removeprefix("seed ").split(": "))
+    seed, count = batch_of(name)
     rng, sounds, weights = np.random.default_rng(seed), clips(), load_draft_front()
     parts, begins, ends, at = [], [], [], 0
     for _ in range(count):
