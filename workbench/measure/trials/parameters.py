@@ -237,8 +237,11 @@ def cases() -> dict[str, Line]:
                 ("transcript_file=.", "is not a file"),
                 ("audio=a;rm -rf x.wav", "does not exist"),
                 ("audio=" + "q" * 3_000, "cannot be read"),
+                ("transcript_file=~nobody_here/a.txt", "is not a file"),
             )
         ),
+        Line(("--row", "~nobody_here/a.toml"), "there is no such file"),
+        Line(("--corpus", "~nobody_here/c.jsonl"), "is not there"),
     ]
     return {f"line {number:03d}: {ascii(' '.join(line.arguments))[1:41]}": line for number, line in enumerate(lines)}
 
