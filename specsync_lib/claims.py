@@ -2,15 +2,14 @@
 
 import json
 from functools import cache
-from pathlib import Path
 
 from specsync_lib.paths import CLAIMS_FILE
 
 
 @cache
-def claims(path: Path = CLAIMS_FILE) -> dict[str, dict]:
+def claims() -> dict[str, dict]:
     """The claims by key: what, value, unit, where it stands, label claimed."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(CLAIMS_FILE.read_text(encoding="utf-8"))
     return {claim["key"]: claim | {"label": content["label"]} for claim in content["claims"]}
 
 

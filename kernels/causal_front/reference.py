@@ -443,14 +443,14 @@ def front_chunk(
     )
 
 
-def chunk_mask(chunk_frames: Sequence[int], past: int, *, first_position: int = 0) -> Bool[Tensor, "P P"]:
+def chunk_mask(chunk_frames: Sequence[int], past: int) -> Bool[Tensor, "P P"]:
     """Who sees whom when chunks of the given lengths come one after the other: the whole chunk, and ``past`` before."""
     ends, frame = [], 0
     for frames in chunk_frames:
         ends += [last_position(frame + frames - 1)] * len(new_positions(frame, frames))
         frame += frames
-    place = torch.arange(first_position, len(ends))
-    return (place[:, None] - place <= past) & (place <= torch.tensor(ends)[first_position:, None])
+    place = torch.arange(len(ends))
+    return (place[:, None] - place <= past) & (place <= torch.tensor(ends)[:, None])
 
 
 def front_offline(mel: Float[Tensor, "B rows 80"], weights: FrontWeights, chunk_frames: Sequence[int]) -> FrontOutput:

@@ -3,7 +3,6 @@
 Needs the standard library alone: it runs on the bare Python that a machine has.
 """
 
-import ast
 import hashlib
 import os
 import platform
@@ -55,13 +54,6 @@ def probe(python: Path, module: str = "pip") -> Probe:
         lines = answer.stderr.decode(errors="replace").strip().splitlines()
         return Probe(None, lines[-1] if lines else f"exit code {answer.returncode}")
     return Probe(answer.stdout.decode(errors="replace").strip())
-
-
-def installed_from(python: Path) -> Path | None:
-    """The checkout that an environment has the library of, None where it has none."""
-    command = [str(python), "-I", "-c", "import specsync_lib; print(ascii(specsync_lib.__path__[0]))"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return None if answer.returncode else Path(ast.literal_eval(answer.stdout)).resolve().parent
 
 
 def torch_requirement(project: Path) -> str:
@@ -135,7 +127,7 @@ def ensure(project: Path = PROJECT_ROOT, torch_index: str | None = None) -> bool
 
     Raises
     ------
-    InputError: the environment could not be made, or is another checkout's; pip failed or installed elsewhere.
+    InputError: the environment could not be made, or pip failed or installed elsewhere.
     """
     folder = project / ".venv"
     python, stamp_path = folder / "bin" / "python", folder / STAMP_NAME
@@ -148,8 +140,6 @@ def ensure(project: Path = PROJECT_ROOT, torch_index: str | None = None) -> bool
         if version is None:
             make(folder)
             version = probe(python).version
-        if folder.is_symlink() and (other := installed_from(python)) not in (None, project):
-            raise InputError(f"{folder} is a link to the environment of {other}; remove the link to have one made here")
         if stamp_path.is_file() and stamp_path.read_text(encoding="utf-8") != UNFINISHED:
             stamp_path.unlink()
         print("specsync: installing the dependencies (minutes, the first time)", flush=True)

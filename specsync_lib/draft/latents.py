@@ -156,13 +156,12 @@ class FrontLatents:
         basis: LatentBasis,
         *,
         z0: Float[Tensor, "16 h w"] | None = None,
-        dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
         z0 = checked_z0(basis, z0)
         self.shape = tuple(z0.shape)
-        self.z0 = z0.flatten().to(device, dtype).expand(SLOTS_PER_CHUNK, -1).contiguous()
-        self._w_coef, self._basis = basis.w_coef.to(device), basis.basis.to(device, dtype)
+        self.z0 = z0.flatten().to(device, torch.float32).expand(SLOTS_PER_CHUNK, -1).contiguous()
+        self._w_coef, self._basis = basis.w_coef.to(device), basis.basis.to(device, torch.float32)
 
     @torch.inference_mode()
     def draft(

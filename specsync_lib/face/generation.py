@@ -532,11 +532,11 @@ def still_latents(
 
 
 def chunk_plans(
-    plan: SyncPlan, idle: np.ndarray | None = None, ahead: int = PLAN_AHEAD_FRAMES, size: ChunkSize = CHUNK
+    plan: SyncPlan, idle: np.ndarray | None = None, size: ChunkSize = CHUNK
 ) -> Iterator[tuple[SyncPlan, np.ndarray]]:
     """Plan and idle rows of every chunk of a recording, the last one padded: silence, and the last frame's idle motion.
 
-    ``ahead`` frames of the next chunk come along where there are some.
+    :data:`PLAN_AHEAD_FRAMES` frames of the next chunk come along where there are some.
     """
     frames = len(plan)
     idle = np.zeros((frames, IDLE_FEATURES), np.float32) if idle is None else idle
@@ -544,5 +544,5 @@ def chunk_plans(
     whole = SyncPlan(np.pad(plan.visemes, (0, pad)), np.pad(plan.openness, (0, pad)))
     rows = np.pad(idle[:frames], ((0, pad), (0, 0)), mode="edge")
     for start in range(0, frames, size.frames):
-        part = slice(start, start + size.frames + ahead)
+        part = slice(start, start + size.frames + PLAN_AHEAD_FRAMES)
         yield SyncPlan(whole.visemes[part], whole.openness[part]), rows[part]

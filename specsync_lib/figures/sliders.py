@@ -52,11 +52,11 @@ def pages(figure: Figure, drawings: Sequence[Drawing], places: Sequence[object])
     return found
 
 
-def page_stack(pictures: Sequence[bytes], first: int = 0) -> ipywidgets.Stack:
-    """Pictures of which one is seen."""
+def page_stack(pictures: Sequence[bytes]) -> ipywidgets.Stack:
+    """Pictures of which one is seen, the first."""
     layout = {"max_width": "100%", "margin": "0"}  # with a margin it is wider than its box, which then scrolls
     images = [ipywidgets.Image(value=png, format="png", layout=layout) for png in pictures]
-    return ipywidgets.Stack(images, selected_index=first, layout={"overflow": "hidden"})
+    return ipywidgets.Stack(images, selected_index=0, layout={"overflow": "hidden"})
 
 
 def linked(knob: ipywidgets.Widget, stack: ipywidgets.Stack) -> ipywidgets.Stack:

@@ -146,9 +146,9 @@ def comparison_table(setup: Setup, answers: Answers, rng: np.random.Generator) -
     return pd.DataFrame(rows)
 
 
-def chunk_table(frames: pd.DataFrame, frames_per_chunk: int = FRAMES_PER_CHUNK) -> pd.DataFrame:
+def chunk_table(frames: pd.DataFrame) -> pd.DataFrame:
     """Chunks of a frame table (utterance, confidence, accepted): mean confidence, and whether a frame is rejected."""
-    number = frames.groupby("utterance", sort=False).cumcount() // frames_per_chunk
+    number = frames.groupby("utterance", sort=False).cumcount() // FRAMES_PER_CHUNK
     grouped = frames.assign(chunk=number).groupby(["utterance", "chunk"], sort=False)
     return pd.DataFrame(
         {"confidence": grouped["confidence"].mean(), "rejected": 1 - grouped["accepted"].min().astype(float)}

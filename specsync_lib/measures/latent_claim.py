@@ -55,9 +55,9 @@ class Claim:
     lips: "pd.DataFrame"
     facts: dict
 
-    def number(self, condition: str, measure: str = "r", identity: str = REFERENCE) -> tuple[float, float, float]:
-        """A value of the table with its interval."""
-        rows = self.table[(self.table["condition"] == condition) & (self.table["identity"] == identity)]
+    def number(self, condition: str, measure: str = "r") -> tuple[float, float, float]:
+        """A value of the table with its interval, on the reference identity."""
+        rows = self.table[(self.table["condition"] == condition) & (self.table["identity"] == REFERENCE)]
         return tuple(float(rows[f"{measure}{end}"].iloc[0]) for end in ("", "_low", "_high"))
 
     def by_speakers(self) -> "pd.DataFrame":

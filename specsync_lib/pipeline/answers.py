@@ -57,9 +57,10 @@ class ChunkPattern:
 
 
 def random_pattern(
-    rate: float, chunks: int, rng: np.random.Generator, passes_on_reject: int = 2, frames: int = FRAMES_PER_CHUNK
+    rate: float, chunks: int, rng: np.random.Generator, frames: int = FRAMES_PER_CHUNK
 ) -> list[ChunkPattern]:
-    """Chunks of which a share, rounded to whole chunks, is rejected in random places, each at one random frame.
+    """Chunks of which a share, rounded to whole chunks, is rejected in random places, each at one random frame, in two
+    passes.
 
     Raises
     ------
@@ -70,8 +71,7 @@ def random_pattern(
     rejected = rng.permutation(chunks) < round(rate * chunks)
     places = rng.integers(frames, size=chunks)
     return [
-        ChunkPattern(passes_on_reject, (int(frame),)) if hit else ChunkPattern()
-        for hit, frame in zip(rejected, places, strict=True)
+        ChunkPattern(2, (int(frame),)) if hit else ChunkPattern() for hit, frame in zip(rejected, places, strict=True)
     ]
 
 

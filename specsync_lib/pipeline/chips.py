@@ -42,7 +42,6 @@ HERE = "H200 SXM"
 REASONER_PARAMETERS = 70.55e9
 REASONER_GB = {"bf16": 141.1, "fp8": 72.8}  # moved by a pass; layers in FP8, embedding and head in bf16
 REASONER_GIB = {precision: gigabytes * 1e9 / 2**30 for precision, gigabytes in REASONER_GB.items()}
-OTHERS_GIB = 9.0  # Whisper, Wan 1.3B, its VAE, their activations
 USABLE = 0.96  # of a chip's memory; the rest is the driver's, caches and activations
 # Arithmetic of a chunk in TFLOP, counted by torch's FlopCounterMode on the models without storage (a test repeats it).
 TFLOP = {
@@ -106,18 +105,16 @@ def stage_works(setup: Setup, region: str, precision: Literal["bf16", "fp8"] = "
     }
 
 
-def chips_for_reasoner(chip: Chip, precision: Literal["bf16", "fp8"], beside_gib: float = 0.0) -> int:
-    """How many of a chip it takes to hold the reasoner, and what stands beside it on the first."""
-    return max(1, ceil((REASONER_GIB[precision] + beside_gib) / (USABLE * chip.memory_gib)))
+def chips_for_reasoner(chip: Chip, precision: Literal["bf16", "fp8"]) -> int:
+    """How many of a chip it takes to hold the reasoner."""
+    return max(1, ceil(REASONER_GIB[precision] / (USABLE * chip.memory_gib)))
 
 
-def on_chip(
-    setup: Setup, region: str, chip: str, precision: Literal["bf16", "fp8"], *, shared: bool = False
-) -> tuple[Setup, int]:
+def on_chip(setup: Setup, region: str, chip: str, precision: Literal["bf16", "fp8"]) -> tuple[Setup, int]:
     """The setup on other chips, and how many of them: one for generation and as many as the reasoner's weights need.
 
-    ``shared``: everything on one chip, judge and generator each at half speed while both work. Where the reasoner takes
-    several chips its passes are split over them without any loss, so the prediction flatters that chip.
+    Where the reasoner takes several chips its passes are split over them without any loss, so the prediction flatters
+    that chip.
 
     Raises
     ------
@@ -128,7 +125,7 @@ def on_chip(
     here, there = CHIPS[HERE], CHIPS[chip]
     works = stage_works(setup, region, precision)
     scaled = {name: work.on(here, there) for name, work in works.items()}
-    holders = chips_for_reasoner(there, precision, OTHERS_GIB if shared else 0.0)
+    holders = chips_for_reasoner(there, precision)
     token = scaled["token"] / holders
     slower = token / setup.token.median_ms
     pass_slower = scaled["verify"] / holders / (setup.verify_ms(2).median_ms - setup.verify_ms(1).median_ms)
@@ -150,8 +147,8 @@ def on_chip(
         render=exactly(scaled["render"]),
         last_step=None,
         last_render=None,
-        stretch=2.0 if shared else 1.0,
-    ), holders + (not shared)
+        stretch=1.0,
+    ), holders + 1
 
 
 def chip_table(

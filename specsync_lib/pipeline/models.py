@@ -431,7 +431,6 @@ class Models:
     def stages(
         self,
         *,
-        words: Sequence[HeardWord] = (),
         options: VerifyOptions | None = EXACT,
         drafted: bool = True,
         seed: int = 0,
@@ -453,7 +452,7 @@ class Models:
         """
         face = self.face.fresh()
         drafter = SpeechDrafter(self.draft, self.latents, self.policy) if drafted else RestDrafter(face.still)
-        judge = ReasonerJudge(self.reasoner, Listener(self.ears, words), options or EXACT)
+        judge = ReasonerJudge(self.reasoner, Listener(self.ears), options or EXACT)
         face_stage = stage(face, steps=self.steps, noise_level=self.noise_level, seed=seed, idle=idle)
         return Stages(drafter, judge, face_stage, self.chunk)
 

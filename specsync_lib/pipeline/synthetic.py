@@ -84,20 +84,19 @@ class SyntheticDrafter:
 
 
 class SyntheticJudge:
-    """Answers with the target's tokens: after one pass, or, for a draft it rejects, ``passes_on_reject``.
+    """Answers with the target's tokens: after one pass, or, for a draft it rejects, two.
 
     A rejection is told after the first pass, not yet final, as a judge does that reads its own tokens off that pass.
     """
 
-    def __init__(self, clock: Clock, times: StageTimes, target: SyntheticTarget, passes_on_reject: int = 2) -> None:
+    def __init__(self, clock: Clock, times: StageTimes, target: SyntheticTarget) -> None:
         self._clock, self._times, self._target = clock, times, target
-        self._passes_on_reject = passes_on_reject
         self._context = 0
 
     def verify(self, request: Request, deliver: Callable[[Verdict], None]) -> None:
         """One pass, and more after a rejection."""
         tokens = self.answer(request)
-        passes = 1 if tokens == request.draft.tokens else self._passes_on_reject
+        passes = 1 if tokens == request.draft.tokens else 2
         for done in range(passes):
             if done:
                 deliver(Verdict(request.audio.index, tokens, done, final=False))
@@ -181,7 +180,6 @@ def synthetic_stages(
     *,
     rejected: Callable[[int], Sequence[int]] = lambda index: (),
     target: SyntheticTarget | None = None,
-    passes_on_reject: int = 2,
     size_px: tuple[int, int] = (2, 2),
     chunk: units.ChunkSize = units.CHUNK,
 ) -> Stages:
@@ -193,15 +191,13 @@ def synthetic_stages(
         Durations.
     rejected
         Frames (counted in the chunk) of a chunk's draft that the judge will not accept: a replayed or a drawn pattern.
-    passes_on_reject
-        Forward passes that the judge takes for a chunk with a rejection.
     chunk
         What they take at a time.
     """
     target = target or SyntheticTarget()
     return Stages(
         SyntheticDrafter(clock, times, target, rejected),
-        SyntheticJudge(clock, times, target, passes_on_reject),
+        SyntheticJudge(clock, times, target),
         SyntheticGenerator(clock, times, size_px),
         chunk,
     )

@@ -340,7 +340,7 @@ def _places(total_s: Fraction, count: int, first_s: Fraction) -> str:
     return f"{float(total_s):.2f} s in {places} (first at {float(first_s):.2f} s)"
 
 
-def write_flac(path: str | Path, samples: np.ndarray, sample_rate_hz: int = units.SAMPLE_RATE_HZ) -> None:
+def write_flac(path: str | Path, samples: np.ndarray) -> None:
     """Write mono 16-bit FLAC, whole or not at all.
 
     Parameters
@@ -348,17 +348,16 @@ def write_flac(path: str | Path, samples: np.ndarray, sample_rate_hz: int = unit
     path
         The file to write, ending in ``.flac``.
     samples
-        [n] floats in [-1, 1]; what came from 16-bit sound returns bit for bit.
-    sample_rate_hz
-        Its rate.
+        [n] floats in [-1, 1] at 16 kHz; what came from 16-bit sound returns bit for bit.
     """
     pcm = np.clip(np.round(samples * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
     with atomic_path(path) as temporary, av.open(temporary, "w", format="flac") as container:
-        stream = container.add_stream("flac", rate=sample_rate_hz, layout="mono")
+        stream = container.add_stream("flac", rate=units.SAMPLE_RATE_HZ, layout="mono")
         for begin in range(0, len(pcm), FLAC_BLOCK_SAMPLES):
             frame = av.AudioFrame.from_ndarray(
                 pcm[None, begin : begin + FLAC_BLOCK_SAMPLES], format="s16", layout="mono"
             )
-            frame.sample_rate, frame.pts, frame.time_base = sample_rate_hz, begin, Fraction(1, sample_rate_hz)
+            frame.sample_rate, frame.pts = units.SAMPLE_RATE_HZ, begin
+            frame.time_base = Fraction(1, units.SAMPLE_RATE_HZ)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -41,7 +41,7 @@ _DECIMAL_COMMA = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\.\d{3})+,\d{1,2}|(?:\.\d{
 _STAMP = r"\d+:\d[\d:.,]*"
 _SUBTITLE_CUE = re.compile(
     rf"(?m)^(?:\d+[ \t]*\n)?[ \t]*{_STAMP}[ \t]*-->.*$"  # SubRip, and WebVTT
-    rf"|<{_STAMP}>|\{{\\[^{{}}\n]{{0,100}}\}}"  # the time of a word; {{\an8}}
+    rf"|<{_STAMP}>|<\|[^|<>\n]{{0,40}}\|>|\{{\\[^{{}}\n]{{0,100}}\}}"  # the time of a word; <|en|>; {{\an8}}
     r"|^Dialogue: (?:[^,\n]{0,80},){9}"  # Advanced SubStation
     r"|^\d+:\d\d:\d\d\.\d+,\d+:\d\d:\d\d\.\d+$"  # YouTube's SubViewer
 )

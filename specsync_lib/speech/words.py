@@ -481,13 +481,13 @@ def _roman(match: re.Match[str]) -> list[str]:
     before = re.search(r"([A-Za-z]*)\s?$", match.string[max(0, match.start() - LONGEST_WORD) : match.start()])[1]
     is_counted = before.lower() in tables.COUNTED_SECTIONS
     is_lone_letter = len(numeral) == 1 or not set(numeral) & set("IVX")  # vitamin D, a CD
-    if is_lone_letter and not (is_counted or (numeral in "VX" and before[:1].isupper())):
+    if is_lone_letter and not (is_counted or (numeral in "VX" and before != before.lower())):
         return []
     word = [numeral.lower()] if in_dictionary(numeral.lower()) else []
     cardinal, ordinal, letters = " ".join(number_words(number)), ordinal_of(number), " ".join(numeral.lower())
     if match["numeral"].islower():
         return [" ".join(_token_words(match[0])[0]), cardinal] if is_counted else []
-    options = [cardinal, f"the {ordinal}", ordinal, letters]
+    options = [cardinal, f"the {ordinal}", ordinal, letters, number_readings(str(number))[0]]  # MCMXCIX
     if before[:1].isupper() and not is_counted:
         options = [f"the {ordinal}", cardinal, ordinal, letters]
     options = [*word, *options] if set(numeral) & set("LCDM") and not is_counted else [*options, *word]

@@ -50,7 +50,7 @@ def place():
     """A folder of the stranger's."""
     with tempfile.TemporaryDirectory() as name:
         os.chown(name, STRANGER, STRANGER)
-        yield Path(name)
+        yield Path(name).resolve()
 
 
 @pytest.fixture

@@ -237,7 +237,7 @@ def kernels_of(folder):
     found = []
     for process in psutil.process_iter():
         try:
-            if "ipykernel" in " ".join(process.cmdline()) and process.cwd() == str(folder.resolve()):
+            if "ipykernel" in " ".join(process.cmdline()) and process.cwd() == str(folder):
                 found.append(process)
         except psutil.Error:
             continue

@@ -214,6 +214,11 @@ def say(text, folder):
             "about one million two hundred and fifty thousand people in act two scene three",
         ),
         ("Call 555-1200 (now) at 10:45.", "call five five five twelve hundred at a quarter to eleven"),
+        ("It cost US$5 million in the end.", "it cost five million u s dollars in the end"),
+        ("She came on 3. June at 17h30.", "she came on the third of june at seventeen thirty"),
+        ("If x<y then z>1 is true.", "if x less than y then z greater than one is true"),
+        ("Over a 100 people came in June.", "over a hundred people came in june"),
+        ("Host 1: our team lost 0-3\nJohn [00:05]: last night", "our team lost nil three last night"),
     ],
 )
 def test_the_reading_that_was_said_is_the_one_that_is_aligned(written, said, tmp_path):

@@ -269,6 +269,7 @@ SAID_AS = [
     ("an amazing feat.", "an amazing feat"),
     ("the WWII era, WW1", "the world war two era world war one"),
     ("[H]e said", "he said"),
+    ("MCMXCIX, iPhone X", "nineteen ninety nine i phone ten"),
     # telephones, addresses
     ("+33 1 23 45 67 89", "plus three three one two three four five six seven eight nine"),
     ("+33 1 23 45 67 89", "plus thirty three one twenty three forty five sixty seven eighty nine"),
@@ -298,6 +299,7 @@ SAID_AS = [
     ),
     ('{"text": " hello there", "segments": [{"id": 0, "text": " hello"}, {"id": 1, "text": " there"}]}', "hello there"),
     ('[{"start": 0.0, "text": "hello"}, {"start": 1.5, "text": "there"}]', "hello there"),
+    ("<|en|><|0.00|> hello<|1.50|>", "hello"),
     ("start\tend\ttext\n0\t1500\thello\n1500\t2500\tthere", "hello there"),
 ]
 

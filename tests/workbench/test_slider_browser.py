@@ -42,6 +42,7 @@ def page(opened):
     driver, address = opened
     driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     driver.get("about:blank")
+    driver.get_log("browser")  # what another page said
     driver.get(address)
     return driver
 

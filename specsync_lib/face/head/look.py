@@ -298,11 +298,11 @@ class Shader:
         return (shine * seen.T) @ self.colours * self.studio.exposure
 
 
-def smooth_noise(shape: tuple[int, int], cells: float, rng: np.random.Generator, wrap: bool = True) -> np.ndarray:
-    """Band-limited noise [rows, columns] in about [-1, 1] with features of ``cells`` pixels."""
+def smooth_noise(shape: tuple[int, int], cells: float, rng: np.random.Generator) -> np.ndarray:
+    """Band-limited noise [rows, columns] in about [-1, 1] that wraps around, with features of ``cells`` pixels."""
     from scipy.ndimage import gaussian_filter
 
-    noise = gaussian_filter(rng.standard_normal(shape), cells, mode="wrap" if wrap else "reflect")
+    noise = gaussian_filter(rng.standard_normal(shape), cells, mode="wrap")
     return (noise / (3 * noise.std())).astype(np.float32)
 
 
