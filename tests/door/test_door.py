@@ -343,6 +343,7 @@ def test_an_installation_that_is_stopped_leaves_no_pip_behind(tmp_path, number):
     talk = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
     code = "import signal, sys\nfrom specsync_lib import streams\nfrom specsync_lib.door import install\n"
     code += "streams.settle()\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # it may be ignored
+    code += "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # as nohup has it
     code += f"install.ensure = lambda **_: install.run_pip([sys.executable, '-c', {talk!r}])\nsys.exit(install.main())"
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
