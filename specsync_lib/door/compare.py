@@ -16,7 +16,7 @@ import pandas as pd
 from specsync_lib import rows, summary
 from specsync_lib.door.parameters import PARAMETERS
 from specsync_lib.door.project import Project
-from specsync_lib.door.runner import read_stamp, still_valid
+from specsync_lib.door.stamps import read_stamp, still_valid
 from specsync_lib.errors import InputError
 from specsync_lib.units import SLOTS_PER_CHUNK, VIDEO_FPS
 from specsync_lib.values import Value, shown

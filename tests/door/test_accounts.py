@@ -17,7 +17,7 @@ from specsync_lib import caches
 from specsync_lib.door import install
 from specsync_lib.door.project import Project
 from specsync_lib.paths import PROJECT_ROOT
-from tests.door.test_runner import write_notebook
+from tests.toys.notebooks import write_notebook
 from tests.toys.programs import may_be_run
 
 STRANGER = 54_321  # no user of that number
@@ -184,11 +184,13 @@ DRIVER = """
 import sys
 from pathlib import Path
 from specsync_lib.door import runner
+from specsync_lib.door.inputs import Inputs
+from specsync_lib.door.project import Project
 root, own = Path(sys.argv[1]), Path(sys.argv[2])
-project = runner.Project(root, root / 'notebooks', own / 'run', own / 'plots')
+project = Project(root, root / 'notebooks', own / 'run', own / 'plots')
 def run(options, nameless):
     with runner.at_work(project):
-        for name, finished in runner.run_notebooks(project, options, runner.Inputs('', '')):
+        for name, finished in runner.run_notebooks(project, options, Inputs('', '')):
             print(name, flush=True)
 runner.run = run
 sys.exit(runner.main([]))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specsync_lib.door.inputs import heard, resolved, seen_and_heard
 from specsync_lib.door.parameters import parse_arguments
-from specsync_lib.door.runner import heard, resolved, seen_and_heard
 from specsync_lib.errors import InputError
 from specsync_lib.speech.audio import Recording, load_audio, write_flac
 

@@ -10,57 +10,22 @@ import sys
 import time
 from fractions import Fraction
 
-import nbformat
 import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specsync_lib.door import compare, runner
+from specsync_lib.door import compare, runner, stamps
+from specsync_lib.door.execution import NotebookError
+from specsync_lib.door.inputs import Inputs
 from specsync_lib.door.parameters import parse_arguments
-from specsync_lib.door.runner import Project, read_cells, read_stamp, read_transcript, run_notebooks, still_valid
+from specsync_lib.door.project import Project
+from specsync_lib.door.runner import run_notebooks
+from specsync_lib.door.stamps import read_stamp, still_valid
 from specsync_lib.errors import InputError
-from specsync_lib.files import LEFT_BEHIND, atomic_path, temporary_name, write_json, write_text
-from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
-from specsync_lib.progress import say, tenths
-from tests.door.test_runner import INPUTS, write_notebook
-
-
-@pytest.fixture
-def project(tmp_path):
-    project = Project(tmp_path, tmp_path / "notebooks", tmp_path / "data" / "run", tmp_path / "plots")
-    for folder in (project.notebooks, project.run, project.plots, tmp_path / "specsync_lib", tmp_path / "kernels"):
-        folder.mkdir(parents=True)
-    (tmp_path / "pyproject.toml").write_text("[project]")
-    write_notebook(project, "01_first", "")
-    write_notebook(project, "02_second", "", "threshold = 0.85")
-    return project
-
-
-@pytest.fixture
-def executions(monkeypatch):
-    """Replace the kernel by a function that writes a file, a figure and a number; returns what it was called for."""
-    calls = []
-
-    def execute(notebook, parameters, project, timeout_s, title):
-        name = notebook.stem
-        calls.append((project.name, name))
-        for folder in (project.plots, project.run / "summary", project.run / "executed"):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_text(project.run / f"{name}.txt", json.dumps(dict(parameters)))
-        write_text(project.plots / f"{name}.png", name)
-        source = os.path.relpath(project.plots / f"{name}.png", project.root)
-        write_json(project.summary(name), {f"draft.of_{name}": {"value": 1, "source": source}})
-        project.executed(name).write_text("executed")
-        return 0.5
-
-    monkeypatch.setattr(runner, "execute", execute)
-    return calls
-
-
-def run(project, *arguments):
-    options = parse_arguments([word for argument in arguments for word in ("-p", argument)])
-    return dict(run_notebooks(project.named(options.values["name"]), options, INPUTS))
+from specsync_lib.files import LEFT_BEHIND, atomic_path, temporary_name
+from specsync_lib.paths import PROJECT_ROOT
+from tests.toys.notebooks import INPUTS, run, write_notebook
 
 
 def test_a_named_run_keeps_its_files_and_leaves_the_others_alone(project, executions):
@@ -84,7 +49,7 @@ def test_a_named_run_keeps_its_files_and_leaves_the_others_alone(project, execut
 def test_what_another_run_finished_with_the_same_key_is_copied(project, executions):
     run(project, "name=bold", "threshold=0.3")
     run(project, "name=careful", "threshold=0.95")
-    assert executions == [("bold", "01_first"), ("bold", "02_second"), ("careful", "02_second")]
+    assert executions == ["bold/01_first", "bold/02_second", "careful/02_second"]
     careful = project.named("careful")
     stamp = read_stamp(careful, "01_first")
     assert still_valid(stamp, stamp.key, careful)
@@ -105,7 +70,7 @@ def test_a_run_outside_the_project_is_copied_too(project, executions, tmp_path_f
     moved = dataclasses.replace(project, run=outside / "run", plots=outside / "plots")
     run(moved, "name=bold")
     run(moved, "name=careful")
-    assert executions == [("bold", "01_first"), ("bold", "02_second")]
+    assert executions == ["bold/01_first", "bold/02_second"]
     assert (outside / "plots" / "runs" / "careful" / "01_first.png").read_text() == "01_first"
     stamp = read_stamp(moved.named("careful"), "02_second")
     assert still_valid(stamp, stamp.key, moved.named("careful"))
@@ -123,7 +88,7 @@ def test_a_stamp_that_holds_anything_else_counts_as_absent(project, executions, 
     project.stamp("01_first").write_text(content.replace("KEY", key))
     assert read_stamp(project, "01_first") is None
     run(project)
-    assert executions == [("", "01_first")]
+    assert executions == ["01_first"]
 
 
 def test_a_run_knows_by_its_keys_whether_it_is_what_it_was_when_it_finished(project, executions, monkeypatch):
@@ -153,7 +118,7 @@ def test_fresh_copies_nothing(project, executions):
     run(project, "name=bold")
     options = parse_arguments(["-p", "name=careful", "--fresh"])
     dict(run_notebooks(project.named("careful"), options, INPUTS))
-    assert executions[2:] == [("careful", "01_first"), ("careful", "02_second")]
+    assert executions[2:] == ["careful/01_first", "careful/02_second"]
 
 
 def test_a_cells_time_grows_with_the_recording(project, monkeypatch):
@@ -168,7 +133,7 @@ def test_a_cells_time_grows_with_the_recording(project, monkeypatch):
     monkeypatch.setattr(runner, "execute", execute)
     (project.notebooks / "02_second.ipynb").unlink()
     for seconds in (0, 10, 600, 3600):
-        inputs = runner.Inputs(f"recording of {seconds} s", "", Fraction(seconds))
+        inputs = Inputs(f"recording of {seconds} s", "", Fraction(seconds))
         write_notebook(project, "01_first", "", "audio = ''")
         dict(run_notebooks(project, parse_arguments([]), inputs))
     assert times[0] == 1800
@@ -218,14 +183,16 @@ DRIVER = """
 import sys
 from pathlib import Path
 from specsync_lib.door import runner
+from specsync_lib.door.inputs import Inputs
 from specsync_lib.door.parameters import parse_arguments
+from specsync_lib.door.project import Project
 root = Path(sys.argv[1])
-project = runner.Project(root, root / 'notebooks', root / 'data' / 'run', root / 'plots')
+project = Project(root, root / 'notebooks', root / 'data' / 'run', root / 'plots')
 def run(options, nameless):
     own = project.named(options.values['name'])
     with runner.at_work(own):
         runner.sweep(own)
-        for name, finished in runner.run_notebooks(own, options, runner.Inputs('', '')):
+        for name, finished in runner.run_notebooks(own, options, Inputs('', '')):
             print(name, 'kept' if finished.resumed else 'ran', flush=True)
 runner.run = run
 sys.exit(runner.main(sys.argv[2:]))
@@ -333,7 +300,7 @@ def test_a_run_of_which_one_folder_lies_in_the_other_is_copied_too(project, exec
     run(nested)
     finished = run(nested, "name=bold")
     bold = nested.named("bold")
-    assert executions == [("", "01_first"), ("", "02_second")] and all(one.resumed for one in finished.values())
+    assert executions == ["01_first", "02_second"] and all(one.resumed for one in finished.values())
     made = [bold.run / "01_first.txt", bold.plots / "01_first.png", bold.executed("01_first"), bold.summary("01_first")]
     assert set(read_stamp(bold, "01_first").outputs) == {os.path.relpath(path, project.root) for path in made}
     assert all(path.is_file() for path in made)
@@ -344,7 +311,7 @@ def test_a_run_of_which_one_folder_lies_in_the_other_is_copied_too(project, exec
 def test_what_another_run_takes_back_while_it_is_copied_is_not_taken(project, executions, monkeypatch):
     run(project, "name=bold")
     executions.clear()
-    copy = runner.shutil.copyfile
+    copy = stamps.shutil.copyfile
 
     def changed(path, target):
         copy(path, target)
@@ -352,15 +319,15 @@ def test_what_another_run_takes_back_while_it_is_copied_is_not_taken(project, ex
             path.write_text("the other run is at work")
             copy(path, target)
 
-    monkeypatch.setattr(runner.shutil, "copyfile", changed)
+    monkeypatch.setattr(stamps.shutil, "copyfile", changed)
     finished = run(project, "name=careful")
-    assert executions == [("careful", "01_first"), ("careful", "02_second")]
+    assert executions == ["careful/01_first", "careful/02_second"]
     careful = project.named("careful")
     assert (careful.plots / "01_first.png").read_text() == "01_first"
     assert not any(one.resumed for one in finished.values())
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), runner.NotebookError("04: died"), InputError("no")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), NotebookError("04: died"), InputError("no")])
 def test_the_part_of_a_video_that_a_stopped_run_leaves_is_named(tmp_path, capsys, error):
     (tmp_path / "lipsync_720p30.part.mp4").write_bytes(b"")
     (tmp_path / "other.mp4").write_bytes(b"")
@@ -370,137 +337,3 @@ def test_the_part_of_a_video_that_a_stopped_run_leaves_is_named(tmp_path, capsys
     named = [line for line in lines if "lipsync_720p30.part.mp4 plays up to its last committed frame" in line]
     assert len(named) == (not isinstance(error, InputError))
     assert not [line for line in lines if "other.mp4" in line]
-
-
-def test_progress_lines_reach_the_terminal_and_nothing_else_does(project, capfd):
-    source = "from specsync_lib.progress import say\nprint('not for you')\nsay('about 3 min')\nprint('» half', end='')"
-    write_notebook(project, "01_first", source)
-    (project.notebooks / "02_second.ipynb").unlink()
-    run(project)
-    lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
-    assert [line for line in lines if line.startswith("[1/1] 01_first: about")] == ["[1/1] 01_first: about 3 min"]
-    assert not [line for line in lines if "not for you" in line]
-
-
-TOLD = """
-import threading
-from types import SimpleNamespace as Made
-import pandas as pd
-from specsync_lib.progress import say, tenths
-
-def run(samples, rule, threshold, heard, video, watch):
-    def commits():
-        for _ in range(5):
-            watch(Made(tokens=4 * (0,)))
-    thread = threading.Thread(target=commits)
-    thread.start()
-    thread.join()
-    report = Made(wall_s=3.0, notes=("chunk 2:\\ngave NaN",))
-    guarantee = "the judge's own; 1 of 5 chunks went out unverified"
-    return Made(report=report, guarantee=guarantee, video=None, idle=None, facts=lambda: {"counts": {"unverified": 1}})
-
-system = Made(device="cpu", expected_s=lambda *_: 7.0, run=run)
-samples = heard = video_path = threshold = None
-rule, frames = "exact", 20
-"""
-
-
-def test_every_tenth_of_a_video_is_one_line(capsys):
-    tell = tenths(250, "frames")
-    for _ in range(20):
-        tell(12)
-    tell(10)
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 10 and lines[0] == "» 36 of 250 frames (14%)" and lines[-1] == "» 250 of 250 frames (100%)"
-    tell = tenths(8, "frames")
-    tell(8)
-    assert capsys.readouterr().out == "» 8 of 8 frames (100%)\n"
-    say("two\nlines of a fault")
-    assert capsys.readouterr().out == "» two lines of a fault\n"
-
-
-def test_the_terminal_is_told_how_long_a_video_takes_how_far_it_is_and_what_it_promises(project, capfd):
-    """Notebook 04's own cell, with a system whose judge failed."""
-    (cell,) = (cell for cell in read_cells(NOTEBOOKS_DIR / "04_video_rendering.ipynb") if "expected_s" in cell.source)
-    write_notebook(project, "04_video", TOLD + cell.source)
-    for name in ("01_first", "02_second"):
-        (project.notebooks / f"{name}.ipynb").unlink()
-    run(project)
-    lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
-    told = [line.removeprefix("[1/1] 04_video: ") for line in lines if line.startswith("[1/1] 04_video: ")]
-    told = [line for line in told if "%|" not in line]  # papermill's bar
-    assert told[0] == "about 7 s expected on this machine (cpu), by its first chunk"
-    assert told[1:-2] == [f"{count} of 20 frames of the video ({count / 20:.0%})" for count in (4, 8, 12, 16, 20)]
-    assert told[-2:] == ["3 s. Guarantee: the judge's own; 1 of 5 chunks went out unverified", "chunk 2: gave NaN"]
-
-
-def test_a_long_silence_says_that_it_is_alive(capsys):
-    relay = runner.Relay("[4/5] 04")
-    for seconds in (0, 30, 59, 61, 100, 121, 150):
-        relay.beat(seconds)
-    assert len(capsys.readouterr().err.splitlines()) == 2
-
-
-def test_a_kernel_writes_into_its_own_runs_folders(project):
-    source = "from specsync_lib import paths\nopen(paths.RUN_DIR / 'here.txt', 'w').write(str(paths.PLOTS_DIR))"
-    write_notebook(project, "01_first", source)
-    (project.notebooks / "02_second.ipynb").unlink()
-    run(project, "name=bold")
-    bold = project.named("bold")
-    assert (bold.run / "here.txt").read_text() == str(bold.plots)
-    assert nbformat.read(bold.executed("01_first"), as_version=4).cells
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (None, "is not a file"),
-        (b"", "holds no words"),
-        (b" \n\t ", "holds no words"),
-        (b"a\0b", "holds no words"),
-        ("größe".encode("latin-1"), "is not text in UTF-8"),
-        (b"a" * (2**20 + 1), "is larger than 1 MiB"),
-    ],
-)
-def test_a_transcript_file_that_holds_no_text_is_one_line(tmp_path, content, says):
-    path = tmp_path / "words.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=says) as refusal:
-        read_transcript(str(path))
-    assert "\n" not in str(refusal.value)
-
-
-def test_a_transcript_file_in_the_home_of_nobody_is_one_line():
-    with pytest.raises(InputError, match=r"'~nobody-of-that-name/words\.txt' is not a file"):
-        read_transcript("~nobody-of-that-name/words.txt")
-
-
-def test_a_transcript_file_gives_its_text(tmp_path):
-    path = tmp_path / "words.txt"
-    path.write_bytes("\ufeffHello,\r\nworld.\n".encode())
-    assert read_transcript(str(path)).split() == ["Hello,", "world."]
-    options = runner.resolved(parse_arguments(["-p", f"transcript_file={path}", "-p", "device=cpu"]))
-    assert options.values["transcript"].split() == ["Hello,", "world."]
-
-
-def test_a_gpu_that_is_not_there_is_one_line_and_exit_code_2(monkeypatch, capsys):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert runner.main(["-p", "device=cuda"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("specsync: parameter device: cuda was asked for, but torch ")
-    assert runner.resolved(parse_arguments([])).values["device"] == "cpu"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert runner.resolved(parse_arguments([])).values["device"] == "cuda"
-    assert runner.resolved(parse_arguments(["-p", "device=cpu"])).values["device"] == "cpu"
-
-
-def test_a_small_decoder_that_nobody_trained_is_one_line_and_exit_code_2(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(runner, "TINY_DECODER", tmp_path / "decoder.safetensors")
-    assert runner.main(["-p", "decoder=tiny", "-p", "device=cpu"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("specsync: decoder=tiny: ") and line.endswith("is absent; train it, or choose decoder=wan")
-    (tmp_path / "decoder.safetensors").touch()
-    assert runner.resolved(parse_arguments(["-p", "decoder=tiny", "-p", "device=cpu"])).values["decoder"] == "tiny"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specsync_lib.door.cells import declared_parameters
 from specsync_lib.door.parameters import LANGUAGES, PARAMETERS, PROFILES, RULES, Range, check, parse_arguments
-from specsync_lib.door.runner import declared_parameters
 from specsync_lib.errors import InputError
 from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
 from specsync_lib.rows import DECODERS

@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from specsync_lib import rows
-from specsync_lib.door import compare, report, runner, words
+from specsync_lib.door import compare, report, runner, stamps, words
 from specsync_lib.door.origins import origin
 from specsync_lib.door.parameters import check
 from specsync_lib.door.project import Project
@@ -271,8 +271,8 @@ def finish(project):
     of_the_door = ("benchmark.json", "row.json")
     made = [path for path in there if runner.is_output(path, project) and path.name not in of_the_door]
     made += list((project.run / "executed").iterdir())
-    outputs = {runner.stored_name(path, project): runner.file_hash(path) for path in made}
-    runner.write_stamp(project, "04", runner.Finished("key", outputs, 1.0, 1.0))
+    outputs = {stamps.stored_name(path, project): stamps.file_hash(path) for path in made}
+    stamps.write_stamp(project, "04", stamps.Finished("key", outputs, 1.0, 1.0))
     cost = json.loads((project.run / "benchmark.json").read_text())
     (project.run / "benchmark.json").write_text(json.dumps(cost | {"keys": {"04": "key"}}))
 
@@ -411,7 +411,7 @@ def test_a_run_that_was_begun_anew_and_stopped_is_left_out_until_it_has_finished
     before = (two.plots / "report" / "index.html").read_bytes()
     for stop, says in (
         (lambda: None, "what 04 made is not as it left it"),
-        (lambda: runner.write_stamp(two, "04", runner.Finished("another", {}, 1, 1)), "has not finished (04)"),
+        (lambda: stamps.write_stamp(two, "04", stamps.Finished("another", {}, 1, 1)), "has not finished (04)"),
         (lambda: two.stamp("04").unlink(), "has not finished (04)"),
         (lambda: two.stamp("04").write_text("[]"), "has not finished (04)"),
     ):

@@ -9,10 +9,12 @@ from dataclasses import replace
 import pytest
 
 from specsync_lib.door import runner
+from specsync_lib.door.inputs import Inputs, heard, seen_and_heard, seen_of
 from specsync_lib.door.parameters import parse_arguments
+from specsync_lib.door.stamps import data_files, still_valid
 from specsync_lib.errors import InputError
 from specsync_lib.paths import CLIPS_DIR, PROJECT_ROOT
-from tests.door.test_runner import executions, project, run, write_notebook  # noqa: F401 (fixtures)
+from tests.toys.notebooks import run
 
 DOOR = PROJECT_ROOT / "run_all.sh"
 SURROUNDINGS = {
@@ -61,7 +63,7 @@ def test_a_recording_that_went_between_two_runs_is_one_line(tmp_path, change):
     path = tmp_path / "mine.flac"
     shutil.copyfile(CLIPS_DIR / "closures.flac", path)
     options = parse_arguments(["-p", f"audio={path}"])
-    digest, _ = runner.heard(options)
+    digest, _ = heard(options)
     path.rename(tmp_path / "elsewhere.flac")
     if change == "emptied":
         path.write_bytes(b"")
@@ -70,18 +72,18 @@ def test_a_recording_that_went_between_two_runs_is_one_line(tmp_path, change):
     if change == "a dangling link":
         path.symlink_to(tmp_path / "nowhere")
     with pytest.raises(InputError) as refusal:
-        runner.heard(options)
+        heard(options)
     assert "\n" not in str(refusal.value)
     assert "mine.flac" in str(refusal.value)
-    moved, _ = runner.heard(parse_arguments(["-p", f"audio={tmp_path / 'elsewhere.flac'}"]))
+    moved, _ = heard(parse_arguments(["-p", f"audio={tmp_path / 'elsewhere.flac'}"]))
     assert moved == digest
 
 
 @pytest.mark.parametrize("change", ["replaced", "written to", "removed", "touched", "replaced by itself"])
-def test_a_recording_that_changes_under_a_run_ends_it(project, executions, monkeypatch, tmp_path, change):  # noqa: F811
+def test_a_recording_that_changes_under_a_run_ends_it(project, executions, monkeypatch, tmp_path, change):
     path = tmp_path / "mine.flac"
     shutil.copyfile(CLIPS_DIR / "closures.flac", path)
-    sound, _ = runner.seen_and_heard(parse_arguments(["-p", f"audio={path}"]))
+    sound, _ = seen_and_heard(parse_arguments(["-p", f"audio={path}"]))
     execute = runner.execute
 
     def meanwhile(*arguments):
@@ -98,7 +100,7 @@ def test_a_recording_that_changes_under_a_run_ends_it(project, executions, monke
         return execute(*arguments)
 
     monkeypatch.setattr(runner, "execute", meanwhile)
-    inputs = runner.Inputs(sound.digest, "", seen=(sound,))
+    inputs = Inputs(sound.digest, "", seen=(sound,))
     if change in ("touched", "replaced by itself"):
         assert len(run(project, inputs=inputs)) == 2
         return
@@ -113,7 +115,7 @@ def test_what_a_row_names_is_watched_too(tmp_path):
     weights.mkdir()
     (weights / "a.bin").write_bytes(b"a")
     row = parse_arguments(["-p", f"judge.source={weights}", "-p", "judge.weights=random"]).row
-    (seen,) = runner.seen_of(row)
+    (seen,) = seen_of(row)
     assert seen.digest == row.digests()["judge.source"]
     (weights / "a.bin").touch()
     seen.require_unchanged()
@@ -122,7 +124,7 @@ def test_what_a_row_names_is_watched_too(tmp_path):
         seen.require_unchanged()
 
 
-def test_what_runs_make_below_data_is_no_input_of_theirs(project, executions):  # noqa: F811
+def test_what_runs_make_below_data_is_no_input_of_theirs(project, executions):
     data = project.root / "data"
     mine = replace(project, run=data / "myrun", plots=data / "my" / "plots")
     for folder in (mine.run, mine.plots):
@@ -131,14 +133,14 @@ def test_what_runs_make_below_data_is_no_input_of_theirs(project, executions):  
     executions.clear()
     run(mine)
     assert executions == []
-    assert runner.data_files(mine) == [data / "splits.json"]
+    assert data_files(mine) == [data / "splits.json"]
 
 
 @pytest.mark.parametrize("which", ["run", "plots"])
 @pytest.mark.parametrize(
     "what", ["a file", "a device", "a dangling link", "a link to itself", "a long name", "in a file"]
 )
-def test_what_is_no_folder_is_told_before_anything_runs(project, which, what):  # noqa: F811
+def test_what_is_no_folder_is_told_before_anything_runs(project, which, what):
     folder = project.root / "odd"
     match what:
         case "a file":
@@ -159,24 +161,24 @@ def test_what_is_no_folder_is_told_before_anything_runs(project, which, what):  
 
 
 @pytest.mark.parametrize("where", [".", "data"])
-def test_the_checkouts_own_folders_are_not_a_runs(project, where):  # noqa: F811
+def test_the_checkouts_own_folders_are_not_a_runs(project, where):
     with pytest.raises(InputError, match="holds the checkout's own files"):
         runner.make_folders(replace(project, run=project.root / where))
 
 
 @pytest.mark.parametrize("lost", ["run", "plots", "both"])
-def test_folders_that_went_are_made_again(project, executions, lost):  # noqa: F811
+def test_folders_that_went_are_made_again(project, executions, lost):
     run(project)
     executions.clear()
     for folder in (project.run, project.plots) if lost == "both" else (getattr(project, lost),):
         shutil.rmtree(folder)
         folder.mkdir()
     finished = run(project)
-    assert executions == (["02_second"] if lost == "plots" else ["01_first", "02_second"])
-    assert all(runner.still_valid(one, one.key, project) for one in finished.values())
+    assert executions == ["01_first", "02_second"]
+    assert all(still_valid(one, one.key, project) for one in finished.values())
 
 
-def test_a_clock_that_jumps_back_loses_and_repeats_nothing(project, executions, monkeypatch):  # noqa: F811
+def test_a_clock_that_jumps_back_loses_and_repeats_nothing(project, executions, monkeypatch):
     execute, years = runner.execute, iter([2030, 1990, 1971])
 
     def at_another_time(notebook, parameters, project, timeout_s, title):
@@ -190,14 +192,14 @@ def test_a_clock_that_jumps_back_loses_and_repeats_nothing(project, executions, 
     clock = iter(range(2**31, 0, -1_000_000))
     monkeypatch.setattr("time.time", lambda: float(next(clock)))
     first = run(project)
-    assert sorted(first["02_second"].outputs)[-1] == "plots/second.txt"
+    assert sorted(first["02_second"].outputs)[-1] == "plots/02_second.png"
     assert all(one.wall_s >= 0 for one in first.values())
     executions.clear()
     assert all(one.resumed for one in run(project).values())
     assert executions == []
 
 
-def test_a_notebook_that_is_not_text_any_more_is_told(project):  # noqa: F811
+def test_a_notebook_that_is_not_text_any_more_is_told(project):
     (project.notebooks / "02_second.ipynb").write_bytes(b"\xff\xfe half a notebook")
     done = subprocess.run(
         [sys.executable, "-c", BROKEN, str(project.root)], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
@@ -211,8 +213,10 @@ BROKEN = """
 import sys
 from pathlib import Path
 from specsync_lib.door import runner
+from specsync_lib.door.inputs import Inputs
+from specsync_lib.door.project import Project
 root = Path(sys.argv[1])
-project = runner.Project(root, root / 'notebooks', root / 'data' / 'run', root / 'plots')
-runner.run = lambda options, nameless: list(runner.run_notebooks(project, options, runner.Inputs('', '')))
+project = Project(root, root / 'notebooks', root / 'data' / 'run', root / 'plots')
+runner.run = lambda options, nameless: list(runner.run_notebooks(project, options, Inputs('', '')))
 sys.exit(runner.main([]))
 """

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from specsync_lib.door.runner import read_cells
+from specsync_lib.door.cells import read_cells
 from specsync_lib.figures import sliders
 from specsync_lib.figures.sliders import AcceptanceExplorer, RecordingExplorer, shown_page, threshold_slider
 from specsync_lib.measures.acceptance import acceptance_table

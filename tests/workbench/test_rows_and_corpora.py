@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from specsync_lib import rows
-from specsync_lib.door import runner
+from specsync_lib.door import inputs
 from specsync_lib.errors import InputError
 from specsync_lib.judge import recordings
 from specsync_lib.measures import referee as numbers
@@ -65,10 +65,10 @@ def test_results_of_another_row_lie_in_a_folder_of_its_own(measurements):
     row = rows.Row("mine", judge=rows.Judge(temperature=2.0))
     assert asked.results_folder(row) == asked.results_folder(row) == measurements / "mine"
     assert json.loads((measurements / "mine" / "row.json").read_text())["row"]["judge"]["temperature"] == 2.0
-    before = runner.measured_of(row)
+    before = inputs.measured_of(row)
     (measurements / "mine" / "referee.json").write_text("{}")
-    assert before.keys() == {"measured"} and runner.measured_of(row) != before, "its notebooks run again"
-    assert runner.measured_of(rows.Row()) == runner.measured_of(rows.Row("mine")) == {}
+    assert before.keys() == {"measured"} and inputs.measured_of(row) != before, "its notebooks run again"
+    assert inputs.measured_of(rows.Row()) == inputs.measured_of(rows.Row("mine")) == {}
     with pytest.raises(InputError, match="holds results of another row mine"):
         asked.results_folder(rows.Row("mine", judge=rows.Judge(temperature=3.0)))
     for name in ("embedded", "..", "a b"):

@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 
 from specsync_lib.door.project import Project
-from specsync_lib.door.runner import Finished, adopt, file_hash, forget, read_stamp
+from specsync_lib.door.stamps import Finished, adopt, file_hash, forget, read_stamp
 from specsync_lib.errors import INTERRUPTED_EXIT_CODE
 from specsync_lib.face.video import video_info
 from specsync_lib.files import LEFT_BEHIND

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from specsync_lib.door.inputs import heard
 from specsync_lib.door.parameters import parse_arguments
-from specsync_lib.door.runner import heard
 from specsync_lib.errors import InputError
 from specsync_lib.speech.audio import load_audio
 from specsync_lib.values import is_line

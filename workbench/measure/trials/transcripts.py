@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from specsync_lib.door.runner import LARGEST_TRANSCRIPT_BYTES, read_transcript
+from specsync_lib.door.inputs import LARGEST_TRANSCRIPT_BYTES, read_transcript
 from specsync_lib.errors import InputError
 from specsync_lib.speech.words import LONGEST_TRANSCRIPT, fits, in_dictionary, normalise_text, pronounce, spoken
 from specsync_lib.visemes import ARPABET_TO_VISEME
