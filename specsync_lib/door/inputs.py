@@ -1,5 +1,6 @@
 """What lies outside the project and decides a run's results: recording, transcript, the row's files, the device."""
 
+import codecs
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -149,7 +150,7 @@ def read_transcript(given: str) -> str:
 
     Raises
     ------
-    InputError: it can not be read, is no text in UTF-8, is empty or far too long.
+    InputError: it can not be read, is no text in UTF-8, or UTF-16 with its mark, is empty or far too long.
     """
     name = repr(given)
     path = expanded(given)
@@ -158,7 +159,9 @@ def read_transcript(given: str) -> str:
             raise InputError(f"transcript_file {name} is not a file: give a text file with the words")
         if path.stat().st_size > LARGEST_TRANSCRIPT_BYTES:
             raise InputError(f"transcript_file {name} is larger than 1 MiB: give the words of this recording alone")
-        text = path.read_text(encoding="utf-8-sig").strip()
+        first = path.read_bytes()[:4]
+        marked = first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and first != codecs.BOM_UTF32_LE
+        text = path.read_text(encoding="utf-16" if marked else "utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise InputError(f"transcript_file {name} is not text in UTF-8: save it as such") from error
     except OSError as error:

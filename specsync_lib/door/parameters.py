@@ -75,7 +75,7 @@ PARAMETERS: dict[str, Parameter] = {
             "transcript_file",
             str,
             "",
-            "the path of a text file in UTF-8",
+            "the path of a text file in UTF-8, or in UTF-16 with a byte order mark",
             "the same, from a file; give one of the two",
         ),
         Parameter(

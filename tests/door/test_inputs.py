@@ -16,6 +16,12 @@ from specsync_lib.errors import InputError
         (b" \n\t ", "holds no words"),
         (b"a\0b", "holds no words"),
         ("größe".encode("latin-1"), "is not text in UTF-8"),
+        ("\ufeffhello".encode("utf-16-le")[:-1], "is not text in UTF-8"),
+        ("\ufeffhello".encode("utf-32-le"), "is not text in UTF-8"),
+        ("\ufeffhello".encode("utf-32-be"), "is not text in UTF-8"),
+        ("hello".encode("utf-16-le"), "holds no words"),
+        ("größe".encode("utf-16-be"), "is not text in UTF-8"),
+        ("\ufeff \r\n".encode("utf-16-le"), "holds no words"),
         (b"a" * (2**20 + 1), "is larger than 1 MiB"),
     ],
 )
@@ -31,6 +37,14 @@ def test_a_transcript_file_that_holds_no_text_is_one_line(tmp_path, content, say
 def test_a_transcript_file_in_the_home_of_nobody_is_one_line():
     with pytest.raises(InputError, match=r"'~nobody-of-that-name/words\.txt' is not a file"):
         read_transcript("~nobody-of-that-name/words.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_transcript_file_that_says_it_is_in_utf_16_is_read_so(tmp_path, encoding):
+    """As Windows' Notepad saves "Unicode"."""
+    path = tmp_path / "words.txt"
+    path.write_bytes("\ufeffGröße 😀,\r\n你好.\r\n".encode(encoding))
+    assert read_transcript(str(path)) == "Größe 😀,\n你好."
 
 
 def test_a_transcript_file_gives_its_text(tmp_path):
