@@ -66,7 +66,7 @@ def sample_range(samples: int, start_s: float, duration_s: float) -> tuple[int, 
     """First sample and the one after the last of an excerpt; a duration of 0 goes to the end."""
     start, duration = exact_seconds(start_s), exact_seconds(duration_s)
     first = round(start * units.SAMPLE_RATE_HZ)
-    return first, round((start + duration) * units.SAMPLE_RATE_HZ) if duration else samples
+    return first, round((start + duration) * units.SAMPLE_RATE_HZ) if duration_s else samples
 
 
 def phones_within(phones: Sequence[Phone], start: Fraction, duration: Fraction) -> list[Phone]:

@@ -47,7 +47,7 @@ from tests.toys.generation import toy_models, toy_reference
 from tests.toys.systems import SPEECH, ToyReasoner, ToyStream
 from workbench.measure import pipeline_cpu
 
-torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 VAE, TRANSFORMER = toy_models()
 
 

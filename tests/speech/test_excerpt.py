@@ -42,7 +42,7 @@ def test_the_samples_are_the_recordings_own():
 
 
 @pytest.mark.parametrize(
-    ("start_s", "duration_s"), [(100, 0), (7, 0), (5, 3), (0, 60), (6.91, 0), (1, 0.01), (3600, 3600)]
+    ("start_s", "duration_s"), [(100, 0), (7, 0), (5, 3), (0, 60), (6.91, 0), (1, 0.01), (1, 1e-9), (3600, 3600)]
 )
 def test_an_excerpt_that_is_not_there_is_one_line(start_s, duration_s):
     with pytest.raises(InputError, match=r"no excerpt of .closures\.flac., which has 6\.920 s") as refusal:

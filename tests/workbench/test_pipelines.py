@@ -21,8 +21,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def one_thread_and_a_seed():
-    torch.set_num_threads(1)
+def seed(one_thread):
     torch.manual_seed(0)
 
 
