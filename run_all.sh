@@ -53,6 +53,14 @@ find_python() {
     fail "no Python 3.11 to 3.13 with venv and ensurepip was found ($(python3 --version 2>&1 || true)); install one or name it in SPECSYNC_PYTHON"
 }
 
+bare() { # a module of the library on a Python that has the standard library alone, which comes first on its path
+    ${held[@]+"${held[@]}"} "$python" -P -c 'import runpy, sys
+root, module = sys.argv[1:3]
+sys.argv[1:3] = []
+sys.path.append(root)
+runpy.run_module(module, run_name="__main__", alter_sys=True)' "$root" "$@"
+}
+
 case "$mode" in
     main | -*) ;;
     test | lab | live | doctor | sweep | collect) shift ;;
@@ -62,17 +70,17 @@ esac
 python="$(find_python)"
 if [[ "$mode" == main || "$mode" == -* ]]; then
     # Standard library only: bad arguments are refused before anything is installed. --help ends here too.
-    PYTHONPATH="$root" ${held[@]+"${held[@]}"} "$python" -P -m specsync_lib.door.parameters "$@"
+    bare specsync_lib.door.parameters "$@"
     for argument in "$@"; do
         if [[ "$argument" == --help || "$argument" == -h ]]; then exit 0; fi
     done
 elif [[ "$mode" == doctor || "$mode" == sweep || "$mode" == collect ]]; then
-    PYTHONPATH="$root" ${held[@]+"${held[@]}"} "$python" -P -m specsync_lib.jobs.arguments "$mode" "$@"
+    bare specsync_lib.jobs.arguments "$mode" "$@"
     for argument in "$@"; do
         if [[ "$argument" == --help || "$argument" == -h ]]; then exit 0; fi
     done
 fi
-PYTHONPATH="$root" ${held[@]+"${held[@]}"} "$python" -P -m specsync_lib.door.install
+bare specsync_lib.door.install
 
 case "$mode" in
     test)

@@ -31,7 +31,7 @@ def main():
         hand_over()
         if sys.version_info[:2] < NEEDED:
             raise ImportError("Python %d.%d or newer" % NEEDED)
-        sys.path.insert(0, HERE)
+        sys.path.append(HERE)
         from specsync_lib import streams
         from specsync_lib.figures.simulated import main as simulate
     except (ImportError, OSError) as error:

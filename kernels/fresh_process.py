@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 
@@ -20,8 +19,6 @@ def table_from(module: str, what: str, *, interpret: bool) -> pd.DataFrame:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     if interpret:
         environment["TRITON_INTERPRET"] = "1"
-    root = Path(__file__).resolve().parents[1]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", module]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

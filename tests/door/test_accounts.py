@@ -290,6 +290,18 @@ def test_nothing_in_the_users_folder_shadows_a_module(hostile, checkout, argumen
     assert len(answer.stderr.splitlines()) == (code == 2)
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["doctor", "--help"]], ids=" ".join)
+def test_nor_does_a_file_beside_the_library(hostile, checkout, arguments):
+    """The bare Python that reads arguments and installs has the checkout on its path, behind its own library."""
+    shutil.rmtree(checkout / ".venv")
+    for path in hostile.glob("*.py"):
+        shutil.copy2(path, checkout)
+    command, variables = [checkout / "run_all.sh", *arguments], os.environ | {"SPECSYNC_PYTHON": sys.executable}
+    answer = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.startswith("usage: ./run_all.sh")
+
+
 def other_pythons():
     """Other Pythons that this machine has: of each major version the oldest and the newest."""
     names = ("python2", "python3", *(f"python3.{minor}" for minor in range(6, 16)))
