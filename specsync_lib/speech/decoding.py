@@ -6,6 +6,7 @@ way.
 """
 
 import contextlib
+import errno
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -122,7 +123,20 @@ def open_container(file: BinaryIO, *, raw_g722: bool = False) -> av.container.In
     """Open from the start; neither a name in the file nor an address is ever followed."""
     file.seek(0)
     options = {"format_whitelist": "g722" if raw_g722 else DEMUXERS, "protocol_whitelist": "file"}
-    return av.open(file, format="g722" if raw_g722 else None, options=options)
+    return av.open(_Sought(file), format="g722" if raw_g722 else None, options=options)
+
+
+class _Sought:
+    """A file whose wild seeks (a damaged header's) fail as FFmpeg's own do: an exception would be printed by PyAV."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._seek, self.read, self.tell = file.seek, file.read, file.tell
+
+    def seek(self, offset: int, whence: int) -> int:
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError):
+            return -errno.EINVAL
 
 
 def mono_blocks(

@@ -126,6 +126,20 @@ def test_damage_anywhere_leaves_what_follows_in_its_place(tmp_path_factory, at, 
     assert np.abs(recording.samples).max() < 1.5 * np.abs(whole).max()  # no burst of noise
 
 
+@pytest.mark.parametrize(("size", "heard"), [(2**62, True), (-(2**40), False)])
+def test_a_wild_size_in_a_header_is_no_traceback(tmp_path, capfd, size, heard):
+    """FFmpeg seeks by it; what a file's seek raises PyAV prints, whatever becomes of the file."""
+    content = write_sounds(tmp_path / "whole.caf", sound(16_000, codec="pcm_s16le", sample_format="s16")).read_bytes()
+    at = content.index(b"info") + 4
+    wild = content[:at] + size.to_bytes(8, "big", signed=True) + content[at + 8 :]
+    if heard:
+        assert abs(len(loaded(tmp_path, "wild.caf", wild).samples) - len(SPEECH)) <= 1
+    else:
+        with pytest.raises(InputError, match="cannot be decoded"):
+            loaded(tmp_path, "wild.caf", wild)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_damaged_block_of_wavpack_is_silence_and_no_noise(tmp_path):
     path = write_sounds(tmp_path / "whole.wv", sound(44_100, codec="wavpack", sample_format="s16p"))
     whole, content = load_audio(path), path.read_bytes()
