@@ -6,6 +6,7 @@ copies with their outputs are those of ``./run_all.sh``.
 """
 
 import errno
+import glob
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ SETTINGS = Path(__file__).with_name("lab_settings")  # no news, no look for upda
 # What JupyterLab and its kernels write into a notebook's and a cell's metadata by themselves.
 OWN_KEYS = frozenset({"collapsed", "execution", "heading_collapsed", "jupyter", "scrolled", "trusted"})
 LANGUAGE = "python"
+EXTENSIONS = ("jupyter_lsp", "jupyter_server_terminals")  # of the server, which the lab's page asks
 
 
 def tidy(model: dict[str, Any], path: str, **_: object) -> None:
@@ -57,6 +59,8 @@ def command(arguments: Sequence[str], root: Path = PROJECT_ROOT) -> list[str]:
     }
     given = {argument.partition("=")[0] for argument in arguments}
     ours = [f"{name}={value}" for name, value in own.items() if name not in given]
+    if glob.escape(sys.prefix) != sys.prefix:  # Jupyter takes brackets for a pattern and misses what it has there
+        ours += [f"--ServerApp.jpserver_extensions={name}=True" for name in EXTENSIONS]
     return [sys.executable, "-P", "-m", "jupyterlab", *ours, *arguments]
 
 

@@ -1,5 +1,6 @@
 """The lab mode's command, and what it keeps out of git; tests/notebooks/test_lab.py looks at it in a browser."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -20,6 +21,16 @@ def test_what_a_person_sets_takes_the_place_of_what_the_door_sets():
     mine = lab.command(["--ServerApp.root_dir=/elsewhere", "--port=1"])
     assert len(mine) == len(ours)
     assert [word for word in mine if word.startswith("--ServerApp.root_dir")] == ["--ServerApp.root_dir=/elsewhere"]
+
+
+def test_in_a_folder_that_jupyter_takes_for_a_pattern_its_servers_extensions_are_named(monkeypatch):
+    """Else its page asks for them and logs that they are missing (404)."""
+    monkeypatch.setattr(sys, "prefix", "/tmp/notes/.venv")
+    plain = lab.command([])
+    monkeypatch.setattr(sys, "prefix", "/tmp/notes [x]/.venv")
+    named = [f"--ServerApp.jpserver_extensions={name}=True" for name in lab.EXTENSIONS]
+    assert lab.command(["--port=1"]) == [*plain, *named, "--port=1"]
+    assert all(importlib.util.find_spec(name) for name in lab.EXTENSIONS)
 
 
 def test_the_kernel_is_this_environments_whatever_other_folders_hold(tmp_path):
