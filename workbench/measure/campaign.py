@@ -253,7 +253,8 @@ def fuzz(name: str, python: str, folder: Path) -> dict:
     """Run one of tests/fuzz for FUZZ_S; what it found lies in the folder."""
     command = [
         python, "-P", f"tests/fuzz/fuzz_{name}.py", f"-max_total_time={FUZZ_S}", f"-timeout={FUZZ_HANGS_S}",
-        f"-max_len={FUZZERS[name]}", f"-rss_limit_mb={FUZZ_MEMORY_MIB}", "-print_final_stats=1", f"-artifact_prefix={folder}/{name}-",
+        f"-max_len={FUZZERS[name]}", f"-rss_limit_mb={FUZZ_MEMORY_MIB}", "-print_final_stats=1",
+        f"-artifact_prefix={folder}/{name}-",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT), "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(command, cwd=PROJECT_ROOT, env=environment, capture_output=True, check=False)
