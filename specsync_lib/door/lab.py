@@ -7,14 +7,17 @@ copies with their outputs are those of ``./run_all.sh``.
 
 import errno
 import glob
+import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from jupyter_core.paths import jupyter_config_dir, jupyter_runtime_dir
 
+from specsync_lib.caches import temporary_dir
 from specsync_lib.errors import InputError, advice
 from specsync_lib.paths import NOTEBOOKS_DIR, PROJECT_ROOT
 
@@ -22,7 +25,6 @@ SETTINGS = Path(__file__).with_name("lab_settings")  # no news, no look for upda
 # What JupyterLab and its kernels write into a notebook's and a cell's metadata by themselves.
 OWN_KEYS = frozenset({"collapsed", "execution", "heading_collapsed", "jupyter", "scrolled", "trusted"})
 LANGUAGE = "python"
-EXTENSIONS = ("jupyter_lsp", "jupyter_server_terminals")  # of the server, which the lab's page asks
 
 
 def tidy(model: dict[str, Any], path: str, **_: object) -> None:
@@ -59,9 +61,22 @@ def command(arguments: Sequence[str], root: Path = PROJECT_ROOT) -> list[str]:
     }
     given = {argument.partition("=")[0] for argument in arguments}
     ours = [f"{name}={value}" for name, value in own.items() if name not in given]
-    if glob.escape(sys.prefix) != sys.prefix:  # Jupyter takes brackets for a pattern and misses what it has there
-        ours += [f"--ServerApp.jpserver_extensions={name}=True" for name in EXTENSIONS]
-    return [sys.executable, "-P", "-m", "jupyterlab", *ours, *arguments]
+    return [python(), "-P", "-m", "jupyterlab", *ours, *arguments]
+
+
+def python() -> str:
+    """This environment's Python; by a link without brackets where Jupyter would take its path for a pattern.
+
+    Raises
+    ------
+    OSError : the link can not be made.
+    """
+    if glob.escape(sys.prefix) == sys.prefix:
+        return sys.executable
+    link = temporary_dir() / f"venv-{hashlib.sha256(os.fsencode(sys.prefix)).hexdigest()[:16]}"
+    with suppress(FileExistsError):
+        link.symlink_to(sys.prefix)
+    return str(link / Path(sys.executable).relative_to(sys.prefix))
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
@@ -91,7 +106,8 @@ def main(arguments: Sequence[str]) -> None:
         except OSError as error:
             print(f"specsync: {error}; {advice(error, f'another folder in {variable}')}", file=sys.stderr)
             sys.exit(InputError.EXIT_CODE)
-    os.execve(sys.executable, command(arguments), environment(os.environ))
+    line = command(arguments)
+    os.execve(line[0], line, environment(os.environ))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The lab mode's command, and what it keeps out of git; tests/notebooks/test_lab.py looks at it in a browser."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -23,14 +22,21 @@ def test_what_a_person_sets_takes_the_place_of_what_the_door_sets():
     assert [word for word in mine if word.startswith("--ServerApp.root_dir")] == ["--ServerApp.root_dir=/elsewhere"]
 
 
-def test_in_a_folder_that_jupyter_takes_for_a_pattern_its_servers_extensions_are_named(monkeypatch):
-    """Else its page asks for them and logs that they are missing (404)."""
-    monkeypatch.setattr(sys, "prefix", "/tmp/notes/.venv")
-    plain = lab.command([])
-    monkeypatch.setattr(sys, "prefix", "/tmp/notes [x]/.venv")
-    named = [f"--ServerApp.jpserver_extensions={name}=True" for name in lab.EXTENSIONS]
-    assert lab.command(["--port=1"]) == [*plain, *named, "--port=1"]
-    assert all(importlib.util.find_spec(name) for name in lab.EXTENSIONS)
+def test_where_jupyter_takes_the_path_for_a_pattern_it_starts_by_a_link(tmp_path, monkeypatch):
+    """It looks for its settings with glob: in a folder with brackets it found none, and its page logged errors."""
+    assert lab.command([])[0] == sys.executable or "[" in sys.prefix
+    venv = tmp_path / "notes [x]" / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).resolve().parent}\n")
+    (venv / "bin" / "python").symlink_to(Path(sys.executable).resolve())
+    monkeypatch.setattr(lab, "temporary_dir", lambda: tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(venv))
+    monkeypatch.setattr(sys, "executable", str(venv / "bin" / "python"))
+    python, *_ = lab.command([])
+    assert lab.command([])[0] == python
+    found = subprocess.run([python, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, check=True)
+    prefix = Path(found.stdout.strip())
+    assert "[" not in str(prefix.relative_to(tmp_path)) and prefix.samefile(venv)
 
 
 def test_the_kernel_is_this_environments_whatever_other_folders_hold(tmp_path):
