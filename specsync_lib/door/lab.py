@@ -59,24 +59,28 @@ def command(arguments: Sequence[str], root: Path = PROJECT_ROOT) -> list[str]:
         "--LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
         "--ContentsManager.pre_save_hook": f"specsync_lib.door.lab.{tidy.__name__}",
     }
+    prefix, python = plain_prefix(), Path(sys.executable)
+    if prefix != Path(sys.prefix):
+        python = prefix / python.relative_to(sys.prefix)
+        own["--LabApp.schemas_dir"] = prefix / "share" / "jupyter" / "lab" / "schemas"  # which it resolves otherwise
     given = {argument.partition("=")[0] for argument in arguments}
     ours = [f"{name}={value}" for name, value in own.items() if name not in given]
-    return [python(), "-P", "-m", "jupyterlab", *ours, *arguments]
+    return [str(python), "-P", "-m", "jupyterlab", *ours, *arguments]
 
 
-def python() -> str:
-    """This environment's Python; by a link without brackets where Jupyter would take its path for a pattern.
+def plain_prefix() -> Path:
+    """This environment's folder; a link without brackets where Jupyter would take its path for a pattern.
 
     Raises
     ------
     OSError : the link can not be made.
     """
     if glob.escape(sys.prefix) == sys.prefix:
-        return sys.executable
+        return Path(sys.prefix)
     link = temporary_dir() / f"venv-{hashlib.sha256(os.fsencode(sys.prefix)).hexdigest()[:16]}"
     with suppress(FileExistsError):
         link.symlink_to(sys.prefix)
-    return str(link / Path(sys.executable).relative_to(sys.prefix))
+    return link
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:

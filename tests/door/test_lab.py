@@ -32,8 +32,10 @@ def test_where_jupyter_takes_the_path_for_a_pattern_it_starts_by_a_link(tmp_path
     monkeypatch.setattr(lab, "temporary_dir", lambda: tmp_path)
     monkeypatch.setattr(sys, "prefix", str(venv))
     monkeypatch.setattr(sys, "executable", str(venv / "bin" / "python"))
-    python, *_ = lab.command([])
-    assert lab.command([])[0] == python
+    python, *words = lab.command([])
+    assert [python, *words] == lab.command([])
+    (schemas,) = (word for word in words if word.startswith("--LabApp.schemas_dir="))
+    assert "[" not in schemas.removeprefix(f"--LabApp.schemas_dir={tmp_path}")
     found = subprocess.run([python, "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True, check=True)
     prefix = Path(found.stdout.strip())
     assert "[" not in str(prefix.relative_to(tmp_path)) and prefix.samefile(venv)
