@@ -92,6 +92,7 @@ def main() -> int:
         return 1
     log("all match, starting benchmarks" if checks else "unchecked, starting benchmarks")
     gpu = torch.cuda.get_device_name().split()[-1].lower()
+    provenance = timing.provenance(options.commit)
     seconds_left = lambda: options.seconds - (time.monotonic() - STARTED)  # noqa: E731
     failed = False
     for name, job, share in (
@@ -100,8 +101,7 @@ def main() -> int:
     ):
         if options.kernel not in (None, name):
             continue
-        provenance = timing.provenance(options.commit) | {"label": job.LABEL}
-        result: dict = {"provenance": provenance, "checks": checks}
+        result: dict = {"provenance": provenance | {"label": job.LABEL}, "checks": checks}
         path = options.out / f"kernel_{name}_{gpu}.json"
         save = lambda path=path, result=result: path.write_text(json.dumps(result, indent=1))  # noqa: E731
         try:

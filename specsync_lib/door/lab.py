@@ -110,7 +110,11 @@ def main(arguments: Sequence[str]) -> None:
         except OSError as error:
             print(f"specsync: {error}; {advice(error, f'another folder in {variable}')}", file=sys.stderr)
             sys.exit(InputError.EXIT_CODE)
-    line = command(arguments)
+    try:
+        line = command(arguments)
+    except OSError as error:
+        print(f"specsync: {error}; {advice(error, 'another folder in TMPDIR')}", file=sys.stderr)
+        sys.exit(InputError.EXIT_CODE)
     os.execve(line[0], line, environment(os.environ))
 
 

@@ -238,11 +238,7 @@ def _first_heard(
         except InputError as error:
             refusal = refusal or error
             continue
-        seconds = len(samples) / units.SAMPLE_RATE_HZ
-        peak = max(samples.max(initial=0), -samples.min(initial=0))  # without a copy of an hour
-        lacks = peak < SILENT_PEAK, peak < FAINT_PEAK, seconds < SHORTEST_TRACK_S
-        lack = next((3 - at for at, one in enumerate(lacks) if one), 0)
-        what = (f"{seconds:.2f} s long", "all but silent", "silent")[lack - 1]
+        lack, what = _lack(samples)
         first = first or f"its track {track.number} is {what}"
         if best is None or lack < best[0]:
             said = [f"{first}, track {track.number} is taken", *said] if best else said
@@ -253,6 +249,17 @@ def _first_heard(
         raise refusal
     _, samples, said = best
     return samples, f"{name}: {'; '.join(said)}" if said else ""
+
+
+def _lack(samples: np.ndarray) -> tuple[int, str]:
+    """How much a track [n] lacks to be taken before another, 0: nothing; and what is wrong with it."""
+    seconds = len(samples) / units.SAMPLE_RATE_HZ
+    peak = max(samples.max(initial=0), -samples.min(initial=0))  # without a copy of an hour
+    if peak < SILENT_PEAK:
+        return 3, "silent"
+    if peak < FAINT_PEAK:
+        return 2, "all but silent"
+    return int(seconds < SHORTEST_TRACK_S), f"{seconds:.2f} s long"
 
 
 def _decode(

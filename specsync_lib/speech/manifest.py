@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from specsync_lib.errors import InputError
+from specsync_lib.paths import expanded
 from specsync_lib.values import LANGUAGES, did_you_mean, is_line, shown
 
 SPLITS = ("train", "validation", "test")
@@ -44,7 +45,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
         missing, empty or of another type, an id given twice, a file that is not there, a speaker on two sides of the
         split.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

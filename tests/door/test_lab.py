@@ -41,6 +41,18 @@ def test_where_jupyter_takes_the_path_for_a_pattern_it_starts_by_a_link(tmp_path
     assert "[" not in str(prefix.relative_to(tmp_path)) and prefix.samefile(venv)
 
 
+def test_where_that_link_can_not_be_made_it_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lab, "temporary_dir", lambda: tmp_path / "gone")
+    monkeypatch.setattr(sys, "prefix", "/tmp/notes [x]/.venv")
+    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    with pytest.raises(SystemExit) as ended:
+        lab.main([])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith("specsync: ") and said.count("\n") == 1
+
+
 def test_the_kernel_is_this_environments_whatever_other_folders_hold(tmp_path):
     for folder in ("path", "data"):
         (tmp_path / folder / "kernels" / "python3").mkdir(parents=True)
